@@ -1,0 +1,52 @@
+"""Train the tiny policy with GRPO, Clip-Cov and KL-Cov on two tensor-parallel ranks, and compare them.
+
+    python -m examples.sum_pairs.quickstart [--seeds 0 1 2] [--steps N]
+
+Writes runs/quickstart/: a run folder for each algorithm and seed, and compare.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path("runs", "quickstart")
+ALGORITHMS = ("grpo", "clip_cov", "kl_cov")
+
+
+def _megacov(*arguments: str) -> None:
+    command = [sys.executable, "-m", "megacov", *arguments]
+    print("$ megacov", *arguments, flush=True)
+    result = subprocess.run(command, cwd=ROOT, check=False)
+    if result.returncode != 0:
+        raise SystemExit(result.returncode)
+
+
+def main() -> None:
+    """Run all, then compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=None, help="instead of the number in yaml_configs/runs")
+    arguments = parser.parse_args()
+    shutil.rmtree(ROOT / FOLDER, ignore_errors=True)
+    started = time.monotonic()
+    folders = []
+    for seed in arguments.seeds:
+        for algorithm in ALGORITHMS:
+            name = f"{algorithm}_seed{seed}"
+            folders.append(str(FOLDER / name))
+            overrides = [f"run.name={name}", f"run.directory={folders[-1]}", f"run.seed={seed}", "parallel.tensor=2"]
+            if arguments.steps is not None:
+                overrides.append(f"run.steps={arguments.steps}")
+            _megacov("train", f"yaml_configs/runs/tiny_{algorithm}.yaml", *overrides)
+    _megacov("compare", *folders, "--reward", "0.8", "--output", str(FOLDER / "compare.png"))
+    print(f"Done in {time.monotonic() - started:.0f} s. TensorBoard: {Path(sys.executable).parent}/tensorboard --logdir {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()

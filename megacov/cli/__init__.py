@@ -1,0 +1,1 @@
+"""The `megacov` command: one file a verb."""

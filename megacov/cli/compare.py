@@ -1,0 +1,46 @@
+"""`megacov compare`: a table and a picture of several runs, with their entropy at equal reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_LOG_WIDTH = 120
+"""Columns of the table where there is no terminal to ask."""
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Run folder whose algorithm the others are compared with; default: the first."
+        ),
+    ] = None,
+    reward: Annotated[float, typer.Option(help="Mean reward at which entropies are compared.")] = 0.8,
+    output: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("compare.png"),
+) -> None:
+    """Compare runs by reward and entropy: a table, and a PNG. Seeds (runs named *_seed<k>) are taken together."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from megacov.monitor.compare import group_runs, read_run
+    from megacov.monitor.compare_figure import write_figure
+    from megacov.monitor.compare_table import render_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
+    baseline = baseline or runs[0]
+    directories = {directory.resolve(): directory for directory in [*runs, baseline]}
+    reading = track(
+        directories.items(), "Reading runs", console=console, transient=True, disable=not console.is_terminal
+    )
+    run_by_path = {path: read_run(directory) for path, directory in reading}
+    groups = group_runs(run_by_path.values())
+    baseline_group = next(group for group in groups if run_by_path[baseline.resolve()] in group)
+    console.print(render_table(groups, baseline_group=baseline_group, reward=reward))
+    write_figure(groups, reward=reward, path=output)
+    console.print(f"Picture: {output}", soft_wrap=True, highlight=False)

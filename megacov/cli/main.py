@@ -1,0 +1,55 @@
+"""The `megacov` command. Verbs import what is heavy inside their functions, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from megacov import __version__
+from megacov.cli import compare, doctor, schema, serve, train
+from megacov.errors import MegacovError
+
+app = typer.Typer(
+    name="megacov",
+    help="Reinforcement learning on Megatron-Core, with exact and global control of token entropy.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    # A mistake of the user's ends in one sentence; what still shows a traceback is a defect, and plain is best then.
+    pretty_exceptions_enable=False,
+)
+app.command()(train.train)
+app.command()(serve.serve)
+app.command()(compare.compare)
+app.command()(doctor.doctor)
+app.command()(schema.schema)
+
+
+def main() -> None:
+    """Run one verb and exit: 0, or the error's own code after one sentence on stderr, or 130 after Ctrl-C."""
+    try:
+        app(prog_name="megacov")
+    except MegacovError as error:
+        if not error.is_echo:
+            print(f"megacov: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"megacov {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    # The options of the command itself; its help text is the app's.
+    del version

@@ -1,0 +1,62 @@
+"""megacov train: one training run, on ranks of this machine or as a rank that torchrun or srun started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megacov.config import RunConfig, config_warnings, load_config
+from megacov.errors import ConfigError, DataError
+from megacov.launch import (
+    PARENT_PID_VARIABLE,
+    RankEnvironment,
+    die_with_parent,
+    rank_from_environment,
+    run_local_ranks,
+)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in run.steps=5.")] = None,
+) -> None:
+    """Train a policy. Starts its own ranks where torchrun or srun has not.
+
+    Args:
+        config: YAML file of the run.
+        overrides: settings to change, as section.key=value.
+    """
+    run_config = load_config(config, overrides or [])
+    place = rank_from_environment()
+    if place is None:
+        _check_files(run_config)
+        for warning in config_warnings(run_config):
+            print(f"megacov: warning: {warning}", file=sys.stderr)
+        command = [sys.executable, "-m", "megacov", "train", str(config), *(overrides or [])]
+        raise SystemExit(run_local_ranks(command, num_ranks=run_config.world_size))
+    _train_as_rank(run_config, place)
+
+
+def _train_as_rank(config: RunConfig, place: RankEnvironment) -> None:
+    if PARENT_PID_VARIABLE in os.environ:
+        die_with_parent(int(os.environ[PARENT_PID_VARIABLE]))
+    if place.world_size != config.world_size:
+        raise ConfigError(
+            f"{place.world_size} ranks were started, and parallel.tensor x pipeline x data is {config.world_size}: "
+            "start that many, or change the layout."
+        )
+    from megacov.trainer.loop import train_rank
+
+    train_rank(config, place)
+
+
+def _check_files(config: RunConfig) -> None:
+    """What is missing is said once, before ranks are started and torch is imported."""
+    if not (config.model.path / "config.json").is_file():
+        raise DataError(f"model.path is {config.model.path}, which is no model folder: it has no config.json.")
+    if not config.data.path.is_file():
+        raise DataError(f"data.path is {config.data.path}, and there is no such file: correct data.path.")

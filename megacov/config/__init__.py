@@ -1,0 +1,22 @@
+"""The configuration of a run: a schema, rules between its fields, and the way from YAML files to one frozen record.
+
+Nothing here imports torch: configurations are read and judged on login nodes.
+"""
+
+from __future__ import annotations
+
+from megacov.config.advice import config_warnings
+from megacov.config.editor_schema import editor_schema
+from megacov.config.load import dump_config, load_config, make_config
+from megacov.config.rules import check_model
+from megacov.config.schema import RunConfig
+
+__all__ = [
+    "RunConfig",
+    "check_model",
+    "config_warnings",
+    "dump_config",
+    "editor_schema",
+    "load_config",
+    "make_config",
+]

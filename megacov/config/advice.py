@@ -1,0 +1,95 @@
+"""Configurations that can run but hardly do what was meant: one small function for each, in the manner of the rules."""
+
+from __future__ import annotations
+
+from megacov.config.rules import Rule
+from megacov.config.schema import RunConfig
+
+
+def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
+    """KL-Cov's penalty has gradient 0 while the policy still is the old one."""
+    if config.algorithm.loss.name != "kl_cov" or config.batch.updates_per_rollout > 1:
+        return None
+    return (
+        "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1: the penalty measures the distance to "
+        "the old policy, which is 0 on the first update, so KL-Cov does nothing; raise batch.updates_per_rollout."
+    )
+
+
+def band_needs_normalized_advantages(config: RunConfig) -> str | None:
+    """Clip-Cov's band is absolute, so it depends on the scale of advantages."""
+    selection = config.algorithm.selection
+    if selection.name != "clip_cov" or config.algorithm.advantages.normalize_std:
+        return None
+    return (
+        f"algorithm.selection takes covariances between {selection.lower} and {selection.upper} and "
+        "algorithm.advantages.normalize_std is false: the paper's band of 1 to 5 is meant for normalized advantages; "
+        "scale the band to the rewards."
+    )
+
+
+def sampling_is_the_policy(config: RunConfig) -> str | None:
+    """Top-p and top-k draw from another distribution than the one whose log-probs are trained."""
+    rollout = config.rollout
+    if rollout.top_p == 1 and rollout.top_k == -1:
+        return None
+    return (
+        f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}: log-probs and entropy are those "
+        "of the whole vocabulary, so the samples are not drawn from the policy being trained; set top_p=1 and top_k=-1."
+    )
+
+
+def micro_batch_scope_depends_on_the_layout(config: RunConfig) -> str | None:
+    """Selection inside a micro-batch changes with the layout."""
+    if config.algorithm.selection.scope != "micro_batch":
+        return None
+    return (
+        "algorithm.selection.scope is micro_batch: the selected tokens change with parallel.data and "
+        "batch.micro_batch_size; use it to compare with other code, and mini_batch otherwise."
+    )
+
+
+def min_lr_needs_a_decay(config: RunConfig) -> str | None:
+    """A constant learning rate has no minimum."""
+    optimizer = config.optimizer
+    if optimizer.min_lr == 0 or optimizer.decay != "constant":
+        return None
+    return (
+        f"optimizer.min_lr is {optimizer.min_lr} and optimizer.decay is constant, which never comes down to it: set "
+        "optimizer.decay to linear or cosine, or remove min_lr."
+    )
+
+
+def warmup_ends(config: RunConfig) -> str | None:
+    """A warm-up longer than the run never reaches the learning rate."""
+    warmup_steps = config.optimizer.warmup_steps
+    if warmup_steps < config.num_updates:
+        return None
+    return (
+        f"optimizer.warmup_steps is {warmup_steps} and the run has {config.num_updates} optimizer steps "
+        f"(run.steps {config.run.steps} x batch.updates_per_rollout {config.batch.updates_per_rollout}): the learning "
+        "rate never reaches optimizer.lr; shorten the warm-up."
+    )
+
+
+ADVICE: tuple[Rule, ...] = (
+    kl_cov_needs_a_second_update,
+    band_needs_normalized_advantages,
+    sampling_is_the_policy,
+    micro_batch_scope_depends_on_the_layout,
+    min_lr_needs_a_decay,
+    warmup_ends,
+)
+
+
+def config_warnings(config: RunConfig) -> list[str]:
+    """What to look at twice before a run.
+
+    Args:
+        config: checked by the rules.
+
+    Returns:
+        A sentence for each warning.
+    """
+    sentences = (advise(config) for advise in ADVICE)
+    return [sentence for sentence in sentences if sentence is not None]

@@ -1,0 +1,185 @@
+"""Settings of the algorithm: advantages, the policy loss, and the tokens that a covariance method acts on.
+
+A loss or selector is chosen by `name`; the other keys beside it are its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, StrictFloat, StrictInt, model_validator
+
+from megacov.config.section import Section
+
+
+class AdvantagesSection(Section):
+    """Advantages relative to the other samples of the same prompt."""
+
+    normalize_std: bool = True
+    """Divide by the standard deviation of the group's rewards (GRPO); false only subtracts the mean (Dr. GRPO)."""
+
+
+class LossSection(Section):
+    """What all losses share."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the loss function.
+
+        Returns:
+            Every setting but the name.
+        """
+        return self.model_dump(exclude={"name"})
+
+
+class PpoClipLoss(LossSection):
+    """PPO's clipped policy loss: GRPO as it is commonly run, clip-higher where clip_high > clip_low."""
+
+    name: Literal["ppo_clip"] = "ppo_clip"
+    """PPO's clipped loss."""
+    clip_low: StrictFloat = Field(0.2, ge=0, le=1)
+    """The probability ratio may fall to 1 - clip_low. [ratio]"""
+    clip_high: StrictFloat = Field(0.2, ge=0)
+    """The probability ratio may rise to 1 + clip_high. [ratio]"""
+    dual_clip: StrictFloat | None = Field(None, gt=1)
+    """Ratio above which a token of negative advantage is clipped too; null for none. [ratio]"""
+
+
+class ClipCovLoss(LossSection):
+    """Clip-Cov: selected tokens add nothing to the loss and keep their place in the denominator."""
+
+    name: Literal["clip_cov"] = "clip_cov"
+    """Clip-Cov."""
+    clip_low: StrictFloat = Field(1.0, ge=0, le=1)
+    """The probability ratio may fall to 1 - clip_low. [ratio]"""
+    clip_high: StrictFloat = Field(1.0, ge=0)
+    """The probability ratio may rise to 1 + clip_high. [ratio]"""
+    dual_clip: StrictFloat | None = Field(None, gt=1)
+    """Ratio above which a token of negative advantage is clipped too; null for none. [ratio]"""
+
+
+class KlCovLoss(LossSection):
+    """KL-Cov: no PPO clip; selected tokens pay for moving away from the old policy."""
+
+    name: Literal["kl_cov"] = "kl_cov"
+    """KL-Cov."""
+    kl_coef: StrictFloat = Field(1.0, ge=0)
+    """Weight of the penalty on selected tokens. [per nat]"""
+    estimator: Literal["abs", "k2", "k3"] = "abs"
+    """Penalty in d = log_prob - old_log_prob: abs is |d| (the paper's code), k2 is d^2 / 2, k3 is e^d - 1 - d."""
+
+
+Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
+LogProbs = Literal["current", "old"]
+
+
+class NoSelection(Section):
+    """No token is singled out."""
+
+    # Constants, so that a reader of any selection finds them; a file cannot set them.
+    scope: ClassVar[Scope] = "mini_batch"
+    log_probs: ClassVar[LogProbs] = "old"
+
+    name: Literal["none"] = "none"
+    """No selection."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the selector.
+
+        Returns:
+            Nothing.
+        """
+        return {}
+
+
+class TokenSelection(Section):
+    """What all selectors share."""
+
+    name: str
+    """The selector; each form fixes its own."""
+    scope: Scope = "mini_batch"
+    """The tokens that compete: of the whole optimizer step, of the rollout batch, or of each micro-batch on its own."""
+    log_probs: LogProbs = "current"
+    """Judge by the policy about to be updated (one more forward pass, none on the first update) or by the old one."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the selector.
+
+        Returns:
+            Every setting that is its own.
+        """
+        return self.model_dump(exclude={"name", "scope", "log_probs", "allow_large_ratio"})
+
+
+class KlCovSelection(TokenSelection):
+    """The tokens of largest covariance."""
+
+    name: Literal["kl_cov"] = "kl_cov"
+    """The tokens of largest covariance."""
+    ratio: StrictFloat = Field(2e-4, gt=0, le=1)
+    """Selected tokens out of all loss tokens in scope; the paper has 2e-3 at 7B and 2e-4 at 32B. [fraction]"""
+    allow_large_ratio: bool = False
+    """Accept a ratio of 0.05 or more, which is otherwise taken for a percentage."""
+
+
+class ClipCovSelection(TokenSelection):
+    """Random tokens whose covariance lies in a band and that PPO's clip does not already cut."""
+
+    name: Literal["clip_cov"] = "clip_cov"
+    """Random tokens in a band of covariance."""
+    ratio: StrictFloat = Field(2e-4, gt=0, le=1)
+    """Selected tokens out of all loss tokens in scope; fewer where the band holds fewer. [fraction]"""
+    lower: StrictFloat = 1.0
+    """Tokens have a covariance above this. [nats x advantage]"""
+    upper: StrictFloat = 5.0
+    """Tokens have a covariance below this. [nats x advantage]"""
+    allow_large_ratio: bool = False
+    """Accept a ratio of 0.05 or more, which is otherwise taken for a percentage."""
+
+    @model_validator(mode="after")
+    def _band_is_ordered(self) -> ClipCovSelection:
+        if not self.lower < self.upper:
+            raise ValueError(f"lower is {self.lower} and upper is {self.upper}: set lower below upper.")
+        return self
+
+
+class HighEntropySelection(TokenSelection):
+    """The tokens of highest entropy."""
+
+    name: Literal["high_entropy"] = "high_entropy"
+    """The tokens of highest entropy."""
+    ratio: StrictFloat = Field(0.2, gt=0, le=1)
+    """Selected tokens out of all loss tokens in scope. [fraction]"""
+
+
+class AlgorithmSection(Section):
+    """The policy-gradient algorithm."""
+
+    advantages: AdvantagesSection = AdvantagesSection()
+    """Group-relative advantages."""
+    loss: PpoClipLoss | ClipCovLoss | KlCovLoss = Field(PpoClipLoss(), discriminator="name")
+    """The policy loss."""
+    selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(
+        NoSelection(), discriminator="name"
+    )
+    """The tokens that the loss treats in its own way."""
+    aggregation: Literal[
+        "token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_sum_constant_norm"
+    ] = "token_mean"
+    """How token losses become one number; denominators are those of the whole optimizer step."""
+    aggregation_norm: StrictInt | None = Field(None, ge=1)
+    """Denominator of sequence_sum_constant_norm; null for sequences x max_response_length. [tokens]"""
+    entropy_coef: StrictFloat = Field(0.0, ge=0)
+    """Weight of an entropy bonus. [per nat]"""
+    ref_kl_coef: StrictFloat = Field(0.0, ge=0)
+    """Weight of the KL to the policy that training began with. [per nat]"""
+    ref_kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimate of that KL."""
+
+    @model_validator(mode="after")
+    def _norm_has_a_reader(self) -> AlgorithmSection:
+        if self.aggregation_norm is not None and self.aggregation != "sequence_sum_constant_norm":
+            raise ValueError(
+                f"aggregation_norm is {self.aggregation_norm} and aggregation is {self.aggregation}, which does not "
+                "read it: remove it, or set aggregation to sequence_sum_constant_norm."
+            )
+        return self

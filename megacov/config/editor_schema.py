@@ -1,0 +1,29 @@
+"""A JSON schema for editors, which complete and check keys while a configuration is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megacov.config.schema import RunConfig
+
+
+def editor_schema() -> dict[str, Any]:
+    """The schema of one file.
+
+    Returns:
+        JSON schema of the configuration, with `extends`, and with no required key, since a file may hold any part.
+    """
+    schema = _without_required(RunConfig.model_json_schema())
+    path = {"type": "string"}
+    schema["properties"]["extends"] = {
+        "anyOf": [path, {"type": "array", "items": path}],
+        "description": "Files that this one builds on, relative to its folder; later ones win, and this one over all.",
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_required(node: Any) -> Any:
+    if isinstance(node, dict):
+        # "required" is a list only as the keyword; a setting of that name would be a mapping.
+        return {k: _without_required(v) for k, v in node.items() if not (k == "required" and isinstance(v, list))}
+    return [_without_required(item) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,121 @@
+"""The schema as a tree: finding a section, a field or a key by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from megacov.config.section import Section, value_type
+
+UNION_KEY = "name"
+"""The key that chooses the member of a section with several forms, as in `algorithm.loss.name`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something sits in a configuration.
+
+    path: dotted, as a user writes it.
+    section: the section that holds the last key.
+    field: of that key; None where the section has no such key.
+    """
+
+    path: str
+    section: type[Section]
+    field: FieldInfo | None
+
+
+def members(field: FieldInfo) -> dict[str, type[Section]]:
+    """The forms that a section may take.
+
+    Args:
+        field: of any kind.
+
+    Returns:
+        Section classes by the value of their `name`; empty where the field is no such choice.
+    """
+    if field.discriminator is None:
+        return {}
+    return {get_args(member.model_fields[UNION_KEY].annotation)[0]: member for member in get_args(field.annotation)}
+
+
+def sections_in(field: FieldInfo) -> tuple[type[Section], ...]:
+    """The section classes that a field may hold.
+
+    Args:
+        field: of any kind.
+
+    Returns:
+        One class for a plain section, several for a choice, none for a value.
+    """
+    plain = value_type(field.annotation)
+    if isinstance(plain, type) and issubclass(plain, Section):
+        return (plain,)
+    return tuple(members(field).values())
+
+
+def locate(root: type[Section], location: Sequence[Any]) -> Place:
+    """Find the place that pydantic names.
+
+    Args:
+        root: class of the whole configuration.
+        location: keys and list indices; after a choice of forms pydantic puts the chosen name, which is no key.
+
+    Returns:
+        The place, with a path that a user can write.
+    """
+    section, path, field = root, "", None
+    names: dict[str, type[Section]] = {}
+    for key in location:
+        if key in names:
+            section, names = names[key], {}
+        elif isinstance(key, int):
+            path += f"[{key}]"
+        else:
+            if field is not None and len(sections_in(field)) == 1:
+                section = sections_in(field)[0]
+            path = f"{path}.{key}" if path else str(key)
+            field = section.model_fields.get(str(key))
+            names = members(field) if field is not None else {}
+    return Place(path, section, field)
+
+
+def walk_values(root: type[Section], prefix: str = "") -> Iterator[Place]:
+    """All settings that are values, in the order of the schema.
+
+    Args:
+        root: class of a section.
+        prefix: dotted path of that section, with its last dot.
+
+    Yields:
+        A place for each value; those of several forms of a section follow one another.
+    """
+    for key, field in root.model_fields.items():
+        inner = sections_in(field)
+        if not inner:
+            yield Place(prefix + key, root, field)
+        for section in inner:
+            yield from walk_values(section, f"{prefix}{key}.")
+
+
+def choice_paths(root: type[Section], prefix: tuple[str, ...] = ()) -> frozenset[tuple[str, ...]]:
+    """The sections that have several forms.
+
+    Args:
+        root: class of a section.
+        prefix: keys that lead to it.
+
+    Returns:
+        Their paths as keys.
+    """
+    paths: set[tuple[str, ...]] = set()
+    for key, field in root.model_fields.items():
+        path = (*prefix, key)
+        if members(field):
+            paths.add(path)
+        for section in sections_in(field):
+            paths |= choice_paths(section, path)
+    return frozenset(paths)

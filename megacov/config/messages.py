@@ -1,0 +1,170 @@
+"""One sentence for each mistake in a configuration, from what pydantic found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from megacov.config.fields import UNION_KEY, Place, locate, members, sections_in, walk_values
+from megacov.config.section import Section, allows_none, value_type
+
+_BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+# A misspelt key also makes its rightful name go missing, so the misspelling is told first.
+_ORDER = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found", "missing")
+
+
+def first_sentence(error: ValidationError, root: type[Section]) -> str:
+    """The most telling mistake in a configuration.
+
+    Args:
+        error: what pydantic found.
+        root: class of the whole configuration.
+
+    Returns:
+        A sentence with the path, the value, and what to change; then the paths of further mistakes.
+    """
+    details = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+    details.sort(key=lambda each: _ORDER.index(each["type"]) if each["type"] in _ORDER else len(_ORDER))
+    sentence = _sentence(details[0], root)
+    others = dict.fromkeys(locate(root, each["loc"]).path for each in details[1:])
+    return sentence + (f" Also wrong: {join_names(others)}." if others else "")
+
+
+def join_names(names: Iterable[str], last: str = "and") -> str:
+    """A list in words.
+
+    Args:
+        names: of anything.
+        last: the word before the last one.
+
+    Returns:
+        "a, b and c".
+    """
+    *head, tail = names
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def expected(field: FieldInfo) -> str:
+    """What a field may hold, in words.
+
+    Args:
+        field: of a value or a section.
+
+    Returns:
+        As in "a number, above 0 and at most 1 [fraction]".
+    """
+    inner = sections_in(field)
+    if inner:
+        keys = dict.fromkeys(key for section in inner for key in section.model_fields)
+        return f"a section with keys such as {', '.join(list(keys)[:3])}"
+    plain = value_type(field.annotation)
+    if get_origin(plain) is Literal:
+        text = join_names((str(choice) for choice in get_args(plain)), "or")
+    elif get_origin(plain) is tuple:
+        text = "a list in brackets, such as [a, b]"
+    else:
+        bounds = _bounds(field)
+        text = f"{_KINDS[plain]}, {join_names(bounds)}" if bounds else _KINDS[plain]
+    if any(isinstance(item, MinLen) for item in field.metadata):
+        text += " that is not empty"
+    unit = unit_of(field)
+    return text + (f" [{unit}]" if unit else "") + (", or null" if allows_none(field.annotation) else "")
+
+
+def unit_of(field: FieldInfo) -> str | None:
+    """The unit at the end of a description.
+
+    Args:
+        field: of a value.
+
+    Returns:
+        As in "tokens"; None where the description names none.
+    """
+    text = field.description or ""
+    return text[text.rindex("[") + 1 : -1] if text.endswith("]") else None
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    return [
+        f"{word} {getattr(item, attribute)}"
+        for kind, attribute, word in _BOUNDS
+        for item in field.metadata
+        if isinstance(item, kind)
+    ]
+
+
+def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
+    place, value = locate(root, detail["loc"]), detail["input"]
+    if place.field is None:
+        return _unknown_key(place, root)
+    match detail["type"]:
+        case "missing":
+            return f"{place.path} is missing: add it; it must be {expected(place.field)}."
+        case "union_tag_not_found" if isinstance(value, dict):
+            return f"{place.path}.{UNION_KEY} is missing: set it to {join_names(members(place.field), 'or')}."
+        case "union_tag_invalid":
+            return _unknown_name(place.path, str(detail["ctx"]["tag"]), members(place.field))
+        case "value_error":
+            # Our own validators. One that looks at a whole section names the values itself.
+            shown = "" if isinstance(value, dict) else f" is {show(value)}"
+            return f"{place.path}{shown}: {detail['ctx']['error']}"
+    is_item = isinstance(detail["loc"][-1], int)
+    sentence = f"{place.path} is {show(value)}: it must be {_KINDS[str] if is_item else expected(place.field)}."
+    if detail["type"] in ("string_type", "path_type") and isinstance(value, (int, float)):
+        sentence += f' Quote it to make it text: "{show(value)}".'
+    return sentence
+
+
+def _unknown_key(place: Place, root: type[Section]) -> str:
+    parent, dot, key = place.path.rpartition(".")
+    near = get_close_matches(key, place.section.model_fields, n=1)
+    if near:
+        return f"{place.path} is no setting: did you mean {parent}{dot}{near[0]}?"
+    elsewhere = [other for other in walk_values(root) if other.path.rpartition(".")[2] == key]
+    own_name, names = (
+        _name_of(place.section),
+        [_name_of(other.section) for other in elsewhere if other.path == place.path],
+    )
+    if names:
+        chooser, choices = f"{parent}.{UNION_KEY}", join_names(names, "or")
+        return f"{place.path} is no setting where {chooser} is {own_name}: remove it, or set {chooser} to {choices}."
+    if elsewhere:
+        paths = dict.fromkeys(other.path for other in elsewhere)
+        return f"{place.path} is no setting: did you mean {join_names(paths, 'or')}?"
+    holder = f"{parent}{dot}" if parent else "a configuration"
+    return f"{place.path} is no setting: remove it; {holder.rstrip('.')} has {join_names(place.section.model_fields)}."
+
+
+def _unknown_name(path: str, name: str, forms: Iterable[str]) -> str:
+    near = get_close_matches(name, forms, n=1)
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    return f"{path}.{UNION_KEY} is {name}{guess}: set it to {join_names(forms, 'or')}."
+
+
+def _name_of(section: type[Section]) -> str:
+    """The name that chooses this form of a section; empty for a section with one form."""
+    field = section.model_fields.get(UNION_KEY)
+    return str(get_args(field.annotation)[0]) if field and get_origin(field.annotation) is Literal else ""
+
+
+def show(value: Any) -> str:
+    """A value as a user would write it.
+
+    Args:
+        value: from a file or an override.
+
+    Returns:
+        At most 60 characters.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value) if isinstance(value, (int, float, Path)) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

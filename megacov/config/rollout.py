@@ -1,0 +1,67 @@
+"""Settings of the rollout: which servers sample, how many samples, how they are drawn, and when to give up."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, StrictFloat, StrictInt, field_validator
+
+from megacov.config.section import Section
+
+
+class RolloutSection(Section):
+    """Sampling of responses."""
+
+    engine: Literal["embedded", "sglang"] = "embedded"
+    """Who samples: a server on the CPU that the trainer starts for itself, or SGLang servers that already run."""
+    addresses: tuple[str, ...] = ()
+    """URLs of the SGLang servers, as in [http://10.0.0.5:30000]."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address that the embedded server listens on."""
+    port: StrictInt = Field(0, ge=0, le=65535)
+    """Port of the embedded server; 0 takes a free one. [port number]"""
+    num_threads: StrictInt = Field(1, ge=1)
+    """Compute threads of the embedded server. [threads]"""
+
+    prompts_per_step: StrictInt = Field(256, ge=1)
+    """Prompts of one rollout batch. [prompts]"""
+    samples_per_prompt: StrictInt = Field(8, ge=2)
+    """Responses to each prompt, at least 2, since an advantage is relative to its group. [sequences]"""
+    max_response_length: StrictInt = Field(8192, ge=1)
+    """Longest response; longer ones are cut. [tokens]"""
+    temperature: StrictFloat = Field(1.0, gt=0)
+    """Sampling temperature; the trainer takes its log-probs at the same one. [ratio]"""
+    top_p: StrictFloat = Field(1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens that holds this much probability. [fraction]"""
+    top_k: StrictInt = Field(-1, ge=-1)
+    """Sample from this many most likely tokens; -1 for the whole vocabulary. [tokens]"""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, beside the end-of-sequence token."""
+    filter_groups: bool = True
+    """Drop groups in which all rewards are equal, and sample others in their place."""
+    max_filter_rounds: StrictInt = Field(10, ge=1)
+    """Sampling rounds of one step before filtering gives up. [rounds]"""
+
+    max_concurrency: StrictInt = Field(256, ge=1)
+    """Requests in flight at any time. [requests]"""
+    max_retries: StrictInt = Field(3, ge=0)
+    """Further tries of a request that failed for a passing reason. [tries]"""
+    request_timeout_s: StrictFloat = Field(600.0, gt=0)
+    """Deadline of one request. [s]"""
+    start_timeout_s: StrictFloat = Field(300.0, gt=0)
+    """Deadline for a server to answer after its start. [s]"""
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses_are_urls(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError(f"{address!r} is no URL: write it as http://HOST:PORT.")
+        return addresses
+
+    @field_validator("top_k")
+    @classmethod
+    def _top_k_keeps_a_token(cls, top_k: int) -> int:
+        if top_k == 0:
+            raise ValueError("set it to -1 (the whole vocabulary) or to at least 1 token.")
+        return top_k

@@ -1,0 +1,173 @@
+"""Rules between settings of different sections, one small function each.
+
+A rule returns None, or a sentence: what is wrong, the values that disagree, what to change. Rules inside one section
+are validators in the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+
+from megacov.config.schema import RunConfig
+from megacov.errors import ConfigError
+
+LARGE_RATIO = 0.05
+
+Rule = Callable[[RunConfig], str | None]
+
+
+def ratio_is_a_fraction(config: RunConfig) -> str | None:
+    """A covariance ratio is a small fraction; other code bases write the same number in percent."""
+    selection = config.algorithm.selection
+    if selection.name not in ("kl_cov", "clip_cov"):
+        return None
+    if selection.ratio < LARGE_RATIO or selection.allow_large_ratio:
+        return None
+    return (
+        f"algorithm.selection.ratio is {selection.ratio}, a fraction of all tokens, and covariance methods act on less "
+        f"than {LARGE_RATIO}: if it was a percentage set {selection.ratio / 100:g}, and if you mean it set "
+        "algorithm.selection.allow_large_ratio=true."
+    )
+
+
+def loss_and_selection_fit(config: RunConfig) -> str | None:
+    """Clip-Cov and KL-Cov act on selected tokens; PPO's loss has no use for them."""
+    loss, selection = config.algorithm.loss.name, config.algorithm.selection.name
+    pair = f"algorithm.loss.name is {loss} and algorithm.selection.name is {selection}: "
+    if loss == "ppo_clip" and selection != "none":
+        use = f"the loss {selection}" if selection in ("kl_cov", "clip_cov") else "the loss kl_cov or clip_cov"
+        return f"{pair}ppo_clip treats all tokens alike, so use {use}, or the selection none."
+    if loss != "ppo_clip" and selection == "none":
+        return f"{pair}{loss} acts on selected tokens, so use the selection {loss}, or the loss ppo_clip."
+    return None
+
+
+def updates_divide_the_batch(config: RunConfig) -> str | None:
+    """The optimizer steps of one rollout batch are equally large."""
+    sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
+    if sequences % updates == 0:
+        return None
+    divisors = _divisors(sequences)
+    fitting = [n for n in divisors if n < updates][-1:] + [n for n in divisors if n > updates][:1]
+    return (
+        f"batch.updates_per_rollout is {updates}, which does not divide the {sequences} sequences of a rollout batch "
+        f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x rollout.samples_per_prompt "
+        f"{config.rollout.samples_per_prompt}): set it to {_choices(fitting)}, or change the batch."
+    )
+
+
+def every_rank_has_a_sequence(config: RunConfig) -> str | None:
+    """An optimizer step has work for every data-parallel rank."""
+    if config.sequences_per_update >= config.parallel.data:
+        return None
+    return (
+        f"parallel.data is {config.parallel.data} and an optimizer step has {config.sequences_per_update} sequences "
+        f"({config.sequences_per_step} in {config.batch.updates_per_rollout} updates): lower parallel.data or "
+        "batch.updates_per_rollout, or raise rollout.prompts_per_step."
+    )
+
+
+def engine_has_its_addresses(config: RunConfig) -> str | None:
+    """SGLang servers are found by address; the embedded one is started by the trainer."""
+    engine, addresses = config.rollout.engine, config.rollout.addresses
+    if engine == "sglang" and not addresses:
+        return (
+            "rollout.engine is sglang and rollout.addresses is empty: list the servers' URLs, as in "
+            "rollout.addresses=[http://127.0.0.1:30000], or set rollout.engine=embedded."
+        )
+    if engine == "embedded" and addresses:
+        return (
+            f"rollout.engine is embedded and rollout.addresses names {len(addresses)} servers, which it would not use: "
+            "remove them, or set rollout.engine=sglang."
+        )
+    return None
+
+
+def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
+    """A group-relative advantage is constant within a sequence, so one sequence alone has covariance 0 everywhere."""
+    selection = config.algorithm.selection
+    if selection.name not in ("kl_cov", "clip_cov") or selection.scope != "micro_batch":
+        return None
+    if config.batch.micro_batch_size > 1:
+        return None
+    return (
+        "algorithm.selection.scope is micro_batch and batch.micro_batch_size is 1: all tokens of one sequence share "
+        "one advantage, so every covariance would be 0; raise batch.micro_batch_size or set "
+        "algorithm.selection.scope=mini_batch."
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    ratio_is_a_fraction,
+    loss_and_selection_fit,
+    updates_divide_the_batch,
+    every_rank_has_a_sequence,
+    engine_has_its_addresses,
+    micro_batch_scope_has_two_sequences,
+)
+
+
+def check_rules(config: RunConfig) -> None:
+    """Apply all rules.
+
+    Args:
+        config: valid by its schema.
+
+    Raises:
+        ConfigError: the first rule that is broken.
+    """
+    for rule in RULES:
+        sentence = rule(config)
+        if sentence is not None:
+            raise ConfigError(sentence)
+
+
+def check_model(
+    *,
+    num_attention_heads: int,
+    num_key_value_heads: int,
+    num_layers: int,
+    ffn_hidden_size: int,
+    tensor: int,
+    pipeline: int,
+) -> None:
+    """Whether a model can be split over tensor- and pipeline-parallel ranks.
+
+    Args:
+        num_attention_heads: query heads of a layer.
+        num_key_value_heads: key and value heads of a layer.
+        num_layers: of the model.
+        ffn_hidden_size: width of the feed-forward layer.
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size.
+
+    Raises:
+        ConfigError: a size that does not divide.
+    """
+    split_by_tensor = {
+        "attention heads": num_attention_heads,
+        "key-value heads": num_key_value_heads,
+        "feed-forward columns": ffn_hidden_size,
+    }
+    for what, size in split_by_tensor.items():
+        if size % tensor != 0:
+            fitting = _divisors(gcd(*split_by_tensor.values()))
+            raise ConfigError(
+                f"parallel.tensor is {tensor} and the model has {size} {what}, which it does not divide: set "
+                f"parallel.tensor to {_choices(fitting)}."
+            )
+    if num_layers % pipeline != 0:
+        raise ConfigError(
+            f"parallel.pipeline is {pipeline} and the model has {num_layers} layers, which it does not divide: set "
+            f"parallel.pipeline to {_choices(_divisors(num_layers))}."
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _choices(numbers: list[int]) -> str:
+    *head, tail = map(str, numbers)
+    return f"{', '.join(head)} or {tail}" if head else tail

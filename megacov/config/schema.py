@@ -1,0 +1,196 @@
+"""The whole configuration of a run. Defaults are those of the paper's 32B runs (arXiv 2505.22617) where it has them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+
+from megacov.config.algorithm import AlgorithmSection
+from megacov.config.rollout import RolloutSection
+from megacov.config.section import Section
+
+
+class RunSection(Section):
+    """What is run, and where it is written."""
+
+    name: str
+    """Name of the run: letters, digits, dots, dashes and underscores."""
+    directory: Path = Field(default_factory=lambda values: Path("runs", values["name"]))
+    """Folder of everything the run writes; by default runs/NAME."""
+    steps: StrictInt = Field(ge=1)
+    """Rollout batches to train on. [steps]"""
+    seed: StrictInt = Field(0, ge=0, lt=2**31)
+    """Fixes data order, sampling and the random part of Clip-Cov. [seed]"""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("start it with a letter or digit, then use letters, digits, dots, dashes and underscores.")
+        return name
+
+
+class ModelSection(Section):
+    """The policy."""
+
+    path: Path
+    """Folder of the model in Hugging Face format, with its tokenizer."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of weights and activations; the optimizer keeps float32 copies either way."""
+    vocab_divisible_by: StrictInt = Field(128, ge=1)
+    """The vocabulary is padded to a multiple of this times parallel.tensor. [tokens]"""
+    transformer_engine: Literal["auto", "on", "off"] = "auto"
+    """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it where it is installed."""
+
+
+class ParallelSection(Section):
+    """How the policy is laid over ranks."""
+
+    tensor: StrictInt = Field(1, ge=1)
+    """Tensor-parallel size: ranks that share each layer. [ranks]"""
+    pipeline: StrictInt = Field(1, ge=1)
+    """Pipeline-parallel size: stages that share the layers. [ranks]"""
+    data: StrictInt = Field(1, ge=1)
+    """Data-parallel size: copies of the policy that share a batch. [ranks]"""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Collective library; auto is nccl where there are GPUs and gloo elsewhere."""
+    timeout_s: StrictFloat = Field(600.0, gt=0)
+    """A collective that waits longer for another rank fails. [s]"""
+
+
+class DataSection(Section):
+    """Prompts."""
+
+    path: Path
+    """File with one JSON object a line."""
+    prompt_field: str = Field("prompt", min_length=1)
+    """Key of the question."""
+    answer_field: str = Field("answer", min_length=1)
+    """Key of what the verifier needs to judge a response."""
+    shuffle: bool = True
+    """Draw prompts in a new random order in each epoch."""
+    chat_template: bool = True
+    """Wrap each question in the tokenizer's chat template."""
+    max_prompt_length: StrictInt = Field(2048, ge=1)
+    """Longest prompt; a longer one is an error. [tokens]"""
+
+
+class RewardsSection(Section):
+    """Rewards."""
+
+    verifier: str = Field(min_length=1)
+    """Function that judges a response: one of megacov's own (sum_pairs), or package.module:function."""
+
+
+class OptimizerSection(Section):
+    """Adam and its learning rate."""
+
+    lr: StrictFloat = Field(1e-6, gt=0)
+    """Peak learning rate. [per optimizer step]"""
+    min_lr: StrictFloat = Field(0.0, ge=0)
+    """Learning rate at the end of a linear or cosine decay. [per optimizer step]"""
+    warmup_steps: StrictInt = Field(0, ge=0)
+    """Linear warm-up from 0. [optimizer steps]"""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate from the warm-up to the end of the run."""
+    beta1: StrictFloat = Field(0.9, ge=0, lt=1)
+    """Adam's decay of the mean gradient. [fraction]"""
+    beta2: StrictFloat = Field(0.999, ge=0, lt=1)
+    """Adam's decay of the mean squared gradient. [fraction]"""
+    eps: StrictFloat = Field(1e-8, gt=0)
+    """Added to the root of the mean squared gradient. [gradient]"""
+    weight_decay: StrictFloat = Field(0.0, ge=0)
+    """Decoupled weight decay. [per unit of learning rate]"""
+    clip_grad: StrictFloat = Field(1.0, ge=0)
+    """Largest global L2 norm of the gradient; 0 does not clip. [gradient]"""
+
+    @model_validator(mode="after")
+    def _min_lr_is_a_minimum(self) -> OptimizerSection:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr} and lr is {self.lr}: lower min_lr or raise lr.")
+        return self
+
+
+class BatchSection(Section):
+    """How a rollout batch becomes optimizer steps."""
+
+    updates_per_rollout: StrictInt = Field(8, ge=1)
+    """Optimizer steps that share out one rollout batch in equal parts. [optimizer steps]"""
+    micro_batch_size: StrictInt = Field(1, ge=1)
+    """Sequences of one forward pass on one data-parallel rank. [sequences]"""
+
+
+class MonitorSection(Section):
+    """What a run shows and writes while it trains."""
+
+    log_every: StrictInt = Field(1, ge=1)
+    """Write scalars after every so many steps. [steps]"""
+    cov_histogram_every: StrictInt = Field(10, ge=0)
+    """Write a histogram of the covariance after every so many steps; 0 never does. [steps]"""
+    progress: Literal["auto", "on", "off"] = "auto"
+    """Progress bars; auto shows them on a terminal and prints plain lines elsewhere."""
+    samples_per_step: StrictInt = Field(8, ge=0)
+    """Responses written to RUN/samples in each step. [sequences]"""
+
+
+class WeightSyncSection(Section):
+    """How new weights reach the rollout servers."""
+
+    transport: Literal["disk"] = "disk"
+    """disk: safetensors in a folder that trainer and servers both see."""
+    directory: Path | None = None
+    """That folder; null for RUN/weights."""
+    keep: StrictInt = Field(2, ge=1)
+    """Newest versions left on disk. [versions]"""
+    verify: bool = True
+    """Check after each update that every server answers with the new version."""
+
+
+class RunConfig(Section):
+    """Everything that one training run depends on."""
+
+    run: RunSection
+    """The run."""
+    model: ModelSection
+    """The policy."""
+    parallel: ParallelSection = ParallelSection()
+    """Its layout over ranks."""
+    data: DataSection
+    """Prompts."""
+    rewards: RewardsSection
+    """Rewards."""
+    rollout: RolloutSection = RolloutSection()
+    """Sampling."""
+    algorithm: AlgorithmSection = AlgorithmSection()
+    """The algorithm."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """The optimizer."""
+    batch: BatchSection = BatchSection()
+    """Batch sizes."""
+    monitor: MonitorSection = MonitorSection()
+    """Logs and samples."""
+    weight_sync: WeightSyncSection = WeightSyncSection()
+    """Weights for the rollout servers."""
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the trainer."""
+        return self.parallel.tensor * self.parallel.pipeline * self.parallel.data
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one rollout batch."""
+        return self.rollout.prompts_per_step * self.rollout.samples_per_prompt
+
+    @property
+    def sequences_per_update(self) -> int:
+        """Sequences of one optimizer step, over all ranks."""
+        return self.sequences_per_step // self.batch.updates_per_rollout
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.run.steps * self.batch.updates_per_rollout

@@ -1,0 +1,9 @@
+"""Prompts on their way in: the tokenizer, the prompt file, and the order of use."""
+
+from __future__ import annotations
+
+from megacov.data.prompt_stream import PromptStream
+from megacov.data.prompts import load_prompts
+from megacov.data.tokenizer import load_tokenizer
+
+__all__ = ["PromptStream", "load_prompts", "load_tokenizer"]

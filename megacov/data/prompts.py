@@ -1,0 +1,139 @@
+"""Prompts: read from a file of JSON lines and turned into tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacov.errors import DataError
+from megacov.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    line: int
+    text: str
+    answer: str
+
+
+def load_prompts(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    vocab_size: int,
+    prompt_field: str = "prompt",
+    answer_field: str = "answer",
+    chat_template: bool = False,
+    max_prompt_length: int | None = None,
+) -> list[Prompt]:
+    """Read prompts from a file with one JSON object a line; blank lines are skipped.
+
+    Args:
+        path: the file, in UTF-8.
+        tokenizer: turns the text of a prompt into tokens.
+        vocab_size: rows of the model's embedding; every token id must be smaller.
+        prompt_field: the field that holds the text of a prompt.
+        answer_field: the field that holds what the verifier needs, a text or a number.
+        chat_template: show the text to the model as a user's message, in the tokenizer's chat template.
+        max_prompt_length: tokens; None for no limit.
+
+    Returns:
+        The prompts in the order of the file, numbered from 0. The text of a prompt is the text its tokens encode.
+
+    Raises:
+        DataError: if the file cannot be read, a line is not a JSON object with both fields, a prompt is empty or
+            longer than allowed, or a token is outside the model's vocabulary.
+    """
+    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field)
+    texts = [record.text for record in records]
+    if chat_template:
+        texts = _apply_chat_template(texts, tokenizer)
+    # A chat template writes its special tokens into the text itself.
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=not chat_template)["input_ids"]
+    _check_token_ids(path, records, encoded, vocab_size=vocab_size)
+    _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)
+    return [
+        Prompt(index=index, text=text, token_ids=tuple(token_ids), answer=record.answer)
+        for index, (text, token_ids, record) in enumerate(zip(texts, encoded, records, strict=True))
+    ]
+
+
+def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> list[_Record]:
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise DataError(f"There is no prompt file {path}; correct data.path.") from error
+    except OSError as error:
+        raise DataError(f"The prompt file {path} cannot be read ({error.strerror}); correct data.path.") from error
+    records = [
+        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not records:
+        raise DataError(f"The prompt file {path} is empty; data.path needs a file with one JSON object a line.")
+    return records
+
+
+def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str) -> _Record:
+    try:
+        values = json.loads(line)
+    except ValueError as error:  # broken JSON and broken UTF-8 alike
+        raise DataError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line.") from error
+    if not isinstance(values, dict):
+        raise DataError(
+            f"{path}, line {number} is a JSON {type(values).__name__}; write an object "
+            f'such as {{"{prompt_field}": ..., "{answer_field}": ...}}.'
+        )
+    for key, field in (("data.prompt_field", prompt_field), ("data.answer_field", answer_field)):
+        if field not in values:
+            found = ", ".join(sorted(values)) or "no field"
+            raise DataError(f"{path}, line {number} has no field {field!r} but {found}; correct the line or {key}.")
+    text, answer = values[prompt_field], values[answer_field]
+    if not isinstance(text, str) or not text.strip():
+        found = "is empty" if text == "" or isinstance(text, str) else f"is a {type(text).__name__}"
+        raise DataError(f"{path}, line {number}: the prompt in field {prompt_field!r} {found}; it must be a text.")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise DataError(
+            f"{path}, line {number}: the answer in field {answer_field!r} is a {type(answer).__name__}; "
+            "it must be a text or a number."
+        )
+    return _Record(line=number, text=text, answer=str(answer))
+
+
+def _apply_chat_template(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    if not tokenizer.chat_template:
+        raise DataError("data.chat_template is on, but the tokenizer has no chat template; turn it off.")
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    rendered: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:
+    for record, token_ids in zip(records, encoded, strict=True):
+        if not token_ids:
+            raise DataError(f"{path}, line {record.line}: the prompt {record.text!r} has no token; remove the line.")
+        largest = max(token_ids)
+        if largest >= vocab_size:
+            raise DataError(
+                f"{path}, line {record.line}: the tokenizer gives token id {largest}, outside the model's vocabulary "
+                f"of {vocab_size}; use the tokenizer that belongs to the model."
+            )
+
+
+def _check_lengths(
+    path: str | Path, records: list[_Record], encoded: list[list[int]], *, max_prompt_length: int | None
+) -> None:
+    lengths = [len(token_ids) for token_ids in encoded]
+    if max_prompt_length is None or max(lengths) <= max_prompt_length:
+        return
+    too_long = [record.line for record, length in zip(records, lengths, strict=True) if length > max_prompt_length]
+    raise DataError(
+        f"{path}: {len(too_long)} of {len(records)} prompts have more than data.max_prompt_length = "
+        f"{max_prompt_length} tokens, the first on line {too_long[0]}; raise it to {max(lengths)} or remove them."
+    )

@@ -1,0 +1,50 @@
+"""The tokenizer of a model folder, checked against the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacov.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a Hugging Face model folder and check that the model knows every token of it.
+
+    Args:
+        model_path: folder with the tokenizer's files.
+        vocab_size: rows of the model's embedding, before any padding for tensor parallelism.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        DataError: if the folder or the tokenizer in it is missing or broken, or has more tokens than the model.
+    """
+    from transformers import AutoTokenizer  # takes seconds to import, so only where a tokenizer is loaded
+
+    if not Path(model_path).is_dir():
+        raise DataError(f"There is no model folder {model_path}; set model.path to a Hugging Face model folder.")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _no_tokenizer(model_path, str(error).strip().partition("\n")[0]) from error
+    # Where the files are missing and config.json is there, transformers 5 makes up a tokenizer without a vocabulary.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise _no_tokenizer(model_path, "its vocabulary is empty")
+    if len(tokenizer) > vocab_size:
+        raise DataError(
+            f"The tokenizer in {model_path} has {len(tokenizer)} tokens and its model only {vocab_size}; "
+            "use the tokenizer that belongs to the model."
+        )
+    return tokenizer
+
+
+def _no_tokenizer(model_path: str | Path, reason: str) -> DataError:
+    return DataError(
+        f"The model folder {model_path} holds no tokenizer that transformers can load ({reason}); "
+        "copy the tokenizer's files of the model into it."
+    )

@@ -1,0 +1,57 @@
+"""Errors a user can cause. Each ends the command with one sentence and its own exit code, never a traceback."""
+
+from __future__ import annotations
+
+
+class MegacovError(Exception):
+    """Base of every error that the command line turns into one sentence.
+
+    The message says what is wrong, shows the two values that disagree, and what to change.
+
+    is_echo: another rank has raised this error too and says the sentence; this one leaves without a word.
+    """
+
+    exit_code = 1
+    is_echo = False
+
+
+class ConfigError(MegacovError):
+    """The configuration is impossible: unknown key, wrong type, or values that contradict each other."""
+
+    exit_code = 2
+
+
+class DataError(MegacovError):
+    """A prompt file, a tokenizer, a model folder or a run folder is missing or does not fit."""
+
+    exit_code = 3
+
+
+class RolloutError(MegacovError):
+    """A rollout server did not start, died, or answered what it must not answer."""
+
+    exit_code = 4
+
+
+class WeightSyncError(MegacovError):
+    """New weights did not arrive whole on a rollout server."""
+
+    exit_code = 5
+
+
+class RewardError(MegacovError):
+    """A verifier returned a reward that is not a finite number."""
+
+    exit_code = 6
+
+
+class NumericsError(MegacovError):
+    """A loss, gradient or log-prob is not finite."""
+
+    exit_code = 7
+
+
+class RankError(MegacovError):
+    """A rank died or stopped answering, so the others were stopped."""
+
+    exit_code = 8

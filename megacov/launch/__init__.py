@@ -1,0 +1,15 @@
+"""Start the processes of a run and end them: local ranks, children that follow their parent. No torch here."""
+
+from __future__ import annotations
+
+from megacov.launch.local_ranks import RankEnvironment, rank_from_environment, run_local_ranks
+from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent, stop_processes
+
+__all__ = [
+    "PARENT_PID_VARIABLE",
+    "RankEnvironment",
+    "die_with_parent",
+    "rank_from_environment",
+    "run_local_ranks",
+    "stop_processes",
+]

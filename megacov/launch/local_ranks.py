@@ -1,0 +1,188 @@
+"""Ranks on this machine: start them, pass signals on, end together; and learn which rank this process is."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NamedTuple
+
+from megacov.errors import ConfigError
+from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
+
+STORE_VARIABLE = "MEGACOV_STORE"
+
+_POLL_S = 0.05
+_SAME_REASON_S = 2.0
+# SLURM numbers the shells of salloc and sbatch with reserved step ids above this one; they are not tasks of srun.
+_SLURM_LAST_STEP_ID = 0xFFFFFFF0
+
+
+class RankEnvironment(NamedTuple):
+    """The place of this process among the ranks; `init_method` is what torch.distributed takes to meet them."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    init_method: str
+
+
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankEnvironment | None:
+    """Which rank this process is, if something has started it as one.
+
+    Understands the ranks of `run_local_ranks`, of torchrun, and of srun with more than one task.
+
+    Args:
+        environment: variables of this process.
+
+    Returns:
+        The rank, or None for a process that is no rank; such a process may start local ranks of its own.
+
+    Raises:
+        ConfigError: if the variables of a launcher are incomplete or are no numbers.
+    """
+    if STORE_VARIABLE in environment:
+        init_method = f"file://{environment[STORE_VARIABLE]}"
+        return _rank(environment, "RANK", "LOCAL_RANK", "WORLD_SIZE", init_method)
+    if all(name in environment for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")):
+        return _rank(environment, "RANK", "LOCAL_RANK", "WORLD_SIZE", "env://")
+    if _is_srun_task(environment):
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise ConfigError(
+                f"srun started {environment['SLURM_NTASKS']} ranks without {' and '.join(missing)}; "
+                "export both in the batch script before srun."
+            )
+        return _rank(environment, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "env://")
+    return None
+
+
+def _is_srun_task(environment: Mapping[str, str]) -> bool:
+    step_id = environment.get("SLURM_STEP_ID", "")
+    if not step_id.isdecimal() or int(step_id) >= _SLURM_LAST_STEP_ID:
+        return False
+    return environment.get("SLURM_NTASKS", "1") != "1"
+
+
+def _rank(
+    environment: Mapping[str, str], rank_name: str, local_rank_name: str, world_size_name: str, init_method: str
+) -> RankEnvironment:
+    values = []
+    for name in (rank_name, local_rank_name, world_size_name):
+        text = environment.get(name, "")
+        if not text.isdecimal():
+            raise ConfigError(f"The launcher set {name}={text!r}, which is not a number; start the ranks again.")
+        values.append(int(text))
+    rank, local_rank, world_size = values
+    if rank >= world_size:
+        raise ConfigError(
+            f"The launcher set {rank_name}={rank} but {world_size_name}={world_size}; ranks count from 0."
+        )
+    return RankEnvironment(rank, local_rank, world_size, init_method)
+
+
+def run_local_ranks(command: Sequence[str], *, num_ranks: int, grace_s: float = 10.0) -> int:
+    """Run the command once per rank as processes of this machine, and end when all have ended.
+
+    Every rank gets RANK, LOCAL_RANK, WORLD_SIZE, MEGACOV_STORE (path of a FileStore), MEGACOV_PARENT_PID, and
+    OMP_NUM_THREADS=1 unless it is set; it must call `die_with_parent` first thing, so that no rank outlives this
+    process. Output passes through. SIGINT and SIGTERM are passed on once; a second one kills the ranks. The first
+    rank that fails stops the others. Call it from the main thread.
+
+    Args:
+        command: program and arguments of every rank.
+        num_ranks: how many.
+        grace_s: seconds a rank has to end after a signal was passed on, and again after SIGTERM, before SIGKILL.
+
+    Returns:
+        0 if every rank ended with 0; 128 plus the signal if this process was asked to stop; else the exit code of
+        the first rank that failed, or 128 plus the signal that ended it.
+    """
+    ranks: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, _CaughtSignals() as caught:
+        try:
+            for rank in range(num_ranks):
+                environment = _environment_of(rank, num_ranks=num_ranks, store=Path(folder, "store"))
+                # A session of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
+                ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
+            first_failure = _supervise(ranks, caught, grace_s=grace_s)
+        finally:
+            stop_processes(ranks, grace_s=0.0)
+    if caught.first is not None:
+        return 128 + caught.first
+    return first_failure
+
+
+def _environment_of(rank: int, *, num_ranks: int, store: Path) -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        STORE_VARIABLE: str(store),
+        PARENT_PID_VARIABLE: str(os.getpid()),
+    }
+
+
+def _supervise(ranks: Sequence[subprocess.Popen[bytes]], caught: _CaughtSignals, *, grace_s: float) -> int:
+    """Watch the ranks until all have ended; returns the exit code of the first failure, or 0."""
+    first_failure = 0
+    passed_on = False
+    terminate_at = kill_at = math.inf
+    while True:
+        alive = [rank for rank in ranks if rank.poll() is None]
+        failures = [rank.returncode for rank in ranks if rank.returncode]
+        now = time.monotonic()
+        if failures and not first_failure:
+            first_failure = failures[0] if failures[0] > 0 else 128 - failures[0]
+            # Ranks that fail for one reason get the time to say so themselves before they are stopped.
+            terminate_at = min(terminate_at, now + min(grace_s, _SAME_REASON_S))
+        if not alive:
+            return first_failure
+        if caught.first is not None and not passed_on:
+            passed_on = True
+            _send(alive, caught.first)
+            terminate_at = min(terminate_at, now + grace_s)
+        if now >= terminate_at:
+            _send(alive, signal.SIGTERM)
+            terminate_at, kill_at = math.inf, min(kill_at, now + grace_s)
+        if now >= kill_at or caught.count > 1:
+            _send(alive, signal.SIGKILL)
+            return first_failure
+        time.sleep(_POLL_S)
+
+
+def _send(processes: Sequence[subprocess.Popen[bytes]], signal_number: int) -> None:
+    for process in processes:
+        process.send_signal(signal_number)
+
+
+class _CaughtSignals:
+    """Counts SIGINT and SIGTERM instead of dying of them, while the context lasts."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.count = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> _CaughtSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.first = number if self.first is None else self.first
+        self.count += 1

@@ -1,0 +1,73 @@
+"""A child that ends with its parent, and a parent that ends its children."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+PARENT_PID_VARIABLE = "MEGACOV_PARENT_PID"
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_REAP_S = 5.0
+
+
+def die_with_parent(parent_pid: int, *, poll_s: float = 0.5) -> None:
+    """Make this process end when its parent is gone, even if the parent was killed and could not say so.
+
+    Called by the child. Two guards, because each has a hole: the kernel's parent-death signal (Linux) ends even a
+    child that is stuck in native code, but it watches the *thread* that started the child; a thread of our own that
+    polls the parent's id works everywhere, but needs the interpreter to run. Both end the process at once, without
+    cleanup: there is nobody left to clean up for.
+
+    Start children that call this from a thread that lives as long as its process, normally the main thread.
+
+    Args:
+        parent_pid: the process that must stay this process's parent; pass it down at the start, so that a parent
+            that died before this call is noticed.
+        poll_s: seconds between two looks of the polling thread.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # the parent was gone before the kernel was asked
+        _end_now()
+    threading.Thread(target=_watch_parent, args=(parent_pid, poll_s), name="parent-watch", daemon=True).start()
+
+
+def _watch_parent(parent_pid: int, poll_s: float) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(poll_s)
+    _end_now()
+
+
+def _end_now() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_processes(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+    """End the given child processes and no others: SIGTERM, then SIGKILL for those that outlive the grace.
+
+    Args:
+        processes: children of this process; those that have ended already are only reaped.
+        grace_s: seconds between the two signals.
+    """
+    for process in processes:
+        process.terminate()  # does nothing once the process has been reaped
+    _wait_all(processes, timeout_s=grace_s)
+    for process in processes:
+        process.kill()
+    _wait_all(processes, timeout_s=_REAP_S)
+
+
+def _wait_all(processes: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,61 @@
+"""Terms that may be added to any policy loss: an entropy bonus and a penalty on the distance to a reference policy.
+
+t: response tokens of one micro-batch, laid flat.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from megacov.errors import ConfigError
+from megacov.losses.kl import estimate_kl
+from megacov.losses.loss import sum_over_loss_tokens
+from megacov.types import LossBatch, LossOutput
+
+_REF_KL_ESTIMATORS = ("k1", "k2", "k3")
+
+
+def add_terms(
+    output: LossOutput,
+    batch: LossBatch,
+    *,
+    entropy_coef: float = 0.0,
+    ref_kl_coef: float = 0.0,
+    ref_kl_estimator: str = "k3",
+) -> LossOutput:
+    """Add the entropy bonus and the reference KL, with the weights of the policy loss.
+
+    loss = policy loss - entropy_coef * sum_i w_i H_i + ref_kl_coef * sum_i w_i KL_i
+    KL_i estimates KL(new || ref) from d = log_probs - ref_log_probs, tokens taken as drawn from the new policy:
+    k1 d; k2 d^2 / 2; k3 exp(-d) - 1 + d. On such tokens the gradient of k1 is 0 on average, that of k2 is the gradient
+    of KL(new || ref), that of k3 is the gradient of KL(ref || new). A term of weight 0 is left out, gradient and all.
+
+    Args:
+        output: of a policy loss on the same batch; not changed.
+        batch: [t] tensors; `entropy` where entropy_coef is not 0, `ref_log_probs` where ref_kl_coef is not 0.
+        entropy_coef: weight of the entropy bonus, per nat.
+        ref_kl_coef: weight of the reference KL, per nat.
+        ref_kl_estimator: "k1", "k2" or "k3".
+
+    Returns:
+        The loss with its terms; the metrics with the sum `ref_kl`, wherever reference log-probs are given.
+
+    Gradient: to batch.log_probs through the reference KL, to batch.entropy through the bonus.
+
+    Raises:
+        ConfigError: unknown estimator.
+    """
+    if ref_kl_estimator not in _REF_KL_ESTIMATORS:
+        raise ConfigError(f"ref_kl_estimator is {ref_kl_estimator!r}: choose one of {', '.join(_REF_KL_ESTIMATORS)}.")
+    loss, metrics, loss_mask = output.loss, dict(output.metrics), batch.loss_mask
+    weights = torch.where(loss_mask, batch.token_weights, 0.0)
+    if entropy_coef != 0:
+        assert batch.entropy is not None, "an entropy bonus needs the entropy"
+        loss = loss - entropy_coef * (weights * torch.where(loss_mask, batch.entropy, 0.0)).sum()
+    if batch.ref_log_probs is not None:
+        ref_log_ratio = torch.where(loss_mask, batch.ref_log_probs, 0.0) - torch.where(loss_mask, batch.log_probs, 0.0)
+        ref_kl = estimate_kl(ref_log_ratio, estimator=ref_kl_estimator)
+        metrics["ref_kl"] = sum_over_loss_tokens(ref_kl, loss_mask)
+        loss = loss if ref_kl_coef == 0 else loss + ref_kl_coef * (weights * ref_kl).sum()
+    assert ref_kl_coef == 0 or batch.ref_log_probs is not None, "a reference KL needs reference log-probs"
+    return LossOutput(loss, metrics)

@@ -1,0 +1,49 @@
+"""The one place that knows which megatron-core this is, and what differs between 0.16 and 0.19."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from importlib.metadata import version
+
+from megacov.errors import ConfigError
+
+SUPPORTED = ((0, 16), (0, 19))
+
+
+def megatron_version() -> tuple[int, int]:
+    """Major and minor of the installed megatron-core.
+
+    Returns:
+        (major, minor).
+
+    Raises:
+        ConfigError: outside the supported range.
+    """
+    text = version("megatron-core")
+    found = tuple(int(part) for part in text.split(".")[:2])
+    if not SUPPORTED[0] <= found <= SUPPORTED[1]:
+        raise ConfigError(
+            f"megatron-core {text} is installed, but megacov runs on 0.16 to 0.19: install a version in that range."
+        )
+    return found[0], found[1]
+
+
+def has_transformer_engine() -> bool:
+    """Whether Transformer Engine can be imported; Megatron then offers its attention, norms and fused linears.
+
+    Returns:
+        True where the package is installed.
+    """
+    return importlib.util.find_spec("transformer_engine") is not None
+
+
+def quiet_import() -> None:
+    """Import Megatron-Core without its advice on packages and settings that users of megacov do not choose.
+
+    `megacov doctor` says once what is installed. What torch.distributed deprecates is Megatron's to follow.
+    """
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
+    import megatron.core.models.gpt
+    import megatron.core.optimizer  # noqa: F401

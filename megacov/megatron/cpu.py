@@ -1,0 +1,95 @@
+"""Megatron-Core on a CPU: the calls it makes to `torch.cuda` answered by the CPU, nothing of Megatron changed.
+
+Megatron-Core writes its device as `torch.cuda.current_device()` or `device="cuda"`. On a machine without a GPU, `install`
+replaces those entry points of torch, once per process, so that unmodified Megatron models, optimizers and pipeline
+schedules run over gloo. It refuses to run where CUDA works: there is nothing to stand in for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+# The tensor factories through which Megatron-Core writes device="cuda" or pin_memory=True.
+_FACTORIES = ("arange", "empty", "empty_like", "full", "ones", "rand", "randn", "tensor", "zeros", "zeros_like")
+
+_installed = False
+
+
+class _NoStream:
+    """Stands in for a CUDA stream or event: on a CPU everything is already in order."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def _is_cuda(device: object) -> bool:
+    return isinstance(device, int) or str(device).startswith("cuda")
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def create(*args: Any, **kwargs: Any) -> torch.Tensor:
+        device = kwargs.get("device")
+        if device is not None and _is_cuda(device):
+            kwargs["device"] = CPU
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return create
+
+
+def _cuda_spelling(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
+    """`Tensor.type()` answering "torch.cuda.FloatTensor": DistributedOptimizer sorts parameters by that string."""
+
+    @functools.wraps(tensor_type)
+    def type_(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        name = tensor_type(self, *args, **kwargs)
+        return name.replace("torch.", "torch.cuda.", 1) if not args and not kwargs and ".cuda." not in name else name
+
+    return type_
+
+
+def _install_devices() -> None:
+    for name in _FACTORIES:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
+    torch.Tensor.type = _cuda_spelling(torch.Tensor.type)  # type: ignore[method-assign, assignment]
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: CPU
+    cuda.set_device = lambda *args: None
+    cuda.synchronize = lambda *args: None
+    cuda.empty_cache = lambda: None
+    cuda.FloatTensor = torch.FloatTensor
+    cuda.current_stream = cuda.default_stream = lambda *args: _NoStream()
+    cuda.Stream = cuda.Event = lambda *args, **kwargs: _NoStream()
+    cuda.stream = lambda *args: contextlib.nullcontext()
+
+
+def _install_random() -> None:
+    """Route Megatron's random-state tracker to the CPU generator, so that dropout stays a function of its seed."""
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    cuda: Any = torch.cuda
+    cuda.manual_seed = torch.manual_seed
+    cuda.get_rng_state = lambda *args: torch.get_rng_state()
+    cuda.set_rng_state = lambda state, *args: torch.set_rng_state(state)
+    cuda.default_generators = (torch.default_generator,)
+    tracker: Any = megatron_random
+    tracker._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    tracker._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+
+
+def install() -> None:
+    """Make Megatron-Core's CUDA calls run on this process's CPU. Safe to call again; does nothing where CUDA works."""
+    global _installed
+    if _installed or torch.cuda.is_available():
+        return
+    _install_devices()
+    _install_random()
+    _installed = True

@@ -1,0 +1,256 @@
+"""A Megatron GPTModel from a Hugging Face configuration of the Qwen2 family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from torch import nn
+
+from megacov.config.rules import check_model
+from megacov.errors import ConfigError, DataError
+from megacov.megatron.compat import has_transformer_engine
+from megacov.megatron.layers import RMSNorm, SdpaCoreAttention
+
+FAMILIES = ("qwen2",)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a Hugging Face model that Megatron needs. `rope_theta` is the base period of the rotary embedding."""
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+
+
+def read_model_shape(path: str | Path) -> ModelShape:
+    """Read `config.json` of a Hugging Face model folder.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        Its sizes.
+
+    Raises:
+        DataError: no such folder, or no readable configuration in it.
+        ConfigError: a model family or a feature that cannot be laid into Megatron yet.
+    """
+    from transformers import AutoConfig
+
+    if not Path(path, "config.json").is_file():
+        raise DataError(f"model.path {path} has no config.json: give a Hugging Face model folder.")
+    try:
+        hf = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"model.path {path}: config.json cannot be read ({error}).") from error
+    if hf.model_type not in FAMILIES:
+        raise ConfigError(f"model.path {path} is a {hf.model_type} model; supported families: {', '.join(FAMILIES)}.")
+    rope = dict(getattr(hf, "rope_parameters", None) or {})
+    if rope.get("rope_type", "default") != "default":
+        raise ConfigError(f"model.path {path} scales its rotary embedding ({rope['rope_type']}); only default works.")
+    if getattr(hf, "use_sliding_window", False):
+        raise ConfigError(f"model.path {path} uses sliding-window attention; set use_sliding_window to false in it.")
+    return ModelShape(
+        num_layers=hf.num_hidden_layers,
+        hidden_size=hf.hidden_size,
+        ffn_hidden_size=hf.intermediate_size,
+        num_attention_heads=hf.num_attention_heads,
+        num_key_value_heads=hf.num_key_value_heads,
+        head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
+        vocab_size=hf.vocab_size,
+        max_position_embeddings=hf.max_position_embeddings,
+        rms_norm_eps=hf.rms_norm_eps,
+        rope_theta=float(rope.get("rope_theta") or getattr(hf, "rope_theta", 10000.0)),
+        tie_word_embeddings=bool(hf.tie_word_embeddings),
+    )
+
+
+def padded_vocab_size(vocab_size: int, *, divisible_by: int, tp_size: int) -> int:
+    """Vocabulary size with padding rows, so that every tensor-parallel rank holds the same number of whole rows.
+
+    Args:
+        vocab_size: of the model.
+        divisible_by: rows of one shard are a multiple of this.
+        tp_size: tensor-parallel size.
+
+    Returns:
+        The smallest multiple of divisible_by * tp_size that holds the vocabulary.
+    """
+    multiple = divisible_by * tp_size
+    return -(-vocab_size // multiple) * multiple
+
+
+def _sum_gradients(model: list[nn.Module], num_tokens: torch.Tensor | None, **kwargs: Any) -> None:
+    """Finalize gradients as plain sums: token weights already hold the global denominator, so nothing is divided."""
+    finalize_model_grads(model, None, **kwargs)
+
+
+def transformer_config(shape: ModelShape, *, tensor: int, pipeline: int, dtype: torch.dtype) -> TransformerConfig:
+    """Megatron's configuration of this model.
+
+    `calculate_per_token_loss` makes Megatron add the gradients of micro-batches and data-parallel ranks instead of
+    averaging them; `variable_seq_lengths` lets micro-batches differ in length between pipeline stages, which Megatron
+    grants only with the "alltoall" dispatcher, dense model or not. `perform_initialization` stays on although the weights
+    are loaded afterwards: without it Megatron does not mark sharded weights, and counts them once in the gradient norm.
+
+    Args:
+        shape: sizes of the model.
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size.
+        dtype: of parameters and activations.
+
+    Returns:
+        The configuration.
+    """
+    on_gpu = torch.cuda.is_available()
+    return TransformerConfig(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_key_value_heads,
+        kv_channels=shape.head_dim,
+        layernorm_epsilon=shape.rms_norm_eps,
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=True,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        use_cpu_initialization=not on_gpu,
+        bias_activation_fusion=on_gpu,
+        bias_dropout_fusion=on_gpu,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",
+        calculate_per_token_loss=True,
+        finalize_model_grads_func=_sum_gradients,
+    )
+
+
+def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> TransformerBlockSubmodules:
+    """Which modules the layers of this pipeline stage are made of.
+
+    Args:
+        config: the model's configuration.
+        transformer_engine: Transformer Engine's modules; else torch's, from `megacov.megatron.layers`.
+
+    Returns:
+        The block specification of this stage.
+    """
+    if transformer_engine:
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        spec, norm = get_gpt_layer_with_transformer_engine_spec(), TENorm
+    else:
+        spec, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
+        spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
+        spec.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
+    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=norm)
+
+
+def use_transformer_engine(choice: str) -> bool:
+    """Decide between Transformer Engine's modules and torch's.
+
+    Args:
+        choice: "auto" (where installed and CUDA works), "on" or "off".
+
+    Returns:
+        True for Transformer Engine.
+
+    Raises:
+        ConfigError: asked for where it cannot be imported.
+    """
+    if choice == "on" and not has_transformer_engine():
+        raise ConfigError(
+            "model.transformer_engine is on but transformer_engine cannot be imported: "
+            "install megacov[gpu], or set it to auto or off."
+        )
+    return choice == "on" or (choice == "auto" and has_transformer_engine() and torch.cuda.is_available())
+
+
+def build_model(
+    shape: ModelShape,
+    *,
+    tensor: int,
+    pipeline: int,
+    dtype: str,
+    vocab_divisible_by: int,
+    transformer_engine: str,
+) -> DistributedDataParallel:
+    """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are uninitialised.
+
+    Args:
+        shape: sizes of the model.
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size.
+        dtype: "float32" or "bfloat16".
+        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+        transformer_engine: "auto", "on" or "off".
+
+    Returns:
+        The shard in Megatron's DistributedDataParallel.
+
+    Raises:
+        ConfigError: heads, layers or feed-forward size cannot be split that way.
+    """
+    check_model(
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        num_layers=shape.num_layers,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        tensor=tensor,
+        pipeline=pipeline,
+    )
+    config = transformer_config(shape, tensor=tensor, pipeline=pipeline, dtype=DTYPES[dtype])
+    model: nn.Module = GPTModel(
+        config,
+        layer_spec(config, transformer_engine=use_transformer_engine(transformer_engine)),
+        vocab_size=padded_vocab_size(shape.vocab_size, divisible_by=vocab_divisible_by, tp_size=tensor),
+        max_sequence_length=shape.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        position_embedding_type="rope",
+        rotary_base=shape.rope_theta,
+        share_embeddings_and_output_weights=shape.tie_word_embeddings,
+    )
+    if torch.cuda.is_available():
+        model = model.cuda()
+    if config.bf16:
+        model = Float16Module(config, model)
+    return DistributedDataParallel(
+        config,
+        DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
+        model,
+    )

@@ -1,0 +1,72 @@
+"""Megatron's distributed Adam and its learning-rate schedule, from plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Adam and its schedule. Steps count optimizer updates; `clip_grad` is a global L2 norm, 0 for none."""
+
+    lr: float
+    min_lr: float
+    warmup_steps: int
+    decay: str
+    decay_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_grad: float
+
+
+def build_optimizer(
+    model: DistributedDataParallel, settings: AdamSettings, *, dtype: torch.dtype
+) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
+    """A distributed Adam (states sharded over data-parallel ranks) with its schedule.
+
+    Collectives: none beyond Megatron's own group look-ups. Weights must be loaded before: bf16 training copies them
+    into float32 main parameters here.
+
+    Args:
+        model: this rank's shard.
+        settings: of Adam and the schedule.
+        dtype: of the parameters.
+
+    Returns:
+        The optimizer and its schedule.
+    """
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.lr,
+        min_lr=settings.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        adam_eps=settings.eps,
+        clip_grad=settings.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=settings.lr,
+        min_lr=settings.min_lr,
+        lr_warmup_steps=settings.warmup_steps,
+        lr_decay_steps=max(settings.decay_steps, settings.warmup_steps + 1),
+        lr_decay_style=settings.decay,
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
+        wd_incr_steps=max(settings.decay_steps, 1),
+        wd_incr_style="constant",
+    )
+    return optimizer, scheduler

@@ -1,0 +1,182 @@
+"""The policy: a sharded model with its optimizer, and the four things a trainer does with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
+
+from megacov.errors import NumericsError
+from megacov.megatron.forward_step import (
+    LogitsReader,
+    TokenLoss,
+    TokenStatistics,
+    forward_backward,
+    forward_only,
+    make_reader,
+)
+from megacov.megatron.model import DTYPES, ModelShape, build_model, read_model_shape
+from megacov.megatron.optimizer import AdamSettings, build_optimizer
+from megacov.megatron.weights import gather_hf_weights, load_hf_weights
+from megacov.parallel.groups import ParallelGroups
+from megacov.types import LossOutput, MicroBatch
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """One optimizer step: global gradient norm before clipping, learning rate used, and the last stage's losses."""
+
+    grad_norm: float
+    lr: float
+    outputs: list[LossOutput]
+
+
+@dataclass
+class Policy:
+    """This rank's shard of the policy. Every method is a collective: all ranks call it, in the same order."""
+
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+    shape: ModelShape
+    groups: ParallelGroups
+    reader: LogitsReader
+    reference: list[Tensor] | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[TokenStatistics]:
+        """Log-probs and entropy under the current weights, forward only.
+
+        Args:
+            micro_batches: of this data-parallel rank.
+
+        Returns:
+            One record a micro-batch on the last pipeline stage, nothing on the others.
+        """
+        return forward_only(self.model, micro_batches, self.reader)
+
+    def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Log-probs under the weights the run began with, forward only.
+
+        Args:
+            micro_batches: of this data-parallel rank.
+
+        Returns:
+            [t] float32 a micro-batch on the last pipeline stage, nothing on the others.
+        """
+        with self._reference_weights():
+            return [statistics.log_probs for statistics in self.log_probs(micro_batches)]
+
+    @contextmanager
+    def _reference_weights(self) -> Iterator[None]:
+        """The model holds the reference weights inside, and its own again after."""
+        assert self.reference is not None, "built without a reference"
+        own = [parameter.detach().clone() for parameter in self.model.parameters()]
+        _copy_into(self.model, self.reference)
+        try:
+            yield
+        finally:
+            _copy_into(self.model, own)
+
+    def update(self, micro_batches: Sequence[MicroBatch], token_loss: TokenLoss, *, entropy_grad: bool) -> UpdateResult:
+        """One optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
+
+        Args:
+            micro_batches: of this data-parallel rank.
+            token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
+            entropy_grad: whether entropy carries a gradient.
+
+        Returns:
+            Gradient norm, learning rate and this rank's losses.
+
+        Raises:
+            NumericsError: the gradient norm is not finite; raised on every rank, before any weight changes.
+        """
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        outputs = forward_backward(self.model, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
+        # `step` computes this norm again. The check costs one pass over the gradient shard, and is the only moment
+        # at which all ranks know the same number while the weights are still good.
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise NumericsError(
+                f"the gradient norm is {grad_norm}: the update was not applied; "
+                "lower optimizer.lr or look at the rewards and log-probs of this step."
+            )
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        self.scheduler.step(increment=1)
+        return UpdateResult(grad_norm, lr, outputs)
+
+    def hf_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole model by Hugging Face name; every rank iterates to the end, only rank 0 receives tensors.
+
+        Returns:
+            Iterator of (name, tensor on the CPU).
+        """
+        return gather_hf_weights(self.model, self.shape, self.groups)
+
+
+@torch.no_grad()
+def _copy_into(model: torch.nn.Module, values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(model.parameters(), values, strict=True):
+        parameter.copy_(value)
+
+
+def build_policy(
+    path: str | Path,
+    groups: ParallelGroups,
+    settings: AdamSettings,
+    *,
+    dtype: str,
+    vocab_divisible_by: int,
+    transformer_engine: str,
+    temperature: float,
+    with_reference: bool,
+) -> Policy:
+    """Build this rank's shard, fill it from a Hugging Face folder, and give it an optimizer.
+
+    Args:
+        path: Hugging Face model folder (config.json and safetensors).
+        groups: of this rank.
+        settings: of Adam and its schedule.
+        dtype: "float32" or "bfloat16".
+        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+        transformer_engine: "auto", "on" or "off".
+        temperature: of the rollout; log-probs and entropy are taken at it.
+        with_reference: keep a copy of the first weights for a reference-KL term.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ConfigError: the model cannot be split that way.
+        DataError: the folder is missing or its weights do not fit its configuration.
+    """
+    shape = read_model_shape(path)
+    model = build_model(
+        shape,
+        tensor=groups.tp_size,
+        pipeline=groups.pp_size,
+        dtype=dtype,
+        vocab_divisible_by=vocab_divisible_by,
+        transformer_engine=transformer_engine,
+    )
+    load_hf_weights(model, path, shape, groups)
+    optimizer, scheduler = build_optimizer(model, settings, dtype=DTYPES[dtype])
+    reference = [parameter.detach().clone() for parameter in model.parameters()] if with_reference else None
+    reader = make_reader(groups, vocab_size=shape.vocab_size, temperature=temperature)
+    return Policy(model, optimizer, scheduler, shape, groups, reader, reference)

@@ -1,0 +1,114 @@
+"""Process groups: torch.distributed and Megatron's parallel state, handed on as one frozen `ParallelGroups`."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megacov.errors import ConfigError
+from megacov.megatron import cpu
+from megacov.parallel.groups import ParallelGroups
+
+
+def select_backend(backend: str) -> str:
+    """The collective backend for this machine.
+
+    Args:
+        backend: "auto", "gloo" or "nccl".
+
+    Returns:
+        "nccl" or "gloo".
+
+    Raises:
+        ConfigError: NCCL asked for where CUDA does not work.
+    """
+    if backend == "nccl" and not torch.cuda.is_available():
+        raise ConfigError("parallel.backend is nccl but torch sees no CUDA device: set parallel.backend=gloo or auto.")
+    if backend == "auto":
+        return "nccl" if torch.cuda.is_available() else "gloo"
+    return backend
+
+
+def join_job(
+    *, backend: str, timeout_s: float, rank: int, local_rank: int, world_size: int, init_method: str
+) -> None:
+    """Make this process a rank of the job.
+
+    Collectives: a rendezvous of all ranks.
+
+    Args:
+        backend: "auto", "gloo" or "nccl".
+        timeout_s: seconds after which a collective that waits for a dead peer fails.
+        rank: of this process in the job.
+        local_rank: of this process on its node; its CUDA device.
+        world_size: ranks in the job.
+        init_method: of `torch.distributed.init_process_group` ("env://" or "file://...").
+
+    Raises:
+        ConfigError: the backend cannot run here.
+    """
+    chosen = select_backend(backend)
+    if chosen == "nccl":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        chosen, init_method=init_method, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def lay_out_ranks(*, tensor: int, pipeline: int, timeout_s: float, seed: int) -> ParallelGroups:
+    """Arrange the ranks of the job as Megatron does (order tp-cp-ep-dp-pp), and seed its random states.
+
+    Collectives: group creation on all ranks, in Megatron's order.
+
+    Args:
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size; the data-parallel size is what remains.
+        timeout_s: seconds after which a collective that waits for a dead peer fails.
+        seed: of Megatron's model-parallel random states (dropout).
+
+    Returns:
+        The groups this rank belongs to.
+
+    Raises:
+        ConfigError: the sizes do not divide the number of ranks.
+    """
+    world_size = dist.get_world_size()
+    if world_size % (tensor * pipeline) != 0:
+        raise ConfigError(
+            f"{world_size} ranks cannot be split into parallel.tensor={tensor} x parallel.pipeline={pipeline}: "
+            "start a multiple of their product."
+        )
+    cpu.install()
+    from megatron.core import parallel_state, tensor_parallel
+
+    parallel_state.initialize_model_parallel(
+        tensor,
+        pipeline,
+        distributed_timeout_minutes=math.ceil(timeout_s / 60),
+        create_gloo_process_groups=False,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return ParallelGroups(
+        world=dist.group.WORLD,
+        tp=parallel_state.get_tensor_model_parallel_group(),
+        pp=parallel_state.get_pipeline_model_parallel_group(),
+        dp=parallel_state.get_data_parallel_group(),
+        dp_cp=parallel_state.get_data_parallel_group(with_context_parallel=True),
+    )
+
+
+def leave_layout() -> None:
+    """Forget the arrangement of the ranks, so that the same job can be laid out anew."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+
+
+def leave_job() -> None:
+    """Leave the job. Safe to call on a process that never joined."""
+    if dist.is_initialized():
+        leave_layout()
+        dist.destroy_process_group()

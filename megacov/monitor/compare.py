@@ -1,0 +1,230 @@
+"""Reads finished (or running) runs back from their folders and compares entropy at equal reward.
+
+Entropy falls as reward rises whatever the algorithm, so entropy at the same step favours whoever learns more slowly.
+The fair figure is the entropy that is left when the reward first reaches a given value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from megacov.errors import DataError
+
+REWARD_TAG = "reward/mean"
+ENTROPY_TAG = "entropy/token_mean"
+SMOOTHING_WINDOW = 5
+"""Logged steps in the centred moving average of reward and entropy."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """The curves of one run, at the steps where both are logged.
+
+    label: run.name without a trailing _seed<k>; runs of one label and loss are seeds of one algorithm.
+    loss: algorithm.loss.name.
+    steps, rewards, entropies: [number of logged steps].
+    """
+
+    name: str
+    label: str
+    seed: int
+    loss: str
+    steps: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    entropies: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Where the smoothed reward first reaches the target, and the smoothed entropy there, in nats."""
+
+    step: int
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One row of a comparison: a run, or the means over the seeds of an algorithm.
+
+    first and last values are single logged steps, unsmoothed; entropies in nats.
+    crossing_step, entropy_at_reward: of the crossing; means over the runs that reached the target, None if none did.
+    """
+
+    num_steps: float
+    first_reward: float
+    last_reward: float
+    first_entropy: float
+    last_entropy: float
+    crossing_step: float | None
+    entropy_at_reward: float | None
+    num_reached: int
+    num_runs: int
+
+    @property
+    def fall_factor(self) -> float:
+        """First entropy over last entropy."""
+        return self.first_entropy / self.last_entropy if self.last_entropy > 0 else math.inf
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run folder: config.yaml and tensorboard/.
+
+    Args:
+        directory: RUN, as `megacov train` leaves it.
+
+    Returns:
+        The run, with at least one step.
+
+    Raises:
+        DataError: the folder is missing, is no run, or has logged nothing yet.
+    """
+    name, seed, loss = _read_config(directory)
+    rewards, entropies = _read_scalars(directory / "tensorboard")
+    steps = [step for step in sorted(rewards.keys() & entropies.keys()) if _is_finite(rewards[step], entropies[step])]
+    if not steps:
+        raise DataError(f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first.")
+    return Run(
+        name=name,
+        label=re.sub(r"_seed\d+$", "", name),
+        seed=seed,
+        loss=loss,
+        steps=np.array(steps, dtype=np.int64),
+        rewards=np.array([rewards[step] for step in steps]),
+        entropies=np.array([entropies[step] for step in steps]),
+    )
+
+
+def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
+    """Put the seeds of one algorithm together.
+
+    Args:
+        runs: in any order.
+
+    Returns:
+        Groups in order of first appearance, each sorted by seed.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.label, run.loss), []).append(run)
+    return [sorted(group, key=lambda run: (run.seed, run.name)) for group in groups.values()]
+
+
+def smooth(values: NDArray[np.float64], window: int = SMOOTHING_WINDOW) -> NDArray[np.float64]:
+    """Centred moving average; near the ends, over the values that are there.
+
+    Args:
+        values: [n].
+        window: odd number of values.
+
+    Returns:
+        [n].
+    """
+    if len(values) == 0:
+        return values
+    kernel = np.ones(window)
+    half = window // 2
+    sums = np.convolve(values, kernel)[half : half + len(values)]
+    counts = np.convolve(np.ones(len(values)), kernel)[half : half + len(values)]
+    return sums / counts
+
+
+def find_crossing(run: Run, reward: float) -> Crossing | None:
+    """Where a run's smoothed reward first reaches a target.
+
+    Args:
+        run: to look at.
+        reward: the target.
+
+    Returns:
+        The step and the smoothed entropy there; None if the target is never reached.
+    """
+    reached = np.flatnonzero(smooth(run.rewards) >= reward)
+    if len(reached) == 0:
+        return None
+    return Crossing(step=int(run.steps[reached[0]]), entropy=float(smooth(run.entropies)[reached[0]]))
+
+
+def summarise(runs: Sequence[Run], reward: float) -> Summary:
+    """The row of one run, or of the seeds of one algorithm.
+
+    Args:
+        runs: at least one.
+        reward: target for the entropy at equal reward.
+
+    Returns:
+        Means over the runs.
+    """
+    crossings = [crossing for run in runs if (crossing := find_crossing(run, reward)) is not None]
+    return Summary(
+        num_steps=_mean(len(run.steps) for run in runs),
+        first_reward=_mean(run.rewards[0] for run in runs),
+        last_reward=_mean(run.rewards[-1] for run in runs),
+        first_entropy=_mean(run.entropies[0] for run in runs),
+        last_entropy=_mean(run.entropies[-1] for run in runs),
+        crossing_step=_mean(crossing.step for crossing in crossings) if crossings else None,
+        entropy_at_reward=_mean(crossing.entropy for crossing in crossings) if crossings else None,
+        num_reached=len(crossings),
+        num_runs=len(runs),
+    )
+
+
+def entropy_ratio(summary: Summary, baseline: Summary) -> float | None:
+    """Entropy at equal reward, over the baseline's.
+
+    Args:
+        summary: of a run or group.
+        baseline: of the group to compare with.
+
+    Returns:
+        The ratio; None unless both reached the reward.
+    """
+    if summary.entropy_at_reward is None or not baseline.entropy_at_reward:
+        return None
+    return summary.entropy_at_reward / baseline.entropy_at_reward
+
+
+def _read_config(directory: Path) -> tuple[str, int, str]:
+    path = directory / "config.yaml"
+    if not directory.is_dir():
+        raise DataError(f"{directory} is not a folder: give the folder of a run, such as runs/<name>.")
+    if not path.is_file():
+        raise DataError(f"{directory} has no config.yaml: give the folder of a run, such as runs/<name>.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not tell run.name, run.seed and algorithm.loss.name:"
+            " restore the file that `megacov train` wrote there."
+        ) from error
+
+
+def _read_scalars(directory: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """Reward and entropy by step; of a step that was logged twice, the later."""
+    if not any(directory.glob("events.out.tfevents.*")):
+        raise DataError(f"{directory} has no TensorBoard events: the run has not started, or its folder was emptied.")
+    # 0 keeps every scalar; the default would thin them out. Everything else is not needed.
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 1, "tensors": 1})
+    logged = set(events.Reload().Tags()["scalars"])
+    rewards, entropies = (
+        {event.step: event.value for event in events.Scalars(tag)} if tag in logged else {}
+        for tag in (REWARD_TAG, ENTROPY_TAG)
+    )
+    return rewards, entropies
+
+
+def _is_finite(*values: float) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,181 @@
+"""Entropy, mismatch, policy, reward and rollout metrics, under their tags.
+
+t: response tokens of this rank, laid flat; n: samples of the rollout batch. Sums are float64; a function that talks
+to other ranks does so in one message of sums, and one of extremes where it has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from megacov.ops.masked import exact_sum_parts
+from megacov.parallel.collectives import all_reduce_max, all_reduce_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+    from megacov.types import Sample
+
+
+def masked_means(terms: Mapping[str, tuple[Tensor, Tensor]], *, group: ProcessGroup | None) -> dict[str, Tensor]:
+    """Means of several quantities, each over tokens of its own, in one message; bit-equal in every parallel layout.
+
+    Args:
+        terms: (values, mask) by name, [t] float or bool and [t] bool; the same names in the same order on all ranks.
+            NaN outside the mask is ignored.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        The means, scalar float64, under the same names and in their order; NaN over no token.
+
+    Collectives: group: SUM [number of names, 3] float64.
+    """
+    parts = [torch.cat([exact_sum_parts(values, mask), mask.sum().double().view(1)]) for values, mask in terms.values()]
+    coarse, fine, counts = all_reduce_sum(torch.stack(parts), group=group).unbind(1)
+    return dict(zip(terms, (coarse + fine) / counts, strict=True))
+
+
+def entropy_means(
+    entropies: Mapping[str, Tensor],
+    sample_ids: Tensor,
+    loss_mask: Tensor,
+    *,
+    num_samples: int,
+    group: ProcessGroup | None,
+) -> dict[str, Tensor]:
+    """Token mean and sequence mean of the entropy at one or several temperatures.
+
+    Sequences without a loss token are left out. A sequence may be spread over ranks.
+
+    Args:
+        entropies: [t] float nats each, by the ending of its tags: "" at the rollout temperature, "_t1" at 1.
+        sample_ids: [t] int64, the sample that each token belongs to, in [0, num_samples).
+        loss_mask: [t] bool.
+        num_samples: n, over all ranks.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        `entropy/token_mean<ending>` and `entropy/sequence_mean<ending>`, scalar float64.
+
+    Collectives: group: SUM [number of entropies + 1, n] float64.
+    """
+    masked = [torch.where(loss_mask, values.detach().double(), 0.0) for values in entropies.values()]
+    table = torch.stack([*masked, loss_mask.double()])
+    sums = table.new_zeros(len(table), num_samples).index_add(1, sample_ids, table)
+    *entropy_sums, counts = all_reduce_sum(sums, group=group)
+    num_sequences = (counts > 0).sum()
+    metrics = {}
+    for ending, per_sample in zip(entropies, entropy_sums, strict=True):
+        metrics[f"entropy/token_mean{ending}"] = per_sample.sum() / counts.sum()
+        metrics[f"entropy/sequence_mean{ending}"] = (per_sample / counts.clamp(min=1)).sum() / num_sequences
+    return metrics
+
+
+def mismatch_metrics(
+    old_log_probs: Tensor, rollout_log_probs: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None
+) -> dict[str, Tensor]:
+    """How far the trainer's log-probs are from those that the rollout server sampled with.
+
+    With m = rollout - old on tokens of the rollout: k1 = m and k3 = exp(-m) - 1 + m estimate KL(rollout || trainer).
+
+    Args:
+        old_log_probs: [t] float, recomputed by the trainer; read only.
+        rollout_log_probs: [t] float, the server's; read only.
+        loss_mask: [t] bool.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        `rollout/mismatch_*`, scalar float64.
+
+    Collectives: group: SUM [3, 3] float64, MAX [1] float64.
+    """
+    m = (rollout_log_probs.detach().double() - old_log_probs.detach().double()).where(loss_mask, 0.0)
+    values = {"mismatch_k1": m, "mismatch_k1_abs": m.abs(), "mismatch_k3": torch.expm1(-m) + m}
+    means = masked_means({f"rollout/{name}": (value, loss_mask) for name, value in values.items()}, group=group)
+    # The appended 0 stands for a rank without tokens.
+    largest = torch.cat([m.abs(), m.new_zeros(1)]).max().view(1)
+    return {**means, "rollout/mismatch_max": all_reduce_max(largest, group=group).squeeze(0)}
+
+
+def policy_means(
+    metric_sums: Mapping[str, Tensor], *, num_tokens: int, group: ProcessGroup | None
+) -> dict[str, Tensor]:
+    """Turn `LossOutput.metrics`, added up over this rank's micro-batches, into means over the loss tokens of a step.
+
+    Args:
+        metric_sums: scalar float64 each; the same names on all ranks.
+        num_tokens: loss tokens of the step over all ranks.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        `policy/<name>`, scalar float64.
+
+    Collectives: group: SUM [number of names] float64.
+    """
+    names = sorted(metric_sums)
+    means = all_reduce_sum(torch.stack([metric_sums[name] for name in names]), group=group) / num_tokens
+    return {f"policy/{name}": mean for name, mean in zip(names, means, strict=True)}
+
+
+def reward_metrics(
+    rewards: Tensor, group_ids: Tensor, *, best_reward: float = 1.0, worst_reward: float = 0.0
+) -> dict[str, float]:
+    """How well the responses were judged. Every rank knows all rewards, so nothing is sent.
+
+    Args:
+        rewards: [n] float, of every judged response.
+        group_ids: [n] int64, equal for responses to one prompt.
+        best_reward: reward at which a response is right.
+        worst_reward: reward at which a response is wrong.
+
+    Returns:
+        `reward/*`.
+    """
+    values = rewards.double()
+    _, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    right, wrong = (values >= best_reward).double(), (values <= worst_reward).double()
+    num_right, num_wrong = (values.new_zeros(len(sizes)).index_add(0, group, hits) for hits in (right, wrong))
+    return {
+        "reward/mean": values.mean().item(),
+        "reward/std": values.std(correction=0).item(),
+        "reward/min": values.min().item(),
+        "reward/max": values.max().item(),
+        "reward/all_right_groups": (num_right == sizes).double().mean().item(),
+        "reward/all_wrong_groups": (num_wrong == sizes).double().mean().item(),
+    }
+
+
+def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """Lengths and endings of the responses.
+
+    Args:
+        samples: at least one.
+
+    Returns:
+        `rollout/length_mean`, `rollout/length_max`, `rollout/truncated_fraction` and `rollout/aborted`.
+    """
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    endings = [sample.completion.finish_reason for sample in samples]
+    return {
+        "rollout/length_mean": sum(lengths) / len(samples),
+        "rollout/length_max": max(lengths),
+        "rollout/truncated_fraction": endings.count("length") / len(samples),
+        "rollout/aborted": endings.count("abort"),
+    }
+
+
+def entropy_before_filter(samples: Sequence[Sample]) -> dict[str, float]:
+    """Entropy of everything sampled, without a forward pass over what is dropped: E[-log p] is the entropy.
+
+    Args:
+        samples: all of them, dropped groups included, with at least one token.
+
+    Returns:
+        `entropy/token_mean_before_filter`, nats.
+    """
+    log_probs = [log_prob for sample in samples for log_prob in sample.completion.log_probs]
+    return {"entropy/token_mean_before_filter": -sum(log_probs) / len(log_probs)}

@@ -1,0 +1,217 @@
+"""The one table of everything a run logs. A tag that is not here cannot be written.
+
+`python -m megacov.monitor.tags > docs/metrics.md` renders the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Denominator = Literal["tokens", "sequences", "groups", "none"]
+Kind = Literal["scalar", "histogram", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One metric.
+
+    name: `section/metric`, as TensorBoard shows it.
+    meaning: one sentence.
+    unit: of the value; "share" is a fraction in [0, 1].
+    denominator: what the value is a mean over; "none" for sums, extremes and settings.
+    kind: how TensorBoard stores it.
+    """
+
+    name: str
+    meaning: str
+    unit: str
+    denominator: Denominator
+    kind: Kind = "scalar"
+
+
+# "Tokens" are loss tokens of the whole step: every rank, every micro-batch.
+_TABLE = (
+    Tag("run/config", "The resolved configuration.", "YAML", "none", "text"),
+    # entropy: of the policy before the first update of the step.
+    Tag("entropy/token_mean", "Entropy at the rollout temperature; every token counts alike.", "nats", "tokens"),
+    Tag(
+        "entropy/sequence_mean", "Entropy at the rollout temperature; every response counts alike.", "nats", "sequences"
+    ),
+    Tag("entropy/token_mean_t1", "Entropy at temperature 1; every token counts alike.", "nats", "tokens"),
+    Tag("entropy/sequence_mean_t1", "Entropy at temperature 1; every response counts alike.", "nats", "sequences"),
+    Tag(
+        "entropy/token_mean_before_filter",
+        "Mean of -log_prob of the sampled tokens, dropped groups included: an estimate from the rollout's log-probs.",
+        "nats",
+        "tokens",
+    ),
+    # cov: (log_prob - mean log_prob) * (advantage - mean advantage) of each token, in the selection scope.
+    Tag("cov/mean", "Mean covariance; above 0, the update lowers the entropy.", "nats", "tokens"),
+    Tag("cov/std", "Standard deviation of the covariance.", "nats", "tokens"),
+    Tag("cov/top_0.02pct", "Mean covariance of the top 0.02 % of the tokens.", "nats", "tokens"),
+    Tag("cov/top_0.2pct", "Mean covariance of the top 0.2 % of the tokens.", "nats", "tokens"),
+    Tag("cov/top_2pct", "Mean covariance of the top 2 % of the tokens.", "nats", "tokens"),
+    Tag("cov/top_20pct", "Mean covariance of the top 20 % of the tokens.", "nats", "tokens"),
+    Tag("cov/top_50pct", "Mean covariance of the top 50 % of the tokens.", "nats", "tokens"),
+    Tag("cov/quadrant_pos_adv_high_lp", "Advantage > 0, log-prob at or above the mean: sharpens.", "share", "tokens"),
+    Tag("cov/quadrant_pos_adv_low_lp", "Advantage > 0, log-prob below the mean: flattens.", "share", "tokens"),
+    Tag("cov/quadrant_neg_adv_high_lp", "Advantage < 0, log-prob at or above the mean: flattens.", "share", "tokens"),
+    Tag("cov/quadrant_neg_adv_low_lp", "Advantage < 0, log-prob below the mean: sharpens.", "share", "tokens"),
+    Tag(
+        "cov/histogram", "Covariance of all tokens, in bins that grow with the magnitude.", "nats", "none", "histogram"
+    ),
+    # selection: the tokens that the covariance method acts on.
+    Tag("selection/count", "Selected tokens of one update.", "tokens", "none"),
+    Tag("selection/effective_ratio", "Selected tokens over all tokens of the scope.", "share", "tokens"),
+    Tag("selection/threshold", "Smallest selected score; of selections by rank.", "nats", "none"),
+    Tag(
+        "selection/margin", "Smallest selected score minus the largest left out; of selections by rank.", "nats", "none"
+    ),
+    Tag(
+        "selection/band_population", "Tokens that Clip-Cov draws from: in the band, not yet clipped.", "tokens", "none"
+    ),
+    Tag(
+        "selection/overlap_micro_batch",
+        "Selected tokens that a selection per micro-batch and rank would also have picked, over selected tokens.",
+        "share",
+        "tokens",
+    ),
+    Tag(
+        "selection/quadrant_pos_adv_high_lp",
+        "Selected tokens in this quadrant, over selected tokens.",
+        "share",
+        "tokens",
+    ),
+    Tag(
+        "selection/quadrant_pos_adv_low_lp",
+        "Selected tokens in this quadrant, over selected tokens.",
+        "share",
+        "tokens",
+    ),
+    Tag(
+        "selection/quadrant_neg_adv_high_lp",
+        "Selected tokens in this quadrant, over selected tokens.",
+        "share",
+        "tokens",
+    ),
+    Tag(
+        "selection/quadrant_neg_adv_low_lp",
+        "Selected tokens in this quadrant, over selected tokens.",
+        "share",
+        "tokens",
+    ),
+    # policy: d = log_prob - old log_prob, where old is the policy before the first update of the step.
+    Tag(
+        "policy/loss",
+        "The loss that is minimised, with its terms; the aggregation mode sets what it is a mean over.",
+        "-",
+        "none",
+    ),
+    Tag("policy/k1", "Mean of -d: unbiased for KL(old || new).", "nats", "tokens"),
+    Tag("policy/k1_abs", "Mean of |d|.", "nats", "tokens"),
+    Tag("policy/k3", "Mean of exp(d) - 1 - d: unbiased for KL(old || new), never below 0.", "nats", "tokens"),
+    Tag("policy/ratio", "Mean of the importance ratio exp(d); near 1.", "-", "tokens"),
+    Tag("policy/ppo_clip_fraction", "Tokens whose ratio is cut by PPO's range.", "share", "tokens"),
+    Tag(
+        "policy/dual_clip_fraction",
+        "Tokens of negative advantage whose ratio is cut by the dual clip.",
+        "share",
+        "tokens",
+    ),
+    Tag("policy/cov_clip_fraction", "Tokens that Clip-Cov takes out of the update.", "share", "tokens"),
+    Tag("policy/kl_selected_fraction", "Tokens that KL-Cov penalises.", "share", "tokens"),
+    Tag("policy/kl_penalty", "KL-Cov's penalty with its coefficient, 0 at tokens not selected.", "nats", "tokens"),
+    Tag("policy/ref_kl", "Estimate of KL(new || reference).", "nats", "tokens"),
+    Tag("policy/grad_norm", "Norm of the gradient before clipping.", "-", "none"),
+    Tag("policy/lr", "Learning rate.", "-", "none"),
+    # reward: of every judged response, those of groups that filtering then drops included.
+    Tag("reward/mean", "Mean reward.", "reward", "sequences"),
+    Tag("reward/std", "Standard deviation of the reward over all responses.", "reward", "sequences"),
+    Tag("reward/min", "Lowest reward.", "reward", "none"),
+    Tag("reward/max", "Highest reward.", "reward", "none"),
+    Tag("reward/all_right_groups", "Groups in which every response has the best reward.", "share", "groups"),
+    Tag("reward/all_wrong_groups", "Groups in which every response has the worst reward.", "share", "groups"),
+    # rollout
+    Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
+    Tag("rollout/length_max", "Length of the longest response.", "tokens", "none"),
+    Tag("rollout/truncated_fraction", "Responses cut at the maximum length.", "share", "sequences"),
+    Tag(
+        "rollout/mismatch_k1",
+        "Mean of rollout log_prob - old log_prob: unbiased for KL(rollout || trainer).",
+        "nats",
+        "tokens",
+    ),
+    Tag("rollout/mismatch_k1_abs", "Mean of |rollout log_prob - old log_prob|.", "nats", "tokens"),
+    Tag("rollout/mismatch_max", "Largest |rollout log_prob - old log_prob|.", "nats", "none"),
+    Tag("rollout/mismatch_k3", "Unbiased for KL(rollout || trainer), never below 0.", "nats", "tokens"),
+    Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
+    Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
+    Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),
+    Tag("rollout/aborted", "Responses that the server aborted.", "responses", "none"),
+    Tag(
+        "rollout/version_lag",
+        "Mean number of updates between the weights that sampled a token and the current ones.",
+        "versions",
+        "tokens",
+    ),
+    Tag("rollout/version_lag_max", "Largest such number.", "versions", "none"),
+    # perf: of one step; times are rank 0's, on the wall clock.
+    Tag("perf/step_s", "The whole step.", "s", "none"),
+    Tag("perf/rollout_s", "Sampling and judging.", "s", "none"),
+    Tag("perf/log_probs_s", "Forward-only passes: old log-probs, entropy, reference.", "s", "none"),
+    Tag("perf/selection_s", "Covariance and selection, with their forward-only passes.", "s", "none"),
+    Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),
+    Tag("perf/weight_sync_s", "Writing, sending and loading new weights.", "s", "none"),
+    Tag("perf/tokens_per_s", "Prompt and response tokens of the step per second of the step.", "tokens/s", "none"),
+    Tag("perf/tokens_per_s_per_rank", "The same over the number of ranks.", "tokens/s", "none"),
+    Tag(
+        "perf/memory_bytes",
+        "Largest peak over the ranks: of the device's memory, or of the process where there is none.",
+        "bytes",
+        "none",
+    ),
+)
+
+TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
+
+_SECTIONS = {
+    "run": "What the run was asked to do.",
+    "entropy": "Entropy of the policy over the whole vocabulary, before the first update of the step.",
+    "cov": "`(log_prob - mean log_prob) * (advantage - mean advantage)` of each token, means over the selection scope.",
+    "selection": "The tokens that the covariance method acts on.",
+    "policy": "The update. `d = log_prob - old log_prob`; old is the policy before the first update of the step.",
+    "reward": "Every judged response, those of groups that filtering then drops included.",
+    "rollout": "How the responses came about.",
+    "perf": "One step, in rank 0's wall-clock time.",
+}
+
+
+def render_markdown() -> str:
+    """The table as the text of docs/metrics.md.
+
+    Returns:
+        Markdown, ending in a newline.
+    """
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Rendered by `python -m megacov.monitor.tags > docs/metrics.md`: change megacov/monitor/tags.py. -->",
+        "",
+        'Every tag that a run may write to `RUN/tensorboard`; writing another one is an error. "Mean over" is the',
+        "denominator: loss *tokens*, *sequences* (responses) or *groups* (responses to one prompt) of the whole step,",
+        "over all micro-batches and ranks; *none* marks sums, extremes and settings. A tag whose value would have no",
+        "meaning in a run is absent from it, as PPO's clip fraction is under KL-Cov.",
+    ]
+    for section, sentence in _SECTIONS.items():
+        lines += ["", f"## {section}", "", sentence, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
+        lines += [
+            f"| `{tag.name}` | {tag.meaning.replace('|', chr(92) + '|')} | {tag.unit} | {tag.denominator} |"
+            for tag in _TABLE
+            if tag.name.startswith(f"{section}/")
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(render_markdown(), end="")

@@ -1,0 +1,165 @@
+"""Writes a run's metrics for TensorBoard, under declared tags only, with entropy and reward on a page of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.utils.tensorboard import SummaryWriter
+
+from megacov.errors import DataError
+from megacov.monitor.tags import TAGS, Kind
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from megacov.monitor.covariance_metrics import Histogram
+
+
+def _chart(*tags: str) -> list[object]:
+    """One chart with a line per tag. TensorBoard reads them as patterns that match a tag's beginning, hence the $."""
+    return ["Multiline", [f"{tag}$" for tag in tags]]
+
+
+CUSTOM_SCALARS = {
+    "Entropy and reward": {
+        "reward": _chart("reward/mean"),
+        "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
+        "covariance by tail (nats)": _chart(*(tag for tag in TAGS if tag.startswith("cov/top_"))),
+        "restrained tokens (share)": _chart("policy/ppo_clip_fraction", "selection/effective_ratio"),
+    }
+}
+
+_inherited_hook = threading.excepthook
+
+
+class MetricWriter:
+    """One TensorBoard event file, with its custom-scalars page laid out. Only one rank of a run has a writer.
+
+    Args:
+        directory: made if it is missing.
+
+    Raises:
+        DataError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._is_broken = False
+        threading.excepthook = _report_thread_failure
+        with self._disk():
+            self._writer = SummaryWriter(str(directory))
+            self._writer.add_custom_scalars(CUSTOM_SCALARS)
+
+    def write_scalars(self, scalars: Mapping[str, float | Tensor], *, step: int) -> None:
+        """Write numbers of one step. Waits for the device if one of them is a tensor there.
+
+        Args:
+            scalars: by tag; tensors hold one element.
+            step: of the run.
+
+        Raises:
+            DataError: the disk does not take them.
+        """
+        with self._disk():
+            for tag, value in scalars.items():
+                _check_tag(tag, "scalar")
+                self._writer.add_scalar(tag, float(value), step)
+
+    def write_histogram(self, tag: str, histogram: Histogram, *, step: int) -> None:
+        """Write a histogram of one step.
+
+        Args:
+            tag: declared as a histogram.
+            histogram: counts in bins.
+            step: of the run.
+
+        Raises:
+            DataError: the disk does not take it.
+        """
+        _check_tag(tag, "histogram")
+        with self._disk():
+            self._writer.add_histogram_raw(
+                tag,
+                min=histogram.minimum,
+                max=histogram.maximum,
+                num=sum(histogram.counts),
+                sum=histogram.total,
+                sum_squares=histogram.total_squares,
+                bucket_limits=histogram.limits,
+                bucket_counts=histogram.counts,
+                global_step=step,
+            )
+
+    def write_config(self, text: str) -> None:
+        """Show the configuration on TensorBoard's text page.
+
+        Args:
+            text: YAML.
+
+        Raises:
+            DataError: the disk does not take it.
+        """
+        _check_tag("run/config", "text")
+        with self._disk():
+            # Indented by four, Markdown leaves it as it is.
+            self._writer.add_text("run/config", "".join(f"    {line}\n" for line in text.splitlines()))
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system.
+
+        Raises:
+            DataError: the disk does not take it.
+        """
+        with self._disk():
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close. Does nothing after a failure that was reported already.
+
+        Raises:
+            DataError: the disk does not take the rest.
+        """
+        if not self._is_broken:
+            with self._disk():
+                self._writer.close()
+
+    def __enter__(self) -> MetricWriter:
+        """This writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Turn a failure of the disk, which may be one of an earlier write, into a sentence for the user."""
+        try:
+            yield
+        except OSError as error:
+            self._is_broken = True
+            reason = error.strerror or str(error)
+            raise DataError(
+                f"TensorBoard events cannot be written to {self._directory} ({reason}): free space there, or choose"
+                " another run.directory."
+            ) from error
+
+
+def _check_tag(tag: str, kind: Kind) -> None:
+    assert tag in TAGS, f"{tag} is not declared in megacov/monitor/tags.py"
+    assert TAGS[tag].kind == kind, f"{tag} is declared as a {TAGS[tag].kind}, not as a {kind}"
+
+
+def _report_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Pass over TensorBoard's own thread: it hands its failure to the next write, which makes a sentence of it."""
+    is_writer = type(failure.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
+    if not (is_writer and issubclass(failure.exc_type, OSError)):
+        _inherited_hook(failure)

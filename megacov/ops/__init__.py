@@ -1,0 +1,10 @@
+"""The maths of a policy over vocabulary shards, and sums that do not depend on the parallel layout."""
+
+from __future__ import annotations
+
+from megacov.ops.covariance import covariance
+from megacov.ops.log_probs_entropy import vocab_parallel_log_probs_and_entropy
+from megacov.ops.masked import masked_mean, masked_sum
+from megacov.ops.vocab_range import VocabRange
+
+__all__ = ["VocabRange", "covariance", "masked_mean", "masked_sum", "vocab_parallel_log_probs_and_entropy"]

@@ -1,0 +1,52 @@
+"""Covariance of each token's log-prob and advantage, the quantity that drives the policy's entropy.
+
+Source: Cui et al., "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
+(arXiv 2505.22617), equation 10. Shapes: [...] tokens of this rank, any shape, usually flat [t].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from megacov.ops.masked import exact_sum_parts
+from megacov.parallel.collectives import all_reduce_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Product of the centred log-prob and the centred advantage of each token.
+
+    cov_i = (lp_i - mean lp) * (A_i - mean A), both means over every masked token of `group`. The means are summed
+    without an order (see ops/masked.py), so a token's covariance is the same bits in every layout.
+
+    Args:
+        log_probs: [...] float, of the sampled tokens under the policy being updated; read only.
+        advantages: [...] float; read only.
+        loss_mask: [...] bool; the other tokens are ignored, whatever their values.
+        group: ranks that hold the other tokens of the selection scope.
+
+    Returns:
+        [...] float32, detached, 0 outside the mask.
+
+    Collectives: group: SUM [5] float64.
+    Gradient: none.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
+    """
+    parts = torch.cat(
+        [
+            exact_sum_parts(log_probs, loss_mask),
+            exact_sum_parts(advantages, loss_mask),
+            loss_mask.sum(dtype=torch.float64).view(1),
+        ]
+    )
+    log_prob_coarse, log_prob_fine, advantage_coarse, advantage_fine, count = all_reduce_sum(parts, group=group)
+    centred_log_probs = log_probs.detach().double() - (log_prob_coarse + log_prob_fine) / count
+    centred_advantages = advantages.detach().double() - (advantage_coarse + advantage_fine) / count
+    return (centred_log_probs * centred_advantages).where(loss_mask, 0.0).float()

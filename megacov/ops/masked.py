@@ -1,0 +1,82 @@
+"""Sums over masked tokens of a group, in float64, that come out bit-equal in every parallel layout.
+
+Floating-point addition depends on its order, and the order of tokens depends on the layout. Here each value is split
+into two parts that are multiples of fixed powers of two, chosen so that float64 adds up either part without rounding;
+exact additions have no order. Shapes: [...] tokens of this rank, any shape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from megacov.parallel.collectives import all_reduce_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+# A float64 holds 53 bits. Multiples of 2**-20 add up exactly below 2**33; what is left of a value is at most 2**-21,
+# so 2**26 (67 million) leftovers, rounded to multiples of 2**-48, add up exactly too. A float32 above 3e-8 needs no
+# rounding at all. Beyond these limits the sums are still as good as plain float64 sums.
+_COARSE = 2.0**20
+_FINE = 2.0**48
+
+
+def masked_sum(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Sum of the masked values over all ranks of `group`.
+
+    Args:
+        values: [...] float; read only. Whatever is outside the mask is ignored, NaN included.
+        mask: [...] bool.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        [] float64, detached, equal on all ranks and for every split of the tokens.
+
+    Collectives: group: SUM [2] float64.
+    Gradient: none.
+    """
+    parts = all_reduce_sum(exact_sum_parts(values, mask), group=group)
+    return parts.sum()
+
+
+def masked_mean(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Mean of the masked values over all ranks of `group`.
+
+    Args:
+        values: [...] float; read only. Whatever is outside the mask is ignored, NaN included.
+        mask: [...] bool.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        [] float64, detached, equal on all ranks and for every split of the tokens; NaN if nothing is masked.
+
+    Collectives: group: SUM [3] float64.
+    Gradient: none.
+    """
+    parts = torch.cat([exact_sum_parts(values, mask), mask.sum(dtype=torch.float64).view(1)])
+    coarse, fine, count = all_reduce_sum(parts, group=group)
+    return (coarse + fine) / count
+
+
+def exact_sum_parts(values: Tensor, mask: Tensor) -> Tensor:
+    """This rank's share of a layout-free sum: add the parts over ranks elementwise, then add the two parts.
+
+    Args:
+        values: [...] float; read only.
+        mask: [...] bool.
+
+    Returns:
+        [2] float64, detached: sums of the multiples of 2**-20 and of what is left of each value.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
+    """
+    if values.shape != mask.shape or mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, but must be bool {tuple(values.shape)}")
+    kept = values.detach().double().where(mask, 0.0)
+    coarse = (kept * _COARSE).round() / _COARSE
+    fine = ((kept - coarse) * _FINE).round() / _FINE
+    return torch.stack([coarse.sum(), fine.sum()])

@@ -1,0 +1,17 @@
+"""Rollouts: a client for SGLang and the embedded server, the embedded server itself, and groups of judged samples."""
+
+from __future__ import annotations
+
+from megacov.rollout.client import RolloutClient
+from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
+from megacov.rollout.server_process import EmbeddedServer
+from megacov.rollout.wire import GenerateRequest
+
+__all__ = [
+    "EmbeddedServer",
+    "GenerateRequest",
+    "RolloutClient",
+    "SampledGroups",
+    "Sampler",
+    "SamplingReport",
+]

@@ -1,0 +1,68 @@
+"""What can go wrong before the model is loaded: the folder, the port. No torch, so that it goes wrong at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from megacov.errors import DataError, RolloutError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_BACKLOG = 2048
+
+
+def check_model_folder(folder: Path) -> None:
+    """Find the mistakes that can be found without importing anything heavy.
+
+    Args:
+        folder: Hugging Face model folder.
+
+    Raises:
+        DataError: if it is no model folder, or has no tokenizer.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no model folder {folder}; give the path of a Hugging Face model folder.")
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} has no config.json, so it is no Hugging Face model folder; correct the path.")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise DataError(f"{folder} has no tokenizer ({_TOKENIZER_FILES[0]}); save the tokenizer into the model folder.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port. Clients may connect from now on; they are answered once the model is loaded.
+
+    Args:
+        host: address to bind to.
+        port: 0 for any free one.
+
+    Returns:
+        The listening socket.
+
+    Raises:
+        RolloutError: if the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RolloutError(f"Port {port} on {host} is in use; choose another one, or 0 for a free one.") from error
+        raise RolloutError(f"Cannot listen on {host}, port {port} ({error.strerror}); choose another one.") from error
+    return listener
+
+
+def write_port_file(path: Path, port: int) -> None:
+    """Publish the port, all of it or nothing.
+
+    Args:
+        path: replaced if it exists.
+        port: in decimal, with a newline.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(f"{port}\n", encoding="ascii")
+    temporary.replace(path)

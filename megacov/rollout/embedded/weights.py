@@ -1,0 +1,86 @@
+"""Load new weights into a running model from a folder of safetensors, all of them or none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+_SINGLE_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+
+
+class WeightsDoNotFitError(Exception):
+    """The folder cannot be read, or its tensors are not those of the model. The model is unchanged."""
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Replace every parameter by the tensor of the same name.
+
+    Names and shapes are checked from the file headers, then all tensors are read, and only then is the model touched.
+    Values are cast to the parameter's dtype.
+
+    Args:
+        model: written to, only if everything fits.
+        folder: holds `model.safetensors`, or several files with `model.safetensors.index.json`.
+
+    Raises:
+        WeightsDoNotFitError: and then nothing was changed.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    try:
+        files = _files_of(folder)
+        names_in = {file: _checked_names(file, parameters) for file in files}
+        tensors: dict[str, Tensor] = {}
+        for file, names in names_in.items():
+            with safe_open(file, framework="pt") as opened:
+                tensors.update({name: opened.get_tensor(name) for name in names})
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsDoNotFitError(f"The weights in {folder} cannot be read: {error}.") from error
+    _check_complete(folder, tensors, parameters)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    index = folder / _INDEX_FILE
+    if index.is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise WeightsDoNotFitError(f"{index} has no weight_map; write the weights again.")
+        files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / _SINGLE_FILE]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise WeightsDoNotFitError(f"{folder} has no {missing[0]}; give a folder of safetensors on this machine.")
+    return files
+
+
+def _checked_names(file: Path, parameters: dict[str, nn.Parameter]) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        names = list(opened.keys())
+        for name in names:
+            if name not in parameters:
+                raise WeightsDoNotFitError(f"{file} has a tensor {name}, which the running model has not.")
+            shape, expected = tuple(opened.get_slice(name).get_shape()), tuple(parameters[name].shape)
+            if shape != expected:
+                raise WeightsDoNotFitError(f"{name} has shape {shape} in {file}, but {expected} in the running model.")
+    return names
+
+
+def _check_complete(folder: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+    """Every parameter must be given, under one of its names; tied ones may be given twice if the values agree."""
+    given: dict[nn.Parameter, str] = {}
+    for name, tensor in tensors.items():
+        first = given.setdefault(parameters[name], name)
+        if first != name and not torch.equal(tensors[first], tensor):
+            raise WeightsDoNotFitError(f"{first} and {name} are tied in the running model, but differ in {folder}.")
+    missing = [name for name, parameter in parameters.items() if parameter not in given]
+    if missing:
+        raise WeightsDoNotFitError(f"{folder} lacks {len(missing)} weights of the running model, such as {missing[0]}.")

@@ -1,0 +1,262 @@
+"""Groups of judged samples: n completions of each prompt, refilled until there are enough groups to learn from."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from megacov.errors import RewardError, RolloutError
+from megacov.rollout.client import RolloutClient
+from megacov.rollout.wire import GenerateRequest
+from megacov.types import Completion, Prompt, Sample
+
+Verifier = Callable[[str, str], float]
+
+
+@dataclass(slots=True)
+class SamplingReport:
+    """What happened on the way to the groups. Counts of completions unless they say otherwise.
+
+    `aborted` and `wrong_version` were thrown away; the others are among the kept or dropped samples.
+    """
+
+    retries: int = 0  # of HTTP calls
+    refill_rounds: int = 0
+    dropped_groups: int = 0
+    all_right_groups: int = 0  # every reward equal, and above 0
+    all_wrong_groups: int = 0  # every reward equal, and not above 0
+    aborted: int = 0
+    wrong_version: int = 0
+    truncated: int = 0  # ended by the length limit
+    empty: int = 0  # no token
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroups:
+    """Samples in the order of their groups, numbered from 0 in the order of the prompts.
+
+    `dropped` are samples of groups that dynamic filtering left out; their groups are numbered on from there.
+    """
+
+    samples: list[Sample]
+    dropped: list[Sample]
+    report: SamplingReport
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    prompt: Prompt
+    completions: list[Completion]
+    rewards: list[float]
+
+    @property
+    def rewards_differ(self) -> bool:
+        """Whether some advantage is not zero, so that the group teaches something."""
+        return len(set(self.rewards)) > 1
+
+    def samples(self, number: int) -> list[Sample]:
+        return [
+            Sample(prompt=self.prompt, completion=completion, group=number, reward=reward)
+            for completion, reward in zip(self.completions, self.rewards, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one call of `sample_groups` is about."""
+
+    report: SamplingReport
+    expected_version: str
+    seed: int | None
+    on_group: Callable[[], None] | None
+    slots: asyncio.Semaphore
+
+    def seed_of(self, number: int, attempt: int) -> int | None:
+        """A seed of 63 bits for one request: the number of its prompt in this call, and which attempt it is."""
+        if self.seed is None:
+            return None
+        digest = hashlib.blake2b(f"{self.seed}/{number}/{attempt}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sampler:
+    """How groups are sampled and judged. Use it within one event loop, that of the clients.
+
+    A program without an event loop keeps an `asyncio.Runner` and calls `runner.run(sampler.sample_groups(...))`.
+
+    clients: servers of the same model; a request goes to the one with the fewest under way.
+    verify: (text of the completion, answer of the prompt) -> reward, finite; called on the event loop.
+    samples_per_prompt: completions in a group.
+    max_response_length: tokens of a completion at most.
+    temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
+    max_concurrency: prompts under way at a time.
+    wrong_version: what becomes of a completion with a token from other weights than expected: another one is sampled,
+        or its group goes without it.
+    max_resamples: further requests for a prompt whose completions were aborted or came from a wrong version.
+    filter_groups: drop groups whose rewards are all equal, and refill from further prompts.
+    max_filter_rounds: refills at most.
+    allow_short: be content with fewer groups, if at least one is left.
+    """
+
+    clients: Sequence[RolloutClient]
+    verify: Verifier
+    samples_per_prompt: int
+    max_response_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    stop: tuple[str, ...] = ()
+    max_concurrency: int = 256
+    wrong_version: Literal["resample", "drop"] = "resample"
+    max_resamples: int = 3
+    filter_groups: bool = False
+    max_filter_rounds: int = 8
+    allow_short: bool = False
+    _under_way: Counter[RolloutClient] = field(default_factory=Counter, init=False, repr=False)
+
+    async def sample_groups(
+        self,
+        prompts: Iterable[Prompt],
+        num_groups: int,
+        *,
+        expected_version: str,
+        seed: int | None = None,
+        on_group: Callable[[], None] | None = None,
+    ) -> SampledGroups:
+        """Sample and judge groups until there are enough of them.
+
+        Args:
+            prompts: as many are taken as are needed; give an iterator to go on from there the next time.
+            num_groups: groups wanted.
+            expected_version: weight version that every token must come from.
+            seed: makes the samples repeatable on the embedded server; a new one for every call. None leaves it to the
+                server.
+            on_group: called after each group, for a progress bar.
+
+        Returns:
+            num_groups groups, or fewer if `allow_short`.
+
+        Raises:
+            RolloutError: if a server fails, or too few groups are left.
+            RewardError: if a reward is not finite.
+            DataError: if a prompt has a token outside the vocabulary.
+        """
+        source = iter(prompts)
+        report = SamplingReport()
+        retries_before = self._num_retries()
+        call = _Call(report, expected_version, seed, on_group, asyncio.Semaphore(self.max_concurrency))
+        kept: list[_Group] = []
+        dropped: list[_Group] = []
+        for refill_round in range(self.max_filter_rounds + 1):
+            batch = list(islice(source, num_groups - len(kept)))
+            if not batch:
+                break
+            report.refill_rounds = refill_round
+            first = len(kept) + len(dropped)
+            for group in await _gather(self._sample(call, first + index, prompt) for index, prompt in enumerate(batch)):
+                _count(group, report)
+                is_kept = group.rewards_differ if self.filter_groups else bool(group.completions)
+                (kept if is_kept else dropped).append(group)
+        report.retries = self._num_retries() - retries_before
+        report.dropped_groups = len(dropped)
+        if len(kept) < num_groups and not (self.allow_short and kept):
+            raise RolloutError(self._too_few(len(kept), num_groups, report))
+        numbered = [group.samples(number) for number, group in enumerate([*kept, *dropped])]
+        return SampledGroups(
+            samples=[sample for samples in numbered[: len(kept)] for sample in samples],
+            dropped=[sample for samples in numbered[len(kept) :] for sample in samples],
+            report=report,
+        )
+
+    async def _sample(self, call: _Call, number: int, prompt: Prompt) -> _Group:
+        async with call.slots:
+            completions = await self._complete(call, number, prompt)
+        rewards = [self._judge(prompt, completion) for completion in completions]
+        if call.on_group is not None:
+            call.on_group()
+        return _Group(prompt, completions, rewards)
+
+    async def _complete(self, call: _Call, number: int, prompt: Prompt) -> list[Completion]:
+        completions: list[Completion] = []
+        num_missing = self.samples_per_prompt
+        for attempt in range(self.max_resamples + 1):
+            request = GenerateRequest(
+                input_ids=prompt.token_ids,
+                n=num_missing,
+                max_new_tokens=self.max_response_length,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                stop=self.stop,
+                sampling_seed=call.seed_of(number, attempt),
+            )
+            for completion in await self._generate(request):
+                if completion.finish_reason == "abort":
+                    call.report.aborted += 1
+                elif any(span.version != call.expected_version for span in completion.version_spans):
+                    call.report.wrong_version += 1
+                    num_missing -= self.wrong_version == "drop"
+                else:
+                    completions.append(completion)
+                    num_missing -= 1
+            if num_missing == 0:
+                return completions
+        raise RolloutError(
+            f"{num_missing} completions of prompt {prompt.index} were aborted or did not come from weight version "
+            f"{call.expected_version}, after {self.max_resamples + 1} attempts; see that nothing else pauses or "
+            "updates the rollout servers."
+        )
+
+    async def _generate(self, request: GenerateRequest) -> list[Completion]:
+        client = min(self.clients, key=self._under_way.__getitem__)
+        self._under_way[client] += 1
+        try:
+            return await client.generate(request)
+        finally:
+            self._under_way[client] -= 1
+
+    def _judge(self, prompt: Prompt, completion: Completion) -> float:
+        reward = float(self.verify(completion.text, prompt.answer))
+        if not math.isfinite(reward):
+            raise RewardError(
+                f"The verifier gave {reward} for a completion of prompt {prompt.index}; it must give a finite number."
+            )
+        return reward
+
+    def _num_retries(self) -> int:
+        return sum(client.num_retries for client in self.clients)
+
+    def _too_few(self, num_kept: int, num_groups: int, report: SamplingReport) -> str:
+        got = f"Only {num_kept} of {num_groups} groups can be used after {report.refill_rounds} refills"
+        if not self.filter_groups:
+            return f"{got}; give at least {num_groups} prompts."
+        return (
+            f"{got}: {report.all_right_groups} groups were right throughout and {report.all_wrong_groups} wrong "
+            "throughout; set rollout.filter_groups to false, raise rollout.max_filter_rounds, or use prompts that the "
+            "model answers rightly some of the time."
+        )
+
+
+def _count(group: _Group, report: SamplingReport) -> None:
+    report.truncated += sum(completion.finish_reason == "length" for completion in group.completions)
+    report.empty += sum(not completion.token_ids for completion in group.completions)
+    if group.rewards and not group.rewards_differ:
+        report.all_right_groups += group.rewards[0] > 0
+        report.all_wrong_groups += group.rewards[0] <= 0
+
+
+async def _gather(coroutines: Iterable[Coroutine[None, None, _Group]]) -> list[_Group]:
+    """All results in order; the first failure cancels the others and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in running]

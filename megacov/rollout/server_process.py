@@ -1,0 +1,173 @@
+"""The embedded server as a child of this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from megacov.errors import RolloutError
+from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
+
+_POLL_S = 0.05
+_STOP_GRACE_S = 3.0
+# What makes a process a rank; the server is none.
+_RANK_VARIABLES = frozenset(
+    {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MEGACOV_STORE", PARENT_PID_VARIABLE}
+)
+
+
+class EmbeddedServer:
+    """Starts `megacov serve` on entering the context and stops it on leaving; it also ends when this process does.
+
+    Enter it on a thread that lives as long as the process, normally the main thread: see `die_with_parent`.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        log_path: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        dtype: str = "float32",
+        num_threads: int = 1,
+        random_seed: int = 0,
+        max_running_requests: int = 512,
+        start_timeout_s: float = 120.0,
+    ) -> None:
+        """Note what to start.
+
+        Args:
+            model_path: Hugging Face model folder.
+            log_path: gets all output of the server; its folder must exist.
+            host: address to listen on.
+            port: 0 takes a free one.
+            dtype: of the weights in memory: auto, float32 or bfloat16.
+            num_threads: threads of one torch operation.
+            random_seed: of the sampled tokens.
+            max_running_requests: completions that are generated at a time.
+            start_timeout_s: seconds until the server must generate.
+        """
+        self._options = {
+            "host": host,
+            "port": port,
+            "dtype": dtype,
+            "num-threads": num_threads,
+            "random-seed": random_seed,
+            "max-running-requests": max_running_requests,
+            "parent-pid": os.getpid(),
+        }
+        self._model_path = model_path
+        self._log_path = log_path
+        self._num_threads = num_threads
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def __enter__(self) -> Self:
+        """Start the server, and wait until it generates.
+
+        Returns:
+            Itself, with `address` set.
+
+        Raises:
+            RolloutError: if it ended, or took too long; it is stopped then.
+        """
+        deadline = time.monotonic() + self._start_timeout_s
+        with tempfile.TemporaryDirectory(prefix="megacov-serve-") as folder:
+            port_file = Path(folder, "port")
+            self._process = self._start(port_file)
+            is_ready = False
+            try:
+                port = self._wait_for_port(port_file, deadline)
+                self.address = f"http://{self._options['host']}:{port}"
+                self._wait_healthy(deadline)
+                is_ready = True
+            finally:
+                if not is_ready:
+                    self.stop()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def check_alive(self) -> None:
+        """Raise if the server has ended.
+
+        Raises:
+            RolloutError: with the last line of its log.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise RolloutError(
+                f"The embedded server ended with exit code {self._process.returncode}; its log {self._log_path} ends "
+                f"with: {_last_line(self._log_path)}"
+            )
+
+    def stop(self) -> None:
+        """End the server, if it runs."""
+        if self._process is not None:
+            stop_processes([self._process], _STOP_GRACE_S)
+
+    def _start(self, port_file: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "megacov", "serve", str(self._model_path), "--port-file", str(port_file)]
+        for name, value in self._options.items():
+            command += [f"--{name}", str(value)]
+        environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
+        environment["OMP_NUM_THREADS"] = str(self._num_threads)
+        with self._log_path.open("wb") as log:
+            # A session of its own, so that Ctrl-C in the terminal does not end it before the trainer is done with it.
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_for_port(self, port_file: Path, deadline: float) -> int:
+        while not port_file.exists():
+            self._check_starting(deadline)
+            time.sleep(_POLL_S)
+        return int(port_file.read_text(encoding="ascii"))
+
+    def _wait_healthy(self, deadline: float) -> None:
+        with httpx.Client(trust_env=False) as http:
+            while True:
+                self._check_starting(deadline)
+                try:
+                    if http.get(f"{self.address}/health", timeout=max(_POLL_S, deadline - time.monotonic())).is_success:
+                        return
+                except httpx.TransportError:
+                    time.sleep(_POLL_S)
+
+    def _check_starting(self, deadline: float) -> None:
+        self.check_alive()
+        if time.monotonic() > deadline:
+            raise RolloutError(
+                f"The embedded server did not generate within {self._start_timeout_s:g} s; raise "
+                f"rollout.start_timeout_s, or look at its log {self._log_path}."
+            )
+
+
+def _last_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as log:
+        lines = deque((line.strip() for line in log if line.strip()), maxlen=1)
+    return lines[0] if lines else "(nothing)"

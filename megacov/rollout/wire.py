@@ -1,0 +1,185 @@
+"""What goes to a rollout server and what comes back, checked on both ways, so that nothing odd gets further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+
+from megacov.errors import DataError, RolloutError
+from megacov.types import Completion, FinishReason, VersionSpan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One prompt and how to complete it n times.
+
+    `sampling_seed` makes the completions a function of the seed on the embedded server, each copy its own. SGLang needs
+    --enable-deterministic-inference for it and may then give all copies the same tokens: leave it out there.
+    """
+
+    input_ids: tuple[int, ...]
+    n: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    sampling_seed: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of POST /generate."""
+        sampling_params: dict[str, Any] = {
+            "n": self.n,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+        }
+        if self.stop:
+            sampling_params["stop"] = list(self.stop)
+        if self.stop_token_ids:
+            sampling_params["stop_token_ids"] = list(self.stop_token_ids)
+        if self.sampling_seed is not None:
+            sampling_params["sampling_seed"] = self.sampling_seed
+        return {"input_ids": list(self.input_ids), "sampling_params": sampling_params, "return_logprob": True}
+
+
+def check_prompt(input_ids: Sequence[int], *, vocab_size: int) -> None:
+    """Refuse a prompt that a server must not see: one id outside the vocabulary ends a whole SGLang server.
+
+    Args:
+        input_ids: of the prompt.
+        vocab_size: rows of the model's embedding.
+
+    Raises:
+        DataError: if an id is outside, or there is none.
+    """
+    if not input_ids:
+        raise DataError("A prompt has no token; remove it from the data, or give it text.")
+    outside = next((token for token in input_ids if not 0 <= token < vocab_size), None)
+    if outside is not None:
+        raise DataError(
+            f"A prompt has the token id {outside}, but the model's vocabulary has {vocab_size} tokens; "
+            "use the tokenizer that belongs to the model."
+        )
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class _FinishReason(_Reply):
+    type: FinishReason
+
+
+class _Span(_Reply):
+    version: str
+    start: int
+    end: int
+
+
+class _MetaInfo(_Reply):
+    finish_reason: _FinishReason
+    output_token_logprobs: list[tuple[FiniteFloat, int, str | None]]
+    weight_version: str = "default"
+    weight_versions: list[_Span] | None = None
+
+
+class _CompletionReply(_Reply):
+    text: str
+    output_ids: list[int]
+    meta_info: _MetaInfo
+
+
+class _ErrorReply(BaseModel):
+    """The four shapes of an error, and FastAPI's own: the sentence is under one of these names."""
+
+    error: str | dict[str, Any] | None = None
+    message: str | None = None
+    detail: Any = None
+
+
+_MANY = TypeAdapter(list[_CompletionReply])
+
+
+def read_completions(content: bytes, *, num_completions: int, vocab_size: int, server: str) -> list[Completion]:
+    """Read the reply to /generate for one prompt.
+
+    Args:
+        content: the body, JSON.
+        num_completions: how many were asked for.
+        vocab_size: every token id must be smaller.
+        server: its address, for errors.
+
+    Returns:
+        The completions, in the order of the reply.
+
+    Raises:
+        RolloutError: if the reply is not what was asked for, down to lengths, token ids and finite log-probs.
+    """
+    try:
+        if content.lstrip().startswith(b"["):
+            replies = _MANY.validate_json(content)
+        else:
+            replies = [_CompletionReply.model_validate_json(content)]
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise RolloutError(
+            f"{server} sent a reply to /generate that cannot be used: {place}: {first['msg']}."
+        ) from error
+    if len(replies) != num_completions:
+        raise RolloutError(f"{server} sent {len(replies)} completions, but {num_completions} were asked for.")
+    return [_completion(reply, vocab_size=vocab_size, server=server) for reply in replies]
+
+
+def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Completion:
+    ids = reply.output_ids
+    logged_ids = [token for _, token, _ in reply.meta_info.output_token_logprobs]
+    if logged_ids != ids:
+        raise RolloutError(f"{server} sent {len(ids)} tokens, but the log-probs of {len(logged_ids)} or of other ones.")
+    if not all(0 <= token < vocab_size for token in ids):
+        raise RolloutError(
+            f"{server} sent the token id {max(ids)}, but the vocabulary has {vocab_size} tokens; "
+            "serve the model that is trained."
+        )
+    return Completion(
+        token_ids=tuple(ids),
+        log_probs=tuple(log_prob for log_prob, _, _ in reply.meta_info.output_token_logprobs),
+        text=reply.text,
+        finish_reason=reply.meta_info.finish_reason.type,
+        version_spans=_version_spans(reply.meta_info, len(ids), server=server),
+    )
+
+
+def _version_spans(meta: _MetaInfo, num_tokens: int, *, server: str) -> tuple[VersionSpan, ...]:
+    if meta.weight_versions is None:  # SGLang before 0.5.19 tells only the version at the end
+        return (VersionSpan(meta.weight_version, 0, num_tokens),)
+    spans = tuple(VersionSpan(span.version, span.start, span.end) for span in meta.weight_versions)
+    starts = [span.start for span in spans]
+    ends = [span.end for span in spans]
+    if [*starts, num_tokens] != [0, *ends]:
+        raise RolloutError(f"{server} sent weight versions of tokens {starts} to {ends} for {num_tokens} tokens.")
+    return spans
+
+
+def error_sentence(content: bytes) -> str:
+    """The server's own words in an error body, whichever shape it has.
+
+    Args:
+        content: the body; JSON in one of SGLang's shapes, or text.
+
+    Returns:
+        One line.
+    """
+    try:
+        reply = _ErrorReply.model_validate_json(content)
+    except ValidationError:
+        return " ".join(content.decode(errors="replace").split())[:500] or "no reason given"
+    nested = reply.error.get("message") if isinstance(reply.error, dict) else reply.error
+    sentence = nested or reply.message or reply.detail or "no reason given"
+    return str(sentence).splitlines()[0]

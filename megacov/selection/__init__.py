@@ -1,0 +1,23 @@
+"""Which tokens a method acts on: exact, over a whole process group, and the same in every parallel layout."""
+
+from __future__ import annotations
+
+from megacov.selection.clip_cov import select_clip_cov
+from megacov.selection.high_entropy import select_high_entropy
+from megacov.selection.kl_cov import select_kl_cov
+from megacov.selection.quota import selection_quota
+from megacov.selection.registry import SelectionInputs, Selector, get_selector
+from megacov.selection.threshold import selection_margin
+from megacov.selection.top_k import global_top_k
+
+__all__ = [
+    "SelectionInputs",
+    "Selector",
+    "get_selector",
+    "global_top_k",
+    "select_clip_cov",
+    "select_high_entropy",
+    "select_kl_cov",
+    "selection_margin",
+    "selection_quota",
+]

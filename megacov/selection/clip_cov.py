@@ -1,0 +1,61 @@
+"""Clip-Cov: random tokens out of a band of high covariance, whose gradient is cut off.
+
+Source: arXiv 2505.22617, equations 11 and 12. Shapes: [t] tokens of this rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megacov.parallel.random import hash_64
+from megacov.selection.quota import selection_quota
+from megacov.selection.top_k import global_top_k
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+def select_clip_cov(
+    cov: Tensor,
+    eligible_mask: Tensor,
+    loss_mask: Tensor,
+    token_ids: Tensor,
+    *,
+    ratio: float,
+    lower: float,
+    upper: float,
+    seed: int,
+    update: int,
+    group: ProcessGroup | None,
+) -> Tensor:
+    """Mark max(1, floor(ratio * N)) random eligible tokens with lower < cov < upper; fewer where fewer are there.
+
+    N counts all masked tokens of `group`, eligible or not. "Random" is the top of a hash of (seed, update, token id).
+
+    Args:
+        cov: [...] float32, from megacov.ops.covariance; read only.
+        eligible_mask: [...] bool; False for the tokens that PPO's clip cuts already.
+        loss_mask: [...] bool; the other tokens are not eligible.
+        token_ids: [...] int64, unique over the group.
+        ratio: fraction of the masked tokens, 0 < ratio <= 1.
+        lower: lower end of the band, exclusive.
+        upper: upper end of the band, exclusive.
+        seed: the run's seed.
+        update: counts optimizer steps, so that each draws anew.
+        group: ranks that hold the other tokens of the selection scope.
+
+    Returns:
+        [...] bool, the same tokens in every layout; none if the band is empty.
+
+    Collectives: group: SUM [] int64, then those of global_top_k.
+    Gradient: none.
+
+    Raises:
+        ValueError: if lower is not below upper.
+    """
+    if not lower < upper:
+        raise ValueError(f"the band is empty: lower is {lower}, upper is {upper}")
+    quota = selection_quota(loss_mask, ratio=ratio, group=group)
+    in_band = loss_mask & eligible_mask & (cov > lower) & (cov < upper)
+    return global_top_k(hash_64(seed, update, token_ids), in_band, token_ids, k=quota, group=group)

@@ -1,0 +1,47 @@
+"""Where the line of a selection runs, for monitoring. Shapes: [t] tokens of this rank."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from megacov.parallel.collectives import all_reduce_max
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+def selection_margin(
+    scores: Tensor, selected: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """The smallest selected score, and how far it is above the largest score that was left out.
+
+    Args:
+        scores: [...] float; read only. NaN counts as -inf, as in global_top_k.
+        selected: [...] bool, marked tokens.
+        loss_mask: [...] bool, all tokens that could have been marked.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        threshold: [] float64, +inf if nothing is selected; equal on all ranks.
+        margin: [] float64, +inf if nothing is selected or nothing left out; equal on all ranks. Never negative for a
+            top k, 0 if a tie was settled by token id, NaN if both scores are the same infinity.
+
+    Collectives: group: MAX [2] float64.
+    Gradient: none.
+    """
+    values = scores.detach().double()
+    values = values.where(~values.isnan(), -math.inf).reshape(-1)
+    chosen, left_out = selected.reshape(-1), (loss_mask & ~selected).reshape(-1)
+    nothing = values.new_full((1,), -math.inf)
+    extremes = torch.stack(
+        [
+            torch.cat([-values.where(chosen, math.inf), nothing]).amax(),
+            torch.cat([values.where(left_out, -math.inf), nothing]).amax(),
+        ]
+    )
+    negated_threshold, largest_left_out = all_reduce_max(extremes, group=group)
+    return -negated_threshold, -negated_threshold - largest_left_out

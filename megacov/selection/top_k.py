@@ -1,0 +1,175 @@
+"""The k largest scores over all ranks of a group, exactly, without gathering them.
+
+A radix select: scores become integers that sort alike; the k-th largest is found digit by digit, from the top, out of
+histograms that are added over the ranks. Messages have a constant size, counts are integers and so have no order, and
+ties are settled by a second radix select over the token ids. The result is therefore a function of the set of
+(score, token id) alone, whatever rank or micro-batch holds which token. Shapes: [t] tokens of this rank.
+
+On a GPU nothing waits for the host: k, thresholds and digits stay on the device. On a CPU, where looking is free,
+tokens that are out of the race are dropped on the way; that changes no collective and no result.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megacov.parallel.collectives import all_reduce_sum
+from megacov.selection.sort_keys import sort_keys
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+# (shift, width) of each digit, from the top: at most 2048 bins, 16 KiB, in one message.
+_DIGITS = {
+    32: ((21, 11), (10, 11), (0, 10)),
+    64: ((53, 11), (42, 11), (31, 11), (20, 11), (10, 10), (0, 10)),
+}
+
+# On a CPU a shortlist pays off from about so many tokens.
+_SHORTLIST_FROM = 1 << 16
+_MAX_GROUP_SIZE = 64
+
+
+def global_top_k(
+    scores: Tensor, loss_mask: Tensor, token_ids: Tensor, *, k: int | Tensor, group: ProcessGroup | None
+) -> Tensor:
+    """Mark the k masked tokens with the largest scores over all ranks of `group`.
+
+    Of equal scores the smaller token id wins. -0.0 equals +0.0, and NaN ranks below -inf.
+
+    Args:
+        scores: [...] float16, bfloat16, float32, float64 or int64, the same dtype on all ranks; read only.
+        loss_mask: [...] bool; the other tokens are never marked, whatever their scores.
+        token_ids: [...] int64, unique over the group among masked tokens.
+        k: how many to mark, equal on all ranks, at least 0; an int, or an int64 tensor with one element on the
+            device of the scores.
+        group: ranks that hold the other tokens; a rank without tokens takes part all the same.
+
+    Returns:
+        [...] bool, True for exactly min(k, N) tokens, N being the number of masked tokens of all ranks.
+
+    Collectives: group: SUM [2048] or [1024] int64, 9 times for floats up to 32 bits, else 12 times.
+    Gradient: none.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or k is a negative int.
+    """
+    _check_arguments(scores, loss_mask, token_ids, k)
+    flat_scores, flat_mask, flat_ids = scores.detach().reshape(-1), loss_mask.reshape(-1), token_ids.reshape(-1)
+    # Filled on the device: copying a number there would wait for it.
+    wanted = k.reshape(()) if isinstance(k, Tensor) else flat_ids.new_full((), k)
+    if scores.device.type == "cpu":
+        shortlist = _shortlist(flat_scores, flat_mask, int(wanted))
+        chosen = _select(
+            flat_scores.index_select(0, shortlist), None, flat_ids.index_select(0, shortlist), wanted, group
+        )
+        selected = torch.zeros_like(flat_mask)
+        selected[_take(shortlist, chosen)] = True
+    else:
+        selected = _select(flat_scores, flat_mask, flat_ids, wanted, group)
+    return selected.view(loss_mask.shape)
+
+
+def _select(
+    scores: Tensor, candidates: Tensor | None, token_ids: Tensor, k: Tensor, group: ProcessGroup | None
+) -> Tensor:
+    """global_top_k on flat tensors [t]. candidates: [t] bool, or None for all tokens and for dropping on the way."""
+    keys, num_bits = sort_keys(scores)
+    threshold, num_tied = _kth_largest(keys, candidates, k, num_bits, group)
+    above, tied = keys > threshold, keys == threshold
+    # The complement reverses the order of ids without overflow, so that here too the largest win.
+    tie_keys = ~token_ids
+    if candidates is None:
+        tie_threshold, num_last = _kth_largest(_take(tie_keys, tied), None, num_tied, 64, group)
+    else:
+        above, tied = above & candidates, tied & candidates
+        tie_threshold, num_last = _kth_largest(tie_keys, tied, num_tied, 64, group)
+    # num_last is 0 only if nothing at all is to be chosen; the thresholds mean nothing then.
+    return above | (tied & (tie_keys >= tie_threshold) & (num_last > 0))
+
+
+def _kth_largest(
+    keys: Tensor, candidates: Tensor | None, k: Tensor, num_bits: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """The min(k, N)-th largest key of N candidates in the group, and how many equal to it are among the largest.
+
+    keys: [t] int64, signed numbers of num_bits. Both results are int64 scalars, equal on all ranks; if min(k, N) is 0,
+    the first is the largest possible key and the second 0.
+    """
+    # As unsigned numbers, held in int64 whose arithmetic wraps.
+    offset = 1 << (num_bits - 1) if num_bits < 64 else -(1 << 63)
+    keys = keys + offset
+    threshold = torch.zeros_like(k)
+    for shift, width in _DIGITS[num_bits]:
+        digits = (keys >> shift) & ((1 << width) - 1)
+        counts = all_reduce_sum(_histogram(digits, candidates, 1 << width), group=group)
+        digit, k = _find_digit(counts, k)
+        threshold = threshold + (digit << shift)
+        matches = digits == digit
+        if candidates is None:
+            keys = _take(keys, matches)
+        else:
+            candidates = candidates & matches
+    return threshold - offset, k
+
+
+def _histogram(digits: Tensor, candidates: Tensor | None, num_bins: int) -> Tensor:
+    """How many candidates have each digit: [num_bins] int64."""
+    if candidates is None:
+        return torch.bincount(digits, minlength=num_bins)
+    # Not bincount, which waits for a GPU; the others are counted in a bin of their own, which is dropped.
+    counts = digits.new_zeros(num_bins + 1)
+    counts.scatter_add_(0, digits.where(candidates, num_bins), torch.ones_like(digits))
+    return counts[:num_bins]
+
+
+def _find_digit(counts: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The digit of the k-th largest, and its place among those with this digit: two int64 scalars."""
+    num_from_top = counts.flip(0).cumsum(0)
+    k = torch.minimum(k, num_from_top[-1])
+    is_above = num_from_top < k
+    num_above = num_from_top.where(is_above, 0).amax()
+    return counts.shape[0] - 1 - is_above.sum(), k - num_above
+
+
+def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
+    """Indices of masked tokens that hold all of this rank's share of the global top k; little more than k if it can.
+
+    If k masked tokens of this rank reach a bound, no token below the bound can be chosen. Such a bound is found without
+    looking at the tokens one by one: they form at least 4 k groups, and some more than k groups have a maximum that
+    reaches it. Masked-out tokens can spoil this, so the shortlist is counted, and dropped if it is too short.
+    """
+    group_size = min(_MAX_GROUP_SIZE, scores.shape[0] // (4 * max(k, 1)))
+    if scores.shape[0] < _SHORTLIST_FROM or group_size < 4:
+        return loss_mask.nonzero().squeeze(1)
+    num_groups = scores.shape[0] // group_size
+    num_grouped = num_groups * group_size
+    # Group g holds tokens g, g + num_groups, ...: a maximum over rows runs much faster than one over short columns.
+    maxima = scores[:num_grouped].view(group_size, num_groups).amax(0)
+    without_nan = maxima.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    bound = without_nan.kthvalue(num_groups - k - k // 4).values
+    # A maximum that is NaN may hide any other; the comparison keeps its group.
+    groups = (~(maxima < bound)).nonzero().squeeze(1)
+    members = groups + num_groups * torch.arange(group_size).unsqueeze(1)
+    candidates = torch.cat([members.view(-1), torch.arange(num_grouped, scores.shape[0])])
+    in_reach = (scores.index_select(0, candidates) >= bound) & loss_mask.index_select(0, candidates)
+    shortlist = _take(candidates, in_reach)
+    return shortlist if shortlist.shape[0] >= k else loss_mask.nonzero().squeeze(1)
+
+
+def _take(values: Tensor, flags: Tensor) -> Tensor:
+    """values[flags], several times faster on a CPU."""
+    return values.index_select(0, flags.nonzero().squeeze(1))
+
+
+def _check_arguments(scores: Tensor, loss_mask: Tensor, token_ids: Tensor, k: int | Tensor) -> None:
+    if loss_mask.dtype != torch.bool or loss_mask.shape != scores.shape:
+        raise ValueError(f"loss_mask is {loss_mask.dtype} {tuple(loss_mask.shape)}, not bool {tuple(scores.shape)}")
+    if token_ids.dtype != torch.int64 or token_ids.shape != scores.shape:
+        raise ValueError(f"token_ids are {token_ids.dtype} {tuple(token_ids.shape)}, not int64 {tuple(scores.shape)}")
+    if isinstance(k, int) and k < 0:
+        raise ValueError(f"k is {k}, but must be at least 0")

@@ -1,0 +1,81 @@
+"""Decisions that one rank takes and all ranks follow, so that an error on one of them is an error on all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+from megacov import errors
+from megacov.errors import MegacovError
+from megacov.parallel.collectives import broadcast_bytes
+from megacov.parallel.groups import ParallelGroups
+
+T = TypeVar("T")
+
+
+def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
+    """Do something on rank 0 while the others wait; if it ends in a user's error, every rank raises that error.
+
+    Collectives: world: `broadcast_bytes` of a few bytes from rank 0.
+
+    Args:
+        action: done on rank 0 only.
+        groups: of this rank.
+
+    Returns:
+        What the action returned on rank 0, None elsewhere.
+
+    Raises:
+        MegacovError: the one raised by the action, of the same class and sentence on all ranks.
+    """
+    result, failure, verdict = None, None, None
+    if groups.world_rank == 0:
+        try:
+            result = action()
+        except MegacovError as error:
+            failure = error
+        verdict = json.dumps([type(failure).__name__, str(failure)] if failure else None).encode()
+    answer = json.loads(broadcast_bytes(verdict, src_rank=0, group=groups.world))
+    if failure is not None:
+        raise failure
+    if answer is not None:
+        name, sentence = answer
+        error = getattr(errors, name, MegacovError)(sentence)
+        error.is_echo = True
+        raise error
+    return result
+
+
+def from_last_stage(value: T, groups: ParallelGroups) -> T:
+    """Hand something from the last pipeline stage, whose ranks all hold the same, to all ranks.
+
+    Collectives: pp: `broadcast_bytes` from the last stage.
+
+    Args:
+        value: anything JSON knows; ignored off the last stage.
+        groups: of this rank.
+
+    Returns:
+        The last stage's value.
+    """
+    payload = json.dumps(value).encode() if groups.is_last_stage else None
+    received: T = json.loads(broadcast_bytes(payload, src_rank=groups.pp_size - 1, group=groups.pp))
+    return received
+
+
+def from_rank_zero(value: T, groups: ParallelGroups) -> T:
+    """Hand something from rank 0 to all ranks.
+
+    Collectives: world: `broadcast_bytes` from rank 0.
+
+    Args:
+        value: anything JSON knows; ignored on other ranks.
+        groups: of this rank.
+
+    Returns:
+        Rank 0's value.
+    """
+    payload = json.dumps(value).encode() if groups.world_rank == 0 else None
+    received: T = json.loads(broadcast_bytes(payload, src_rank=0, group=groups.world))
+    return received

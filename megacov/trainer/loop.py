@@ -1,0 +1,66 @@
+"""The whole run on one screen: join, build, step until done, leave."""
+
+from __future__ import annotations
+
+import torch
+
+from megacov.config import RunConfig
+from megacov.errors import ConfigError, MegacovError, NumericsError, RankError
+from megacov.launch import RankEnvironment
+from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
+from megacov.trainer.build import opened_run
+from megacov.trainer.signals import leave_on_signals
+from megacov.trainer.step import train_step
+
+# What torch.distributed says when another rank has gone; it has no exception class of its own under gloo.
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
+
+
+def train_rank(config: RunConfig, place: RankEnvironment) -> None:
+    """Run this rank from start to end. A collective of all ranks.
+
+    Args:
+        config: of the run.
+        place: of this process among the ranks.
+
+    Raises:
+        MegacovError: what a user can cause, marked `is_echo` on ranks whose sentence another rank says.
+        RankError: another rank died or stopped answering.
+    """
+    torch.set_num_threads(1)
+    try:
+        with leave_on_signals():
+            _train(config, place)
+    except MegacovError as error:
+        if place.rank > 0:
+            # These follow from what all ranks share, so rank 0 raises them too; others may be this rank's alone.
+            error.is_echo |= isinstance(error, ConfigError | NumericsError)
+            error.args = (f"rank {place.rank}: {error}",)
+        raise
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _LOST_PEER):
+            raise
+        raise RankError(
+            f"rank {place.rank} lost another rank ({str(error).splitlines()[0][:120]}): look at what that rank said."
+        ) from error
+    finally:
+        leave_job()
+
+
+def _train(config: RunConfig, place: RankEnvironment) -> None:
+    parallel = config.parallel
+    join_job(
+        backend=parallel.backend,
+        timeout_s=parallel.timeout_s,
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        init_method=place.init_method,
+    )
+    groups = lay_out_ranks(
+        tensor=parallel.tensor, pipeline=parallel.pipeline, timeout_s=parallel.timeout_s, seed=config.run.seed
+    )
+    with opened_run(config, groups) as run:
+        while run.state.step < config.run.steps:
+            report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
+            run.record(report)

@@ -1,0 +1,93 @@
+"""Samples in and weights out, as seen from every rank: rank 0 talks to the servers, all ranks receive the same batch."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megacov.megatron.policy import Policy
+from megacov.parallel.collectives import broadcast_tensor
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.agreement import from_rank_zero, on_rank_zero
+from megacov.trainer.rollout_worker import RolloutWorker
+from megacov.trainer.state import TrainState
+from megacov.types import RolloutBatch
+
+
+class RolloutPhase:
+    """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
+
+    def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
+        """Hold what rank 0 works with.
+
+        Args:
+            groups: of this rank.
+            worker: on rank 0; None elsewhere.
+        """
+        assert (worker is not None) == (groups.world_rank == 0)
+        self._groups = groups
+        self._worker = worker
+
+    def push_weights(self, policy: Policy, *, version: int) -> None:
+        """Give the current weights to the rollout servers.
+
+        Collectives: those of `Policy.hf_weights`, then of `on_rank_zero`.
+
+        Args:
+            policy: the policy.
+            version: name of these weights.
+
+        Raises:
+            WeightSyncError: a server did not take them; raised on every rank.
+        """
+        weights = list(policy.hf_weights())
+        on_rank_zero(lambda: self._rank_zero.push_weights(weights, version=version), self._groups)
+
+    def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]]:
+        """Sample and judge one rollout batch.
+
+        Collectives: world: `on_rank_zero`, then `broadcast_tensor` of each tensor of the batch, then
+        `from_rank_zero` of metrics and data position.
+
+        Args:
+            state: where the run stands; its data position is advanced here.
+
+        Returns:
+            The batch on the CPU and its metrics, equal on all ranks.
+
+        Raises:
+            RolloutError: no full batch could be had; raised on every rank.
+            RewardError: a reward is not a finite number; raised on every rank.
+        """
+        collected = on_rank_zero(lambda: self._rank_zero.collect(state), self._groups)
+        batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
+        position, metrics = from_rank_zero(
+            None if collected is None else (collected.prompt_position, collected.metrics), self._groups
+        )
+        state.prompt_position = position
+        return batch, metrics
+
+    def close(self) -> None:
+        """End what rank 0 started. Safe to call again."""
+        if self._worker is not None:
+            self._worker.close()
+
+    @property
+    def _rank_zero(self) -> RolloutWorker:
+        assert self._worker is not None
+        return self._worker
+
+
+def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:
+    received: dict[str, Any] = {}
+    for field in fields(RolloutBatch):
+        if field.name == "max_response_length":
+            continue
+        value: Tensor | None = None if batch is None else getattr(batch, field.name)
+        received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.world).cpu()
+    stride = torch.tensor(batch.max_response_length) if batch is not None else None
+    received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.world))
+    return RolloutBatch(**received) if batch is None else replace(batch, **received)

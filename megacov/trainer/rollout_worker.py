@@ -1,0 +1,192 @@
+"""What rank 0 does for all: prompts, sampling, judging, and new weights for the servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from megacov.config import RunConfig
+from megacov.data import PromptStream, load_prompts, load_tokenizer
+from megacov.data.packing import build_rollout_batch
+from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics
+from megacov.rewards import get_verifier
+from megacov.rollout import EmbeddedServer, RolloutClient, Sampler, SampledGroups
+from megacov.trainer.run_folder import write_samples
+from megacov.trainer.state import TrainState
+from megacov.types import Prompt, RolloutBatch
+from megacov.weight_sync import DiskTransport
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A rollout batch with its metrics, and the data position after it."""
+
+    batch: RolloutBatch
+    metrics: dict[str, float]
+    prompt_position: int
+
+
+class RolloutWorker:
+    """Prompts, servers and verifier of a run. It owns an event loop, on which its clients live."""
+
+    def __init__(self, config: RunConfig, folder: Path, *, vocab_size: int) -> None:
+        """Read the data and start the embedded server; `wait_ready` waits for it.
+
+        Args:
+            config: of the run.
+            folder: of the run.
+            vocab_size: rows of the model's embedding.
+
+        Raises:
+            ConfigError: an unknown verifier.
+            DataError: prompts or tokenizer do not fit.
+            RolloutError: the server cannot be started.
+        """
+        self._config, self._folder, self._vocab_size = config, folder, vocab_size
+        self._stack = ExitStack()
+        self._verify = get_verifier(config.rewards.verifier)
+        tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
+        self._prompts = load_prompts(
+            config.data.path,
+            tokenizer,
+            vocab_size=vocab_size,
+            prompt_field=config.data.prompt_field,
+            answer_field=config.data.answer_field,
+            chat_template=config.data.chat_template,
+            max_prompt_length=config.data.max_prompt_length,
+        )
+        self._server = self._start_server() if config.rollout.engine == "embedded" else None
+
+    def wait_ready(self) -> None:
+        """Wait until every server generates, and connect to it.
+
+        Raises:
+            RolloutError: one did not within its deadline, or ended.
+        """
+        rollout = self._config.rollout
+        addresses: Sequence[str] = rollout.addresses
+        if self._server is not None:
+            addresses = (self._stack.enter_context(self._server).address,)
+        self._runner = self._stack.enter_context(asyncio.Runner())
+        self._clients = [
+            RolloutClient(
+                address,
+                vocab_size=self._vocab_size,
+                request_timeout_s=rollout.request_timeout_s,
+                max_retries=rollout.max_retries,
+                max_connections=rollout.max_concurrency,
+            )
+            for address in addresses
+        ]
+        for client in self._clients:
+            self._stack.callback(lambda client=client: self._runner.run(client.aclose()))
+            self._runner.run(client.wait_healthy(rollout.start_timeout_s))
+        self._sampler = self._make_sampler()
+        sync = self._config.weight_sync
+        self._transport = DiskTransport(
+            self._clients,
+            source_model=self._config.model.path,
+            directory=sync.directory or self._folder / "weights",
+            keep=sync.keep,
+            verify=sync.verify,
+        )
+
+    def push_weights(self, weights: Sequence[tuple[str, Tensor]], *, version: int) -> None:
+        """Give new weights to every server, as one transaction.
+
+        Args:
+            weights: (Hugging Face name, tensor on the CPU).
+            version: their name.
+
+        Raises:
+            WeightSyncError: a server did not take them.
+        """
+        self._runner.run(self._transport.push(version, weights))
+
+    def collect(self, state: TrainState) -> Collected:
+        """Sample and judge one rollout batch.
+
+        Args:
+            state: where the run stands.
+
+        Returns:
+            The batch, its metrics and the data position after it.
+
+        Raises:
+            RolloutError: no full batch could be had.
+            RewardError: a reward is not a finite number.
+            DataError: no completion holds a token.
+        """
+        run, rollout = self._config.run, self._config.rollout
+        stream = PromptStream(
+            self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=state.prompt_position
+        )
+        groups = self._runner.run(
+            self._sampler.sample_groups(
+                _one_by_one(stream),
+                rollout.prompts_per_step,
+                expected_version=str(state.weight_version),
+                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
+            )
+        )
+        batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)
+        write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
+        return Collected(batch, _metrics(groups, batch), stream.position)
+
+    def close(self) -> None:
+        """Close the connections and end the server. Safe to call again."""
+        self._stack.close()
+
+    def _start_server(self) -> EmbeddedServer:
+        rollout = self._config.rollout
+        return EmbeddedServer(
+            self._config.model.path,
+            log_path=self._folder / "logs" / "server.log",
+            host=rollout.host,
+            port=rollout.port,
+            dtype=self._config.model.dtype,
+            num_threads=rollout.num_threads,
+            random_seed=self._config.run.seed,
+            max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
+            start_timeout_s=rollout.start_timeout_s,
+        )
+
+    def _make_sampler(self) -> Sampler:
+        rollout = self._config.rollout
+        return Sampler(
+            clients=self._clients,
+            verify=self._verify,
+            samples_per_prompt=rollout.samples_per_prompt,
+            max_response_length=rollout.max_response_length,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            stop=rollout.stop,
+            max_concurrency=rollout.max_concurrency,
+            filter_groups=rollout.filter_groups,
+            max_filter_rounds=rollout.max_filter_rounds,
+        )
+
+
+def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
+    """Prompts of a stream, each taken only when it is asked for, so that the stream's position stays true."""
+    while True:
+        yield from stream.take(1)
+
+
+def _metrics(groups: SampledGroups, batch: RolloutBatch) -> dict[str, float]:
+    report, sampled = groups.report, [*groups.samples, *groups.dropped]
+    return {
+        **reward_metrics(batch.rewards, batch.group_ids),
+        **rollout_metrics(groups.samples),
+        **entropy_before_filter(sampled),
+        "rollout/retries": report.retries,
+        "rollout/dropped_groups": report.dropped_groups,
+        "rollout/refill_rounds": report.refill_rounds,
+        "rollout/aborted": report.aborted,
+    }

@@ -1,0 +1,249 @@
+"""One training step, phase by phase: weights out, samples in, old log-probs, updates, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+
+import psutil
+import torch
+
+from megacov.advantages import group_relative
+from megacov.data.packing import plan_micro_batches, update_ranges
+from megacov.megatron.policy import Policy
+from megacov.monitor.covariance_metrics import Histogram
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.agreement import from_last_stage
+from megacov.trainer.rollout_phase import RolloutPhase
+from megacov.trainer.selection import Selection, select_tokens, split_selection
+from megacov.trainer.state import TrainState
+from megacov.trainer.step_metrics import batch_metrics, selection_step_metrics, update_metrics
+from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
+from megacov.trainer.update import UpdateOutcome, run_update, select_for_update
+from megacov.types import MicroBatch, RolloutBatch
+
+
+class PhaseClock:
+    """Wall-clock seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        """Start the step."""
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+    def metrics(self, batch: RolloutBatch, *, num_ranks: int) -> dict[str, float]:
+        """Seconds, throughput and memory.
+
+        Args:
+            batch: of the step.
+            num_ranks: of the trainer.
+
+        Returns:
+            `perf/*`.
+        """
+        step_s = time.perf_counter() - self.started
+        tokens_per_s = int((batch.prompt_lengths + batch.response_lengths).sum()) / step_s
+        on_gpu = torch.cuda.is_available()
+        return {
+            **{f"perf/{name}_s": seconds for name, seconds in self.seconds.items()},
+            "perf/step_s": step_s,
+            "perf/tokens_per_s": tokens_per_s,
+            "perf/tokens_per_s_per_rank": tokens_per_s / num_ranks,
+            "perf/memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss,
+        }
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Metrics of one step by tag, and the covariance histogram where one was due; equal on all ranks."""
+
+    metrics: dict[str, float]
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Plain numbers that a step needs. `micro_batch_size` counts sequences; `cov_histogram_every` steps, 0 never."""
+
+    num_updates: int
+    micro_batch_size: int
+    seed: int
+    cov_histogram_every: int
+
+
+@dataclass(frozen=True)
+class PlannedUpdate:
+    """One optimizer step of a rollout batch on this rank. `inputs` is empty off the last pipeline stage."""
+
+    micro_batches: list[MicroBatch]
+    inputs: list[TokenInputs]
+
+
+def plan_updates(
+    policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings
+) -> list[PlannedUpdate]:
+    """Cut a rollout batch into optimizer steps and find the old log-probs and entropy of every token, forward only.
+
+    All micro-batches of all optimizer steps go through the pipeline in one pass.
+
+    Args:
+        policy: before the first update.
+        batch: the rollout batch.
+        algorithm: the resolved algorithm.
+        settings: batch sizes.
+
+    Returns:
+        The optimizer steps, in order.
+    """
+    plan = plan_micro_batches(
+        batch,
+        num_updates=settings.num_updates,
+        micro_batch_size=settings.micro_batch_size,
+        dp_rank=policy.groups.dp_rank,
+        dp_size=policy.groups.dp_size,
+    )
+    everything = list(chain.from_iterable(plan))
+    statistics = iter(policy.log_probs(everything))
+    reference = iter(policy.reference_log_probs(everything)) if algorithm.ref_kl_coef > 0 else None
+    advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+    ranges = update_ranges(len(batch.rewards), num_updates=settings.num_updates)
+    updates = []
+    for micro_batches, samples in zip(plan, ranges, strict=True):
+        inputs = []
+        if policy.groups.is_last_stage:
+            inputs = make_token_inputs(
+                batch,
+                micro_batches,
+                [next(statistics) for _ in micro_batches],
+                None if reference is None else [next(reference) for _ in micro_batches],
+                advantages=advantages,
+                samples=samples,
+                algorithm=algorithm,
+            )
+        updates.append(PlannedUpdate(micro_batches, inputs))
+    return updates
+
+
+def select_for_rollout_batch(
+    policy: Policy, updates: Sequence[PlannedUpdate], algorithm: Algorithm, *, seed: int, update: int
+) -> list[Selection | None]:
+    """Selections in `rollout_batch` scope: made once, before the first update, where current and old policy are one.
+
+    Args:
+        policy: the policy.
+        updates: of the rollout batch.
+        algorithm: the resolved algorithm.
+        seed: of the run.
+        update: number of the first optimizer step in the run.
+
+    Returns:
+        One selection an optimizer step on the last stage, None on the others.
+    """
+    if not policy.groups.is_last_stage:
+        return [None] * len(updates)
+    inputs = [part for planned in updates for part in planned.inputs]
+    log_probs = [part.old_log_probs for part in inputs]
+    whole = select_tokens(inputs, log_probs, algorithm, seed=seed, update=update, group=policy.groups.dp_cp)
+    return list(split_selection(whole, [len(planned.inputs) for planned in updates]))
+
+
+def run_updates(
+    policy: Policy,
+    updates: Sequence[PlannedUpdate],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    first_update: int,
+    clock: PhaseClock,
+) -> list[UpdateOutcome]:
+    """Select and step, optimizer step by optimizer step.
+
+    Args:
+        policy: the policy.
+        updates: of the rollout batch.
+        algorithm: the resolved algorithm.
+        seed: of the run.
+        first_update: number of the first of them in the run.
+        clock: of the step.
+
+    Returns:
+        What each did.
+    """
+    selections: list[Selection | None] = [None] * len(updates)
+    if algorithm.select is not None and algorithm.scope == "rollout_batch":
+        with clock.phase("selection"):
+            selections = select_for_rollout_batch(policy, updates, algorithm, seed=seed, update=first_update)
+    outcomes = []
+    for i, planned in enumerate(updates):
+        which = {"is_first": i == 0, "seed": seed, "update": first_update + i}
+        selection = selections[i]
+        if algorithm.select is not None and algorithm.scope == "mini_batch":
+            with clock.phase("selection"):
+                selection = select_for_update(policy, planned.micro_batches, planned.inputs, algorithm, **which)
+        with clock.phase("update"):
+            outcomes.append(
+                run_update(policy, planned.micro_batches, planned.inputs, selection, algorithm, **which)
+            )
+    return outcomes
+
+
+def train_step(
+    policy: Policy, rollout: RolloutPhase, algorithm: Algorithm, settings: StepSettings, state: TrainState
+) -> StepReport:
+    """The whole step. A collective of all ranks.
+
+    Args:
+        policy: the policy.
+        rollout: prompts, servers and verifier.
+        algorithm: the resolved algorithm.
+        settings: plain numbers.
+        state: where the run stands; advanced here.
+
+    Returns:
+        Metrics, equal on all ranks.
+    """
+    clock = PhaseClock()
+    with clock.phase("weight_sync"):
+        rollout.push_weights(policy, version=state.weight_version)
+    with clock.phase("rollout"):
+        batch, metrics = rollout.collect(state)
+    with clock.phase("log_probs"):
+        updates = plan_updates(policy, batch, algorithm, settings)
+    due = settings.cov_histogram_every > 0 and state.step % settings.cov_histogram_every == 0
+    found, histogram = {}, None
+    if policy.groups.is_last_stage:
+        inputs = [part for planned in updates for part in planned.inputs]
+        found, histogram = batch_metrics(
+            inputs, num_samples=len(batch.rewards), group=policy.groups.dp_cp, with_histogram=due
+        )
+    outcomes = run_updates(
+        policy, updates, algorithm, seed=settings.seed, first_update=state.update, clock=clock
+    )
+    if policy.groups.is_last_stage:
+        num_tokens = int(batch.loss_mask.sum())
+        found |= update_metrics(outcomes, num_tokens=num_tokens, group=policy.groups.dp_cp)
+        if outcomes[0].selection is not None:
+            found |= selection_step_metrics(
+                outcomes[0].selection,
+                updates[0].inputs,
+                algorithm,
+                seed=settings.seed,
+                update=state.update,
+                group=policy.groups.dp_cp,
+            )
+    metrics |= from_last_stage(found, policy.groups)
+    histogram = from_last_stage(None if histogram is None else asdict(histogram), policy.groups)
+    metrics |= clock.metrics(batch, num_ranks=policy.groups.world_size)
+    state.advance(num_updates=settings.num_updates)
+    return StepReport(metrics, None if histogram is None else Histogram(**histogram))

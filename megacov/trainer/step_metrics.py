@@ -1,0 +1,142 @@
+"""Metrics of a training step, computed where the log-probs are: on the last pipeline stage.
+
+Every function is a collective of dp_cp on that stage. Results are equal on all of its ranks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megacov.monitor.covariance_metrics import (
+    Histogram,
+    covariance_histogram,
+    covariance_metrics,
+    selection_metrics,
+)
+from megacov.monitor.metrics import entropy_means, mismatch_metrics, policy_means
+from megacov.ops import covariance
+from megacov.parallel.collectives import all_reduce_sum
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.selection import Selection, select_each
+from megacov.trainer.token_inputs import TokenInputs, join
+from megacov.trainer.update import UpdateOutcome
+
+Metrics = dict[str, float]
+
+
+def _floats(metrics: dict[str, Tensor]) -> Metrics:
+    """To the host in one transfer."""
+    if not metrics:
+        return {}
+    values = torch.stack([value.double() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
+
+
+def batch_metrics(
+    inputs: Sequence[TokenInputs], *, num_samples: int, group: ProcessGroup | None, with_histogram: bool
+) -> tuple[Metrics, Histogram | None]:
+    """Entropy, mismatch and covariance of the whole rollout batch, under the policy before its first update.
+
+    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `covariance`, `covariance_metrics` and, with a
+    histogram, `covariance_histogram`, in that order.
+
+    Args:
+        inputs: of all micro-batches of this rank.
+        num_samples: of the rollout batch.
+        group: dp_cp.
+        with_histogram: whether to make the histogram of the covariance.
+
+    Returns:
+        `entropy/*`, `rollout/mismatch_*` and `cov/*`, and the histogram or None.
+    """
+    loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
+    advantages = join(inputs, "advantages")
+    metrics = entropy_means(
+        {"": join(inputs, "entropy"), "_t1": join(inputs, "entropy_t1")},
+        join(inputs, "sample_index"),
+        loss_mask,
+        num_samples=num_samples,
+        group=group,
+    )
+    metrics |= mismatch_metrics(old, join(inputs, "rollout_log_probs"), loss_mask, group=group)
+    cov = covariance(old, advantages, loss_mask, group=group)
+    metrics |= covariance_metrics(cov, old, advantages, loss_mask, join(inputs, "token_ids"), group=group)
+    histogram = covariance_histogram(cov, loss_mask, group=group) if with_histogram else None
+    return _floats(metrics), histogram
+
+
+def update_metrics(outcomes: Sequence[UpdateOutcome], *, num_tokens: int, group: ProcessGroup | None) -> Metrics:
+    """Policy metrics over all optimizer steps of a rollout batch.
+
+    Collectives: group: SUM [1] of the loss; those of `policy_means`.
+
+    Args:
+        outcomes: of the optimizer steps.
+        num_tokens: loss tokens of the rollout batch, over all ranks.
+        group: dp_cp.
+
+    Returns:
+        `policy/*`: token means, and the mean over optimizer steps of loss, gradient norm and learning rate.
+    """
+    outputs = [output for outcome in outcomes for output in outcome.result.outputs]
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=outputs[0].loss.device))
+    for output in outputs:
+        for name, value in output.metrics.items():
+            sums[name] = sums[name] + value
+    loss = all_reduce_sum(torch.stack([output.loss.double() for output in outputs]).sum(), group=group)
+    metrics = policy_means(sums, num_tokens=num_tokens, group=group)
+    metrics["policy/loss"] = loss / len(outcomes)
+    results = [outcome.result for outcome in outcomes]
+    means = {
+        "policy/grad_norm": sum(result.grad_norm for result in results) / len(results),
+        "policy/lr": results[-1].lr,
+    }
+    return _floats(metrics) | means
+
+
+def selection_step_metrics(
+    first: Selection,
+    inputs: Sequence[TokenInputs],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    update: int,
+    group: ProcessGroup | None,
+) -> Metrics:
+    """Metrics of the first selection of a step, and how much of it a selection in each micro-batch would have found.
+
+    Collectives: group: those of `selection_metrics`.
+
+    Args:
+        first: the selection of the first optimizer step.
+        inputs: of the micro-batches of that step on this rank.
+        algorithm: the resolved algorithm.
+        seed: of the run.
+        update: number of that optimizer step in the run.
+        group: dp_cp.
+
+    Returns:
+        `selection/*`.
+    """
+    cov, loss_mask = torch.cat(first.cov), join(inputs, "loss_mask")
+    local = None
+    if algorithm.scope != "micro_batch":
+        local = torch.cat(select_each(inputs, first.log_probs, algorithm, seed=seed, update=update).masks)
+    candidates = None
+    if "lower" in algorithm.selection_hyperparameters:
+        band = algorithm.selection_hyperparameters
+        candidates = torch.cat(first.eligible) & (cov > band["lower"]) & (cov < band["upper"])
+    metrics = selection_metrics(
+        join(inputs, "entropy") if algorithm.selects_by_entropy else cov,
+        torch.cat(first.masks),
+        loss_mask,
+        group=group,
+        candidates=candidates,
+        micro_batch_selected=local,
+    )
+    return _floats(metrics)

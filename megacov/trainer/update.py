@@ -1,0 +1,160 @@
+"""One optimizer step: where to act, then the loss of each micro-batch, then the step itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megacov.losses.terms import add_terms
+from megacov.megatron.policy import Policy, UpdateResult
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.selection import Selection, concatenate, select_each, select_tokens
+from megacov.trainer.token_inputs import TokenInputs
+from megacov.types import LossBatch, LossOutput, MicroBatch
+
+
+@dataclass(frozen=True)
+class UpdateOutcome:
+    """An optimizer step and the tokens it acted on; `selection` is None off the last stage or where none is made."""
+
+    result: UpdateResult
+    selection: Selection | None
+
+
+def select_for_update(
+    policy: Policy,
+    micro_batches: Sequence[MicroBatch],
+    inputs: Sequence[TokenInputs],
+    algorithm: Algorithm,
+    *,
+    is_first: bool,
+    seed: int,
+    update: int,
+) -> Selection | None:
+    """The selection of one optimizer step in `mini_batch` scope.
+
+    On the first update of a rollout batch the current policy is the old one, so its log-probs are reused and no forward
+    pass is made; later updates make one forward-only pass, unless the covariance is taken of the old log-probs.
+
+    Collectives: a forward-only pass where needed (all ranks), then on the last stage those of `select_tokens`.
+
+    Args:
+        policy: the policy.
+        micro_batches: of this rank, in this optimizer step.
+        inputs: of the same micro-batches; empty off the last stage.
+        algorithm: the resolved algorithm.
+        is_first: whether no update has been made since the old log-probs were computed.
+        seed: of the run.
+        update: number of this optimizer step in the run.
+
+    Returns:
+        The selection, on the last stage.
+    """
+    if is_first or algorithm.log_probs == "old":
+        log_probs = [part.old_log_probs for part in inputs]
+    else:
+        log_probs = [found.log_probs for found in policy.log_probs(micro_batches)]
+    if not policy.groups.is_last_stage:
+        return None
+    return select_tokens(inputs, log_probs, algorithm, seed=seed, update=update, group=policy.groups.dp_cp)
+
+
+def make_token_loss(
+    inputs: Sequence[TokenInputs],
+    masks: list[Tensor] | None,
+    algorithm: Algorithm,
+    *,
+    is_first: bool,
+    seed: int,
+    update: int,
+    chosen: list[Selection],
+) -> Callable[[int, Tensor, Tensor], LossOutput]:
+    """The loss of one micro-batch, as the forward-backward pass calls it.
+
+    Gradient: to log_probs, and to entropy where there is an entropy bonus.
+
+    Args:
+        inputs: of the micro-batches.
+        masks: selected tokens of each micro-batch; None where nothing is selected or where it is done here, locally.
+        algorithm: the resolved algorithm.
+        is_first: the old log-probs are then the detached current ones, so that the ratio is exactly 1: recomputing them
+            leaves rounding noise, of which the gradient of |d| keeps the sign.
+        seed: of the run.
+        update: number of this optimizer step in the run.
+        chosen: receives the selection of each micro-batch in `micro_batch` scope.
+
+    Returns:
+        (index, log_probs [t], entropy [t]) -> loss and metrics.
+    """
+    local = algorithm.select is not None and algorithm.scope == "micro_batch"
+
+    def token_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        part = inputs[index]
+        selected = None if masks is None else masks[index]
+        if local:
+            source = part.old_log_probs if algorithm.log_probs == "old" else log_probs.detach()
+            chosen.append(select_each([part], [source], algorithm, seed=seed, update=update))
+            selected = chosen[-1].masks[0]
+        batch = LossBatch(
+            log_probs=log_probs,
+            old_log_probs=log_probs.detach() if is_first else part.old_log_probs,
+            advantages=part.advantages,
+            loss_mask=part.loss_mask,
+            token_weights=part.token_weights,
+            selected=selected,
+            entropy=entropy,
+            ref_log_probs=part.ref_log_probs,
+        )
+        return add_terms(
+            algorithm.loss(batch, **algorithm.loss_hyperparameters),
+            batch,
+            entropy_coef=algorithm.entropy_coef,
+            ref_kl_coef=algorithm.ref_kl_coef,
+            ref_kl_estimator=algorithm.ref_kl_estimator,
+        )
+
+    return token_loss
+
+
+def run_update(
+    policy: Policy,
+    micro_batches: Sequence[MicroBatch],
+    inputs: Sequence[TokenInputs],
+    selection: Selection | None,
+    algorithm: Algorithm,
+    *,
+    is_first: bool,
+    seed: int,
+    update: int,
+) -> UpdateOutcome:
+    """Forward, backward and optimizer step with the given selection.
+
+    Collectives: those of `Policy.update`.
+
+    Args:
+        policy: the policy.
+        micro_batches: of this rank, in this optimizer step.
+        inputs: of the same micro-batches; empty off the last stage.
+        selection: of `mini_batch` or `rollout_batch` scope; None otherwise.
+        algorithm: the resolved algorithm.
+        is_first: whether this is the first update of the rollout batch.
+        seed: of the run.
+        update: number of this optimizer step in the run.
+
+    Returns:
+        The result, with the selection it used.
+    """
+    chosen: list[Selection] = []
+    token_loss = make_token_loss(
+        inputs,
+        None if selection is None else selection.masks,
+        algorithm,
+        is_first=is_first,
+        seed=seed,
+        update=update,
+        chosen=chosen,
+    )
+    result = policy.update(micro_batches, token_loss, entropy_grad=algorithm.entropy_coef != 0)
+    return UpdateOutcome(result, concatenate(chosen) if chosen else selection)

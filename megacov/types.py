@@ -1,0 +1,153 @@
+"""Frozen records that pass between the floors: samples as plain values, batches as tensors.
+
+Shape legend: n samples of a rollout batch, s padded sequence length, r padded response length,
+b sequences of a micro-batch, t response tokens laid flat (sample after sample, position after position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question. `index` is its place in the data set; `answer` is what the verifier needs to judge it."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """Response tokens [start, end) were sampled under weight version `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled response as the rollout server returned it.
+
+    `log_probs` are the server's, of each token in `token_ids`, scaled by the temperature and before top-p or top-k.
+    `token_ids` holds the end-of-sequence token when the model produced it.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+    version_spans: tuple[VersionSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt with one judged completion. Samples of one prompt share `group`."""
+
+    prompt: Prompt
+    completion: Completion
+    group: int
+    reward: float
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """The judged samples of one rollout as tensors, equal on every rank.
+
+    tokens: [n, s] int64, prompt then response, right-padded with 0.
+    prompt_lengths, response_lengths: [n] int64, in tokens.
+    loss_mask: [n, r] bool, response tokens that carry loss.
+    rollout_log_probs: [n, r] float32, the server's log-probs; 0 where padded.
+    group_ids: [n] int64, equal for samples of one prompt.
+    rewards: [n] float32, finite.
+    max_response_length: tokens; the stride of token ids, so that they are free of layout.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    loss_mask: Tensor
+    rollout_log_probs: Tensor
+    group_ids: Tensor
+    rewards: Tensor
+    max_response_length: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The sequences of one forward pass on one data-parallel rank, and where their response tokens sit.
+
+    tokens: [b, s] int64, right-padded with 0.
+    rows, columns: [t] int64; logits at [row, column] predict the response token at [row, column + 1].
+    sample_ids: [b] int64, index in the rollout batch.
+    token_ids: [t] int64, sample index * max_response_length + response position.
+    loss_mask: [t] bool.
+    """
+
+    tokens: Tensor
+    rows: Tensor
+    columns: Tensor
+    sample_ids: Tensor
+    token_ids: Tensor
+    loss_mask: Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same micro-batch on another device.
+
+        Args:
+            device: where to.
+
+        Returns:
+            A copy there, or the same tensors where they are there already.
+        """
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
+        return MicroBatch(**moved)
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """What a loss reads: response tokens of one micro-batch, laid flat.
+
+    log_probs: [t] float32, carries the gradient.
+    old_log_probs, advantages: [t] float32, detached.
+    loss_mask: [t] bool; False tokens add nothing, whatever their values.
+    token_weights: [t] float32, detached; the loss is sum(token_weights * token losses), so the weights hold the
+        aggregation mode and its global denominator, and micro-batches and ranks simply add up.
+    selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
+    entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
+    ref_log_probs: [t] float32, detached, or None.
+    """
+
+    log_probs: Tensor
+    old_log_probs: Tensor
+    advantages: Tensor
+    loss_mask: Tensor
+    token_weights: Tensor
+    selected: Tensor | None = None
+    entropy: Tensor | None = None
+    ref_log_probs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A scalar loss, and metrics as detached scalar sums over loss tokens.
+
+    The caller adds metrics over micro-batches and ranks and divides by the number of loss tokens.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+LossFunction = Callable[..., LossOutput]

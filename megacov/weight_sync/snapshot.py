@@ -1,0 +1,106 @@
+"""Write weights as a Hugging Face model folder that a server can load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from megacov.errors import WeightSyncError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Configuration, tokenizer and chat template; everything else in a model folder is weights or code.
+_COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
+_INDEX_FILE = "model.safetensors.index.json"
+
+
+def write_snapshot(
+    folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, source_model: Path, max_shard_bytes: int
+) -> int:
+    """Write a model folder, so that it is there completely or not at all. An older one of this name is replaced.
+
+    Args:
+        folder: to be written; its parent is created.
+        named_tensors: every weight by its Hugging Face name, on the CPU.
+        source_model: folder to copy configuration and tokenizer from.
+        max_shard_bytes: a file of weights is closed before it grows beyond this, unless one tensor alone does.
+
+    Returns:
+        Bytes of all tensors.
+
+    Raises:
+        WeightSyncError: if the disk does not take it; nothing stands under the name then, but perhaps the older one.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"tmp-{folder.name}-", dir=folder.parent) as temporary:
+            fresh = Path(temporary, "fresh")
+            fresh.mkdir()
+            _copy_configuration(source_model, fresh)
+            num_bytes = _write_weights(fresh, named_tensors, max_shard_bytes=max_shard_bytes)
+            if folder.exists():
+                folder.rename(Path(temporary, "replaced"))
+            fresh.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise WeightSyncError(
+            f"The weights cannot be written to {folder} ({error}); free space, or choose another folder."
+        ) from error
+    return num_bytes
+
+
+def _copy_configuration(source_model: Path, folder: Path) -> None:
+    for file in sorted(source_model.iterdir()):
+        if file.is_file() and file.suffix in _COPIED_SUFFIXES and file.name != _INDEX_FILE:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int) -> int:
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    pending_bytes = total_bytes = 0
+
+    def close_shard() -> None:
+        shards.append(list(pending))
+        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        pending.clear()
+
+    for name, tensor in named_tensors:
+        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
+            close_shard()
+            pending_bytes = 0
+        pending[name] = _owned(tensor, pending.values())
+        pending_bytes += tensor.nbytes
+        total_bytes += tensor.nbytes
+    close_shard()
+    _name_shards(folder, shards, total_bytes)
+    return total_bytes
+
+
+def _owned(tensor: Tensor, others: Collection[Tensor]) -> Tensor:
+    """The tensor with a storage of its own, as safetensors wants it; views into larger or shared storage are copied."""
+    tensor = tensor.detach().contiguous()
+    storage = tensor.untyped_storage()
+    is_shared = any(other.untyped_storage().data_ptr() == storage.data_ptr() for other in others)
+    return tensor.clone() if is_shared or storage.nbytes() != tensor.nbytes else tensor
+
+
+def _name_shards(folder: Path, shards: list[list[str]], total_bytes: int) -> None:
+    """Give the files the names that Hugging Face gives them, which tell how many there are."""
+    if len(shards) == 1:
+        Path(folder, "shard-1").rename(folder / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        Path(folder, f"shard-{number}").rename(folder / file_name)
+        weight_map.update(dict.fromkeys(names, file_name))
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    Path(folder, _INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""What all tests share: one thread, no network look-ups, equal seeds, and skips that give their reason."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+# Before anything imports torch or tokenizers; ranks that tests start inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import pytest
+
+# Other work shares the cores, so time says nothing; CI draws the same examples every time.
+hypothesis.settings.register_profile("megacov", deadline=None, derandomize=os.environ.get("CI") == "true")
+hypothesis.settings.load_profile("megacov")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip what this machine cannot run."""
+    reasons = {"gpu": _no_gpu, "sglang": _no_sglang}
+    for marker, reason in reasons.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and (why := reason()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    random.seed(0)
+    # Only where the test has torch already: importing it takes longer than most tests.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+
+
+def _no_gpu() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def _no_sglang() -> str:
+    return "" if find_spec("sglang") else "SGLang is not installed"

@@ -1,0 +1,134 @@
+"""Log-probs and entropy over a sharded vocabulary equal the unsharded float64 ones, in value and in gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor.debug import CommDebugMode
+
+from megacov.ops import vocab_parallel_log_probs_and_entropy
+from tests.support import reference
+from tests.support.run_ranks import run_cases
+
+pytestmark = pytest.mark.dist
+
+PADDED_VOCAB = 48
+
+
+@dataclass(frozen=True)
+class Case:
+    dtype: torch.dtype = torch.float32
+    temperature: float = 1.0
+    vocab_size: int | None = None
+    entropy_grad: bool = False
+    shape: tuple[int, ...] = (3, 5)
+    bad_target: bool = False
+
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Whole logits, targets and the weights of both results in the loss; equal in every process."""
+        generator = torch.Generator().manual_seed(0)
+        logits = (torch.randn(*self.shape, PADDED_VOCAB, generator=generator) * 4).to(self.dtype)
+        targets = torch.randint(0, self.vocab_size or PADDED_VOCAB, self.shape, generator=generator)
+        if self.bad_target:
+            targets.view(-1)[1] = self.vocab_size or PADDED_VOCAB
+        weights = torch.randn(2, *self.shape, generator=generator)
+        return logits, targets, weights[0], weights[1] * self.entropy_grad
+
+
+CASES = [
+    *(
+        Case(dtype=dtype, temperature=temperature, vocab_size=vocab_size, entropy_grad=entropy_grad)
+        for dtype in (torch.float32, torch.bfloat16)
+        for temperature in (1.0, 0.6)
+        # Real entries end: nowhere, inside the last shard, inside the first one so that others are padding alone.
+        for vocab_size in (None, 41, 7)
+        for entropy_grad in (False, True)
+    ),
+    Case(dtype=torch.float64, temperature=0.6, vocab_size=41, entropy_grad=True),
+    Case(shape=(1,)),
+    Case(shape=(4, 0), entropy_grad=True),
+]
+
+
+def _run(case: Case) -> dict:
+    group, rank, size = dist.group.WORLD, dist.get_rank(), dist.get_world_size()
+    logits, targets, log_prob_weights, entropy_weights = case.inputs()
+    shard = logits.chunk(size, -1)[rank].clone().requires_grad_()
+    before = shard.detach().clone()
+    comm = CommDebugMode()
+    with comm:
+        log_probs, entropy = vocab_parallel_log_probs_and_entropy(
+            shard,
+            targets,
+            tp_group=group,
+            temperature=case.temperature,
+            entropy_grad=case.entropy_grad,
+            vocab_size=case.vocab_size,
+        )
+        forward_collectives = dict(comm.get_comm_counts())
+        (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
+    return {
+        "log_probs": log_probs.detach(),
+        "entropy": entropy.detach(),
+        "grad": shard.grad,
+        "is_unchanged": torch.equal(shard.detach().view(torch.uint8), before.view(torch.uint8)),
+        "num_forward": sum(forward_collectives.values()),
+        "num_total": comm.get_total_counts(),
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["tp2", "tp4"])
+def results(request) -> list[list[dict]]:
+    return run_cases(_run, [(case,) for case in CASES], world_size=request.param)
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_equals_unsharded_float64(results, index):
+    case = CASES[index]
+    logits, targets, log_prob_weights, entropy_weights = case.inputs()
+    leaf = logits.double().requires_grad_()
+    log_probs, entropy = reference.log_probs_and_entropy(
+        leaf, targets, temperature=case.temperature, vocab_size=case.vocab_size
+    )
+    (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
+
+    grad = torch.cat([result["grad"] for result in results[index]], -1)
+    assert grad.dtype == case.dtype
+    torch.testing.assert_close(results[index][0]["log_probs"].double(), log_probs.detach(), rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(results[index][0]["entropy"].double(), entropy.detach(), rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(grad.double(), leaf.grad, rtol=max(torch.finfo(case.dtype).eps, 1e-5), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["log_probs", "entropy"])
+def test_all_ranks_hold_the_same_bits(results, name):
+    for by_rank in results:
+        for result in by_rank[1:]:
+            assert torch.equal(result[name], by_rank[0][name])
+
+
+def test_one_collective_forward_and_none_backward(results):
+    for case, by_rank in zip(CASES, results, strict=True):
+        expected = 0 if 0 in case.shape else 1
+        assert {(result["num_forward"], result["num_total"]) for result in by_rank} == {(expected, expected)}
+
+
+def test_the_logits_are_not_written_to(results):
+    assert all(result["is_unchanged"] for by_rank in results for result in by_rank)
+
+
+def _refusal(case: Case) -> tuple[str, int]:
+    logits, targets, _, _ = case.inputs()
+    shard = logits.chunk(dist.get_world_size(), -1)[dist.get_rank()]
+    with CommDebugMode() as comm, pytest.raises(ValueError, match="outside the vocabulary") as caught:
+        vocab_parallel_log_probs_and_entropy(shard, targets, tp_group=dist.group.WORLD, vocab_size=case.vocab_size)
+    return str(caught.value), comm.get_total_counts()
+
+
+def test_a_bad_target_is_refused_on_all_ranks_before_any_collective():
+    cases = [(Case(bad_target=True),), (Case(bad_target=True, vocab_size=30),)]
+    for by_rank in run_cases(_refusal, cases, world_size=2):
+        assert by_rank[0] == by_rank[1]
+        assert by_rank[0][1] == 0

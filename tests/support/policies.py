@@ -1,0 +1,75 @@
+"""The policy of `examples/tiny_policy` on the ranks of a test, and a rollout batch for it that no server made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from megacov.megatron.optimizer import AdamSettings
+from megacov.megatron.policy import Policy, build_policy
+from megacov.megatron.process_groups import lay_out_ranks, leave_layout
+from megacov.types import RolloutBatch
+
+TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
+# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become a
+# whole step; this epsilon lets it stay noise.
+ADAM = AdamSettings(
+    lr=1e-3,
+    min_lr=0.0,
+    warmup_steps=0,
+    decay="constant",
+    decay_steps=100,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-5,
+    weight_decay=0.0,
+    clip_grad=1.0,
+)
+
+
+@contextmanager
+def laid_out_policy(
+    tensor: int, pipeline: int, *, path: Path = TINY_POLICY, adam: AdamSettings = ADAM, with_reference: bool = False
+) -> Iterator[Policy]:
+    """The policy on the ranks of an initialised job; the layout is forgotten afterwards."""
+    groups = lay_out_ranks(tensor=tensor, pipeline=pipeline, timeout_s=60, seed=1)
+    try:
+        yield build_policy(
+            path,
+            groups,
+            adam,
+            dtype="float32",
+            vocab_divisible_by=3,  # 16 tokens become 18 or 24: some are padding in every layout
+            transformer_engine="off",
+            temperature=0.8,
+            with_reference=with_reference,
+        )
+    finally:
+        leave_layout()
+
+
+def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
+    """Random tokens in ragged lengths; one sample is empty, one has no loss token, and one repeats another."""
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(2, 5, (num_samples,), generator=generator)
+    responses = torch.randint(1, 9, (num_samples,), generator=generator)
+    responses[3] = 0
+    tokens = torch.randint(4, 14, (num_samples, 12), generator=generator)
+    prompts[5], responses[5], tokens[5] = prompts[4], responses[4], tokens[4]
+    tokens[torch.arange(12) >= (prompts + responses)[:, None]] = 0
+    loss_mask = torch.arange(8) < responses[:, None]
+    loss_mask[6] = False
+    rewards = torch.randint(0, 2, (num_samples,), generator=generator).float()
+    return RolloutBatch(
+        tokens=tokens,
+        prompt_lengths=prompts,
+        response_lengths=responses,
+        loss_mask=loss_mask,
+        rollout_log_probs=-torch.rand(num_samples, 8, generator=generator),
+        group_ids=torch.arange(num_samples) // 4,
+        rewards=rewards,
+        max_response_length=8,
+    )

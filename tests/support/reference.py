@@ -1,0 +1,35 @@
+"""What the distributed code must equal: float64, unsharded, written straight from the formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def log_probs_and_entropy(
+    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, vocab_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """log softmax(z)_target and -sum p log p with z = logits / temperature over the first vocab_size entries."""
+    log_p = torch.log_softmax(logits.double()[..., :vocab_size] / temperature, -1)
+    return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), torch.special.entr(log_p.exp()).sum(-1)
+
+
+def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor) -> Tensor:
+    """(lp - mean lp) (A - mean A), means over the mask; 0 elsewhere."""
+    log_probs, advantages = log_probs.double(), advantages.double()
+    centred = (log_probs - log_probs[loss_mask].mean()) * (advantages - advantages[loss_mask].mean())
+    return torch.where(loss_mask, centred, torch.zeros_like(centred))
+
+
+def top_k_ids(tokens: Sequence[tuple[float, bool, int]], k: int) -> set[int]:
+    """Ids of the k best of (score, is masked, id): larger score first, then smaller id; NaN last."""
+
+    def rank(token: tuple[float, bool, int]) -> tuple[bool, float, int]:
+        score, _, token_id = token
+        is_nan = isinstance(score, float) and math.isnan(score)
+        return is_nan, 0 if is_nan else -score, token_id
+
+    return {token_id for _, _, token_id in sorted((token for token in tokens if token[1]), key=rank)[:k]}

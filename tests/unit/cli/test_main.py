@@ -1,0 +1,87 @@
+"""The command: light to start, and one sentence with an exit code for each kind of error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megacov import errors
+
+ROOT = Path(__file__).parents[3]
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MegacovError)]
+
+
+def megacov(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "megacov", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_help_names_every_verb_and_imports_no_torch():
+    code = "import sys, megacov.cli.main; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert loaded.strip() == "[]"
+    shown = megacov("--help")
+    assert shown.returncode == 0
+    for verb in ("train", "serve", "compare", "doctor", "schema"):
+        assert f"\n  {verb} " in shown.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_one_sentence_and_its_own_exit_code(kind, monkeypatch, capsys):
+    from megacov.cli import main
+
+    def fail(prog_name: str) -> None:
+        raise kind("run.steps is [0]: it must be a whole number.")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == kind.exit_code
+    assert capsys.readouterr() == ("", "megacov: run.steps is [0]: it must be a whole number.\n")
+
+
+def test_each_kind_of_error_has_an_exit_code_of_its_own():
+    codes = [kind.exit_code for kind in KINDS]
+    assert len(set(codes)) == len(codes)
+    assert 0 not in codes
+
+
+def test_an_interrupt_ends_with_130(monkeypatch):
+    from megacov.cli import main
+
+    def interrupt(prog_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gone.yaml"], "megacov: the configuration file gone.yaml cannot be read (No such file or directory): "),
+        (
+            ["yaml_configs/runs/tiny_kl_cov.yaml", "run.stepz=3"],
+            "megacov: run.stepz is no setting: did you mean run.steps?",
+        ),
+        (
+            ["yaml_configs/runs/tiny_kl_cov.yaml", "algorithm.loss.name=x"],
+            "megacov: algorithm.loss.name is x: set it to ",
+        ),
+    ],
+)
+def test_a_wrong_configuration_ends_train_with_one_line(arguments, sentence):
+    result = megacov("train", *arguments)
+    assert result.returncode == errors.ConfigError.exit_code
+    assert result.stderr.startswith(sentence)
+    assert result.stderr.count("\n") == 1
+
+
+def test_schema_prints_json():
+    assert "properties" in json.loads(megacov("schema").stdout)

@@ -1,0 +1,178 @@
+"""Rules between sections: what breaks each, what narrowly does not, and what the sentence says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from megacov.config import check_model, config_warnings, make_config
+from megacov.config.advice import ADVICE
+from megacov.config.rules import RULES
+from megacov.errors import ConfigError
+
+
+def values(**sections: dict[str, Any]) -> dict[str, Any]:
+    needed: dict[str, Any] = {
+        "run": {"name": "x", "steps": 5},
+        "model": {"path": "m"},
+        "data": {"path": "d"},
+        "rewards": {"verifier": "sum_pairs"},
+    }
+    return needed | sections
+
+
+def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
+    return {"loss": {"name": loss}, "selection": selection}
+
+
+BROKEN = {
+    "ratio_is_a_fraction": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2)},
+        r"algorithm.selection.ratio is 0.2, .* less than 0.05: if it was a percentage set 0.002, .*allow_large",
+    ),
+    "ratio_is_a_fraction (clip_cov, at the limit)": (
+        {"algorithm": algorithm("clip_cov", name="clip_cov", ratio=0.05)},
+        "algorithm.selection.ratio is 0.05",
+    ),
+    "loss_and_selection_fit (nothing selected)": (
+        {"algorithm": algorithm("kl_cov", name="none")},
+        "loss.name is kl_cov and algorithm.selection.name is none: .* use the selection kl_cov, or the loss ppo_clip",
+    ),
+    "loss_and_selection_fit (nobody reads it)": (
+        {"algorithm": algorithm("ppo_clip", name="clip_cov")},
+        "so use the loss clip_cov, or the selection none",
+    ),
+    "loss_and_selection_fit (high entropy)": (
+        {"algorithm": algorithm("ppo_clip", name="high_entropy")},
+        "so use the loss kl_cov or clip_cov, or the selection none",
+    ),
+    "updates_divide_the_batch": (
+        {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
+        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x rollout.samples_per_prompt 2\)"
+        r": set it to 4 or 6, or change the batch",
+    ),
+    "updates_divide_the_batch (more updates than sequences)": (
+        {"rollout": {"prompts_per_step": 2, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 8}},
+        "set it to 4, or change the batch",
+    ),
+    "every_rank_has_a_sequence": (
+        {
+            "rollout": {"prompts_per_step": 2, "samples_per_prompt": 4},
+            "batch": {"updates_per_rollout": 4},
+            "parallel": {"data": 3},
+        },
+        r"parallel.data is 3 and an optimizer step has 2 sequences \(8 in 4 updates\): lower parallel.data",
+    ),
+    "engine_has_its_addresses (none)": (
+        {"rollout": {"engine": "sglang"}},
+        "rollout.engine is sglang and rollout.addresses is empty: .* or set rollout.engine=embedded",
+    ),
+    "engine_has_its_addresses (unread)": (
+        {"rollout": {"addresses": ["http://127.0.0.1:1"]}},
+        "rollout.engine is embedded and rollout.addresses names 1 servers, .* or set rollout.engine=sglang",
+    ),
+    "micro_batch_scope_has_two_sequences": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_size": 1}},
+        "scope is micro_batch and batch.micro_batch_size is 1: .* set algorithm.selection.scope=mini_batch",
+    ),
+}
+
+HELD = [
+    {},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.0499)},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2, allow_large_ratio=True)},
+    {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
+    {"algorithm": algorithm("clip_cov", name="clip_cov")},
+    {"algorithm": algorithm("kl_cov", name="clip_cov")},
+    {"rollout": {"prompts_per_step": 2, "samples_per_prompt": 3}, "batch": {"updates_per_rollout": 2}},
+    {
+        "rollout": {"prompts_per_step": 2, "samples_per_prompt": 3},
+        "batch": {"updates_per_rollout": 2},
+        "parallel": {"data": 3},
+    },
+    {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"]}},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_size": 2}},
+    {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
+]
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_says_what_to_change(case):
+    sections, sentence = BROKEN[case]
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        make_config(values(**sections))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("sections", HELD)
+def test_what_narrowly_holds_is_let_through(sections):
+    make_config(values(**sections))
+
+
+def test_every_rule_is_broken_by_a_case():
+    assert {rule.__name__ for rule in RULES} == {case.partition(" ")[0] for case in BROKEN}
+
+
+TINY = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_layers": 6, "ffn_hidden_size": 24}
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 3), (4, 6)])
+def test_a_model_that_divides_is_let_through(tensor, pipeline):
+    check_model(**TINY, tensor=tensor, pipeline=pipeline)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"tensor": 3},
+            "parallel.tensor is 3 and the model has 8 attention heads, .* set parallel.tensor to 1, 2 or 4.",
+        ),
+        ({"tensor": 8}, "parallel.tensor is 8 and the model has 4 key-value heads, .* to 1, 2 or 4."),
+        ({"tensor": 4, "ffn_hidden_size": 18}, "the model has 18 feed-forward columns, .* to 1 or 2."),
+        ({"pipeline": 4}, "parallel.pipeline is 4 and the model has 6 layers, .* to 1, 2, 3 or 6."),
+        ({"pipeline": 2, "num_layers": 1}, "the model has 1 layers, .* set parallel.pipeline to 1."),
+    ],
+)
+def test_a_model_that_does_not_divide_is_refused_with_the_sizes_that_would(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_model(**({"tensor": 1, "pipeline": 1} | TINY | changes))
+
+
+WARNED = {
+    "kl_cov_needs_a_second_update": {
+        "algorithm": algorithm("kl_cov", name="kl_cov"),
+        "batch": {"updates_per_rollout": 1},
+    },
+    "band_needs_normalized_advantages": {
+        "algorithm": algorithm("clip_cov", name="clip_cov") | {"advantages": {"normalize_std": False}}
+    },
+    "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
+    "micro_batch_scope_depends_on_the_layout": {
+        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
+        "batch": {"micro_batch_size": 2},
+    },
+    "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
+    "warmup_ends": {"optimizer": {"warmup_steps": 40}},
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_each_warning_comes_alone(name):
+    config = make_config(values(**WARNED[name]))
+    (sentence,) = config_warnings(config)
+    assert sentence == next(advise for advise in ADVICE if advise.__name__ == name)(config)
+    assert sentence.endswith(".")
+
+
+def test_every_warning_has_a_case():
+    assert {advise.__name__ for advise in ADVICE} == set(WARNED)
+
+
+@pytest.mark.parametrize(
+    "sections", [{}, {"optimizer": {"warmup_steps": 39}}, {"optimizer": {"min_lr": 1e-7, "decay": "cosine"}}]
+)
+def test_a_plain_run_has_no_warning(sections):
+    assert config_warnings(make_config(values(**sections))) == []

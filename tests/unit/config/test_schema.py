@@ -1,0 +1,98 @@
+"""The schema as documentation: every setting is described, every number has a unit, every setting has a reader."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megacov.config import RunConfig, editor_schema
+from megacov.config.fields import choice_paths, locate, members, sections_in, walk_values
+from megacov.config.messages import expected, unit_of
+from megacov.config.section import Section, value_type
+
+ROOT = Path(__file__).parents[3]
+SCHEMA_FILES = ("schema.py", "algorithm.py", "rollout.py", "section.py")
+PLACES = [(place.path, place.field) for place in walk_values(RunConfig)]
+
+
+def sections(root: type[Section]) -> Iterator[type[Section]]:
+    yield root
+    for field in root.model_fields.values():
+        for section in sections_in(field):
+            yield from sections(section)
+
+
+@pytest.mark.parametrize(("path", "field"), PLACES, ids=[path for path, _ in PLACES])
+def test_a_setting_is_described_with_its_unit(path, field):
+    assert field.description, "no description"
+    is_number = value_type(field.annotation) in (int, float)
+    assert field.description.endswith("]" if is_number else "."), field.description
+    assert bool(unit_of(field)) == is_number
+    assert expected(field)
+
+
+def test_every_section_is_described():
+    for section in sections(RunConfig):
+        assert section.__doc__ != Section.__doc__
+        assert all(field.description for field in section.model_fields.values()), section
+
+
+def _attributes_read() -> set[str]:
+    """Names read as an attribute anywhere but where the schema is declared."""
+    names = set()
+    for path in (ROOT / "megacov").rglob("*.py"):
+        if path.parent.name == "config" and path.name in SCHEMA_FILES:
+            continue
+        names |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return names
+
+
+def _parameters() -> set[str]:
+    """Parameters of functions in losses/ and selection/, to which hyperparameters go by name."""
+    names = set()
+    for folder in ("losses", "selection"):
+        for path in (ROOT / "megacov" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    names |= {argument.arg for argument in node.args.args + node.args.kwonlyargs}
+    return names
+
+
+def test_every_setting_is_read_by_something():
+    read, parameters = _attributes_read(), _parameters()
+    unread = []
+    for place in walk_values(RunConfig):
+        key = place.path.rpartition(".")[2]
+        own = place.section().hyperparameters() if hasattr(place.section, "hyperparameters") else {}
+        if key not in read and not (key in own and key in parameters):
+            unread.append(place.path)
+    assert unread == [], "settings that nothing reads"
+
+
+def test_places_are_found_through_forms_and_lists():
+    assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "kl_coef")).path == "algorithm.loss.kl_coef"
+    assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "kl_coef")).field is not None
+    assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "clip_low")).field is None
+    assert locate(RunConfig, ("rollout", "stop", 2)).path == "rollout.stop[2]"
+    assert choice_paths(RunConfig) == {("algorithm", "loss"), ("algorithm", "selection")}
+
+
+def test_names_are_those_of_the_registries():
+    algorithm = RunConfig.model_fields["algorithm"].annotation
+    assert algorithm is not None
+    assert set(members(algorithm.model_fields["loss"])) == {"ppo_clip", "clip_cov", "kl_cov"}
+    assert set(members(algorithm.model_fields["selection"])) == {"none", "kl_cov", "clip_cov", "high_entropy"}
+
+
+def test_the_editor_schema_is_json_that_knows_every_key():
+    schema = json.loads(json.dumps(editor_schema()))
+    assert set(schema["properties"]) == {*RunConfig.model_fields, "extends"}
+    assert schema["additionalProperties"] is False
+    assert "required" not in json.dumps(schema)
+    lr = schema["$defs"]["OptimizerSection"]["properties"]["lr"]
+    assert (lr["default"], lr["exclusiveMinimum"]) == (1e-6, 0)
+    assert lr["description"].startswith("Peak learning rate.")

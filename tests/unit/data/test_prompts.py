@@ -1,0 +1,136 @@
+"""Prompt files become prompts with tokens, and whatever is wrong with one is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from megacov.data import load_prompts, load_tokenizer
+from megacov.errors import DataError
+
+TINY_POLICY = Path(__file__).parents[3] / "examples" / "tiny_policy"
+VOCAB_SIZE = 16
+CHAT_TEMPLATE = "{% for m in messages %}+{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return load_tokenizer(TINY_POLICY, vocab_size=VOCAB_SIZE)
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_prompts_keep_their_order_text_and_answer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "12=", "answer": "12"}\n\n  \n{"answer": 7, "prompt": "7=", "more": [1]}')
+    first, second = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE)
+    assert (first.index, first.text, first.answer) == (0, "12=", "12")
+    assert (second.index, second.text, second.answer) == (1, "7=", "7")
+    assert first.token_ids == tuple(tokenizer.convert_tokens_to_ids(list("12=")))
+    assert tokenizer.decode(second.token_ids) == "7="
+
+
+def test_other_field_names(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"question": "1=", "target": 1.5, "prompt": "2=", "answer": "2"}')
+    (prompt,) = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, prompt_field="question", answer_field="target")
+    assert (prompt.text, prompt.answer) == ("1=", "1.5")
+
+
+def test_chat_template_wraps_the_prompt(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "12", "answer": "12"}')
+    tokenizer.chat_template = CHAT_TEMPLATE
+    (prompt,) = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, chat_template=True)
+    assert prompt.text == "+12="
+    assert tokenizer.decode(prompt.token_ids) == "+12="
+
+
+def test_the_longest_prompt_allowed_passes(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "123=", "answer": ""}')
+    (prompt,) = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, max_prompt_length=4)
+    assert len(prompt.token_ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ('{"prompt": "1=", "answer": "1"}\n{"prompt": ', r"line 2 is not JSON"),
+        (b'{"prompt": "1=", "answer": "1"}\n{"prompt": "\xff=", "answer": "1"}', r"line 2 is not JSON"),
+        ('["1=", "1"]', "line 1 is a JSON list"),
+        ('\n"1="', "line 2 is a JSON str"),
+        ("null", "line 1 is a JSON NoneType"),
+        ('{"answer": "1", "question": "1="}', r"no field 'prompt' but answer, question; .*data\.prompt_field"),
+        ('{"prompt": "1="}', r"no field 'answer' but prompt; .*data\.answer_field"),
+        ("{}", "no field 'prompt' but no field"),
+        ('{"prompt": "", "answer": "1"}', "line 1: the prompt in field 'prompt' is empty"),
+        ('{"prompt": " \\n", "answer": "1"}', "is empty"),
+        ('{"prompt": 12, "answer": "1"}', "is a int"),
+        ('{"prompt": null, "answer": "1"}', "is a NoneType"),
+        ('{"prompt": "1=", "answer": null}', "answer in field 'answer' is a NoneType"),
+        ('{"prompt": "1=", "answer": true}', "answer in field 'answer' is a bool"),
+        (
+            '{"prompt": "12=", "answer": "1"}\n{"prompt": "1234=", "answer": "1"}\n{"prompt": "123=", "answer": "1"}',
+            "2 of 3 prompts have more than data.max_prompt_length = 3 tokens, the first on line 2; raise it to 5",
+        ),
+    ],
+)
+def test_a_bad_file_is_a_data_error(
+    content: str | bytes, message: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        load_prompts(write(tmp_path, content), tokenizer, vocab_size=VOCAB_SIZE, max_prompt_length=3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [("missing.jsonl", "no prompt file"), (".", "cannot be read")])
+def test_a_file_that_cannot_be_read_is_a_data_error(
+    name: str, message: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_prompts(tmp_path / name, tokenizer, vocab_size=VOCAB_SIZE)
+
+
+def test_a_token_outside_the_vocabulary_is_a_data_error(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "12=", "answer": "1"}')
+    equals_id = tokenizer.convert_tokens_to_ids("=")
+    load_prompts(path, tokenizer, vocab_size=equals_id + 1)
+    with pytest.raises(DataError, match=f"line 1: .* token id {equals_id}, outside .* vocabulary of {equals_id}"):
+        load_prompts(path, tokenizer, vocab_size=equals_id)
+
+
+def test_chat_template_without_one_is_a_data_error(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "12", "answer": "12"}')
+    with pytest.raises(DataError, match="tokenizer has no chat template"):
+        load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, chat_template=True)
+
+
+def test_a_prompt_without_tokens_is_a_data_error(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "12", "answer": "12"}')
+    tokenizer.chat_template = "{{ '' }}"
+    with pytest.raises(DataError, match="line 1: the prompt .* no token"):
+        load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, chat_template=True)
+
+
+def test_a_tokenizer_larger_than_the_model_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="has 16 tokens and its model only 15"):
+        load_tokenizer(TINY_POLICY, vocab_size=15)
+
+
+def test_a_missing_model_folder_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no model folder"):
+        load_tokenizer(tmp_path / "nowhere", vocab_size=VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer.json": "{"}, {"config.json": json.dumps({"model_type": "qwen2"})}])
+def test_a_folder_without_a_tokenizer_is_a_data_error(files: dict[str, str], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="ascii")
+    with pytest.raises(DataError, match="no tokenizer that transformers can load"):
+        load_tokenizer(tmp_path, vocab_size=VOCAB_SIZE)

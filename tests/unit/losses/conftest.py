@@ -1,0 +1,50 @@
+"""Micro-batches for the loss tests, drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from megacov.types import LossBatch
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., LossBatch]:
+    """fn(num_tokens, seed=0, dtype=float64, **fields) -> LossBatch whose ratios spread well beyond PPO's range."""
+
+    def make(num_tokens: int = 64, *, seed: int = 0, dtype: torch.dtype = torch.float64, **fields: object) -> LossBatch:
+        generator = torch.Generator().manual_seed(seed)
+        old_log_probs = -3 * torch.rand(num_tokens, generator=generator, dtype=dtype)
+        batch = LossBatch(
+            log_probs=old_log_probs + 0.4 * torch.randn(num_tokens, generator=generator, dtype=dtype),
+            old_log_probs=old_log_probs,
+            advantages=torch.randn(num_tokens, generator=generator, dtype=dtype),
+            loss_mask=torch.rand(num_tokens, generator=generator) < 0.8,
+            token_weights=torch.rand(num_tokens, generator=generator, dtype=dtype) / num_tokens,
+            selected=torch.rand(num_tokens, generator=generator) < 0.2,
+            entropy=3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
+            ref_log_probs=-3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
+        )
+        return replace(batch, **fields)
+
+    return make
+
+
+@pytest.fixture
+def one_token() -> Callable[..., LossBatch]:
+    """fn(advantage, ratio, selected=False) -> LossBatch of a single token with weight 1 and a gradient."""
+
+    def make(advantage: float, ratio: float, *, selected: bool = False) -> LossBatch:
+        return LossBatch(
+            log_probs=torch.tensor([ratio], dtype=torch.float64).log().requires_grad_(),
+            old_log_probs=torch.zeros(1, dtype=torch.float64),
+            advantages=torch.tensor([advantage], dtype=torch.float64),
+            loss_mask=torch.tensor([True]),
+            token_weights=torch.ones(1, dtype=torch.float64),
+            selected=torch.tensor([selected]),
+        )
+
+    return make

@@ -1,0 +1,144 @@
+"""What every registered loss must satisfy, whatever its equation."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from megacov.errors import ConfigError
+from megacov.losses import add_terms, get_loss
+from megacov.types import LossBatch
+
+HYPERPARAMETERS = [
+    ("ppo_clip", {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}),
+    ("ppo_clip", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 1.5}),
+    ("clip_cov", {"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None}),
+    ("clip_cov", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}),
+    ("kl_cov", {"kl_coef": 1.0, "estimator": "abs"}),
+    ("kl_cov", {"kl_coef": 0.5, "estimator": "k2"}),
+    ("kl_cov", {"kl_coef": 2.0, "estimator": "k3"}),
+]
+every_loss = pytest.mark.parametrize(("name", "hyperparameters"), HYPERPARAMETERS)
+
+
+def part(batch: LossBatch, index: slice) -> LossBatch:
+    """The tokens of `index` as a micro-batch of their own."""
+    return LossBatch(**{field.name: getattr(batch, field.name)[index] for field in fields(batch)})
+
+
+@every_loss
+def test_gradient_is_that_of_the_value(name, hyperparameters, make_batch):
+    batch = make_batch(24)
+    log_probs = batch.log_probs.clone().requires_grad_()
+    entropy = batch.entropy.clone().requires_grad_()
+
+    def loss_of(log_probs, entropy):
+        given = replace(batch, log_probs=log_probs, entropy=entropy)
+        output = get_loss(name)(given, **hyperparameters)
+        return add_terms(output, given, entropy_coef=0.3, ref_kl_coef=0.7, ref_kl_estimator="k3").loss
+
+    assert torch.autograd.gradcheck(loss_of, (log_probs, entropy))
+
+
+@every_loss
+def test_micro_batches_add_up_to_one_batch(name, hyperparameters, make_batch):
+    batch = make_batch(60)
+    whole = get_loss(name)(batch, **hyperparameters)
+    parts = [
+        get_loss(name)(part(batch, slice(i, j)), **hyperparameters) for i, j in ((0, 1), (1, 20), (20, 20), (20, 60))
+    ]
+    torch.testing.assert_close(sum(p.loss for p in parts), whole.loss, rtol=1e-12, atol=1e-14)
+    for key, value in whole.metrics.items():
+        torch.testing.assert_close(sum(p.metrics[key] for p in parts), value, rtol=1e-12, atol=1e-12)
+
+
+@every_loss
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf"), 1e30])
+def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_batch):
+    clean = make_batch(40)
+    spoil = lambda values: torch.where(clean.loss_mask, values, garbage)  # noqa: E731
+    dirty = replace(
+        clean,
+        log_probs=spoil(clean.log_probs).requires_grad_(),
+        old_log_probs=spoil(clean.old_log_probs),
+        advantages=spoil(clean.advantages),
+        token_weights=spoil(clean.token_weights),
+        entropy=spoil(clean.entropy).requires_grad_(),
+        ref_log_probs=spoil(clean.ref_log_probs),
+        selected=clean.selected | ~clean.loss_mask,
+    )
+    kept = part(clean, clean.loss_mask)
+    terms = {"entropy_coef": 0.1, "ref_kl_coef": 0.2, "ref_kl_estimator": "k3"}
+    got = add_terms(get_loss(name)(dirty, **hyperparameters), dirty, **terms)
+    expected = add_terms(get_loss(name)(kept, **hyperparameters), kept, **terms)
+    torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=0)
+    for key, value in expected.metrics.items():
+        torch.testing.assert_close(got.metrics[key], value, rtol=1e-12, atol=1e-12)
+    got.loss.backward()
+    for gradient in (dirty.log_probs.grad, dirty.entropy.grad):
+        assert (gradient[~clean.loss_mask] == 0).all()
+        assert gradient[clean.loss_mask].isfinite().all()
+
+
+@every_loss
+def test_a_batch_without_loss_tokens_is_zero_with_a_zero_gradient(name, hyperparameters, make_batch):
+    for batch in (make_batch(0), make_batch(5, loss_mask=torch.zeros(5, dtype=torch.bool))):
+        log_probs = batch.log_probs.clone().requires_grad_()
+        output = get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters)
+        output.loss.backward()
+        assert output.loss == 0
+        assert (log_probs.grad == 0).all()
+        assert all(value == 0 for value in output.metrics.values())
+
+
+@every_loss
+def test_inputs_are_left_as_they_were(name, hyperparameters, make_batch):
+    batch = make_batch(40)
+    before = {field.name: getattr(batch, field.name).clone() for field in fields(batch)}
+    get_loss(name)(batch, **hyperparameters)
+    get_loss(name).clipped(batch, **hyperparameters)
+    for key, value in before.items():
+        assert torch.equal(getattr(batch, key), value), key
+
+
+@every_loss
+def test_metrics_are_detached_float64_sums_over_loss_tokens(name, hyperparameters, make_batch):
+    batch = make_batch(50, dtype=torch.float32)
+    batch = replace(batch, log_probs=batch.log_probs.requires_grad_())
+    output = get_loss(name)(batch, **hyperparameters)
+    assert output.loss.dtype == torch.float32
+    for value in output.metrics.values():
+        assert (value.dtype, value.shape, value.requires_grad) == (torch.float64, (), False)
+    d = (batch.log_probs - batch.old_log_probs).detach().double()[batch.loss_mask]
+    for key, expected in {"k1": -d, "k1_abs": d.abs(), "k3": d.exp() - 1 - d, "ratio": d.exp()}.items():
+        torch.testing.assert_close(output.metrics[key], expected.sum(), rtol=1e-5, atol=1e-5)
+
+
+@every_loss
+def test_clipped_tokens_are_those_the_clip_leaves_without_gradient(name, hyperparameters, make_batch):
+    batch = make_batch(200, selected=torch.zeros(200, dtype=torch.bool))
+    log_probs = batch.log_probs.clone().requires_grad_()
+    get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters).loss.backward()
+    clipped = get_loss(name).clipped(batch, **hyperparameters)
+    assert clipped.dtype == torch.bool
+    assert torch.equal(clipped, (log_probs.grad == 0) & batch.loss_mask)
+    assert clipped.any() == (name != "kl_cov")
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_a_loss_that_acts_on_selected_tokens_asks_for_them(name, make_batch):
+    assert get_loss(name).needs_selection
+    with pytest.raises(ConfigError, match=r"set algorithm\.selection\.name"):
+        get_loss(name)(make_batch(4, selected=None))
+
+
+def test_ppo_clip_needs_no_selection(make_batch):
+    assert not get_loss("ppo_clip").needs_selection
+    assert get_loss("ppo_clip")(make_batch(8, selected=None)).loss.isfinite()
+
+
+def test_an_unknown_loss_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*ppo_clip, clip_cov, kl_cov"):
+        get_loss("grpo")

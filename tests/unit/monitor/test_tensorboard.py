@@ -1,0 +1,135 @@
+"""Real event files, written and read back; a disk that takes no more ends in one sentence."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from megacov.errors import DataError
+from megacov.monitor import tensorboard
+from megacov.monitor.covariance_metrics import covariance_histogram
+from megacov.monitor.tags import TAGS
+from megacov.monitor.tensorboard import MetricWriter
+
+
+def read(directory: Path) -> EventAccumulator:
+    return EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0}).Reload()
+
+
+def read_layout(events: EventAccumulator) -> layout_pb2.Layout:
+    (event,) = events.Tensors("custom_scalars__config__")
+    return layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond num_bytes: writing fails as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_scalars_histogram_and_config_are_read_back(tmp_path):
+    histogram = covariance_histogram(
+        torch.tensor([-0.3, 0.02, 4.0, 9.0]), torch.tensor([1, 1, 1, 0]).bool(), group=None
+    )
+    with MetricWriter(tmp_path / "run" / "tensorboard") as writer:
+        writer.write_config("run:\n  seed: 1\n")
+        writer.write_scalars(
+            {"reward/mean": 0.25, "entropy/token_mean": torch.tensor(1.5, dtype=torch.float64)}, step=3
+        )
+        writer.write_scalars({"reward/mean": 0.5}, step=4)
+        writer.write_histogram("cov/histogram", histogram, step=4)
+    events = read(tmp_path / "run" / "tensorboard")
+    assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(3, 0.25), (4, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("entropy/token_mean")] == [(3, 1.5)]
+    (histogram_event,) = events.Histograms("cov/histogram")
+    value = histogram_event.histogram_value
+    assert (histogram_event.step, value.num, value.min, value.max) == (4, 3, pytest.approx(-0.3), 4.0)
+    assert sum(value.bucket) == 3
+    text = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == "    run:\n      seed: 1\n"
+
+
+def test_flushed_scalars_can_be_read_while_the_run_goes_on(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write_scalars({"reward/mean": 0.25}, step=0)
+        writer.flush()
+        assert len(read(tmp_path).Scalars("reward/mean")) == 1
+
+
+def test_the_custom_scalars_page_shows_entropy_and_reward(tmp_path):
+    MetricWriter(tmp_path).close()
+    (category,) = read_layout(read(tmp_path)).category
+    assert category.title == "Entropy and reward"
+    patterns = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert patterns["reward"] == ["reward/mean$"]
+    assert patterns["entropy (nats)"] == ["entropy/token_mean$", "entropy/sequence_mean$"]
+    for pattern in chain.from_iterable(patterns.values()):
+        assert TAGS[pattern.removesuffix("$")].kind == "scalar"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda writer: writer.write_scalars({"reward/median": 1.0}, step=0),
+        lambda writer: writer.write_scalars({"cov/histogram": 1.0}, step=0),
+        lambda writer: writer.write_histogram("cov/mean", None, step=0),
+    ],
+)
+def test_an_undeclared_tag_or_kind_is_a_defect(write, tmp_path):
+    with MetricWriter(tmp_path) as writer, pytest.raises(AssertionError, match="declared"):
+        write(writer)
+
+
+def test_a_full_disk_is_one_sentence_without_a_traceback_and_closing_is_quiet(tmp_path, monkeypatch):
+    def fill(writer: MetricWriter) -> None:
+        for step in range(2000):
+            writer.write_scalars({"reward/mean": 1.0}, step=step)
+            writer.flush()
+
+    inherited = []
+    monkeypatch.setattr(tensorboard, "_inherited_hook", inherited.append)
+    writer = MetricWriter(tmp_path)
+    with largest_file(20_000), pytest.raises(DataError, match=r"cannot be written to .*File too large.*free space"):
+        fill(writer)
+    writer.close()
+    _wait_for_threads()
+    assert inherited == []
+
+
+def test_other_threads_still_show_why_they_died(tmp_path, monkeypatch):
+    inherited = []
+    monkeypatch.setattr(tensorboard, "_inherited_hook", inherited.append)
+    MetricWriter(tmp_path).close()
+    thread = threading.Thread(target=lambda: (tmp_path / "missing").read_text())
+    thread.start()
+    thread.join()
+    assert [args.exc_type for args in inherited] == [FileNotFoundError]
+
+
+def _wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_AsyncWriterThread":
+            thread.join(timeout=10)
+
+
+def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written to .*choose another run\.directory"):
+        MetricWriter(tmp_path / "file" / "tensorboard")
