@@ -45,7 +45,8 @@ def main() -> None:
                 overrides.append(f"run.steps={arguments.steps}")
             _megacov("train", f"yaml_configs/runs/tiny_{algorithm}.yaml", *overrides)
     _megacov("compare", *folders, "--reward", "0.8", "--output", str(FOLDER / "compare.png"))
-    print(f"Done in {time.monotonic() - started:.0f} s. TensorBoard: {Path(sys.executable).parent}/tensorboard --logdir {FOLDER}")
+    tensorboard = Path(sys.executable).with_name("tensorboard")
+    print(f"Done in {time.monotonic() - started:.0f} s. To look closer: {tensorboard} --logdir {FOLDER}")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in run.steps=5.")] = None,
 ) -> None:
-    """Train a policy. Starts its own ranks where torchrun or srun has not.
-
-    Args:
-        config: YAML file of the run.
-        overrides: settings to change, as section.key=value.
-    """
+    """Train a policy. Starts its own ranks where torchrun or srun has not."""
     run_config = load_config(config, overrides or [])
     place = rank_from_environment()
     if place is None:

@@ -129,18 +129,15 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     if near:
         return f"{place.path} is no setting: did you mean {parent}{dot}{near[0]}?"
     elsewhere = [other for other in walk_values(root) if other.path.rpartition(".")[2] == key]
-    own_name, names = (
-        _name_of(place.section),
-        [_name_of(other.section) for other in elsewhere if other.path == place.path],
-    )
-    if names:
-        chooser, choices = f"{parent}.{UNION_KEY}", join_names(names, "or")
-        return f"{place.path} is no setting where {chooser} is {own_name}: remove it, or set {chooser} to {choices}."
+    owners = [_name_of(other.section) for other in elsewhere if other.path == place.path]
+    if owners:
+        chooser, own_name, others = f"{parent}.{UNION_KEY}", _name_of(place.section), join_names(owners, "or")
+        return f"{place.path} is no setting where {chooser} is {own_name}: remove it, or set {chooser} to {others}."
     if elsewhere:
         paths = dict.fromkeys(other.path for other in elsewhere)
         return f"{place.path} is no setting: did you mean {join_names(paths, 'or')}?"
-    holder = f"{parent}{dot}" if parent else "a configuration"
-    return f"{place.path} is no setting: remove it; {holder.rstrip('.')} has {join_names(place.section.model_fields)}."
+    known = join_names(place.section.model_fields)
+    return f"{place.path} is no setting: remove it; {parent or 'a configuration'} has {known}."
 
 
 def _unknown_name(path: str, name: str, forms: Iterable[str]) -> str:

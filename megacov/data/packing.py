@@ -7,6 +7,7 @@ Shape legend: n samples, s padded sequence, r padded response, b sequences of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -115,7 +116,7 @@ def update_ranges(num_samples: int, *, num_updates: int) -> list[range]:
         One range of sample indices an optimizer step.
     """
     bounds = [num_samples * i // num_updates for i in range(num_updates + 1)]
-    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def plan_micro_batches(
@@ -123,8 +124,8 @@ def plan_micro_batches(
 ) -> list[list[MicroBatch]]:
     """The forward passes of one data-parallel rank, optimizer step by optimizer step.
 
-    Sequences of similar length share a micro-batch, so that padding stays small. The old log-probs are computed on these
-    same micro-batches, hence on the same shapes as the training pass.
+    Sequences of similar length share a micro-batch, so that padding stays small. The old log-probs are computed on
+    these same micro-batches, hence on the same shapes as the training pass.
 
     Args:
         batch: the rollout batch, equal on all ranks.

@@ -82,7 +82,7 @@ def _rank(
     rank, local_rank, world_size = values
     if rank >= world_size:
         raise ConfigError(
-            f"The launcher set {rank_name}={rank} but {world_size_name}={world_size}; ranks count from 0."
+            f"The launcher set {rank_name}={rank} and {world_size_name}={world_size}; ranks count from 0."
         )
     return RankEnvironment(rank, local_rank, world_size, init_method)
 

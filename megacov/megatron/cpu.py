@@ -1,8 +1,8 @@
 """Megatron-Core on a CPU: the calls it makes to `torch.cuda` answered by the CPU, nothing of Megatron changed.
 
-Megatron-Core writes its device as `torch.cuda.current_device()` or `device="cuda"`. On a machine without a GPU, `install`
-replaces those entry points of torch, once per process, so that unmodified Megatron models, optimizers and pipeline
-schedules run over gloo. It refuses to run where CUDA works: there is nothing to stand in for.
+Megatron-Core writes its device as `torch.cuda.current_device()` or `device="cuda"`. On a machine without a GPU,
+`install` replaces those entry points of torch, once per process, so that unmodified Megatron models, optimizers and
+pipeline schedules run over gloo. Where CUDA works it does nothing: there is nothing to stand in for.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _cuda_spelling(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
 def _install_devices() -> None:
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
-    torch.Tensor.type = _cuda_spelling(torch.Tensor.type)  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    torch.Tensor.type = _cuda_spelling(torch.Tensor.type)  # type: ignore[method-assign]
     cuda: Any = torch.cuda
     cuda.current_device = lambda: CPU
     cuda.set_device = lambda *args: None

@@ -116,9 +116,7 @@ def _run(
 
 
 @torch.no_grad()
-def forward_only(
-    model: nn.Module, micro_batches: Sequence[MicroBatch], reader: LogitsReader
-) -> list[TokenStatistics]:
+def forward_only(model: nn.Module, micro_batches: Sequence[MicroBatch], reader: LogitsReader) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, one forward pass a micro-batch.
 
     Collectives: Megatron's pipeline and tensor-parallel communication; then those of the op, micro-batch by
@@ -163,9 +161,7 @@ def forward_backward(
     """
 
     def loss(index: int, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, LossOutput]:
-        log_probs, entropy = reader.read(
-            logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad
-        )
+        log_probs, entropy = reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
         output = token_loss(index, log_probs, entropy)
         num_tokens = micro_batch.loss_mask.sum().to(torch.int)
         return output.loss, num_tokens, LossOutput(output.loss.detach(), output.metrics)

@@ -31,7 +31,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a Hugging Face model that Megatron needs. `rope_theta` is the base period of the rotary embedding."""
+    """Sizes of a Hugging Face model that Megatron needs. `rope_theta` is the base period of the rotary embedding."""
 
     num_layers: int
     hidden_size: int
@@ -69,7 +69,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
         raise DataError(f"model.path {path}: config.json cannot be read ({error}).") from error
     if hf.model_type not in FAMILIES:
         raise ConfigError(f"model.path {path} is a {hf.model_type} model; supported families: {', '.join(FAMILIES)}.")
-    rope = dict(getattr(hf, "rope_parameters", None) or {})
+    rope: dict[str, Any] = dict(getattr(hf, "rope_parameters", None) or {})
     if rope.get("rope_type", "default") != "default":
         raise ConfigError(f"model.path {path} scales its rotary embedding ({rope['rope_type']}); only default works.")
     if getattr(hf, "use_sliding_window", False):
@@ -84,7 +84,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
         vocab_size=hf.vocab_size,
         max_position_embeddings=hf.max_position_embeddings,
         rms_norm_eps=hf.rms_norm_eps,
-        rope_theta=float(rope.get("rope_theta") or getattr(hf, "rope_theta", 10000.0)),
+        rope_theta=float(rope.get("rope_theta", getattr(hf, "rope_theta", 10000.0))),
         tie_word_embeddings=bool(hf.tie_word_embeddings),
     )
 
@@ -114,8 +114,9 @@ def transformer_config(shape: ModelShape, *, tensor: int, pipeline: int, dtype: 
 
     `calculate_per_token_loss` makes Megatron add the gradients of micro-batches and data-parallel ranks instead of
     averaging them; `variable_seq_lengths` lets micro-batches differ in length between pipeline stages, which Megatron
-    grants only with the "alltoall" dispatcher, dense model or not. `perform_initialization` stays on although the weights
-    are loaded afterwards: without it Megatron does not mark sharded weights, and counts them once in the gradient norm.
+    grants only with the "alltoall" dispatcher, dense model or not. `perform_initialization` stays on although the
+    weights are loaded afterwards: without it Megatron does not mark sharded weights, and its gradient norm then counts
+    one shard for all.
 
     Args:
         shape: sizes of the model.

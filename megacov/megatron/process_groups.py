@@ -32,9 +32,7 @@ def select_backend(backend: str) -> str:
     return backend
 
 
-def join_job(
-    *, backend: str, timeout_s: float, rank: int, local_rank: int, world_size: int, init_method: str
-) -> None:
+def join_job(*, backend: str, timeout_s: float, rank: int, local_rank: int, world_size: int, init_method: str) -> None:
     """Make this process a rank of the job.
 
     Collectives: a rendezvous of all ranks.

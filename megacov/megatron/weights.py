@@ -1,7 +1,7 @@
 """Weights by their Hugging Face names, into and out of any tensor x pipeline layout.
 
-One table of rules says, for each Megatron parameter, which Hugging Face tensors it is made of and how they are laid over
-tensor-parallel ranks; loading and exporting are the two directions of the same table.
+One table of rules says, for each Megatron parameter, which Hugging Face tensors it is made of and how they are laid
+over tensor-parallel ranks; loading and exporting are the two directions of the same table.
 Shape legend: h hidden, f feed-forward, n query heads, g key/value heads, d head size, v vocabulary.
 """
 
@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from megacov.errors import DataError
+from megacov.megatron.hf_folder import HfFolder
 from megacov.megatron.model import ModelShape
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
@@ -130,9 +131,7 @@ def _layer_rules(shape: ModelShape, layer: int) -> list[WeightRule]:
             REPLICATED,
             ("input_layernorm.weight", (h,)),
         ),
-        rule(
-            (f"{attn}.linear_qkv.weight",), qkv, *((f"self_attn.{x}_proj.weight", (rows, h)) for x, rows in qkv_rows)
-        ),
+        rule((f"{attn}.linear_qkv.weight",), qkv, *((f"self_attn.{x}_proj.weight", (rows, h)) for x, rows in qkv_rows)),
         rule((f"{attn}.linear_qkv.bias",), qkv, *((f"self_attn.{x}_proj.bias", (rows,)) for x, rows in qkv_rows)),
         rule((f"{attn}.linear_proj.weight",), ROW, ("self_attn.o_proj.weight", (h, query))),
         rule(
@@ -167,6 +166,21 @@ def weight_rules(shape: ModelShape, *, padded_vocab_size: int) -> list[WeightRul
     return rules
 
 
+def unwrap(model: nn.Module) -> Any:
+    """The GPTModel inside Megatron's wrappers.
+
+    Args:
+        model: a GPTModel, in Float16Module, DistributedDataParallel, both or none.
+
+    Returns:
+        The GPTModel; Any, because Megatron has no types.
+    """
+    inner: Any = model
+    while hasattr(inner, "module"):
+        inner = inner.module
+    return inner
+
+
 def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of this rank by their global Megatron name.
 
@@ -178,53 +192,12 @@ def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
     Returns:
         name -> parameter.
     """
-    while hasattr(model, "module"):
-        model = model.module
-    numbers = [layer.layer_number - 1 for layer in model.decoder.layers]  # type: ignore[union-attr]
+    numbers = [layer.layer_number - 1 for layer in unwrap(model).decoder.layers]
 
     def global_name(name: str) -> str:
         return re.sub(r"decoder\.layers\.(\d+)\.", lambda m: f"decoder.layers.{numbers[int(m[1])]}.", name)
 
-    return {global_name(name): parameter for name, parameter in model.named_parameters()}
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of a Hugging Face folder holds each tensor."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise DataError(f"{folder} has no .safetensors file: export the model as safetensors first.")
-    names: dict[str, Path] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names.update(dict.fromkeys(tensors.keys(), file))
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} cannot be read as safetensors: {error}.") from error
-    return names
-
-
-def _check_sources(folder: Path, found: dict[str, Path], rules: Sequence[WeightRule], shape: ModelShape) -> None:
-    expected = {name for rule in rules for name, _ in rule.sources}
-    missing = sorted(expected - set(found))
-    extra = sorted(set(found) - expected - ({"lm_head.weight"} if shape.tie_word_embeddings else set()))
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this model does not have"
-        raise DataError(f"{folder} {what}: its weights do not fit its config.json.")
-
-
-def _read_sources(rule: WeightRule, files: dict[str, Path]) -> list[Tensor]:
-    from safetensors import safe_open
-
-    tensors = []
-    for name, size in rule.sources:
-        with safe_open(files[name], framework="pt") as opened:
-            tensor = opened.get_tensor(name)
-        if tuple(tensor.shape) != size:
-            raise DataError(f"{files[name]}: {name} has shape {tuple(tensor.shape)}, config.json says {size}.")
-        tensors.append(tensor)
-    return tensors
+    return {global_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
 
 
 @torch.no_grad()
@@ -240,11 +213,11 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
     Raises:
         DataError: a missing, extra or mis-shaped tensor, named.
     """
-    folder, shards = Path(folder), named_shards(model)
-    padded = _padded_rows(model, groups)
-    rules = weight_rules(shape, padded_vocab_size=padded)
-    files = _tensor_files(folder)
-    _check_sources(folder, files, rules, shape)
+    shards = named_shards(model)
+    rules = weight_rules(shape, padded_vocab_size=unwrap(model).vocab_size)
+    source = HfFolder(Path(folder))
+    optional = {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    source.check_names({name for rule in rules for name, _ in rule.sources}, optional=optional)
     for rule in rules:
         names = [name for name in rule.names if name in shards]
         if rule.layer is None and rule.names[0].startswith("embedding") and shape.tie_word_embeddings:
@@ -252,17 +225,10 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
             names += [name for name in ("output_layer.weight",) if name in shards]
         if not names:
             continue
-        shard = rule.layout.split(_read_sources(rule, files), groups.tp_rank, groups.tp_size)
+        shard = rule.layout.split([source.read(*tensor) for tensor in rule.sources], groups.tp_rank, groups.tp_size)
         for name in names:
             assert shards[name].shape == shard.shape, f"{name}: {shards[name].shape} against {shard.shape}"
             shards[name].copy_(shard)
-
-
-def _padded_rows(model: nn.Module, groups: ParallelGroups) -> int:
-    """Padded vocabulary over all ranks, as the model was built with."""
-    while hasattr(model, "module"):
-        model = model.module
-    return int(model.vocab_size)  # type: ignore[arg-type]
 
 
 def _owner_stage(rule: WeightRule, num_layers: int, pp_size: int) -> int:
@@ -272,9 +238,7 @@ def _owner_stage(rule: WeightRule, num_layers: int, pp_size: int) -> int:
 
 
 @torch.no_grad()
-def gather_hf_weights(
-    model: nn.Module, shape: ModelShape, groups: ParallelGroups
-) -> Iterator[tuple[str, Tensor]]:
+def gather_hf_weights(model: nn.Module, shape: ModelShape, groups: ParallelGroups) -> Iterator[tuple[str, Tensor]]:
     """The whole model's weights by Hugging Face name, parameter by parameter.
 
     Every rank of data-parallel replica 0 must iterate to the end; only global rank 0 receives anything. Other replicas
@@ -295,7 +259,7 @@ def gather_hf_weights(
         return
     shards = named_shards(model)
     some = next(iter(shards.values()))
-    for rule in weight_rules(shape, padded_vocab_size=_padded_rows(model, groups)):
+    for rule in weight_rules(shape, padded_vocab_size=unwrap(model).vocab_size):
         owner = _owner_stage(rule, shape.num_layers, groups.pp_size)
         tensors: list[Tensor] = []
         if owner == groups.pp_rank:
@@ -306,6 +270,7 @@ def gather_hf_weights(
         for i, (name, size) in enumerate(rule.sources):
             tensor = tensors[i].contiguous() if tensors else torch.empty(size, dtype=some.dtype, device=some.device)
             if owner != 0:
+                assert groups.pp is not None
                 dist.broadcast(tensor, dist.get_global_rank(groups.pp, owner), group=groups.pp)
             if groups.pp_rank == 0:
                 yield name, tensor.cpu()

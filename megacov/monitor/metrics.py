@@ -156,7 +156,7 @@ def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
         samples: at least one.
 
     Returns:
-        `rollout/length_mean`, `rollout/length_max`, `rollout/truncated_fraction` and `rollout/aborted`.
+        `rollout/length_mean`, `rollout/length_max` and `rollout/truncated_fraction`.
     """
     lengths = [len(sample.completion.token_ids) for sample in samples]
     endings = [sample.completion.finish_reason for sample in samples]
@@ -164,7 +164,25 @@ def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
         "rollout/length_mean": sum(lengths) / len(samples),
         "rollout/length_max": max(lengths),
         "rollout/truncated_fraction": endings.count("length") / len(samples),
-        "rollout/aborted": endings.count("abort"),
+    }
+
+
+def version_lag(samples: Sequence[Sample], *, version: int) -> dict[str, float]:
+    """How old the weights were that sampled each token.
+
+    Args:
+        samples: with numbers for weight versions.
+        version: of the current weights.
+
+    Returns:
+        `rollout/version_lag` and `rollout/version_lag_max`; 0 where no token was sampled.
+    """
+    spans = [span for sample in samples for span in sample.completion.version_spans if span.end > span.start]
+    lags = [(version - int(span.version), span.end - span.start) for span in spans]
+    num_tokens = sum(count for _, count in lags)
+    return {
+        "rollout/version_lag": sum(lag * count for lag, count in lags) / max(1, num_tokens),
+        "rollout/version_lag_max": max((lag for lag, _ in lags), default=0),
     }
 
 

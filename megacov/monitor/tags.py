@@ -148,7 +148,9 @@ _TABLE = (
     Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
     Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),
-    Tag("rollout/aborted", "Responses that the server aborted.", "responses", "none"),
+    Tag("rollout/aborted", "Responses that the server aborted, thrown away and sampled again.", "responses", "none"),
+    Tag("rollout/wrong_version", "Responses from other weights, thrown away.", "responses", "none"),
+    Tag("rollout/empty", "Responses without a token.", "responses", "none"),
     Tag(
         "rollout/version_lag",
         "Mean number of updates between the weights that sampled a token and the current ones.",
@@ -163,6 +165,7 @@ _TABLE = (
     Tag("perf/selection_s", "Covariance and selection, with their forward-only passes.", "s", "none"),
     Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),
     Tag("perf/weight_sync_s", "Writing, sending and loading new weights.", "s", "none"),
+    Tag("perf/metrics_s", "Metrics of the step.", "s", "none"),
     Tag("perf/tokens_per_s", "Prompt and response tokens of the step per second of the step.", "tokens/s", "none"),
     Tag("perf/tokens_per_s_per_rank", "The same over the number of ranks.", "tokens/s", "none"),
     Tag(

@@ -41,9 +41,9 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
         raise failure
     if answer is not None:
         name, sentence = answer
-        error = getattr(errors, name, MegacovError)(sentence)
-        error.is_echo = True
-        raise error
+        echo: MegacovError = getattr(errors, name, MegacovError)(sentence)
+        echo.is_echo = True
+        raise echo
     return result
 
 

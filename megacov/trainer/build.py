@@ -107,13 +107,12 @@ def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
             writer = stack.enter_context(MetricWriter(folder / "tensorboard"))
             writer.write_config(dump_config(config))
             choice = config.monitor.progress
-            progress = stack.enter_context(
-                ProgressReport(config.run.name, num_steps=config.run.steps, choice=choice)
-            )
+            progress = stack.enter_context(ProgressReport(config.run.name, num_steps=config.run.steps, choice=choice))
         settings = StepSettings(
             num_updates=config.batch.updates_per_rollout,
             micro_batch_size=config.batch.micro_batch_size,
             seed=config.run.seed,
+            log_every=config.monitor.log_every,
             cov_histogram_every=config.monitor.cov_histogram_every,
         )
         yield Run(config, policy, rollout, algorithm, settings, TrainState(), writer, progress)

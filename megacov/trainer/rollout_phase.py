@@ -1,4 +1,4 @@
-"""Samples in and weights out, as seen from every rank: rank 0 talks to the servers, all ranks receive the same batch."""
+"""Samples in and weights out, as seen from every rank: rank 0 talks to the servers, all receive the same batch."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class RolloutPhase:
             RolloutError: no full batch could be had; raised on every rank.
             RewardError: a reward is not a finite number; raised on every rank.
         """
+        told: dict[str, Any]
         collected = on_rank_zero(lambda: self._rank_zero.collect(state), self._groups)
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
-        position, metrics = from_rank_zero(
-            None if collected is None else (collected.prompt_position, collected.metrics), self._groups
-        )
-        state.prompt_position = position
-        return batch, metrics
+        told = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
+        told = from_rank_zero(told, self._groups)
+        state.prompt_position = told["position"]
+        return batch, told["metrics"]
 
     def close(self) -> None:
         """End what rank 0 started. Safe to call again."""

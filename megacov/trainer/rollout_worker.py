@@ -8,18 +8,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
-from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics
+from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import EmbeddedServer, RolloutClient, Sampler, SampledGroups
+from megacov.rollout import EmbeddedServer, RolloutClient, SampledGroups, Sampler
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
 from megacov.weight_sync import DiskTransport
+
+_TRANSPORTS = {"disk": DiskTransport}
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,11 @@ class RolloutWorker:
             for address in addresses
         ]
         for client in self._clients:
-            self._stack.callback(lambda client=client: self._runner.run(client.aclose()))
+            self._stack.callback(self._close_client, client)
             self._runner.run(client.wait_healthy(rollout.start_timeout_s))
         self._sampler = self._make_sampler()
         sync = self._config.weight_sync
-        self._transport = DiskTransport(
+        self._transport = _TRANSPORTS[sync.transport](
             self._clients,
             source_model=self._config.model.path,
             directory=sync.directory or self._folder / "weights",
@@ -136,11 +139,14 @@ class RolloutWorker:
         )
         batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)
         write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
-        return Collected(batch, _metrics(groups, batch), stream.position)
+        return Collected(batch, _metrics(groups, state.weight_version), stream.position)
 
     def close(self) -> None:
         """Close the connections and end the server. Safe to call again."""
         self._stack.close()
+
+    def _close_client(self, client: RolloutClient) -> None:
+        self._runner.run(client.aclose())
 
     def _start_server(self) -> EmbeddedServer:
         rollout = self._config.rollout
@@ -179,14 +185,19 @@ def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
         yield from stream.take(1)
 
 
-def _metrics(groups: SampledGroups, batch: RolloutBatch) -> dict[str, float]:
+def _metrics(groups: SampledGroups, version: int) -> dict[str, float]:
+    """Of everything sampled and judged, dropped groups included, unless a tag says otherwise."""
     report, sampled = groups.report, [*groups.samples, *groups.dropped]
+    rewards = torch.tensor([sample.reward for sample in sampled], dtype=torch.float64)
     return {
-        **reward_metrics(batch.rewards, batch.group_ids),
+        **reward_metrics(rewards, torch.tensor([sample.group for sample in sampled])),
         **rollout_metrics(groups.samples),
         **entropy_before_filter(sampled),
+        **version_lag(groups.samples, version=version),
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,
         "rollout/aborted": report.aborted,
+        "rollout/wrong_version": report.wrong_version,
+        "rollout/empty": report.empty,
     }

@@ -49,8 +49,8 @@ def select_tokens(
 ) -> Selection:
     """Covariance and selection over all given micro-batches and all ranks of the group.
 
-    Collectives: group: those of `covariance`, then those of the selector. Every rank of the group must call it, also one
-    whose micro-batches hold no token.
+    Collectives: group: those of `covariance`, then those of the selector. Every rank of the group must call it, also
+    one whose micro-batches hold no token.
 
     Args:
         inputs: of the micro-batches in scope on this rank.
@@ -120,7 +120,9 @@ def concatenate(parts: Sequence[Selection]) -> Selection:
     Returns:
         Their micro-batches, end to end.
     """
-    return Selection(*(sum((getattr(part, field.name) for part in parts), []) for field in fields(Selection)))
+    return Selection(
+        *([values for part in parts for values in getattr(part, field.name)] for field in fields(Selection))
+    )
 
 
 def split_selection(selection: Selection, sizes: Sequence[int]) -> list[Selection]:

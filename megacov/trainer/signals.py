@@ -19,7 +19,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def leave_on_signals() -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM raises SystemExit(128 + number) in the main thread; later ones are ignored."""
+    """Inside, the first SIGINT or SIGTERM raises SystemExit(128 + number) in the main thread; others are ignored."""
     before = {number: signal.signal(number, _leave) for number in _SIGNALS}
     try:
         yield

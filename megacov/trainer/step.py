@@ -16,14 +16,14 @@ from megacov.advantages import group_relative
 from megacov.data.packing import plan_micro_batches, update_ranges
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
-from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.agreement import from_last_stage
+from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.selection import Selection, select_tokens, split_selection
 from megacov.trainer.state import TrainState
 from megacov.trainer.step_metrics import batch_metrics, selection_step_metrics, update_metrics
 from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
-from megacov.trainer.update import UpdateOutcome, run_update, select_for_update
+from megacov.trainer.update import Occasion, UpdateOutcome, run_update, select_for_update
 from megacov.types import MicroBatch, RolloutBatch
 
 
@@ -74,11 +74,19 @@ class StepReport:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Plain numbers that a step needs. `micro_batch_size` counts sequences; `cov_histogram_every` steps, 0 never."""
+    """Plain numbers that a step needs.
+
+    num_updates: optimizer steps of one rollout batch.
+    micro_batch_size: sequences of one forward pass.
+    seed: of the run.
+    log_every: steps between two computations of the covariance's tails, which take five selections.
+    cov_histogram_every: steps between two histograms of the covariance; 0 for none.
+    """
 
     num_updates: int
     micro_batch_size: int
     seed: int
+    log_every: int
     cov_histogram_every: int
 
 
@@ -186,15 +194,13 @@ def run_updates(
             selections = select_for_rollout_batch(policy, updates, algorithm, seed=seed, update=first_update)
     outcomes = []
     for i, planned in enumerate(updates):
-        which = {"is_first": i == 0, "seed": seed, "update": first_update + i}
+        which = Occasion(is_first=i == 0, seed=seed, update=first_update + i)
         selection = selections[i]
         if algorithm.select is not None and algorithm.scope == "mini_batch":
             with clock.phase("selection"):
-                selection = select_for_update(policy, planned.micro_batches, planned.inputs, algorithm, **which)
+                selection = select_for_update(policy, planned.micro_batches, planned.inputs, algorithm, which)
         with clock.phase("update"):
-            outcomes.append(
-                run_update(policy, planned.micro_batches, planned.inputs, selection, algorithm, **which)
-            )
+            outcomes.append(run_update(policy, planned.micro_batches, planned.inputs, selection, algorithm, which))
     return outcomes
 
 
@@ -220,30 +226,44 @@ def train_step(
         batch, metrics = rollout.collect(state)
     with clock.phase("log_probs"):
         updates = plan_updates(policy, batch, algorithm, settings)
-    due = settings.cov_histogram_every > 0 and state.step % settings.cov_histogram_every == 0
-    found, histogram = {}, None
-    if policy.groups.is_last_stage:
-        inputs = [part for planned in updates for part in planned.inputs]
-        found, histogram = batch_metrics(
-            inputs, num_samples=len(batch.rewards), group=policy.groups.dp_cp, with_histogram=due
-        )
-    outcomes = run_updates(
-        policy, updates, algorithm, seed=settings.seed, first_update=state.update, clock=clock
-    )
-    if policy.groups.is_last_stage:
-        num_tokens = int(batch.loss_mask.sum())
-        found |= update_metrics(outcomes, num_tokens=num_tokens, group=policy.groups.dp_cp)
-        if outcomes[0].selection is not None:
-            found |= selection_step_metrics(
-                outcomes[0].selection,
-                updates[0].inputs,
-                algorithm,
-                seed=settings.seed,
-                update=state.update,
-                group=policy.groups.dp_cp,
-            )
-    metrics |= from_last_stage(found, policy.groups)
-    histogram = from_last_stage(None if histogram is None else asdict(histogram), policy.groups)
+    outcomes = run_updates(policy, updates, algorithm, seed=settings.seed, first_update=state.update, clock=clock)
+    with clock.phase("metrics"):
+        found, histogram = _collect_metrics(policy, batch, updates, outcomes, algorithm, settings, state)
+    metrics |= found
     metrics |= clock.metrics(batch, num_ranks=policy.groups.world_size)
     state.advance(num_updates=settings.num_updates)
-    return StepReport(metrics, None if histogram is None else Histogram(**histogram))
+    return StepReport(metrics, histogram)
+
+
+def _collect_metrics(
+    policy: Policy,
+    batch: RolloutBatch,
+    updates: Sequence[PlannedUpdate],
+    outcomes: Sequence[UpdateOutcome],
+    algorithm: Algorithm,
+    settings: StepSettings,
+    state: TrainState,
+) -> tuple[dict[str, float], Histogram | None]:
+    """Metrics of the last stage on all ranks, and the histogram where it is due."""
+    group, step = policy.groups.dp_cp, state.step + 1
+    metrics: dict[str, float] = {}
+    histogram = None
+    if policy.groups.is_last_stage:
+        with_histogram = settings.cov_histogram_every > 0 and step % settings.cov_histogram_every == 0
+        inputs = [part for planned in updates for part in planned.inputs]
+        selections = [outcome.selection for outcome in outcomes if outcome.selection is not None]
+        metrics, histogram = batch_metrics(
+            inputs,
+            selections,
+            num_samples=len(batch.rewards),
+            group=group,
+            with_covariance=step % settings.log_every == 0,
+            with_histogram=with_histogram,
+        )
+        metrics |= update_metrics(outcomes, num_tokens=int(batch.loss_mask.sum()), group=group)
+        if selections:
+            metrics |= selection_step_metrics(
+                selections[0], updates[0].inputs, algorithm, seed=settings.seed, update=state.update, group=group
+            )
+    received = from_last_stage((metrics, None if histogram is None else asdict(histogram)), policy.groups)
+    return received[0], None if received[1] is None else Histogram(**received[1])

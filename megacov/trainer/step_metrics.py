@@ -22,7 +22,7 @@ from megacov.monitor.metrics import entropy_means, mismatch_metrics, policy_mean
 from megacov.ops import covariance
 from megacov.parallel.collectives import all_reduce_sum
 from megacov.trainer.algorithm import Algorithm
-from megacov.trainer.selection import Selection, select_each
+from megacov.trainer.selection import Selection, concatenate, select_each
 from megacov.trainer.token_inputs import TokenInputs, join
 from megacov.trainer.update import UpdateOutcome
 
@@ -38,21 +38,29 @@ def _floats(metrics: dict[str, Tensor]) -> Metrics:
 
 
 def batch_metrics(
-    inputs: Sequence[TokenInputs], *, num_samples: int, group: ProcessGroup | None, with_histogram: bool
+    inputs: Sequence[TokenInputs],
+    selections: Sequence[Selection],
+    *,
+    num_samples: int,
+    group: ProcessGroup | None,
+    with_covariance: bool,
+    with_histogram: bool,
 ) -> tuple[Metrics, Histogram | None]:
     """Entropy, mismatch and covariance of the whole rollout batch, under the policy before its first update.
 
-    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `covariance`, `covariance_metrics` and, with a
-    histogram, `covariance_histogram`, in that order.
+    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `covariance`, then as asked for those of
+    `covariance_metrics` and `covariance_histogram`, in that order.
 
     Args:
         inputs: of all micro-batches of this rank.
+        selections: of all optimizer steps, or none.
         num_samples: of the rollout batch.
         group: dp_cp.
+        with_covariance: whether to compute `cov/*`.
         with_histogram: whether to make the histogram of the covariance.
 
     Returns:
-        `entropy/*`, `rollout/mismatch_*` and `cov/*`, and the histogram or None.
+        `entropy/*`, `rollout/mismatch_*`, `cov/*` and `selection/quadrant_*`, and the histogram or None.
     """
     loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
     advantages = join(inputs, "advantages")
@@ -65,7 +73,16 @@ def batch_metrics(
     )
     metrics |= mismatch_metrics(old, join(inputs, "rollout_log_probs"), loss_mask, group=group)
     cov = covariance(old, advantages, loss_mask, group=group)
-    metrics |= covariance_metrics(cov, old, advantages, loss_mask, join(inputs, "token_ids"), group=group)
+    if with_covariance:
+        metrics |= covariance_metrics(
+            cov,
+            old,
+            advantages,
+            loss_mask,
+            join(inputs, "token_ids"),
+            group=group,
+            selected=torch.cat(concatenate(selections).masks) if selections else None,
+        )
     histogram = covariance_histogram(cov, loss_mask, group=group) if with_histogram else None
     return _floats(metrics), histogram
 

@@ -16,6 +16,20 @@ from megacov.types import LossBatch, LossOutput, MicroBatch
 
 
 @dataclass(frozen=True)
+class Occasion:
+    """Which optimizer step this is.
+
+    is_first: no update has been made since the old log-probs were computed.
+    seed: of the run.
+    update: number of this optimizer step in the run.
+    """
+
+    is_first: bool
+    seed: int
+    update: int
+
+
+@dataclass(frozen=True)
 class UpdateOutcome:
     """An optimizer step and the tokens it acted on; `selection` is None off the last stage or where none is made."""
 
@@ -28,10 +42,7 @@ def select_for_update(
     micro_batches: Sequence[MicroBatch],
     inputs: Sequence[TokenInputs],
     algorithm: Algorithm,
-    *,
-    is_first: bool,
-    seed: int,
-    update: int,
+    occasion: Occasion,
 ) -> Selection | None:
     """The selection of one optimizer step in `mini_batch` scope.
 
@@ -45,30 +56,27 @@ def select_for_update(
         micro_batches: of this rank, in this optimizer step.
         inputs: of the same micro-batches; empty off the last stage.
         algorithm: the resolved algorithm.
-        is_first: whether no update has been made since the old log-probs were computed.
-        seed: of the run.
-        update: number of this optimizer step in the run.
+        occasion: which optimizer step this is.
 
     Returns:
         The selection, on the last stage.
     """
-    if is_first or algorithm.log_probs == "old":
+    if occasion.is_first or algorithm.log_probs == "old":
         log_probs = [part.old_log_probs for part in inputs]
     else:
         log_probs = [found.log_probs for found in policy.log_probs(micro_batches)]
     if not policy.groups.is_last_stage:
         return None
-    return select_tokens(inputs, log_probs, algorithm, seed=seed, update=update, group=policy.groups.dp_cp)
+    return select_tokens(
+        inputs, log_probs, algorithm, seed=occasion.seed, update=occasion.update, group=policy.groups.dp_cp
+    )
 
 
 def make_token_loss(
     inputs: Sequence[TokenInputs],
     masks: list[Tensor] | None,
     algorithm: Algorithm,
-    *,
-    is_first: bool,
-    seed: int,
-    update: int,
+    occasion: Occasion,
     chosen: list[Selection],
 ) -> Callable[[int, Tensor, Tensor], LossOutput]:
     """The loss of one micro-batch, as the forward-backward pass calls it.
@@ -79,10 +87,9 @@ def make_token_loss(
         inputs: of the micro-batches.
         masks: selected tokens of each micro-batch; None where nothing is selected or where it is done here, locally.
         algorithm: the resolved algorithm.
-        is_first: the old log-probs are then the detached current ones, so that the ratio is exactly 1: recomputing them
-            leaves rounding noise, of which the gradient of |d| keeps the sign.
-        seed: of the run.
-        update: number of this optimizer step in the run.
+        occasion: which optimizer step this is. On the first, the old log-probs are the detached current ones, so that
+            the ratio is exactly 1: those of another pass differ by rounding, of which the gradient of |d| keeps the
+            sign.
         chosen: receives the selection of each micro-batch in `micro_batch` scope.
 
     Returns:
@@ -95,11 +102,11 @@ def make_token_loss(
         selected = None if masks is None else masks[index]
         if local:
             source = part.old_log_probs if algorithm.log_probs == "old" else log_probs.detach()
-            chosen.append(select_each([part], [source], algorithm, seed=seed, update=update))
+            chosen.append(select_each([part], [source], algorithm, seed=occasion.seed, update=occasion.update))
             selected = chosen[-1].masks[0]
         batch = LossBatch(
             log_probs=log_probs,
-            old_log_probs=log_probs.detach() if is_first else part.old_log_probs,
+            old_log_probs=log_probs.detach() if occasion.is_first else part.old_log_probs,
             advantages=part.advantages,
             loss_mask=part.loss_mask,
             token_weights=part.token_weights,
@@ -124,10 +131,7 @@ def run_update(
     inputs: Sequence[TokenInputs],
     selection: Selection | None,
     algorithm: Algorithm,
-    *,
-    is_first: bool,
-    seed: int,
-    update: int,
+    occasion: Occasion,
 ) -> UpdateOutcome:
     """Forward, backward and optimizer step with the given selection.
 
@@ -139,9 +143,7 @@ def run_update(
         inputs: of the same micro-batches; empty off the last stage.
         selection: of `mini_batch` or `rollout_batch` scope; None otherwise.
         algorithm: the resolved algorithm.
-        is_first: whether this is the first update of the rollout batch.
-        seed: of the run.
-        update: number of this optimizer step in the run.
+        occasion: which optimizer step this is.
 
     Returns:
         The result, with the selection it used.
@@ -151,10 +153,8 @@ def run_update(
         inputs,
         None if selection is None else selection.masks,
         algorithm,
-        is_first=is_first,
-        seed=seed,
-        update=update,
-        chosen=chosen,
+        occasion,
+        chosen,
     )
     result = policy.update(micro_batches, token_loss, entropy_grad=algorithm.entropy_coef != 0)
     return UpdateOutcome(result, concatenate(chosen) if chosen else selection)

@@ -17,7 +17,7 @@ from tests.support.policies import TINY_POLICY, laid_out_policy, make_rollout_ba
 from tests.support.run_ranks import run_cases
 
 LAYOUTS = {1: [(1, 1)], 2: [(2, 1), (1, 2), (1, 1)], 4: [(2, 2), (4, 1), (2, 1), (1, 2)]}
-SETTINGS = StepSettings(num_updates=2, micro_batch_size=3, seed=0, cov_histogram_every=0)
+SETTINGS = StepSettings(num_updates=2, micro_batch_size=3, seed=0, log_every=1, cov_histogram_every=0)
 KL_COV = Algorithm(
     loss=get_loss("kl_cov"),
     loss_hyperparameters={"kl_coef": 1.0, "estimator": "abs"},

@@ -16,7 +16,7 @@ from megacov.trainer.token_inputs import join
 from tests.support.policies import laid_out_policy, make_rollout_batch
 from tests.support.run_ranks import run_cases
 
-SETTINGS = StepSettings(num_updates=4, micro_batch_size=2, seed=0, cov_histogram_every=0)
+SETTINGS = StepSettings(num_updates=4, micro_batch_size=2, seed=0, log_every=1, cov_histogram_every=0)
 GRPO = Algorithm(
     loss=get_loss("ppo_clip"),
     loss_hyperparameters={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None},

@@ -14,8 +14,8 @@ from megacov.megatron.process_groups import lay_out_ranks, leave_layout
 from megacov.types import RolloutBatch
 
 TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
-# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become a
-# whole step; this epsilon lets it stay noise.
+# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become
+# a whole step; this epsilon lets it stay noise.
 ADAM = AdamSettings(
     lr=1e-3,
     min_lr=0.0,

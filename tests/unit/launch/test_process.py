@@ -19,7 +19,9 @@ NO_KERNEL_GUARD = "import sys; sys.platform = 'other'\n"
 
 
 def test_stopping_asks_first_and_then_kills(tmp_path):
-    waits = f"import os, pathlib, signal, time\npathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\ntime.sleep(600)"
+    waits = (
+        f"import os, pathlib, signal, time\npathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\ntime.sleep(600)"
+    )
     deaf = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{waits}"
     polite, stubborn, bystander = (subprocess.Popen([sys.executable, "-c", code]) for code in (waits, deaf, waits))
     try:

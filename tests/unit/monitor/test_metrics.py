@@ -118,7 +118,6 @@ def test_rollouts():
         "rollout/length_mean": 3.0,
         "rollout/length_max": 6,
         "rollout/truncated_fraction": pytest.approx(1 / 3),
-        "rollout/aborted": 1,
     }
     assert entropy_before_filter(samples) == {"entropy/token_mean_before_filter": pytest.approx(21.5 / 9)}
 

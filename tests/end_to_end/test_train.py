@@ -1,0 +1,126 @@
+"""`megacov train` on real ranks with a real server: every layout trains, and a run ends cleanly when asked to."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from megacov.monitor.tags import TAGS
+from tests.support.command import descendants, run, started, still_there, wait_for_line
+
+KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
+SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_size=8", "monitor.cov_histogram_every=1")
+
+
+def _scalars(folder: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+LAYOUTS = {
+    "tensor2_pipeline2": ("parallel.tensor=2", "parallel.pipeline=2"),
+    "tensor4": ("parallel.tensor=4",),
+    "data2": ("parallel.data=2",),
+    "micro_batch_scope": ("algorithm.selection.scope=micro_batch",),
+    "rollout_batch_scope": ("parallel.data=2", "algorithm.selection.scope=rollout_batch", "rollout.temperature=0.9"),
+    "filtered": (
+        "rollout.filter_groups=true",
+        "rewards.verifier=tests.support.verifiers:length",
+        "algorithm.ref_kl_coef=0.01",
+        "algorithm.entropy_coef=0.01",
+    ),
+}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = run(
+        "train", KL_COV, "run.steps=2", f"run.directory={folder}", *SMALL, *LAYOUTS[layout], log=tmp_path / "log"
+    )
+    assert ended.code == 0, ended.output
+    assert ended.left == []
+    assert "step 2/2" in ended.output
+    assert "Traceback" not in ended.output
+    scalars = _scalars(folder)
+    assert set(scalars) <= set(TAGS)
+    assert all(len(values) == 2 for values in scalars.values())
+    # The server samples with the weights that the trainer holds, in the first step and after an update.
+    assert max(scalars["rollout/mismatch_max"]) < 1e-4
+    assert scalars["selection/count"][0] > 0
+    assert min(scalars["policy/grad_norm"]) > 0
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["v0", "v1"]
+    samples = [json.loads(line) for line in (folder / "samples" / "step_000002.jsonl").read_text().splitlines()]
+    assert len(samples) == 8
+    assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)
+
+
+@pytest.mark.dist
+def test_a_second_run_of_a_name_moves_the_first_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("run: {name: earlier}\n")
+    ended = run("train", KL_COV, "run.steps=1", f"run.directory={folder}", *SMALL, log=tmp_path / "log")
+    assert ended.code == 0, ended.output
+    assert (tmp_path / "run.1" / "config.yaml").read_text() == "run: {name: earlier}\n"
+    assert len(_scalars(folder)["reward/mean"]) == 1
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={tmp_path / 'run'}", "parallel.tensor=2", *SMALL)
+    with started(*arguments, log=log) as process:
+        wait_for_line(log, "step 2/", process)
+        below = descendants(process.pid)
+        assert len(below) == 3  # two ranks and a server
+        process.send_signal(number)
+        code = process.wait(timeout=60)
+        left = still_there(below)
+    assert left == []
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.dist
+def test_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={tmp_path / 'run'}", "parallel.data=2", *SMALL)
+    with started(*arguments, log=log) as process:
+        wait_for_line(log, "step 2/", process)
+        below = descendants(process.pid)
+        rank = next(child for child in below if child.environ().get("RANK") == "1")
+        rank.kill()
+        code = process.wait(timeout=60)
+        left = still_there(below)
+    assert left == []
+    assert code == 128 + signal.SIGKILL
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.dist
+def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={tmp_path / 'run'}", "parallel.tensor=2", *SMALL)
+    with started(*arguments, log=log) as process:
+        wait_for_line(log, "step 2/", process)
+        below = descendants(process.pid)
+        server = next(child for child in below if "serve" in child.cmdline())
+        assert isinstance(server, psutil.Process)
+        server.kill()
+        code = process.wait(timeout=90)
+        left = still_there(below)
+    assert left == []
+    assert code in (4, 5)  # whichever came first: a sample, or new weights
+    sentences = [line for line in log.read_text().splitlines() if line.startswith("megacov: ")]
+    assert len(sentences) == 1
+    assert "server" in sentences[0]

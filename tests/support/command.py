@@ -1,0 +1,83 @@
+"""The `megacov` command as a user runs it: a process, its output, and everything it started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended. `left` are processes it started that outlived it by more than a grace of seconds."""
+
+    code: int
+    output: str
+    left: list[str]
+
+
+@contextmanager
+def started(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running `megacov`, ended with all it started when the context is left."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "megacov", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            for child in descendants(process.pid):
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process below one, itself left out."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def still_there(processes: list[psutil.Process], *, grace_s: float = 10.0) -> list[str]:
+    """The command lines of those that have not ended after a grace."""
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    return [" ".join(process.cmdline()) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the output holds the words."""
+    deadline = time.monotonic() + DEADLINE_S
+    while words not in log.read_text():
+        assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"no {words!r} in time:\n{log.read_text()}"
+        time.sleep(0.1)
+
+
+def run(*arguments: str, log: Path) -> Ended:
+    """Run to the end, and look for what was left behind."""
+    seen: dict[int, psutil.Process] = {}
+    with started(*arguments, log=log) as process:
+        deadline = time.monotonic() + DEADLINE_S
+        while process.poll() is None:
+            assert time.monotonic() < deadline, f"did not end in time:\n{log.read_text()}"
+            seen |= {child.pid: child for child in descendants(process.pid)}
+            time.sleep(0.1)
+        return Ended(process.returncode, log.read_text(), still_there(list(seen.values())))

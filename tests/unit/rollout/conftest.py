@@ -1,0 +1,26 @@
+"""Tiny model folders, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megacov.rollout.embedded.model import ServedModel, load_model
+from tests.support.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory) -> Path:
+    """The same model with other weights."""
+    return make_tiny_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture
+def served(model_folder) -> ServedModel:
+    return load_model(model_folder, dtype="float32")
