@@ -57,5 +57,21 @@ def select_clip_cov(
     if not lower < upper:
         raise ValueError(f"the band is empty: lower is {lower}, upper is {upper}")
     quota = selection_quota(loss_mask, ratio=ratio, group=group)
-    in_band = loss_mask & eligible_mask & (cov > lower) & (cov < upper)
+    in_band = band(cov, eligible_mask, loss_mask, lower=lower, upper=upper)
     return global_top_k(hash_64(seed, update, token_ids), in_band, token_ids, k=quota, group=group)
+
+
+def band(cov: Tensor, eligible_mask: Tensor, loss_mask: Tensor, *, lower: float, upper: float) -> Tensor:
+    """The tokens that Clip-Cov draws from.
+
+    Args:
+        cov: [...] float32.
+        eligible_mask: [...] bool.
+        loss_mask: [...] bool.
+        lower: lower end of the band, exclusive.
+        upper: upper end of the band, exclusive.
+
+    Returns:
+        [...] bool.
+    """
+    return loss_mask & eligible_mask & (cov > lower) & (cov < upper)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megacov.errors import ConfigError
-from megacov.selection.clip_cov import select_clip_cov
+from megacov.selection.clip_cov import band, select_clip_cov
 from megacov.selection.high_entropy import select_high_entropy
 from megacov.selection.kl_cov import select_kl_cov
 
@@ -40,8 +40,32 @@ class SelectionInputs:
     eligible_mask: Tensor | None = None
 
 
-Selector = Callable[..., "Tensor"]
-"""selector(inputs, **hyperparameters) -> [t] bool; the hyperparameters have the names of the config's fields."""
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A selection method; call it with the inputs and its hyperparameters, which are named as its config fields.
+
+    select: fn(inputs, **hyperparameters) -> [t] bool.
+    scores: fn(inputs) -> [t] float, what tokens are ranked by, or what says which may be drawn.
+    candidates: fn(inputs, **hyperparameters) -> [t] bool, what a random method draws from; None for one by rank.
+    """
+
+    select: Callable[..., Tensor]
+    scores: Callable[[SelectionInputs], Tensor]
+    candidates: Callable[..., Tensor] | None = None
+
+    def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
+        """Mark tokens of this rank.
+
+        Collectives: inputs.group: those of the method.
+
+        Args:
+            inputs: the tokens of this rank in one selection scope.
+            **hyperparameters: of the method.
+
+        Returns:
+            [t] bool.
+        """
+        return self.select(inputs, **hyperparameters)
 
 
 def get_selector(name: str) -> Selector:
@@ -51,7 +75,7 @@ def get_selector(name: str) -> Selector:
         name: "kl_cov" (ratio), "clip_cov" (ratio, lower, upper) or "high_entropy" (ratio).
 
     Returns:
-        A function of SelectionInputs and those keyword hyperparameters that marks tokens of this rank: [t] bool.
+        The method, called with SelectionInputs and those keyword hyperparameters.
 
     Raises:
         ConfigError: if there is no such method.
@@ -66,10 +90,9 @@ def _kl_cov(inputs: SelectionInputs, *, ratio: float) -> Tensor:
 
 
 def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
-    eligible_mask = inputs.loss_mask if inputs.eligible_mask is None else inputs.eligible_mask
     return select_clip_cov(
         inputs.cov,
-        eligible_mask,
+        _eligible(inputs),
         inputs.loss_mask,
         inputs.token_ids,
         ratio=ratio,
@@ -81,10 +104,31 @@ def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: flo
     )
 
 
+def _eligible(inputs: SelectionInputs) -> Tensor:
+    return inputs.loss_mask if inputs.eligible_mask is None else inputs.eligible_mask
+
+
+def _clip_cov_band(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
+    return band(inputs.cov, _eligible(inputs), inputs.loss_mask, lower=lower, upper=upper)
+
+
 def _high_entropy(inputs: SelectionInputs, *, ratio: float) -> Tensor:
+    entropy = _entropy(inputs)
+    return select_high_entropy(entropy, inputs.loss_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+
+
+def _cov(inputs: SelectionInputs) -> Tensor:
+    return inputs.cov
+
+
+def _entropy(inputs: SelectionInputs) -> Tensor:
     if inputs.entropy is None:
         raise ValueError("high_entropy selects by entropy, but SelectionInputs.entropy is None")
-    return select_high_entropy(inputs.entropy, inputs.loss_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+    return inputs.entropy
 
 
-_SELECTORS: dict[str, Selector] = {"kl_cov": _kl_cov, "clip_cov": _clip_cov, "high_entropy": _high_entropy}
+_SELECTORS = {
+    "kl_cov": Selector(_kl_cov, _cov),
+    "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band),
+    "high_entropy": Selector(_high_entropy, _entropy),
+}

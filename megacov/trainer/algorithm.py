@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from megacov.config.schema import RunConfig
 from megacov.losses import Loss, get_loss
-from megacov.selection import get_selector
+from megacov.selection import Selector, get_selector
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Algorithm:
 
     loss: Loss
     loss_hyperparameters: dict[str, Any]
-    select: Callable[..., Tensor] | None
+    select: Selector | None
     selection_hyperparameters: dict[str, Any]
     scope: str
     log_probs: str
@@ -35,10 +32,6 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     normalize_std: bool
-
-    @property
-    def selects_by_entropy(self) -> bool:
-        return False
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:

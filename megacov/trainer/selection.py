@@ -26,14 +26,14 @@ class Selection:
     """What was selected in one optimizer step on this rank, and what from; all [t], a micro-batch each.
 
     masks: bool, the selected tokens.
-    cov: float32, covariance over the scope of the selection.
-    eligible: bool, loss tokens that PPO's clip does not already cut.
+    scores: float, what the tokens were ranked by, or what said which may be drawn.
+    candidates: bool, the tokens that competed or that were drawn from.
     log_probs: float32, that the covariance was taken of.
     """
 
     masks: list[Tensor]
-    cov: list[Tensor]
-    eligible: list[Tensor]
+    scores: list[Tensor]
+    candidates: list[Tensor]
     log_probs: list[Tensor]
 
 
@@ -61,7 +61,7 @@ def select_tokens(
         group: dp_cp; None selects among this rank's given tokens alone.
 
     Returns:
-        Masks and covariance, micro-batch by micro-batch.
+        The selection, micro-batch by micro-batch.
     """
     assert algorithm.select is not None
     joined = torch.cat(list(log_probs))
@@ -85,8 +85,11 @@ def select_tokens(
         update=update,
         group=group,
     )
-    mask = algorithm.select(selection_inputs, **algorithm.selection_hyperparameters)
-    return Selection(*(split_like(values, inputs) for values in (mask, cov, eligible, joined)))
+    select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
+    candidates = loss_mask if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
+    mask = select(selection_inputs, **hyperparameters)
+    joined_parts = (mask, select.scores(selection_inputs), candidates, joined)
+    return Selection(*(split_like(values, inputs) for values in joined_parts))
 
 
 def select_each(
@@ -102,7 +105,7 @@ def select_each(
         update: number of this optimizer step in the run.
 
     Returns:
-        Masks and covariance, micro-batch by micro-batch.
+        The selection, micro-batch by micro-batch.
     """
     parts = [
         select_tokens([one], [lp], algorithm, seed=seed, update=update, group=None)

@@ -140,20 +140,17 @@ def selection_step_metrics(
     Returns:
         `selection/*`.
     """
-    cov, loss_mask = torch.cat(first.cov), join(inputs, "loss_mask")
+    assert algorithm.select is not None
     local = None
     if algorithm.scope != "micro_batch":
         local = torch.cat(select_each(inputs, first.log_probs, algorithm, seed=seed, update=update).masks)
-    candidates = None
-    if "lower" in algorithm.selection_hyperparameters:
-        band = algorithm.selection_hyperparameters
-        candidates = torch.cat(first.eligible) & (cov > band["lower"]) & (cov < band["upper"])
+    is_random = algorithm.select.candidates is not None
     metrics = selection_metrics(
-        join(inputs, "entropy") if algorithm.selects_by_entropy else cov,
+        torch.cat(first.scores),
         torch.cat(first.masks),
-        loss_mask,
+        join(inputs, "loss_mask"),
         group=group,
-        candidates=candidates,
+        candidates=torch.cat(first.candidates) if is_random else None,
         micro_batch_selected=local,
     )
     return _floats(metrics)

@@ -14,3 +14,8 @@ def infinite(text: str, answer: str) -> float:
 def length(text: str, answer: str) -> float:
     """A reward that always differs within a group."""
     return float(len(text))
+
+
+def one(text: str, answer: str) -> float:
+    """A reward that teaches nothing."""
+    return 1.0
