@@ -22,6 +22,9 @@ class AdvantagesSection(Section):
 class LossSection(Section):
     """What all losses share."""
 
+    # Whether the loss acts on selected tokens; a constant of the class, which a file cannot set.
+    needs_selection: ClassVar[bool] = False
+
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the loss function.
 
@@ -47,6 +50,8 @@ class PpoClipLoss(LossSection):
 class ClipCovLoss(LossSection):
     """Clip-Cov: selected tokens add nothing to the loss and keep their place in the denominator."""
 
+    needs_selection: ClassVar[bool] = True
+
     name: Literal["clip_cov"] = "clip_cov"
     """Clip-Cov."""
     clip_low: StrictFloat = Field(1.0, ge=0, le=1)
@@ -59,6 +64,8 @@ class ClipCovLoss(LossSection):
 
 class KlCovLoss(LossSection):
     """KL-Cov: no PPO clip; selected tokens pay for moving away from the old policy."""
+
+    needs_selection: ClassVar[bool] = True
 
     name: Literal["kl_cov"] = "kl_cov"
     """KL-Cov."""

@@ -32,14 +32,13 @@ def ratio_is_a_fraction(config: RunConfig) -> str | None:
 
 
 def loss_and_selection_fit(config: RunConfig) -> str | None:
-    """Clip-Cov and KL-Cov act on selected tokens; PPO's loss has no use for them."""
-    loss, selection = config.algorithm.loss.name, config.algorithm.selection.name
-    pair = f"algorithm.loss.name is {loss} and algorithm.selection.name is {selection}: "
-    if loss == "ppo_clip" and selection != "none":
-        use = f"the loss {selection}" if selection in ("kl_cov", "clip_cov") else "the loss kl_cov or clip_cov"
-        return f"{pair}ppo_clip treats all tokens alike, so use {use}, or the selection none."
-    if loss != "ppo_clip" and selection == "none":
-        return f"{pair}{loss} acts on selected tokens, so use the selection {loss}, or the loss ppo_clip."
+    """A loss that acts on selected tokens needs a selection; to another loss a selection is no use."""
+    loss, selection = config.algorithm.loss, config.algorithm.selection
+    pair = f"algorithm.loss.name is {loss.name} and algorithm.selection.name is {selection.name}: "
+    if loss.needs_selection and selection.name == "none":
+        return f"{pair}{loss.name} acts on selected tokens, so set algorithm.selection.name, as in kl_cov or clip_cov."
+    if not loss.needs_selection and selection.name != "none":
+        return f"{pair}{loss.name} treats all tokens alike, so set algorithm.selection.name=none, or change the loss."
     return None
 
 

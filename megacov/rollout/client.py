@@ -65,7 +65,9 @@ class RolloutClient:
         # One connection each, because the time httpx takes to choose among connections grows with their square.
         self._idle_lanes: list[httpx.AsyncClient] = []
         self._free_lanes = asyncio.Semaphore(max_connections)
-        self._tls = ssl.create_default_context()
+        # Without certificates, where none are needed: loading them takes longer than a whole call.
+        is_secure = self.address.startswith("https:")
+        self._tls = ssl.create_default_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     async def __aenter__(self) -> Self:
         """Nothing to do."""

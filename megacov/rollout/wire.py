@@ -60,12 +60,16 @@ def check_prompt(input_ids: Sequence[int], *, vocab_size: int) -> None:
     """
     if not input_ids:
         raise DataError("A prompt has no token; remove it from the data, or give it text.")
-    outside = next((token for token in input_ids if not 0 <= token < vocab_size), None)
+    outside = _first_outside(input_ids, vocab_size)
     if outside is not None:
         raise DataError(
             f"A prompt has the token id {outside}, but the model's vocabulary has {vocab_size} tokens; "
             "use the tokenizer that belongs to the model."
         )
+
+
+def _first_outside(ids: Sequence[int], vocab_size: int) -> int | None:
+    return next((token for token in ids if not 0 <= token < vocab_size), None)
 
 
 class _Reply(BaseModel):
@@ -142,9 +146,10 @@ def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Com
     logged_ids = [token for _, token, _ in reply.meta_info.output_token_logprobs]
     if logged_ids != ids:
         raise RolloutError(f"{server} sent {len(ids)} tokens, but the log-probs of {len(logged_ids)} or of other ones.")
-    if not all(0 <= token < vocab_size for token in ids):
+    outside = _first_outside(ids, vocab_size)
+    if outside is not None:
         raise RolloutError(
-            f"{server} sent the token id {max(ids)}, but the vocabulary has {vocab_size} tokens; "
+            f"{server} sent the token id {outside}, but the vocabulary has {vocab_size} tokens; "
             "serve the model that is trained."
         )
     return Completion(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ class RolloutWorker:
         if self._server is not None:
             addresses = (self._stack.enter_context(self._server).address,)
         self._runner = self._stack.enter_context(asyncio.Runner())
+        self._runner.get_loop().set_exception_handler(_report_unless_leaving)
         self._clients = [
             RolloutClient(
                 address,
@@ -177,6 +179,12 @@ class RolloutWorker:
             filter_groups=rollout.filter_groups,
             max_filter_rounds=rollout.max_filter_rounds,
         )
+
+
+def _report_unless_leaving(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A signal that ends the run may be raised inside any task; that is no failure of the task."""
+    if not isinstance(context.get("exception"), SystemExit):
+        loop.default_exception_handler(context)
 
 
 def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:

@@ -74,9 +74,24 @@ class EngineDriver:
         raise AssertionError("the engine does not come to an end")
 
 
+def num_tokens_of(engine: Engine, rid: str) -> int:
+    """How many tokens a request has so far; 0 if it is not known. A look at the engine from outside its thread."""
+    request = engine._requests.get(rid)
+    return 0 if request is None else min((len(one.output_ids) for one in request.generations), default=0)
+
+
 @contextlib.asynccontextmanager
 async def application(folder: Path, **engine_options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application that serves the model folder."""
+    async with application_and_engine(folder, **engine_options) as (client, _):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def application_and_engine(
+    folder: Path, **engine_options: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Engine]]:
+    """The same, with the engine to look at."""
     served = load_model(folder, dtype="float32")
     engine = make_engine(served, **engine_options)
     loop, test = asyncio.get_running_loop(), asyncio.current_task()
@@ -87,6 +102,6 @@ async def application(folder: Path, **engine_options: Any) -> AsyncIterator[http
     try:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://embedded", timeout=30.0) as client:
-            yield client
+            yield client, engine
     finally:
         assert thread.stop(10.0), "the engine died"

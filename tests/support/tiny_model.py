@@ -1,28 +1,32 @@
-"""A random Qwen2 of a few thousand parameters with a word-level tokenizer, saved as a Hugging Face model folder."""
+"""A random Qwen2 of a few thousand parameters with a tokenizer of single characters, saved as a Hugging Face model folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2 import Qwen2Tokenizer  # what AutoTokenizer makes of any tokenizer of a Qwen2 model
 
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
+CHARACTERS = "0123456789+=?abcdefghijklmnopqrstuvwxyz"
+PAD_ID, EOS_ID = 0, 1
 
 
 def make_tiny_model(
     folder: Path, *, seed: int = 0, vocab_size: int = 32, context_length: int = 64, tie_word_embeddings: bool = False
 ) -> Path:
-    """Write the folder; token i is the word "w<i>", and equal arguments write equal weights."""
-    words = {word: index for index, word in enumerate(("<pad>", "<eos>", "<unk>"))}
-    words |= {f"w{index}": index for index in range(len(words), vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    """Write the folder; equal arguments write equal weights.
+
+    A character that `CHARACTERS` names is a token by itself; further tokens are words that text does not turn into.
+    """
+    tokens = [*SPECIAL_TOKENS, *CHARACTERS, *(f"<{index}>" for index in range(vocab_size))][:vocab_size]
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[],
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
     )
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(
@@ -45,5 +49,5 @@ def make_tiny_model(
             if parameter.dim() > 1:
                 parameter.mul_(20.0)  # else every token would be about equally likely
     model.save_pretrained(folder)
-    fast.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

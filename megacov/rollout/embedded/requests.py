@@ -90,18 +90,16 @@ def health_request(on_done: Callable[[GenerateRequest], None]) -> GenerateReques
 
 
 def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:
+    prompts: list[Any]
     if body.input_ids is not None:
-        batch: list[Any] = [body.input_ids] if is_single(body) else body.input_ids
-        if any(not prompt_ids for prompt_ids in batch):
-            raise invalid_value("input_ids cannot be empty.")
-        return batch
-    if body.text is None:
+        prompts = [body.input_ids] if is_single(body) else body.input_ids
+    elif body.text is not None:
+        prompts = served.tokenizer([body.text] if isinstance(body.text, str) else body.text)["input_ids"]
+    else:
         raise invalid_value("Either text, input_ids or input_embeds should be provided.")
-    texts = [body.text] if isinstance(body.text, str) else body.text
-    if not texts or not all(texts):
-        raise invalid_value("text cannot be empty.")
-    encoded: list[list[int]] = served.tokenizer(texts)["input_ids"]
-    return encoded
+    if not prompts or not all(prompts):
+        raise invalid_value("input_ids cannot be empty.")
+    return prompts
 
 
 def _check_prompt(prompt_ids: list[int], params: SamplingParams, served: ServedModel) -> None:
@@ -109,7 +107,7 @@ def _check_prompt(prompt_ids: list[int], params: SamplingParams, served: ServedM
     outside = next((token for token in prompt_ids if not 0 <= token < served.vocab_size), None)
     if outside is not None:
         raise invalid_value(
-            f"input_ids holds {outside}, but the vocabulary of the model has {served.vocab_size} tokens."
+            f"input_ids holds {outside}, but the model's vocabulary has {served.vocab_size} tokens."
         )
     length, limit, new = len(prompt_ids), served.context_length, params.max_new_tokens
     if length >= limit:

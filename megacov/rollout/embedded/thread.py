@@ -38,6 +38,7 @@ class EngineThread:
         self._on_death = on_death
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
+        self._has_died = False
         # A daemon, so that a forward pass that takes long cannot hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -54,10 +55,9 @@ class EngineThread:
         Returns:
             Whether it ran until now; False if it had died before.
         """
-        was_alive = self._thread.is_alive()
         self._inbox.put(self._end)
         self._thread.join(timeout_s)
-        return was_alive
+        return not self._has_died
 
     def post(self, action: Callable[[], None]) -> None:
         """Run an action on the engine's thread, some time after this returns. Any thread may call this.
@@ -97,6 +97,7 @@ class EngineThread:
                     self._engine.step()
         finally:
             if not self._stopping:
+                self._has_died = True
                 self._on_death()
 
     def _end(self) -> None:

@@ -37,15 +37,15 @@ BROKEN = {
     ),
     "loss_and_selection_fit (nothing selected)": (
         {"algorithm": algorithm("kl_cov", name="none")},
-        "loss.name is kl_cov and algorithm.selection.name is none: .* use the selection kl_cov, or the loss ppo_clip",
+        "loss.name is kl_cov and algorithm.selection.name is none: kl_cov acts on selected tokens, so set",
     ),
     "loss_and_selection_fit (nobody reads it)": (
         {"algorithm": algorithm("ppo_clip", name="clip_cov")},
-        "so use the loss clip_cov, or the selection none",
+        "so set algorithm.selection.name=none",
     ),
     "loss_and_selection_fit (high entropy)": (
         {"algorithm": algorithm("ppo_clip", name="high_entropy")},
-        "so use the loss kl_cov or clip_cov, or the selection none",
+        "so set algorithm.selection.name=none",
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},

@@ -142,3 +142,13 @@ def test_ppo_clip_needs_no_selection(make_batch):
 def test_an_unknown_loss_is_named_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'grpo' is unknown.*ppo_clip, clip_cov, kl_cov"):
         get_loss("grpo")
+
+
+def test_configuration_and_registry_agree_on_what_needs_a_selection():
+    from typing import get_args
+
+    from megacov.config.algorithm import AlgorithmSection
+
+    union = AlgorithmSection.model_fields["loss"].annotation
+    sections = {section().name: section.needs_selection for section in get_args(union)}
+    assert sections == {name: get_loss(name).needs_selection for name in sections}
