@@ -1,4 +1,4 @@
-"""A random Qwen2 of a few thousand parameters with a tokenizer of single characters, saved as a Hugging Face model folder."""
+"""A random Qwen2 of a few thousand parameters with a tokenizer of single characters, as a Hugging Face model folder."""
 
 from __future__ import annotations
 

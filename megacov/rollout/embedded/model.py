@@ -46,6 +46,7 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
     """
     check_model_folder(folder)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what it would warn of is checked below
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -56,14 +57,12 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The model folder {folder} cannot be loaded: {_first_line(error)}") from error
-    if report["missing_keys"]:  # transformers would go on with random values
-        raise DataError(
-            f"The model folder {folder} lacks the weight {min(report['missing_keys'])}; save the whole model."
-        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DataError(f"{folder} cannot be loaded as a model: {_first_line(error)}") from error
+    _check_weights(folder, missing=report["missing_keys"], mismatched=report["mismatched_keys"])
     vocab_size = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > vocab_size:
         raise DataError(
@@ -84,6 +83,18 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
         vocab_size=vocab_size,
         context_length=int(config.max_position_embeddings),
     )
+
+
+def _check_weights(folder: Path, *, missing: set[str], mismatched: set[tuple[str, torch.Size, torch.Size]]) -> None:
+    """Refuse weights that transformers would replace by random values."""
+    if mismatched:
+        name, found, expected = min(mismatched)
+        raise DataError(
+            f"{name} has shape {tuple(found)} in {folder} but {tuple(expected)} by its config.json; "
+            "save weights and configuration of the same model."
+        )
+    if missing:
+        raise DataError(f"{folder} lacks the weight {min(missing)}; save the whole model.")
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -90,9 +90,10 @@ def health_request(on_done: Callable[[GenerateRequest], None]) -> GenerateReques
 
 
 def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:
-    prompts: list[Any]
-    if body.input_ids is not None:
-        prompts = [body.input_ids] if is_single(body) else body.input_ids
+    prompts: list[list[int]]
+    given: Any = body.input_ids  # of one prompt, or of several
+    if given is not None:
+        prompts = [given] if is_single(body) else given
     elif body.text is not None:
         prompts = served.tokenizer([body.text] if isinstance(body.text, str) else body.text)["input_ids"]
     else:
@@ -106,9 +107,7 @@ def _check_prompt(prompt_ids: list[int], params: SamplingParams, served: ServedM
     # SGLang itself dies of such an id; whoever talks to both must learn of it here.
     outside = next((token for token in prompt_ids if not 0 <= token < served.vocab_size), None)
     if outside is not None:
-        raise invalid_value(
-            f"input_ids holds {outside}, but the model's vocabulary has {served.vocab_size} tokens."
-        )
+        raise invalid_value(f"input_ids holds {outside}, but the model's vocabulary has {served.vocab_size} tokens.")
     length, limit, new = len(prompt_ids), served.context_length, params.max_new_tokens
     if length >= limit:
         raise invalid_value(f"The input ({length} tokens) is longer than the model's context length ({limit} tokens).")

@@ -54,13 +54,28 @@ def test_a_good_answer():
 
 def test_everything_that_can_be_asked_is_sent():
     request = GenerateRequest(
-        input_ids=(5,), n=1, max_new_tokens=4, temperature=0.5, top_p=0.9, top_k=3, stop=("x",), stop_token_ids=(7,), sampling_seed=9
-    )  # fmt: skip
+        input_ids=(5,),
+        n=1,
+        max_new_tokens=4,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        stop=("x",),
+        stop_token_ids=(7,),
+        sampling_seed=9,
+    )
     result, (call,), _ = talk(in_turn(Reply(completion([]))), "generate", request, api_key="secret")
     assert result[0].token_ids == ()
     assert call.body["sampling_params"] == {
-        "n": 1, "max_new_tokens": 4, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "stop": ["x"], "stop_token_ids": [7], "sampling_seed": 9
-    }  # fmt: skip
+        "n": 1,
+        "max_new_tokens": 4,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "stop": ["x"],
+        "stop_token_ids": [7],
+        "sampling_seed": 9,
+    }
     assert call.headers["authorization"] == "Bearer secret"
 
 
@@ -194,7 +209,9 @@ def test_control_calls_always_have_a_body(method, args, path, body):
     assert (call.method, call.path, call.body) == ("POST", path, body)
 
 
-@pytest.mark.parametrize("reply", [Reply({"success": False, "message": "no"}), Reply({"success": False, "message": "no"}, status=400)])
+@pytest.mark.parametrize(
+    "reply", [Reply({"success": False, "message": "no"}), Reply({"success": False, "message": "no"}, status=400)]
+)
 def test_an_update_that_failed_is_an_error(reply):
     async def run():
         async with scripted_server(in_turn(reply)) as (address, _), RolloutClient(address, vocab_size=4) as client:

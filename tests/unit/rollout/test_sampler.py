@@ -138,9 +138,7 @@ def test_an_iterator_of_prompts_goes_on_where_it_stopped():
             return Reply(mixed(call.body["input_ids"][0], N))
 
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(
-                clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5
-            )
+            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
             source = prompts(8)
             return [await sampler.sample_groups(source, 3, expected_version="v0") for _ in range(2)]
 
@@ -225,9 +223,7 @@ def test_retries_are_counted_per_call():
 
     async def run():
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(
-                clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5
-            )
+            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
             return [(await sampler.sample_groups(prompts(3), 3, expected_version="v0")).report for _ in range(2)]
 
     assert [report.retries for report in asyncio.run(run())] == [2, 0]
@@ -275,9 +271,7 @@ def test_progress_is_told_group_by_group():
 
         done = []
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(
-                clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5
-            )
+            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
             await sampler.sample_groups(prompts(5), 5, expected_version="v0", on_group=lambda: done.append(1))
         return len(done)
 

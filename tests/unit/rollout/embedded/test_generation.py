@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from megacov.rollout.embedded import engine as engine_module
+from megacov.rollout.embedded.model import load_model
 from tests.support.embedded import EngineDriver, make_engine
 from tests.support.tiny_model import EOS_ID
 
@@ -49,6 +53,21 @@ def test_log_probs_are_those_of_a_plain_forward_pass(served, driver, temperature
         for generation in request.generations:
             expected = plain_log_probs(served.model, request.prompt_ids, generation.output_ids, temperature)
             torch.testing.assert_close(torch.tensor(generation.log_probs).double(), expected, atol=1e-5, rtol=0.0)
+
+
+def test_log_probs_of_a_model_with_a_sliding_window(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    sliding = {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
+    (folder / "config.json").write_text(json.dumps(config | sliding))
+    served = load_model(folder, dtype="float32")
+    driver = EngineDriver(make_engine(served))
+    requests = [driver.submit(prompt, max_new_tokens=12) for prompt in PROMPTS]
+    driver.finish()
+    for request in requests:
+        (generation,) = request.generations
+        expected = plain_log_probs(served.model, request.prompt_ids, generation.output_ids, 1.0)
+        torch.testing.assert_close(torch.tensor(generation.log_probs).double(), expected, atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 0.9, "sampling_seed": 3, "n": 2}])

@@ -1,0 +1,140 @@
+"""A push by disk is a transaction: all servers go on with the new weights, or none goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megacov.errors import WeightSyncError
+from megacov.rollout.client import RolloutClient
+from megacov.weight_sync import DiskTransport, WeightTransport
+from tests.support.scripted_server import Call, Reply, scripted_server
+
+WEIGHTS = {"a": torch.ones(2, 3), "b": torch.zeros(4)}
+TRANSACTION = [
+    "/pause_generation",
+    "/update_weights_from_disk",
+    "/flush_cache",
+    "/model_info",
+    "/continue_generation",
+]
+
+
+class FakeServer:
+    """Keeps the version of its last update, and fails where it is told to."""
+
+    def __init__(self, **failures: Reply) -> None:
+        self.failures = failures
+        self.version = "default"
+        self.calls: list[str] = []
+        self.bodies: dict[str, Any] = {}
+
+    async def __call__(self, call: Call) -> Reply:
+        self.calls.append(call.path)
+        self.bodies[call.path] = call.body
+        failure = self.failures.get(call.path.strip("/"))
+        if failure is not None:
+            return failure
+        if call.path == "/update_weights_from_disk":
+            assert (Path(call.body["model_path"]) / "model.safetensors").is_file()
+            self.version = call.body["weight_version"]
+        return Reply({"success": True, "weight_version": self.version})
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text("{}")
+    return tmp_path / "source"
+
+
+def push(servers: list[FakeServer], source: Path, versions: Iterable[int] = (1,), **options: Any) -> list[Any]:
+    """Push versions one after the other; an error stands for its version."""
+
+    async def run() -> list[Any]:
+        outcomes: list[Any] = []
+        async with asyncio.timeout(30.0), contextlib.AsyncExitStack() as stack:
+            clients = []
+            for server in servers:
+                address, _ = await stack.enter_async_context(scripted_server(server))
+                client = RolloutClient(address, vocab_size=4, max_retries=0)
+                clients.append(await stack.enter_async_context(client))
+            directory = source.parent / "weights"
+            transport: WeightTransport = DiskTransport(clients, source_model=source, directory=directory, **options)
+            for version in versions:
+                try:
+                    outcomes.append(await transport.push(version, WEIGHTS.items()))
+                except WeightSyncError as error:
+                    outcomes.append(error)
+        return outcomes
+
+    return asyncio.run(run())
+
+
+def test_a_push_is_one_transaction(source):
+    server = FakeServer()
+    (times,) = push([server], source)
+    assert server.calls == TRANSACTION
+    assert server.bodies["/pause_generation"] == {"mode": "retract"}
+    folder = source.parent / "weights" / "v1"
+    assert server.bodies["/update_weights_from_disk"] == {
+        "model_path": str(folder),
+        "weight_version": "1",
+        "flush_cache": True,
+    }
+    assert times.num_bytes == 40
+    assert times.transfer_s > 0.0 and times.paused_s > 0.0
+
+
+def test_verifying_can_be_left_out(source):
+    server = FakeServer()
+    push([server], source, verify=False)
+    assert server.calls == [path for path in TRANSACTION if path != "/model_info"]
+
+
+@pytest.mark.parametrize("failing", TRANSACTION)
+def test_after_a_failure_no_server_goes_on(source, failing):
+    reply = Reply({"weight_version": "0"}) if failing == "/model_info" else Reply({"message": "broken"}, status=400)
+    good, bad = FakeServer(), FakeServer(**{failing.strip("/"): reply})
+    (error,) = push([good, bad], source)
+    assert isinstance(error, WeightSyncError)
+    assert ("reports weight version 0" if failing == "/model_info" else "broken") in str(error)
+    if failing != "/continue_generation":
+        assert "/continue_generation" not in good.calls + bad.calls
+
+
+def test_a_push_after_a_failed_one_starts_from_the_beginning(source):
+    server = FakeServer(update_weights_from_disk=Reply({"message": "broken"}, status=400))
+
+    class Repaired(FakeServer):
+        async def __call__(self, call: Call) -> Reply:
+            if self.calls.count("/update_weights_from_disk") == 1:
+                self.failures = {}
+            return await super().__call__(call)
+
+    server = Repaired(**server.failures)
+    first, second = push([server], source, versions=(1, 2))
+    assert isinstance(first, WeightSyncError)
+    assert not isinstance(second, WeightSyncError)
+    assert server.calls == [*TRANSACTION[:2], *TRANSACTION]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_only_the_last_versions_stay(source, keep):
+    weights = source.parent / "weights"
+    (weights / "v9").mkdir(parents=True)  # of a run that had come further before it was resumed
+    (weights / "other").mkdir()
+    push([FakeServer()], source, versions=(1, 2, 3, 4), keep=keep)
+    expected = {f"v{version}" for version in range(5 - keep, 5)}
+    assert {path.name for path in weights.iterdir()} == expected | {"other"}
+
+
+def test_a_version_can_be_pushed_again(source):
+    first, second = push([FakeServer()], source, versions=(1, 1))
+    assert first.num_bytes == second.num_bytes == 40
