@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -26,9 +25,10 @@ _RANK_VARIABLES = frozenset(
 
 
 class EmbeddedServer:
-    """Starts `megacov serve` on entering the context and stops it on leaving; it also ends when this process does.
+    """`megacov serve` while the context lasts: entering waits until it generates, leaving stops it.
 
-    Enter it on a thread that lives as long as the process, normally the main thread: see `die_with_parent`.
+    It also ends when this process does. Start it on a thread that lives as long as the process, normally the main
+    thread: see `die_with_parent`.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class EmbeddedServer:
 
         Args:
             model_path: Hugging Face model folder.
-            log_path: gets all output of the server; its folder must exist.
+            log_path: gets all output of the server; its folder must exist. The port stands beside it, in `.port`.
             host: address to listen on.
             port: 0 takes a free one.
             dtype: of the weights in memory: auto, float32 or bfloat16.
             num_threads: threads of one torch operation.
             random_seed: of the sampled tokens.
             max_running_requests: completions that are generated at a time.
-            start_timeout_s: seconds until the server must generate.
+            start_timeout_s: seconds from entering the context until the server must generate.
         """
         self._options = {
             "host": host,
@@ -68,6 +68,7 @@ class EmbeddedServer:
         }
         self._model_path = model_path
         self._log_path = log_path
+        self._port_file = log_path.with_suffix(".port")
         self._num_threads = num_threads
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,8 +79,14 @@ class EmbeddedServer:
         """Process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
+    def start(self) -> None:
+        """Start the process and come back at once; whoever calls this must enter the context or call `stop`."""
+        if self._process is None:
+            self._port_file.unlink(missing_ok=True)
+            self._process = self._launch()
+
     def __enter__(self) -> Self:
-        """Start the server, and wait until it generates.
+        """Start the server if that has not been done, and wait until it generates.
 
         Returns:
             Itself, with `address` set.
@@ -88,18 +95,15 @@ class EmbeddedServer:
             RolloutError: if it ended, or took too long; it is stopped then.
         """
         deadline = time.monotonic() + self._start_timeout_s
-        with tempfile.TemporaryDirectory(prefix="megacov-serve-") as folder:
-            port_file = Path(folder, "port")
-            self._process = self._start(port_file)
-            is_ready = False
-            try:
-                port = self._wait_for_port(port_file, deadline)
-                self.address = f"http://{self._options['host']}:{port}"
-                self._wait_healthy(deadline)
-                is_ready = True
-            finally:
-                if not is_ready:
-                    self.stop()
+        self.start()
+        is_ready = False
+        try:
+            self.address = f"http://{self._options['host']}:{self._wait_for_port(deadline)}"
+            self._wait_healthy(deadline)
+            is_ready = True
+        finally:
+            if not is_ready:
+                self.stop()
         return self
 
     def __exit__(
@@ -124,9 +128,10 @@ class EmbeddedServer:
         """End the server, if it runs."""
         if self._process is not None:
             stop_processes([self._process], _STOP_GRACE_S)
+            self._port_file.unlink(missing_ok=True)
 
-    def _start(self, port_file: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "megacov", "serve", str(self._model_path), "--port-file", str(port_file)]
+    def _launch(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "megacov", "serve", str(self._model_path), "--port-file", str(self._port_file)]
         for name, value in self._options.items():
             command += [f"--{name}", str(value)]
         environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
@@ -142,11 +147,11 @@ class EmbeddedServer:
                 start_new_session=True,
             )
 
-    def _wait_for_port(self, port_file: Path, deadline: float) -> int:
-        while not port_file.exists():
+    def _wait_for_port(self, deadline: float) -> int:
+        while not self._port_file.exists():
             self._check_starting(deadline)
             time.sleep(_POLL_S)
-        return int(port_file.read_text(encoding="ascii"))
+        return int(self._port_file.read_text(encoding="ascii"))
 
     def _wait_healthy(self, deadline: float) -> None:
         with httpx.Client(trust_env=False) as http:

@@ -152,7 +152,7 @@ class RolloutWorker:
 
     def _start_server(self) -> EmbeddedServer:
         rollout = self._config.rollout
-        return EmbeddedServer(
+        server = EmbeddedServer(
             self._config.model.path,
             log_path=self._folder / "logs" / "server.log",
             host=rollout.host,
@@ -163,6 +163,9 @@ class RolloutWorker:
             max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
             start_timeout_s=rollout.start_timeout_s,
         )
+        self._stack.callback(server.stop)
+        server.start()
+        return server
 
     def _make_sampler(self) -> Sampler:
         rollout = self._config.rollout

@@ -16,7 +16,7 @@ import torch
 
 from megacov.rollout.embedded.app import create_app
 from megacov.rollout.embedded.engine import Engine
-from megacov.rollout.embedded.generation import GenerateRequest
+from megacov.rollout.embedded.generation import EngineRequest
 from megacov.rollout.embedded.model import ServedModel, load_model
 from megacov.rollout.embedded.sampling import SamplingParams
 from megacov.rollout.embedded.service import Service
@@ -39,14 +39,14 @@ class EngineDriver:
     """Submits requests to an engine and steps it, on this thread."""
 
     engine: Engine
-    done: list[GenerateRequest] = field(default_factory=list)
+    done: list[EngineRequest] = field(default_factory=list)
     _rids: Iterator[int] = field(default_factory=itertools.count)
 
     def submit(
         self, prompt_ids: list[int], *, stop_ids: frozenset[int] = frozenset(), wants_input: bool = False, **params: Any
-    ) -> GenerateRequest:
+    ) -> EngineRequest:
         """Queue one request; the id is its number."""
-        request = GenerateRequest(
+        request = EngineRequest(
             rid=str(next(self._rids)),
             prompt_ids=prompt_ids,
             params=SamplingParams(**params),

@@ -18,7 +18,7 @@ from megacov.rollout.embedded.bodies import (
     VersionBody,
     invalid_body,
 )
-from megacov.rollout.embedded.generation import GenerateRequest
+from megacov.rollout.embedded.generation import EngineRequest
 from megacov.rollout.embedded.replies import CONTRACT_VERSION, completions_of
 from megacov.rollout.embedded.requests import is_single
 from megacov.rollout.embedded.service import Service
@@ -119,7 +119,7 @@ def _add_generate_routes(app: FastAPI, service: Service) -> None:
         return Response()
 
 
-def _failure_of(requests: list[GenerateRequest]) -> Response | None:
+def _failure_of(requests: list[EngineRequest]) -> Response | None:
     """The HTTP error of the first completion that the server itself had to give up, or None."""
     for request in requests:
         for generation in request.generations:

@@ -6,6 +6,7 @@ between two tokens.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from megacov.rollout.embedded.batch import RunningBatch, prefill, prompt_rows, shares_row
-from megacov.rollout.embedded.generation import DecodeTokens, Finish, GenerateRequest, Generation, find_finish
+from megacov.rollout.embedded.generation import DecodeTokens, EngineRequest, Finish, Generation, find_finish
 from megacov.rollout.embedded.sampling import draw
 from megacov.rollout.embedded.weights import WeightsDoNotFitError, load_weights
 
@@ -67,12 +68,12 @@ class Engine:
         self._model = model
         self._decode = decode
         self._random = random.Random(random_seed)
-        self._requests: dict[str, GenerateRequest] = {}
+        self._requests: dict[str, EngineRequest] = {}
         self._waiting: deque[Generation] = deque()
         self._running: RunningBatch | None = None
         self._paused: PauseMode | None = None
         self._updates: deque[WeightUpdate] = deque()
-        self._behind_update: list[GenerateRequest] = []
+        self._behind_update: list[EngineRequest] = []
 
     @property
     def has_work(self) -> bool:
@@ -84,7 +85,7 @@ class Engine:
         """Whether requests wait and nothing runs, so that waiting a little longer makes a larger first batch."""
         return self._paused is None and self._running is None and 0 < len(self._waiting) < self.max_running_sequences
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: EngineRequest) -> None:
         """Queue a request. While an update waits for its turn, the request goes behind it.
 
         Args:
@@ -148,6 +149,14 @@ class Engine:
         if self._paused is not None or not (self._running or self._waiting):
             self._apply_updates()
 
+    def rename_weights(self, version: str) -> None:
+        """Give the loaded weights another version.
+
+        Args:
+            version: of the next token.
+        """
+        self.weight_version = version
+
     def step(self) -> None:
         """Let waiting generations join, and make one token for every one that runs."""
         if self._paused is not None:
@@ -202,7 +211,7 @@ class Engine:
     def _advance(self, generation: Generation, token: int, log_prob: float) -> Finish | None:
         if generation.request.params.max_new_tokens == 0:
             return Finish("length")
-        if log_prob != log_prob:
+        if math.isnan(log_prob):
             message = f"The model's logits are not finite under weight version {self.weight_version}."
             return Finish("abort", message=message, status_code=500)
         generation.append(token, log_prob, weight_version=self.weight_version)
@@ -249,5 +258,5 @@ class Engine:
         update.on_done(True, message)
 
 
-def _generations_of(requests: Iterable[GenerateRequest]) -> list[Generation]:
+def _generations_of(requests: Iterable[EngineRequest]) -> list[Generation]:
     return [generation for request in requests for generation in request.generations]

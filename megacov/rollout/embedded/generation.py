@@ -31,7 +31,7 @@ class Generation:
     `draw_uniform` gives one number in [0, 1) per token drawn.
     """
 
-    request: GenerateRequest
+    request: EngineRequest
     draw_uniform: Callable[[], float]
     output_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Generation:
 
 
 @dataclass(eq=False, slots=True)
-class GenerateRequest:
+class EngineRequest:
     """One prompt with n completions. `on_done` is called once, by the engine, when all have ended.
 
     `stop_ids` are the token ids that end a completion: the model's own and the request's.
@@ -72,7 +72,7 @@ class GenerateRequest:
     prompt_ids: list[int]
     params: SamplingParams
     stop_ids: frozenset[int]
-    on_done: Callable[[GenerateRequest], None]
+    on_done: Callable[[EngineRequest], None]
     wants_log_probs: bool = False
     wants_input_log_probs: bool = False
     input_log_probs: list[float] | None = None

@@ -6,13 +6,13 @@ import time
 import uuid
 from typing import Any
 
-from megacov.rollout.embedded.generation import Finish, GenerateRequest, Generation
+from megacov.rollout.embedded.generation import EngineRequest, Finish, Generation
 from megacov.rollout.embedded.model import ServedModel
 
 CONTRACT_VERSION = "0.5.23"  # of SGLang; clients choose their behaviour by it
 
 
-def completions_of(request: GenerateRequest, served: ServedModel) -> list[dict[str, Any]]:
+def completions_of(request: EngineRequest, served: ServedModel) -> list[dict[str, Any]]:
     """The completions of a request that has ended, in the order of its copies.
 
     Args:
@@ -50,7 +50,7 @@ def _completion(generation: Generation, served: ServedModel) -> dict[str, Any]:
     return {"text": _text(generation, finish, served), "output_ids": generation.output_ids, "meta_info": meta}
 
 
-def _finish_reason(finish: Finish, request: GenerateRequest) -> dict[str, Any]:
+def _finish_reason(finish: Finish, request: EngineRequest) -> dict[str, Any]:
     if finish.kind == "stop":
         return {"type": "stop", "matched": finish.matched}
     if finish.kind == "length":
@@ -66,7 +66,7 @@ def _version_spans(generation: Generation) -> list[dict[str, Any]]:
     ]
 
 
-def _input_log_probs(request: GenerateRequest) -> list[list[float | int | None]]:
+def _input_log_probs(request: EngineRequest) -> list[list[float | int | None]]:
     if request.input_log_probs is None:
         return []
     log_probs: list[float | None] = [None, *request.input_log_probs]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from megacov.rollout.embedded.bodies import GenerateBody, invalid_value, parse_sampling_params
-from megacov.rollout.embedded.generation import GenerateRequest
+from megacov.rollout.embedded.generation import EngineRequest
 from megacov.rollout.embedded.model import ServedModel
 from megacov.rollout.embedded.sampling import SamplingParams
 
@@ -29,8 +29,8 @@ def is_single(body: GenerateBody) -> bool:
 
 
 def build_requests(
-    body: GenerateBody, served: ServedModel, *, on_done: Callable[[GenerateRequest], None]
-) -> list[GenerateRequest]:
+    body: GenerateBody, served: ServedModel, *, on_done: Callable[[EngineRequest], None]
+) -> list[EngineRequest]:
     """One request per prompt of the body.
 
     Args:
@@ -62,7 +62,7 @@ def build_requests(
             raise invalid_value(f"logprob_start_len must be -1 or 0 on the embedded server, got {start}.")
         _check_prompt(prompt_ids, params, served)
         requests.append(
-            GenerateRequest(
+            EngineRequest(
                 rid=rid,
                 prompt_ids=prompt_ids,
                 params=params,
@@ -75,7 +75,7 @@ def build_requests(
     return requests
 
 
-def health_request(on_done: Callable[[GenerateRequest], None]) -> GenerateRequest:
+def health_request(on_done: Callable[[EngineRequest], None]) -> EngineRequest:
     """A request that is served only by an engine that works: one greedy token, so that no random number is used.
 
     Args:
@@ -86,7 +86,7 @@ def health_request(on_done: Callable[[GenerateRequest], None]) -> GenerateReques
     """
     params = SamplingParams(max_new_tokens=1, temperature=0.0)
     rid = f"HEALTH_CHECK_{uuid.uuid4().hex}"
-    return GenerateRequest(rid=rid, prompt_ids=[0], params=params, stop_ids=frozenset(), on_done=on_done)
+    return EngineRequest(rid=rid, prompt_ids=[0], params=params, stop_ids=frozenset(), on_done=on_done)
 
 
 def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megacov.rollout.embedded.bodies import DiskUpdateBody, GenerateBody, invalid_value
 from megacov.rollout.embedded.engine import Engine, PauseMode, WeightUpdate
-from megacov.rollout.embedded.generation import GenerateRequest
+from megacov.rollout.embedded.generation import EngineRequest
 from megacov.rollout.embedded.model import ServedModel
 from megacov.rollout.embedded.requests import build_requests, health_request
 from megacov.rollout.embedded.thread import EngineThread
@@ -44,7 +44,7 @@ class Service:
         """The folder that the weights came from."""
         return str(self._engine.model_path)
 
-    async def generate(self, body: GenerateBody, is_gone: Callable[[], Awaitable[bool]]) -> list[GenerateRequest]:
+    async def generate(self, body: GenerateBody, is_gone: Callable[[], Awaitable[bool]]) -> list[EngineRequest]:
         """Serve the prompts of a body, however long it takes; they are aborted if the client goes away.
 
         Args:
@@ -150,7 +150,7 @@ class Service:
         """
         if aborts_requests:
             await self.abort(None)
-        await self._thread.call(setattr, self._engine, "weight_version", version)
+        await self._thread.call(self._engine.rename_weights, version)
 
     def _abort_each(self, rids: set[str] | list[str]) -> None:
         for rid in rids:
@@ -168,7 +168,7 @@ class _Countdown:
     def start(self, number: int) -> None:
         self._remaining = number
 
-    def count(self, _request: GenerateRequest) -> None:
+    def count(self, _request: EngineRequest) -> None:
         """Called on the engine's thread."""
         self._loop.call_soon_threadsafe(self._count)
 

@@ -15,6 +15,7 @@ from megacov.launch.process import stop_processes
 from tests.support.processes import is_running, read_pids, wait_until
 
 ROOT = Path(__file__).parents[3]
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a signal of the Linux kernel")
 NO_KERNEL_GUARD = "import sys; sys.platform = 'other'\n"
 
 
@@ -47,13 +48,16 @@ def test_stopping_what_has_ended_is_quick():
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("guard", ["", NO_KERNEL_GUARD], ids=["kernel", "thread"])
-def test_a_child_ends_with_a_killed_parent(tmp_path, guard):
+@pytest.mark.parametrize(
+    ("setting", "poll_s"),
+    [pytest.param("", 600.0, id="kernel", marks=ONLY_LINUX), pytest.param(NO_KERNEL_GUARD, 0.05, id="thread")],
+)
+def test_each_guard_alone_ends_a_child_with_its_killed_parent(tmp_path, setting, poll_s):
     child = (
-        f"{guard}import os, pathlib, signal, time\n"
+        f"{setting}import os, pathlib, signal, time\n"
         "from megacov.launch.process import die_with_parent\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "die_with_parent(int(os.environ['PARENT']), poll_s=0.05)\n"
+        f"die_with_parent(int(os.environ['PARENT']), poll_s={poll_s})\n"
         f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
         "time.sleep(600)"
     )

@@ -156,7 +156,12 @@ def test_the_end_comes_at_once_even_with_requests_under_way(model_folder, tmp_pa
             assert time.monotonic() - started < 2.5
             return await waiting
 
-    with EmbeddedServer(model_folder, log_path=tmp_path / "server.log") as server:
+    server = EmbeddedServer(model_folder, log_path=tmp_path / "server.log")
+    server.start()
+    pid = server.pid
+    assert pid is not None
+    with server:
+        assert server.pid == pid
         assert [completion.finish_reason for completion in asyncio.run(run(server))] == ["abort", "abort"]
         with pytest.raises(RolloutError, match="exit code 0"):
             server.check_alive()
