@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 SMALLEST_TARGET = 10
-LARGEST_TARGET = 999
+LARGEST_TARGET = 199
 
 
 def main() -> None:

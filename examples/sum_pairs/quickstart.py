@@ -2,13 +2,12 @@
 
     python -m examples.sum_pairs.quickstart [--seeds 0 1 2] [--steps N] [--folder runs/quickstart]
 
-Writes into the folder, which it empties first: a run folder for each algorithm and seed, and compare.png.
+Writes into the folder: a run folder for each algorithm and seed, and compare.png. Earlier runs are moved aside.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +33,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs", "quickstart"))
     arguments = parser.parse_args()
     folder: Path = arguments.folder
-    shutil.rmtree(ROOT / folder, ignore_errors=True)
     started = time.monotonic()
     folders = []
     for seed in arguments.seeds:

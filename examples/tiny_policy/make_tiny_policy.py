@@ -27,15 +27,16 @@ CHARACTERS = "0123456789+="
 PAD_ID = 0
 EOS_ID = 1
 SMALLEST_TARGET = 10
-LARGEST_TARGET = 999
+LARGEST_TARGET = 199
 IGNORED_LABEL = -100
 
-BATCH_SIZE = 128
-CLEAN_STEPS = 4000
-NOISY_STEPS = 400
+BATCH_SIZE = 256
+CLEAN_STEPS = 900
+NOISY_STEPS = 200
 PEAK_LEARNING_RATE = 2e-3
-NOISY_DIGIT_RATE = 0.55
-EARLY_STOP_RATE = 0.05
+NOISY_LEARNING_RATE = 3e-4
+NOISY_DIGIT_RATE = 0.62
+EARLY_STOP_RATE = 0.0
 SEED = 1
 
 
@@ -112,11 +113,12 @@ def draw_batch(tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, noisy:
     return tokens, torch.where((columns >= starts) & (columns < ends), tokens, IGNORED_LABEL)
 
 
-def learning_rate(step: int, num_steps: int) -> float:
-    """Linear warm-up over 50 steps, then a half cosine down to a twentieth of the peak."""
-    if step < 50:
-        return PEAK_LEARNING_RATE * (step + 1) / 50
-    return PEAK_LEARNING_RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * step / num_steps)))
+def learning_rate(step: int, *, clean_steps: int, noisy_steps: int) -> float:
+    """Clean part: linear warm-up over 50 steps, a half cosine to a fiftieth after it. Noisy part: a linear decay."""
+    if step >= clean_steps:
+        return NOISY_LEARNING_RATE * (1 - 0.9 * (step - clean_steps) / noisy_steps)
+    decay = 0.02 + 0.49 * (1 + math.cos(math.pi * step / clean_steps))
+    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / 50) * decay
 
 
 def warm_start(
@@ -129,7 +131,7 @@ def warm_start(
     for step in range(num_steps):
         tokens, labels = draw_batch(tokenizer, rng, noisy=step >= clean_steps)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, num_steps)
+            group["lr"] = learning_rate(step, clean_steps=clean_steps, noisy_steps=noisy_steps)
         loss = model(input_ids=tokens, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()

@@ -59,6 +59,8 @@ class ParallelSection(Section):
     """Collective library; auto is nccl where there are GPUs and gloo elsewhere."""
     timeout_s: StrictFloat = Field(600.0, gt=0)
     """A collective that waits longer for another rank fails. [s]"""
+    control_timeout_s: float = Field(14400.0, gt=0)
+    """Ranks that wait longer for rank 0 to sample, judge or hand out weights fail. [s]"""
 
 
 class DataSection(Section):

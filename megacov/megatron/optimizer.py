@@ -69,4 +69,7 @@ def build_optimizer(
         wd_incr_steps=max(settings.decay_steps, 1),
         wd_incr_style="constant",
     )
+    if settings.warmup_steps > 0:
+        # Megatron begins a warm-up at 0, with which the first update would do nothing.
+        scheduler.step(increment=1)
     return optimizer, scheduler

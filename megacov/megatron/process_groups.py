@@ -56,7 +56,9 @@ def join_job(*, backend: str, timeout_s: float, rank: int, local_rank: int, worl
     )
 
 
-def lay_out_ranks(*, tensor: int, pipeline: int, timeout_s: float, seed: int) -> ParallelGroups:
+def lay_out_ranks(
+    *, tensor: int, pipeline: int, timeout_s: float, control_timeout_s: float, seed: int
+) -> ParallelGroups:
     """Arrange the ranks of the job as Megatron does (order tp-cp-ep-dp-pp), and seed its random states.
 
     Collectives: group creation on all ranks, in Megatron's order.
@@ -65,6 +67,7 @@ def lay_out_ranks(*, tensor: int, pipeline: int, timeout_s: float, seed: int) ->
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size; the data-parallel size is what remains.
         timeout_s: seconds after which a collective that waits for a dead peer fails.
+        control_timeout_s: the same for the control group, on which ranks wait for rank 0 to sample.
         seed: of Megatron's model-parallel random states (dropout).
 
     Returns:
@@ -91,6 +94,7 @@ def lay_out_ranks(*, tensor: int, pipeline: int, timeout_s: float, seed: int) ->
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return ParallelGroups(
         world=dist.group.WORLD,
+        control=dist.new_group(backend="gloo", timeout=timedelta(seconds=control_timeout_s)),
         tp=parallel_state.get_tensor_model_parallel_group(),
         pp=parallel_state.get_pipeline_model_parallel_group(),
         dp=parallel_state.get_data_parallel_group(),

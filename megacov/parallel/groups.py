@@ -19,6 +19,8 @@ class ParallelGroups:
     """The groups that this rank is a member of. `ParallelGroups()` is a single rank without torch.distributed.
 
     world: every rank of the run.
+    control: every rank too, over gloo and with a deadline of its own: small messages and batches on the CPU, which
+        all ranks wait for while rank 0 samples.
     tp: tensor parallel; its ranks hold the shards of one layer and of the vocabulary.
     pp: pipeline parallel, first stage first; only the last stage has logits.
     dp: data parallel; its ranks hold the same shard of the weights and see other samples.
@@ -26,6 +28,7 @@ class ParallelGroups:
     """
 
     world: ProcessGroup | None = None
+    control: ProcessGroup | None = None
     tp: ProcessGroup | None = None
     pp: ProcessGroup | None = None
     dp: ProcessGroup | None = None

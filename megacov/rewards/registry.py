@@ -61,7 +61,13 @@ def _import_verifier(name: str) -> Verifier:
 
 def _checked(verifier: Verifier, name: str) -> Verifier:
     def checked_verifier(text: str, answer: str) -> float:
-        reward: object = verifier(text, answer)
+        try:
+            reward: object = verifier(text, answer)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RewardError(
+                f"The verifier {name} failed with {type(error).__name__}: {error}, on the response {_excerpt(text)} to "
+                f"a prompt with the answer {_excerpt(answer)}; a wrong response must score 0, not raise."
+            ) from error
         if not isinstance(reward, (int, float)) or not math.isfinite(reward):
             raise RewardError(
                 f"The verifier {name} returned {reward!r} for the response {_excerpt(text)} to a prompt with the "

@@ -17,7 +17,7 @@ T = TypeVar("T")
 def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
     """Do something on rank 0 while the others wait; if it ends in a user's error, every rank raises that error.
 
-    Collectives: world: `broadcast_bytes` of a few bytes from rank 0.
+    Collectives: control: `broadcast_bytes` of a few bytes from rank 0.
 
     Args:
         action: done on rank 0 only.
@@ -36,7 +36,7 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
         except MegacovError as error:
             failure = error
         verdict = json.dumps([type(failure).__name__, str(failure)] if failure else None).encode()
-    answer = json.loads(broadcast_bytes(verdict, src_rank=0, group=groups.world))
+    answer = json.loads(broadcast_bytes(verdict, src_rank=0, group=groups.control))
     if failure is not None:
         raise failure
     if answer is not None:
@@ -67,7 +67,7 @@ def from_last_stage(value: T, groups: ParallelGroups) -> T:
 def from_rank_zero(value: T, groups: ParallelGroups) -> T:
     """Hand something from rank 0 to all ranks.
 
-    Collectives: world: `broadcast_bytes` from rank 0.
+    Collectives: control: `broadcast_bytes` from rank 0.
 
     Args:
         value: anything JSON knows; ignored on other ranks.
@@ -77,5 +77,5 @@ def from_rank_zero(value: T, groups: ParallelGroups) -> T:
         Rank 0's value.
     """
     payload = json.dumps(value).encode() if groups.world_rank == 0 else None
-    received: T = json.loads(broadcast_bytes(payload, src_rank=0, group=groups.world))
+    received: T = json.loads(broadcast_bytes(payload, src_rank=0, group=groups.control))
     return received

@@ -58,9 +58,14 @@ def _train(config: RunConfig, place: RankEnvironment) -> None:
         init_method=place.init_method,
     )
     groups = lay_out_ranks(
-        tensor=parallel.tensor, pipeline=parallel.pipeline, timeout_s=parallel.timeout_s, seed=config.run.seed
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        timeout_s=parallel.timeout_s,
+        control_timeout_s=parallel.control_timeout_s,
+        seed=config.run.seed,
     )
     with opened_run(config, groups) as run:
         while run.state.step < config.run.steps:
             report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
             run.record(report)
+        run.rollout.push_weights(run.policy, version=run.state.weight_version)

@@ -49,7 +49,7 @@ class RolloutPhase:
     def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]]:
         """Sample and judge one rollout batch.
 
-        Collectives: world: `on_rank_zero`, then `broadcast_tensor` of each tensor of the batch, then
+        Collectives: control: `on_rank_zero`, then `broadcast_tensor` of each tensor of the batch, then
         `from_rank_zero` of metrics and data position.
 
         Args:
@@ -87,7 +87,7 @@ def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> Roll
         if field.name == "max_response_length":
             continue
         value: Tensor | None = None if batch is None else getattr(batch, field.name)
-        received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.world).cpu()
+        received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()
     stride = torch.tensor(batch.max_response_length) if batch is not None else None
-    received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.world))
+    received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.control))
     return RolloutBatch(**received) if batch is None else replace(batch, **received)

@@ -42,7 +42,8 @@ CLIP_COV = replace(
     aggregation="sequence_mean_token_mean",
     ref_kl_coef=0.0,
 )
-ALGORITHMS = {"kl_cov": KL_COV, "clip_cov": CLIP_COV}
+NO_PENALTY = replace(KL_COV, loss_hyperparameters={"kl_coef": 0.0, "estimator": "abs"})
+ALGORITHMS = {"kl_cov": KL_COV, "clip_cov": CLIP_COV, "no_penalty": NO_PENALTY}
 
 
 def _train(tensor: int, pipeline: int, name: str) -> dict:
@@ -66,7 +67,8 @@ def trained() -> dict[tuple[int, int, int, str], dict]:
     """Results of all ranks together, by (world size, tensor, pipeline, algorithm)."""
     results = {}
     for world_size, layouts in LAYOUTS.items():
-        cases = [(tensor, pipeline, name) for tensor, pipeline in layouts for name in ALGORITHMS]
+        names = ["kl_cov", "clip_cov"] if world_size > 1 else list(ALGORITHMS)
+        cases = [(tensor, pipeline, name) for tensor, pipeline in layouts for name in names]
         for case, by_rank in zip(cases, run_cases(_train, cases, world_size=world_size), strict=True):
             whole = dict(by_rank[0])
             for part in by_rank[1:]:
@@ -76,7 +78,9 @@ def trained() -> dict[tuple[int, int, int, str], dict]:
     return results
 
 
-CASES = [(w, t, p, name) for w, layouts in LAYOUTS.items() for t, p in layouts for name in ALGORITHMS if w > 1]
+CASES = [
+    (w, t, p, name) for w, layouts in LAYOUTS.items() for t, p in layouts for name in ("kl_cov", "clip_cov") if w > 1
+]
 
 
 @pytest.mark.dist
@@ -97,10 +101,11 @@ def test_updates_select_tokens_and_change_weights(trained: dict) -> None:
         result = trained[(1, 1, 1, name)]
         assert len(result["selected"]) >= 4
         assert min(result["grad_norms"]) > 1e-3
-    different = [
-        not torch.equal(a, b) for a, b in zip(_weights(trained, "kl_cov"), _weights(trained, "clip_cov"), strict=True)
-    ]
-    assert all(different)
+        assert max(result["grad_norms"]) < 100
+    # What the method adds to the second update is far above the tolerance of the comparison.
+    for other in ("clip_cov", "no_penalty"):
+        pairs = zip(_weights(trained, "kl_cov"), _weights(trained, other), strict=True)
+        assert max((a - b).abs().max().item() for a, b in pairs) > 1e-5
 
 
 def _weights(trained: dict, name: str) -> list[Tensor]:

@@ -13,7 +13,7 @@ from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
 from megacov.trainer.token_inputs import join
-from tests.support.policies import laid_out_policy, make_rollout_batch
+from tests.support.policies import ADAM, laid_out_policy, make_rollout_batch
 from tests.support.run_ranks import run_cases
 
 SETTINGS = StepSettings(num_updates=4, micro_batch_size=2, seed=0, log_every=1, cov_histogram_every=0)
@@ -79,6 +79,20 @@ def _poisoned() -> str:
         same = [torch.equal(a, b) for a, (_, b) in zip(before, policy.hf_weights(), strict=True)]
     assert all(same)
     return "refused"
+
+
+def _learning_rates() -> list[float]:
+    """Of four updates, with a warm-up over four steps."""
+    with laid_out_policy(1, 1, adam=replace(ADAM, warmup_steps=4)) as policy:
+        updates = plan_updates(policy, make_rollout_batch(), GRPO, SETTINGS)
+        outcomes = run_updates(policy, updates, GRPO, seed=0, first_update=0, clock=PhaseClock())
+    return [outcome.result.lr for outcome in outcomes]
+
+
+@pytest.mark.dist
+def test_a_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
+    rates = run_cases(_learning_rates, [()], world_size=1)[0][0]
+    assert rates == pytest.approx([ADAM.lr * i / 4 for i in (1, 2, 3, 4)])
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert max(scalars["rollout/mismatch_max"]) < 1e-4
     assert scalars["selection/count"][0] > 0
     assert min(scalars["policy/grad_norm"]) > 0
-    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["v0", "v1"]
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["v1", "v2"]
     samples = [json.loads(line) for line in (folder / "samples" / "step_000002.jsonl").read_text().splitlines()]
     assert len(samples) == 8
     assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)

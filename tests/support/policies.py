@@ -17,7 +17,7 @@ TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
 # Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become
 # a whole step; this epsilon lets it stay noise.
 ADAM = AdamSettings(
-    lr=1e-3,
+    lr=3e-5,
     min_lr=0.0,
     warmup_steps=0,
     decay="constant",
@@ -35,7 +35,7 @@ def laid_out_policy(
     tensor: int, pipeline: int, *, path: Path = TINY_POLICY, adam: AdamSettings = ADAM, with_reference: bool = False
 ) -> Iterator[Policy]:
     """The policy on the ranks of an initialised job; the layout is forgotten afterwards."""
-    groups = lay_out_ranks(tensor=tensor, pipeline=pipeline, timeout_s=60, seed=1)
+    groups = lay_out_ranks(tensor=tensor, pipeline=pipeline, timeout_s=60, control_timeout_s=60, seed=1)
     try:
         yield build_policy(
             path,

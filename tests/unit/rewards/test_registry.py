@@ -84,3 +84,10 @@ def test_a_reward_that_is_no_finite_number_is_a_reward_error(
 def test_finite_extremes_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_module(tmp_path, "verifiers_of_extremes", monkeypatch, value="-1e300")
     assert math.isclose(get_verifier("verifiers_of_extremes:broken")("", ""), -1e300)
+
+
+def test_a_verifier_that_fails_is_named_with_its_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing.py").write_text("def judge(text, answer):\n    return {'a': 1.0}[text]\n", encoding="ascii")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RewardError, match=r"failing:judge failed with KeyError.*'b'.*'7'"):
+        get_verifier("failing:judge")("b", "7")
