@@ -27,10 +27,11 @@ def train(
     """Train a policy. Starts its own ranks where torchrun or srun has not."""
     run_config = load_config(config, overrides or [])
     place = rank_from_environment()
-    if place is None:
+    if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         _check_files(run_config)
         for warning in config_warnings(run_config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
+    if place is None:
         command = [sys.executable, "-m", "megacov", "train", str(config), *(overrides or [])]
         raise SystemExit(run_local_ranks(command, num_ranks=run_config.world_size))
     _train_as_rank(run_config, place)

@@ -45,5 +45,6 @@ def quiet_import() -> None:
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
+    megatron_version()
     import megatron.core.models.gpt
     import megatron.core.optimizer  # noqa: F401

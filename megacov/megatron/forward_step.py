@@ -15,7 +15,6 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from megacov.ops import vocab_parallel_log_probs_and_entropy
-from megacov.parallel.groups import ParallelGroups
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
@@ -27,12 +26,12 @@ class TokenStatistics:
 
     log_probs: [t] float32 at the rollout temperature.
     entropy: [t] float32 nats at the rollout temperature.
-    entropy_t1: [t] float32 nats at temperature 1.
+    entropy_t1: [t] float32 nats at temperature 1; None where it was not asked for.
     """
 
     log_probs: Tensor
     entropy: Tensor
-    entropy_t1: Tensor
+    entropy_t1: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,14 @@ class LogitsReader:
         return log_probs[at], entropy[at]
 
 
-def _statistics(reader: LogitsReader, micro_batch: MicroBatch, logits: Tensor, **kwargs: Any) -> TokenStatistics:
+def _statistics(
+    reader: LogitsReader, with_entropy_t1: bool, micro_batch: MicroBatch, logits: Tensor, **kwargs: Any
+) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
     log_probs, entropy = read(temperature=reader.temperature)
-    entropy_t1 = entropy if reader.temperature == 1.0 else read(temperature=1.0)[1]
-    return TokenStatistics(log_probs, entropy, entropy_t1)
+    if not with_entropy_t1:
+        return TokenStatistics(log_probs, entropy, None)
+    return TokenStatistics(log_probs, entropy, entropy if reader.temperature == 1.0 else read(temperature=1.0)[1])
 
 
 def _run(
@@ -116,7 +118,9 @@ def _run(
 
 
 @torch.no_grad()
-def forward_only(model: nn.Module, micro_batches: Sequence[MicroBatch], reader: LogitsReader) -> list[TokenStatistics]:
+def forward_only(
+    model: nn.Module, micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
+) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, one forward pass a micro-batch.
 
     Collectives: Megatron's pipeline and tensor-parallel communication; then those of the op, micro-batch by
@@ -126,11 +130,14 @@ def forward_only(model: nn.Module, micro_batches: Sequence[MicroBatch], reader: 
         model: this rank's shard.
         micro_batches: of this data-parallel rank, at least one.
         reader: temperature, vocabulary and group.
+        with_entropy_t1: also take the entropy at temperature 1, another pass over the logits if that of the rollout
+            is another.
 
     Returns:
         One record a micro-batch on the last pipeline stage, nothing on the others.
     """
-    return _run(model, micro_batches, lambda index, mb: partial(_statistics, reader, mb), forward_only=True)
+    statistics = partial(_statistics, reader, with_entropy_t1)
+    return _run(model, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
 
 
 def forward_backward(
@@ -167,17 +174,3 @@ def forward_backward(
         return output.loss, num_tokens, LossOutput(output.loss.detach(), output.metrics)
 
     return _run(model, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False)
-
-
-def make_reader(groups: ParallelGroups, *, vocab_size: int, temperature: float) -> LogitsReader:
-    """The reader of this rank's logits.
-
-    Args:
-        groups: of this rank.
-        vocab_size: real vocabulary.
-        temperature: of the rollout.
-
-    Returns:
-        The reader.
-    """
-    return LogitsReader(tp_group=groups.tp, vocab_size=vocab_size, temperature=temperature)

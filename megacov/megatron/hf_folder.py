@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -34,42 +37,50 @@ class HfFolder:
         if not self._files:
             raise DataError(f"{folder} has no tensor in .safetensors files: save the model as safetensors first.")
 
-    def check_names(self, expected: AbstractSet[str], *, optional: AbstractSet[str]) -> None:
-        """Whether exactly the expected tensors are there.
+    def check(self, expected: Mapping[str, tuple[int, ...]], *, optional: AbstractSet[str]) -> None:
+        """Whether exactly the expected tensors are there, in their shapes. Reads headers only.
 
         Args:
-            expected: names that must be there.
+            expected: shape by name, of the tensors that must be there.
             optional: names that may be there.
 
         Raises:
-            DataError: naming a missing or an extra tensor.
+            DataError: naming a missing, extra or mis-shaped tensor, or a file that cannot be read.
         """
-        missing, extra = sorted(expected - self._files.keys()), sorted(self._files.keys() - expected - optional)
+        missing, extra = sorted(expected.keys() - self._files), sorted(self._files.keys() - expected.keys() - optional)
         if missing or extra:
             what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this model does not have"
             raise DataError(f"{self._folder} {what}: its weights do not fit its config.json.")
+        for name, shape in expected.items():
+            with self._opened(name) as tensors:
+                found = tuple(tensors.get_slice(name).get_shape())
+            if found != shape:
+                raise DataError(
+                    f"{self._files[name]}: {name} has shape {found} and config.json says {shape}: "
+                    "use the configuration that belongs to these weights."
+                )
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def read(self, name: str) -> Tensor:
         """One tensor.
 
         Args:
             name: its Hugging Face name.
-            shape: that it must have.
 
         Returns:
             The tensor, on the CPU.
 
         Raises:
-            DataError: another shape, or a file that cannot be read.
+            DataError: a file that cannot be read.
         """
+        with self._opened(name) as tensors:
+            tensor: Tensor = tensors.get_tensor(name)
+        return tensor
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        """The file that holds a tensor; Any, because safetensors has no types."""
         try:
             with safe_open(self._files[name], framework="pt") as tensors:
-                tensor: Tensor = tensors.get_tensor(name)
+                yield tensors
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self._files[name]} cannot be read: {error}.") from error
-        if tuple(tensor.shape) != shape:
-            raise DataError(
-                f"{self._files[name]}: {name} has shape {tuple(tensor.shape)} and config.json says {shape}: "
-                "use the configuration that belongs to these weights."
-            )
-        return tensor

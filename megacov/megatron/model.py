@@ -16,14 +16,15 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from megacov.config.rules import check_model
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.compat import has_transformer_engine
 from megacov.megatron.layers import RMSNorm, SdpaCoreAttention
+from megacov.parallel.collectives import all_gather
 
 FAMILIES = ("qwen2",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -181,24 +182,32 @@ def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> Transf
     return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=norm)
 
 
-def use_transformer_engine(choice: str) -> bool:
-    """Decide between Transformer Engine's modules and torch's.
+def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
+    """Decide between Transformer Engine's modules and torch's, alike on all ranks.
+
+    Collectives: group: all-gather of one flag.
 
     Args:
-        choice: "auto" (where installed and CUDA works), "on" or "off".
+        choice: "auto" (where every rank has it and CUDA works), "on" or "off".
+        group: all ranks, over gloo.
 
     Returns:
         True for Transformer Engine.
 
     Raises:
-        ConfigError: asked for where it cannot be imported.
+        ConfigError: asked for, or found on some ranks, where a rank cannot import it; raised on all ranks.
     """
-    if choice == "on" and not has_transformer_engine():
+    usable = has_transformer_engine() and (choice == "on" or torch.cuda.is_available())
+    has_it: list[bool] = all_gather(torch.tensor(usable), group=group).tolist()
+    if choice == "off" or (choice == "auto" and not any(has_it)):
+        return False
+    if not all(has_it):
         raise ConfigError(
-            "model.transformer_engine is on but transformer_engine cannot be imported: "
-            "install megacov[gpu], or set it to auto or off."
+            f"model.transformer_engine is {choice}, but transformer_engine cannot be imported on {has_it.count(False)} "
+            f"of {len(has_it)} ranks (rank {has_it.index(False)} is the first): install megacov[gpu] there, or set it "
+            "to off."
         )
-    return choice == "on" or (choice == "auto" and has_transformer_engine() and torch.cuda.is_available())
+    return True
 
 
 def build_model(
@@ -208,7 +217,7 @@ def build_model(
     pipeline: int,
     dtype: str,
     vocab_divisible_by: int,
-    transformer_engine: str,
+    transformer_engine: bool,
 ) -> DistributedDataParallel:
     """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are uninitialised.
 
@@ -218,7 +227,7 @@ def build_model(
         pipeline: pipeline-parallel size.
         dtype: "float32" or "bfloat16".
         vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
-        transformer_engine: "auto", "on" or "off".
+        transformer_engine: whether its modules are used.
 
     Returns:
         The shard in Megatron's DistributedDataParallel.
@@ -235,9 +244,11 @@ def build_model(
         pipeline=pipeline,
     )
     config = transformer_config(shape, tensor=tensor, pipeline=pipeline, dtype=DTYPES[dtype])
+    # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor. In
+    # bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
     model: nn.Module = GPTModel(
         config,
-        layer_spec(config, transformer_engine=use_transformer_engine(transformer_engine)),
+        layer_spec(config, transformer_engine=transformer_engine),
         vocab_size=padded_vocab_size(shape.vocab_size, divisible_by=vocab_divisible_by, tp_size=tensor),
         max_sequence_length=shape.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -248,8 +259,6 @@ def build_model(
     )
     if torch.cuda.is_available():
         model = model.cuda()
-    if config.bf16:
-        model = Float16Module(config, model)
     return DistributedDataParallel(
         config,
         DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),

@@ -21,9 +21,8 @@ from megacov.megatron.forward_step import (
     TokenStatistics,
     forward_backward,
     forward_only,
-    make_reader,
 )
-from megacov.megatron.model import DTYPES, ModelShape, build_model, read_model_shape
+from megacov.megatron.model import DTYPES, ModelShape, build_model, use_transformer_engine
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
 from megacov.megatron.weights import gather_hf_weights, load_hf_weights
 from megacov.parallel.groups import ParallelGroups
@@ -56,16 +55,17 @@ class Policy:
         """Where the parameters live."""
         return next(self.model.parameters()).device
 
-    def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[TokenStatistics]:
+    def log_probs(self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
 
         Args:
             micro_batches: of this data-parallel rank.
+            with_entropy_t1: also take the entropy at temperature 1.
 
         Returns:
             One record a micro-batch on the last pipeline stage, nothing on the others.
         """
-        return forward_only(self.model, micro_batches, self.reader)
+        return forward_only(self.model, micro_batches, self.reader, with_entropy_t1=with_entropy_t1)
 
     def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Log-probs under the weights the run began with, forward only.
@@ -138,6 +138,7 @@ def _copy_into(model: torch.nn.Module, values: Sequence[Tensor]) -> None:
 
 def build_policy(
     path: str | Path,
+    shape: ModelShape,
     groups: ParallelGroups,
     settings: AdamSettings,
     *,
@@ -151,6 +152,7 @@ def build_policy(
 
     Args:
         path: Hugging Face model folder (config.json and safetensors).
+        shape: its sizes.
         groups: of this rank.
         settings: of Adam and its schedule.
         dtype: "float32" or "bfloat16".
@@ -164,19 +166,18 @@ def build_policy(
 
     Raises:
         ConfigError: the model cannot be split that way.
-        DataError: the folder is missing or its weights do not fit its configuration.
+        DataError: the weights do not fit the sizes.
     """
-    shape = read_model_shape(path)
     model = build_model(
         shape,
         tensor=groups.tp_size,
         pipeline=groups.pp_size,
         dtype=dtype,
         vocab_divisible_by=vocab_divisible_by,
-        transformer_engine=transformer_engine,
+        transformer_engine=use_transformer_engine(transformer_engine, group=groups.control),
     )
     load_hf_weights(model, path, shape, groups)
     optimizer, scheduler = build_optimizer(model, settings, dtype=DTYPES[dtype])
     reference = [parameter.detach().clone() for parameter in model.parameters()] if with_reference else None
-    reader = make_reader(groups, vocab_size=shape.vocab_size, temperature=temperature)
+    reader = LogitsReader(tp_group=groups.tp, vocab_size=shape.vocab_size, temperature=temperature)
     return Policy(model, optimizer, scheduler, shape, groups, reader, reference)

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from megacov.errors import ConfigError
 from megacov.megatron import cpu
 from megacov.parallel.groups import ParallelGroups
 
 
-def select_backend(backend: str) -> str:
-    """The collective backend for this machine.
+def select_backend(backend: str, *, has_cuda: Sequence[bool]) -> str:
+    """The collective backend of a job.
 
     Args:
         backend: "auto", "gloo" or "nccl".
+        has_cuda: whether torch sees a CUDA device, rank by rank.
 
     Returns:
         "nccl" or "gloo".
 
     Raises:
-        ConfigError: NCCL asked for where CUDA does not work.
+        ConfigError: NCCL asked for, or CUDA found on some ranks, where a rank has no CUDA.
     """
-    if backend == "nccl" and not torch.cuda.is_available():
-        raise ConfigError("parallel.backend is nccl but torch sees no CUDA device: set parallel.backend=gloo or auto.")
-    if backend == "auto":
-        return "nccl" if torch.cuda.is_available() else "gloo"
-    return backend
+    if backend == "gloo" or (backend == "auto" and not any(has_cuda)):
+        return "gloo"
+    if not all(has_cuda):
+        without = has_cuda.index(False)
+        raise ConfigError(
+            f"parallel.backend is {backend}, but torch sees no CUDA device on {has_cuda.count(False)} of "
+            f"{len(has_cuda)} ranks (rank {without} is the first): mend those nodes, or set parallel.backend=gloo."
+        )
+    return "nccl"
 
 
 def join_job(*, backend: str, timeout_s: float, rank: int, local_rank: int, world_size: int, init_method: str) -> None:
     """Make this process a rank of the job.
 
-    Collectives: a rendezvous of all ranks.
+    Collectives: a rendezvous of all ranks; they agree on the backend through its store.
 
     Args:
         backend: "auto", "gloo" or "nccl".
@@ -48,12 +56,21 @@ def join_job(*, backend: str, timeout_s: float, rank: int, local_rank: int, worl
     Raises:
         ConfigError: the backend cannot run here.
     """
-    chosen = select_backend(backend)
-    if chosen == "nccl":
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        chosen, init_method=init_method, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
-    )
+    timeout = timedelta(seconds=timeout_s)
+    store, rank, world_size = next(rendezvous(init_method, rank=rank, world_size=world_size, timeout=timeout))
+    store.set_timeout(timeout)
+    chosen = _agree_on_backend(backend, store, rank=rank, world_size=world_size)
+    if torch.cuda.is_available():
+        # Not local_rank itself: a launcher may show each rank only the one device that is its own.
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    dist.init_process_group(chosen, store=PrefixStore("job", store), rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _agree_on_backend(backend: str, store: Store, *, rank: int, world_size: int) -> str:
+    """What every rank can run, found before any group exists: ranks of two backends would wait for each other."""
+    store.set(f"cuda/{rank}", str(torch.cuda.is_available()))
+    has_cuda = [store.get(f"cuda/{other}") == b"True" for other in range(world_size)]
+    return select_backend(backend, has_cuda=has_cuda)
 
 
 def lay_out_ranks(

@@ -170,7 +170,7 @@ def unwrap(model: nn.Module) -> Any:
     """The GPTModel inside Megatron's wrappers.
 
     Args:
-        model: a GPTModel, in Float16Module, DistributedDataParallel, both or none.
+        model: a GPTModel, in DistributedDataParallel or not.
 
     Returns:
         The GPTModel; Any, because Megatron has no types.
@@ -200,9 +200,26 @@ def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
     return {global_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
 
 
+def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
+    """Whether a folder holds exactly the tensors of a model, in their shapes. Reads the headers of its files only.
+
+    Args:
+        folder: with one or more .safetensors files.
+        shape: sizes of the model.
+
+    Raises:
+        DataError: a missing, extra or mis-shaped tensor, named.
+    """
+    rules = weight_rules(shape, padded_vocab_size=shape.vocab_size)
+    expected = {name: size for rule in rules for name, size in rule.sources}
+    HfFolder(Path(folder)).check(expected, optional={"lm_head.weight"} if shape.tie_word_embeddings else set())
+
+
 @torch.no_grad()
 def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, groups: ParallelGroups) -> None:
-    """Fill this rank's shard from a Hugging Face folder. No communication: every rank reads the files it needs.
+    """Fill this rank's shard from a Hugging Face folder. No communication: every rank reads the tensors it needs.
+
+    `check_hf_weights` says beforehand, on one rank, whether they are all there.
 
     Args:
         model: this rank's shard, possibly wrapped; written in place.
@@ -211,13 +228,11 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
         groups: read for this rank's place in the tensor-parallel group.
 
     Raises:
-        DataError: a missing, extra or mis-shaped tensor, named.
+        DataError: a tensor that cannot be read, named.
     """
     shards = named_shards(model)
     rules = weight_rules(shape, padded_vocab_size=unwrap(model).vocab_size)
     source = HfFolder(Path(folder))
-    optional = {"lm_head.weight"} if shape.tie_word_embeddings else set()
-    source.check_names({name for rule in rules for name, _ in rule.sources}, optional=optional)
     for rule in rules:
         names = [name for name in rule.names if name in shards]
         if rule.layer is None and rule.names[0].startswith("embedding") and shape.tie_word_embeddings:
@@ -225,7 +240,7 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
             names += [name for name in ("output_layer.weight",) if name in shards]
         if not names:
             continue
-        shard = rule.layout.split([source.read(*tensor) for tensor in rule.sources], groups.tp_rank, groups.tp_size)
+        shard = rule.layout.split([source.read(name) for name, _ in rule.sources], groups.tp_rank, groups.tp_size)
         for name in names:
             assert shards[name].shape == shard.shape, f"{name}: {shards[name].shape} against {shard.shape}"
             shards[name].copy_(shard)

@@ -80,31 +80,32 @@ def covariance_metrics(
 
 
 def selection_metrics(
-    scores: Tensor,
     selected: Tensor,
     loss_mask: Tensor,
     *,
     group: ProcessGroup | None,
+    scores: Tensor | None = None,
     candidates: Tensor | None = None,
     micro_batch_selected: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """How many tokens were selected, where the line ran, and what a selection per micro-batch would have missed.
 
     Args:
-        scores: [t] float that the selection ranks by (cov, entropy); read only.
         selected: [t] bool.
         loss_mask: [t] bool.
         group: ranks that hold the other tokens of the selection scope.
+        scores: [t] float that the selection ranks by (cov, entropy), read only; None if it is random, or if there is
+            no one line, because every micro-batch drew its own.
         candidates: [t] bool, what a random selection (Clip-Cov) draws from; None for a selection by rank.
         micro_batch_selected: [t] bool, what the same method with the same ratio picks in each micro-batch of each rank
             by itself; None if that was not computed.
 
     Returns:
-        `selection/count`, `effective_ratio`; `threshold` and `margin` of a selection by rank, otherwise
-        `band_population`; `overlap_micro_batch` with `micro_batch_selected`, NaN if nothing is selected. All are
-        scalar float64.
+        `selection/count`, `effective_ratio`; `threshold` and `margin` with `scores`, `band_population` with
+        `candidates`; `overlap_micro_batch` with `micro_batch_selected`, NaN if nothing is selected. All are scalar
+        float64.
 
-    Collectives: group: SUM [2 to 4] int64; for a selection by rank, MAX [2] float64.
+    Collectives: group: SUM [2 to 4] int64; with `scores`, MAX [2] float64.
     """
     masks = {"tokens": loss_mask, "selected": selected}
     if candidates is not None:
@@ -117,10 +118,10 @@ def selection_metrics(
         "selection/count": counts["selected"],
         "selection/effective_ratio": counts["selected"] / counts["tokens"],
     }
-    if candidates is None:
+    if scores is not None:
         threshold, margin = selection_margin(scores, selected, loss_mask, group=group)
         metrics |= {"selection/threshold": threshold, "selection/margin": margin}
-    else:
+    if candidates is not None:
         metrics["selection/band_population"] = counts["candidates"]
     if micro_batch_selected is not None:
         metrics["selection/overlap_micro_batch"] = counts["overlap"] / counts["selected"]

@@ -46,7 +46,7 @@ _TABLE = (
         "nats",
         "tokens",
     ),
-    # cov: (log_prob - mean log_prob) * (advantage - mean advantage) of each token, in the selection scope.
+    # cov: (log_prob - mean log_prob) * (advantage - mean advantage) of each token, means over the rollout batch.
     Tag("cov/mean", "Mean covariance; above 0, the update lowers the entropy.", "nats", "tokens"),
     Tag("cov/std", "Standard deviation of the covariance.", "nats", "tokens"),
     Tag("cov/top_0.02pct", "Mean covariance of the top 0.02 % of the tokens.", "nats", "tokens"),
@@ -61,8 +61,8 @@ _TABLE = (
     Tag(
         "cov/histogram", "Covariance of all tokens, in bins that grow with the magnitude.", "nats", "none", "histogram"
     ),
-    # selection: the tokens that the covariance method acts on.
-    Tag("selection/count", "Selected tokens of one update.", "tokens", "none"),
+    # selection: the tokens that the covariance method acts on, in the last update of the step.
+    Tag("selection/count", "Selected tokens.", "tokens", "none"),
     Tag("selection/effective_ratio", "Selected tokens over all tokens of the scope.", "share", "tokens"),
     Tag("selection/threshold", "Smallest selected score; of selections by rank.", "nats", "none"),
     Tag(
@@ -79,25 +79,25 @@ _TABLE = (
     ),
     Tag(
         "selection/quadrant_pos_adv_high_lp",
-        "Selected tokens in this quadrant, over selected tokens.",
+        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
         "share",
         "tokens",
     ),
     Tag(
         "selection/quadrant_pos_adv_low_lp",
-        "Selected tokens in this quadrant, over selected tokens.",
+        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
         "share",
         "tokens",
     ),
     Tag(
         "selection/quadrant_neg_adv_high_lp",
-        "Selected tokens in this quadrant, over selected tokens.",
+        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
         "share",
         "tokens",
     ),
     Tag(
         "selection/quadrant_neg_adv_low_lp",
-        "Selected tokens in this quadrant, over selected tokens.",
+        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
         "share",
         "tokens",
     ),
@@ -181,8 +181,10 @@ TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
 _SECTIONS = {
     "run": "What the run was asked to do.",
     "entropy": "Entropy of the policy over the whole vocabulary, before the first update of the step.",
-    "cov": "`(log_prob - mean log_prob) * (advantage - mean advantage)` of each token, means over the selection scope.",
-    "selection": "The tokens that the covariance method acts on.",
+    "cov": "`(log_prob - mean log_prob) * (advantage - mean advantage)` of each token, over the rollout batch, "
+    "before its first update.",
+    "selection": "The tokens that the covariance method acts on: in the last update of the step, or in `rollout_batch` "
+    "scope in all of them.",
     "policy": "The update. `d = log_prob - old log_prob`; old is the policy before the first update of the step.",
     "reward": "Every judged response, those of groups that filtering then drops included.",
     "rollout": "How the responses came about.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from megacov.rollout.wire import GenerateRequest
 from megacov.types import Completion, Prompt, Sample
 
 Verifier = Callable[[str, str], float]
+
+_LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
 
 
 @dataclass(slots=True)
@@ -224,9 +225,10 @@ class Sampler:
 
     def _judge(self, prompt: Prompt, completion: Completion) -> float:
         reward = float(self.verify(completion.text, prompt.answer))
-        if not math.isfinite(reward):
+        if not abs(reward) <= _LARGEST_REWARD:
             raise RewardError(
-                f"The verifier gave {reward} for a completion of prompt {prompt.index}; it must give a finite number."
+                f"The verifier gave {reward} for a completion of prompt {prompt.index}; it must give a finite number "
+                "that float32 can hold."
             )
         return reward
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from megacov.config import RunConfig, dump_config
-from megacov.megatron.model import read_model_shape
+from megacov.megatron.model import ModelShape, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
+from megacov.megatron.weights import check_hf_weights
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
@@ -53,10 +54,11 @@ class Run:
         self.progress.step(step, report.metrics)
 
 
-def _build_policy(config: RunConfig, groups: ParallelGroups) -> Policy:
+def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) -> Policy:
     optimizer = config.optimizer
     return build_policy(
         config.model.path,
+        shape,
         groups,
         AdamSettings(
             lr=optimizer.lr,
@@ -92,22 +94,24 @@ def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
     Raises:
         MegacovError: a part cannot be built.
     """
-    is_rank_zero = groups.world_rank == 0
     with ExitStack() as stack:
         algorithm = build_algorithm(config)
         folder = on_rank_zero(lambda: open_run_folder(config), groups)
-        vocab_size = read_model_shape(config.model.path).vocab_size
-        worker = on_rank_zero(lambda: _start_worker(config, folder, vocab_size, stack), groups)
-        policy = _build_policy(config, groups)
+        # What is wrong with the model folder is said by rank 0, before every rank reads it for itself.
+        on_rank_zero(lambda: _check_model_folder(config), groups)
+        shape = read_model_shape(config.model.path)
+        progress = _make_progress(config) if groups.world_rank == 0 else None
+        on_group = None if progress is None else progress.group_sampled
+        worker = on_rank_zero(lambda: _start_worker(config, folder, shape.vocab_size, on_group, stack), groups)
+        policy = _build_policy(config, shape, groups)
         rollout = RolloutPhase(groups, worker)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = progress = None
-        if is_rank_zero:
+        writer = None
+        if progress is not None:
             assert folder is not None
             writer = stack.enter_context(MetricWriter(folder / "tensorboard"))
             writer.write_config(dump_config(config))
-            choice = config.monitor.progress
-            progress = stack.enter_context(ProgressReport(config.run.name, num_steps=config.run.steps, choice=choice))
+            stack.enter_context(progress)
         settings = StepSettings(
             num_updates=config.batch.updates_per_rollout,
             micro_batch_size=config.batch.micro_batch_size,
@@ -118,8 +122,23 @@ def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
         yield Run(config, policy, rollout, algorithm, settings, TrainState(), writer, progress)
 
 
-def _start_worker(config: RunConfig, folder: Path | None, vocab_size: int, stack: ExitStack) -> RolloutWorker:
+def _check_model_folder(config: RunConfig) -> None:
+    check_hf_weights(config.model.path, read_model_shape(config.model.path))
+
+
+def _make_progress(config: RunConfig) -> ProgressReport:
+    return ProgressReport(
+        config.run.name,
+        num_steps=config.run.steps,
+        num_groups=config.rollout.prompts_per_step,
+        choice=config.monitor.progress,
+    )
+
+
+def _start_worker(
+    config: RunConfig, folder: Path | None, vocab_size: int, on_group: Callable[[], None] | None, stack: ExitStack
+) -> RolloutWorker:
     assert folder is not None
-    worker = RolloutWorker(config, folder, vocab_size=vocab_size)
+    worker = RolloutWorker(config, folder, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)
     return worker

@@ -9,7 +9,7 @@ from megacov.errors import ConfigError, MegacovError, NumericsError, RankError
 from megacov.launch import RankEnvironment
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.trainer.build import opened_run
-from megacov.trainer.signals import leave_on_signals
+from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 
 # What torch.distributed says when another rank has gone; it has no exception class of its own under gloo.
@@ -29,8 +29,8 @@ def train_rank(config: RunConfig, place: RankEnvironment) -> None:
     """
     torch.set_num_threads(1)
     try:
-        with leave_on_signals():
-            _train(config, place)
+        with leave_on_signals() as leaving:
+            _train(config, place, leaving)
     except MegacovError as error:
         if place.rank > 0:
             # These follow from what all ranks share, so rank 0 raises them too; others may be this rank's alone.
@@ -47,7 +47,7 @@ def train_rank(config: RunConfig, place: RankEnvironment) -> None:
         leave_job()
 
 
-def _train(config: RunConfig, place: RankEnvironment) -> None:
+def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit) -> None:
     parallel = config.parallel
     join_job(
         backend=parallel.backend,
@@ -66,6 +66,7 @@ def _train(config: RunConfig, place: RankEnvironment) -> None:
     )
     with opened_run(config, groups) as run:
         while run.state.step < config.run.steps:
+            leaving.check()
             report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
             run.record(report)
         run.rollout.push_weights(run.policy, version=run.state.weight_version)

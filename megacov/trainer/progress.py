@@ -1,8 +1,9 @@
-"""What a run shows while it trains: one bar on a terminal, one plain line a step elsewhere."""
+"""What a run shows while it trains: bars on a terminal, elsewhere one plain line a step and one a minute between."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -17,6 +18,9 @@ _SHOWN = (
     ("mismatch", "rollout/mismatch_k1_abs", ".1e"),
     ("s", "perf/step_s", ".2f"),
 )
+
+# A log says this often how far a long rollout has come.
+_LINE_EVERY_S = 60.0
 
 
 def describe(metrics: Mapping[str, float]) -> str:
@@ -34,21 +38,26 @@ def describe(metrics: Mapping[str, float]) -> str:
 class ProgressReport:
     """Shows steps as they end. Used on one rank."""
 
-    def __init__(self, name: str, *, num_steps: int, choice: str) -> None:
+    def __init__(self, name: str, *, num_steps: int, num_groups: int, choice: str) -> None:
         """Nothing is shown before `__enter__`.
 
         Args:
             name: of the run.
             num_steps: of the run.
+            num_groups: of one rollout batch.
             choice: "auto" (a bar where stderr is a terminal), "on" or "off".
         """
-        self._name, self._num_steps = name, num_steps
+        self._name, self._num_steps, self._num_groups = name, num_steps, num_groups
+        self._sampled = 0
+        self._line_at = time.monotonic() + _LINE_EVERY_S
         self._bar: Progress | None = None
         if choice == "on" or (choice == "auto" and sys.stderr.isatty()):
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             text = TextColumn("{task.fields[numbers]}", markup=False)
-            self._bar = Progress(TextColumn(name, markup=False), *columns, text, console=Console(stderr=True))
-            self._task = self._bar.add_task(name, total=num_steps, numbers="")
+            label = TextColumn("{task.description}", markup=False)
+            self._bar = Progress(label, *columns, text, console=Console(stderr=True))
+            self._steps_task = self._bar.add_task(name, total=num_steps, numbers="")
+            self._groups_task = self._bar.add_task("sampling", total=num_groups, numbers="groups", visible=False)
 
     def __enter__(self) -> ProgressReport:
         """Draw the bar."""
@@ -63,6 +72,16 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.stop()
 
+    def group_sampled(self) -> None:
+        """Show that the rollout has come one group further. Refilled groups count too."""
+        self._sampled += 1
+        if self._bar is not None:
+            total = max(self._sampled, self._num_groups)
+            self._bar.update(self._groups_task, completed=self._sampled, total=total, visible=True)
+        elif time.monotonic() > self._line_at:
+            print(f"{self._name}  sampling: {self._sampled} of {self._num_groups} groups", flush=True)
+            self._line_at = time.monotonic() + _LINE_EVERY_S
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a finished step.
 
@@ -70,7 +89,10 @@ class ProgressReport:
             step: steps finished so far.
             metrics: of the last one.
         """
+        self._sampled = 0
+        self._line_at = time.monotonic() + _LINE_EVERY_S
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, numbers=describe(metrics))
+            self._bar.update(self._groups_task, visible=False)
+            self._bar.update(self._steps_task, completed=step, numbers=describe(metrics))
         else:
             print(f"{self._name}  step {step}/{self._num_steps}  {describe(metrics)}", flush=True)

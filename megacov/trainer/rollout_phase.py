@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -70,11 +70,6 @@ class RolloutPhase:
         state.prompt_position = told["position"]
         return batch, told["metrics"]
 
-    def close(self) -> None:
-        """End what rank 0 started. Safe to call again."""
-        if self._worker is not None:
-            self._worker.close()
-
     @property
     def _rank_zero(self) -> RolloutWorker:
         assert self._worker is not None
@@ -90,4 +85,4 @@ def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> Roll
         received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()
     stride = torch.tensor(batch.max_response_length) if batch is not None else None
     received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.control))
-    return RolloutBatch(**received) if batch is None else replace(batch, **received)
+    return RolloutBatch(**received)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,20 +38,23 @@ class Collected:
 class RolloutWorker:
     """Prompts, servers and verifier of a run. It owns an event loop, on which its clients live."""
 
-    def __init__(self, config: RunConfig, folder: Path, *, vocab_size: int) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[], None] | None = None
+    ) -> None:
         """Read the data and start the embedded server; `wait_ready` waits for it.
 
         Args:
             config: of the run.
             folder: of the run.
             vocab_size: rows of the model's embedding.
+            on_group: called after each sampled group.
 
         Raises:
             ConfigError: an unknown verifier.
             DataError: prompts or tokenizer do not fit.
             RolloutError: the server cannot be started.
         """
-        self._config, self._folder, self._vocab_size = config, folder, vocab_size
+        self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
         self._verify = get_verifier(config.rewards.verifier)
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
@@ -137,6 +140,7 @@ class RolloutWorker:
                 rollout.prompts_per_step,
                 expected_version=str(state.weight_version),
                 seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
+                on_group=self._on_group,
             )
         )
         batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)

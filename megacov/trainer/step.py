@@ -11,15 +11,18 @@ from itertools import chain
 
 import psutil
 import torch
+from torch.distributed import ProcessGroup
 
 from megacov.advantages import group_relative
 from megacov.data.packing import plan_micro_batches, update_ranges
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
+from megacov.parallel.collectives import all_reduce_max
+from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import from_last_stage
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.rollout_phase import RolloutPhase
-from megacov.trainer.selection import Selection, select_tokens, split_selection
+from megacov.trainer.selection import Selection, concatenate, select_tokens, split_selection
 from megacov.trainer.state import TrainState
 from megacov.trainer.step_metrics import batch_metrics, selection_step_metrics, update_metrics
 from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
@@ -42,12 +45,14 @@ class PhaseClock:
         yield
         self.seconds[name] += time.perf_counter() - start
 
-    def metrics(self, batch: RolloutBatch, *, num_ranks: int) -> dict[str, float]:
-        """Seconds, throughput and memory.
+    def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
+        """Seconds and throughput of this rank, and the largest memory of all ranks.
+
+        Collectives: control: MAX [] float64.
 
         Args:
             batch: of the step.
-            num_ranks: of the trainer.
+            groups: of this rank.
 
         Returns:
             `perf/*`.
@@ -55,18 +60,23 @@ class PhaseClock:
         step_s = time.perf_counter() - self.started
         tokens_per_s = int((batch.prompt_lengths + batch.response_lengths).sum()) / step_s
         on_gpu = torch.cuda.is_available()
+        used = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
         return {
             **{f"perf/{name}_s": seconds for name, seconds in self.seconds.items()},
             "perf/step_s": step_s,
             "perf/tokens_per_s": tokens_per_s,
-            "perf/tokens_per_s_per_rank": tokens_per_s / num_ranks,
-            "perf/memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss,
+            "perf/tokens_per_s_per_rank": tokens_per_s / groups.world_size,
+            "perf/memory_bytes": _largest(used, group=groups.control),
         }
+
+
+def _largest(value: float, *, group: ProcessGroup | None) -> float:
+    return float(all_reduce_max(torch.tensor(value, dtype=torch.float64), group=group))
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Metrics of one step by tag, and the covariance histogram where one was due; equal on all ranks."""
+    """Metrics of one step by tag, and the covariance histogram where one was due; equal on all ranks but for times."""
 
     metrics: dict[str, float]
     histogram: Histogram | None
@@ -122,7 +132,7 @@ def plan_updates(
         dp_size=policy.groups.dp_size,
     )
     everything = list(chain.from_iterable(plan))
-    statistics = iter(policy.log_probs(everything))
+    statistics = iter(policy.log_probs(everything, with_entropy_t1=True))
     reference = iter(policy.reference_log_probs(everything)) if algorithm.ref_kl_coef > 0 else None
     advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
     ranges = update_ranges(len(batch.rewards), num_updates=settings.num_updates)
@@ -217,7 +227,7 @@ def train_step(
         state: where the run stands; advanced here.
 
     Returns:
-        Metrics, equal on all ranks.
+        Metrics.
     """
     clock = PhaseClock()
     with clock.phase("weight_sync"):
@@ -230,7 +240,7 @@ def train_step(
     with clock.phase("metrics"):
         found, histogram = _collect_metrics(policy, batch, updates, outcomes, algorithm, settings, state)
     metrics |= found
-    metrics |= clock.metrics(batch, num_ranks=policy.groups.world_size)
+    metrics |= clock.metrics(batch, policy.groups)
     state.advance(num_updates=settings.num_updates)
     return StepReport(metrics, histogram)
 
@@ -262,8 +272,22 @@ def _collect_metrics(
         )
         metrics |= update_metrics(outcomes, num_tokens=int(batch.loss_mask.sum()), group=group)
         if selections:
-            metrics |= selection_step_metrics(
-                selections[0], updates[0].inputs, algorithm, seed=settings.seed, update=state.update, group=group
-            )
+            metrics |= _metrics_of_last_selection(updates, selections, algorithm, settings, state, group)
     received = from_last_stage((metrics, None if histogram is None else asdict(histogram)), policy.groups)
     return received[0], None if received[1] is None else Histogram(**received[1])
+
+
+def _metrics_of_last_selection(
+    updates: Sequence[PlannedUpdate],
+    selections: Sequence[Selection],
+    algorithm: Algorithm,
+    settings: StepSettings,
+    state: TrainState,
+    group: ProcessGroup | None,
+) -> dict[str, float]:
+    """Of the last optimizer step, which is the farthest from the old policy; in `rollout_batch` scope, of them all."""
+    selection, inputs, update = selections[-1], updates[-1].inputs, state.update + len(updates) - 1
+    if algorithm.scope == "rollout_batch":
+        selection, inputs = concatenate(selections), [part for planned in updates for part in planned.inputs]
+        update = state.update
+    return selection_step_metrics(selection, inputs, algorithm, seed=settings.seed, update=update, group=group)

@@ -98,7 +98,7 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], *, num_tokens: int, group:
         group: dp_cp.
 
     Returns:
-        `policy/*`: token means, and the mean over optimizer steps of loss, gradient norm and learning rate.
+        `policy/*`: token means; the mean over optimizer steps of loss and gradient norm; the last learning rate.
     """
     outputs = [output for outcome in outcomes for output in outcome.result.outputs]
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=outputs[0].loss.device))
@@ -117,7 +117,7 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], *, num_tokens: int, group:
 
 
 def selection_step_metrics(
-    first: Selection,
+    selection: Selection,
     inputs: Sequence[TokenInputs],
     algorithm: Algorithm,
     *,
@@ -125,32 +125,32 @@ def selection_step_metrics(
     update: int,
     group: ProcessGroup | None,
 ) -> Metrics:
-    """Metrics of the first selection of a step, and how much of it a selection in each micro-batch would have found.
+    """Metrics of one selection, and how much of it a selection in each micro-batch would have found.
 
     Collectives: group: those of `selection_metrics`.
 
     Args:
-        first: the selection of the first optimizer step.
-        inputs: of the micro-batches of that step on this rank.
+        selection: over its whole scope.
+        inputs: of the micro-batches in scope on this rank.
         algorithm: the resolved algorithm.
         seed: of the run.
-        update: number of that optimizer step in the run.
+        update: number of the optimizer step that it was made for.
         group: dp_cp.
 
     Returns:
-        `selection/*`.
+        `selection/*`; threshold, margin and overlap only of one selection over all ranks.
     """
     assert algorithm.select is not None
     local = None
     if algorithm.scope != "micro_batch":
-        local = torch.cat(select_each(inputs, first.log_probs, algorithm, seed=seed, update=update).masks)
+        local = torch.cat(select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update).masks)
     is_random = algorithm.select.candidates is not None
     metrics = selection_metrics(
-        torch.cat(first.scores),
-        torch.cat(first.masks),
+        torch.cat(selection.masks),
         join(inputs, "loss_mask"),
         group=group,
-        candidates=torch.cat(first.candidates) if is_random else None,
+        scores=None if is_random or local is None else torch.cat(selection.scores),
+        candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,
     )
     return _floats(metrics)

@@ -38,8 +38,8 @@ def _calls(tokens: dict[str, torch.Tensor], group):
     sums = {"ratio": tokens["entropy"].double().sum(), "k1": tokens["log_probs"].double().sum()}
     return {
         "covariance": lambda: covariance_metrics(*inputs, group=group, selected=selected),
-        "by rank": lambda: selection_metrics(cov, selected, mask, group=group, micro_batch_selected=mask),
-        "band": lambda: selection_metrics(cov, selected, mask, group=group, candidates=mask),
+        "by rank": lambda: selection_metrics(selected, mask, group=group, scores=cov, micro_batch_selected=mask),
+        "band": lambda: selection_metrics(selected, mask, group=group, candidates=mask),
         "entropy": lambda: entropy_means(
             {"": tokens["entropy"], "_t1": tokens["log_probs"]}, sample_ids, mask, num_samples=NUM_SAMPLES, group=group
         ),

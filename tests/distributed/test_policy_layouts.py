@@ -9,41 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from megacov.losses import get_loss
-from megacov.selection import get_selector
-from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
-from tests.support.policies import TINY_POLICY, laid_out_policy, make_rollout_batch
+from tests.support.policies import (
+    CLIP_COV,
+    KL_COV_WITH_TERMS,
+    TINY_POLICY,
+    laid_out_policy,
+    make_rollout_batch,
+    make_tied_policy,
+)
 from tests.support.run_ranks import run_cases
 
 LAYOUTS = {1: [(1, 1)], 2: [(2, 1), (1, 2), (1, 1)], 4: [(2, 2), (4, 1), (2, 1), (1, 2)]}
 SETTINGS = StepSettings(num_updates=2, micro_batch_size=3, seed=0, log_every=1, cov_histogram_every=0)
-KL_COV = Algorithm(
-    loss=get_loss("kl_cov"),
-    loss_hyperparameters={"kl_coef": 1.0, "estimator": "abs"},
-    select=get_selector("kl_cov"),
-    selection_hyperparameters={"ratio": 0.1},
-    scope="mini_batch",
-    log_probs="current",
-    aggregation="token_mean",
-    constant_norm=100,
-    entropy_coef=0.01,
-    ref_kl_coef=0.1,
-    ref_kl_estimator="k3",
-    normalize_std=True,
-)
-CLIP_COV = replace(
-    KL_COV,
-    loss=get_loss("clip_cov"),
-    loss_hyperparameters={"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None},
-    select=get_selector("clip_cov"),
-    selection_hyperparameters={"ratio": 0.1, "lower": 0.0, "upper": 5.0},
-    scope="rollout_batch",
-    aggregation="sequence_mean_token_mean",
-    ref_kl_coef=0.0,
-)
-NO_PENALTY = replace(KL_COV, loss_hyperparameters={"kl_coef": 0.0, "estimator": "abs"})
-ALGORITHMS = {"kl_cov": KL_COV, "clip_cov": CLIP_COV, "no_penalty": NO_PENALTY}
+SEQUENCE_MEANS = replace(CLIP_COV, scope="rollout_batch", aggregation="sequence_mean_token_mean", entropy_coef=0.01)
+NO_PENALTY = replace(KL_COV_WITH_TERMS, loss_hyperparameters={"kl_coef": 0.0, "estimator": "abs"})
+ALGORITHMS = {"kl_cov": KL_COV_WITH_TERMS, "clip_cov": SEQUENCE_MEANS, "no_penalty": NO_PENALTY}
 
 
 def _train(tensor: int, pipeline: int, name: str) -> dict:
@@ -149,28 +130,7 @@ def _transformers_tokens(folder: Path) -> dict[int, tuple[float, float, float]]:
 
 @pytest.fixture(scope="module")
 def tied_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the same family that shares its embedding with its output layer."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("tied")
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=16,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        rope_theta=5e4,
-        tie_word_embeddings=True,
-    )
-    model = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return folder
+    return make_tied_policy(tmp_path_factory.mktemp("tied"))
 
 
 @pytest.mark.dist

@@ -8,37 +8,12 @@ import pytest
 import torch
 
 from megacov.errors import NumericsError
-from megacov.losses import get_loss
-from megacov.selection import get_selector
-from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
 from megacov.trainer.token_inputs import join
-from tests.support.policies import ADAM, laid_out_policy, make_rollout_batch
+from tests.support.policies import ADAM, GRPO, KL_COV, laid_out_policy, make_rollout_batch
 from tests.support.run_ranks import run_cases
 
 SETTINGS = StepSettings(num_updates=4, micro_batch_size=2, seed=0, log_every=1, cov_histogram_every=0)
-GRPO = Algorithm(
-    loss=get_loss("ppo_clip"),
-    loss_hyperparameters={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None},
-    select=None,
-    selection_hyperparameters={},
-    scope="mini_batch",
-    log_probs="old",
-    aggregation="token_mean",
-    constant_norm=100,
-    entropy_coef=0.0,
-    ref_kl_coef=0.0,
-    ref_kl_estimator="k3",
-    normalize_std=True,
-)
-KL_COV = replace(
-    GRPO,
-    loss=get_loss("kl_cov"),
-    loss_hyperparameters={"kl_coef": 1.0, "estimator": "abs"},
-    select=get_selector("kl_cov"),
-    selection_hyperparameters={"ratio": 0.1},
-    log_probs="current",
-)
 ALGORITHMS = {
     "grpo": GRPO,
     "current": KL_COV,
@@ -93,6 +68,33 @@ def _learning_rates() -> list[float]:
 def test_a_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
     rates = run_cases(_learning_rates, [()], world_size=1)[0][0]
     assert rates == pytest.approx([ADAM.lr * i / 4 for i in (1, 2, 3, 4)])
+
+
+def _in_dtype(dtype: str) -> dict:
+    """Log-probs of a rollout batch, and what an update makes of logits in this dtype on two vocabulary shards."""
+    seen = set()
+    with laid_out_policy(2, 1, dtype=dtype) as policy:
+        policy.model.register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
+        updates = plan_updates(policy, make_rollout_batch(), KL_COV, SETTINGS)
+        log_probs = join(updates[0].inputs, "old_log_probs")
+        before = [weight.clone() for _, weight in policy.hf_weights()]
+        outcomes = run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        after = [weight for _, weight in policy.hf_weights()]
+    moved = [not torch.equal(a, b) and bool(b.isfinite().all()) for a, b in zip(before, after, strict=True)]
+    norms = [outcome.result.grad_norm for outcome in outcomes]
+    return {"logits": seen, "log_probs": log_probs, "moved": any(moved), "grad_norms": norms}
+
+
+@pytest.mark.dist
+def test_bfloat16_logits_are_read_as_they_are() -> None:
+    full, half = (ranks[0] for ranks in run_cases(_in_dtype, [("float32",), ("bfloat16",)], world_size=2))
+    assert full["logits"] == {"torch.float32"}
+    assert half["logits"] == {"torch.bfloat16"}
+    assert half["log_probs"].dtype == torch.float32
+    # bfloat16 has three digits; logits here are below 16.
+    torch.testing.assert_close(half["log_probs"], full["log_probs"], atol=0.2, rtol=0.02)
+    assert half["moved"]
+    assert half["grad_norms"][0] == pytest.approx(full["grad_norms"][0], rel=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Ended, run
+from tests.support.command import Ended, descendants, run, started, still_there
 from tests.support.policies import TINY_POLICY
+from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
 
@@ -70,7 +73,12 @@ ON_A_RANK = {
         "max_filter_rounds",
     ),
     "server_cannot_listen": (["rollout.host=203.0.113.1"], 4, "203.0.113.1"),
-    "server_too_slow": (["rollout.start_timeout_s=0.5"], 4, "rollout.start_timeout_s"),
+    "server_too_slow": (["rollout.start_timeout_s=0.01"], 4, "rollout.start_timeout_s"),
+    "reward_beyond_float32": (
+        ["rewards.verifier=tests.support.verifiers:huge", "parallel.data=2"],
+        6,
+        "finite number that float32 can hold",
+    ),
 }
 
 
@@ -116,5 +124,52 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     config["intermediate_size"] *= 2
     (model / "config.json").write_text(json.dumps(config))
-    ended = run("train", KL_COV, f"run.directory={tmp_path / 'run'}", f"model.path={model}", log=tmp_path / "log")
+    overrides = (f"run.directory={tmp_path / 'run'}", f"model.path={model}", "parallel.tensor=2")
+    ended = run("train", KL_COV, *overrides, log=tmp_path / "log")
     _assert_one_sentence(ended, code=3, words="config.json")
+
+
+@pytest.mark.dist
+def test_a_configuration_that_is_no_json(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY_POLICY, model)
+    (model / "config.json").write_text("{")
+    overrides = (f"run.directory={tmp_path / 'run'}", f"model.path={model}", "parallel.tensor=2")
+    ended = run("train", KL_COV, *overrides, log=tmp_path / "log")
+    _assert_one_sentence(ended, code=3, words="config.json")
+
+
+@pytest.mark.dist
+def test_a_server_that_dies_while_it_starts(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with started("train", KL_COV, f"run.directory={tmp_path / 'run'}", "parallel.tensor=2", log=log) as process:
+        server = None
+        deadline = time.monotonic() + 120
+        while server is None:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            below = descendants(process.pid)
+            server = next((child for child in below if "serve" in child.cmdline()), None)
+        server.kill()
+        code = process.wait(timeout=120)
+        left = still_there(below)
+    _assert_one_sentence(Ended(code, log.read_text(), left), code=4, words="server")
+
+
+async def _answer_with_nothing(call: Call) -> Reply:
+    """A healthy server with the right weights whose completions hold no token."""
+    if call.path == "/generate":
+        return Reply([completion([], version="0") for _ in range(call.body["sampling_params"]["n"])])
+    if call.path in ("/model_info", "/get_model_info", "/server_info", "/get_server_info"):
+        return Reply({"weight_version": "0", "model_path": "x"})
+    return Reply({"success": True, "message": ""})
+
+
+@pytest.mark.dist
+def test_completions_without_a_token_teach_nothing(tmp_path: Path) -> None:
+    async def run_against_it() -> Ended:
+        async with scripted_server(_answer_with_nothing) as (address, _):
+            overrides = ("rollout.engine=sglang", f"rollout.addresses=[{address}]", "parallel.tensor=2")
+            arguments = ("train", KL_COV, f"run.directory={tmp_path / 'run'}", *overrides)
+            return await asyncio.to_thread(run, *arguments, log=tmp_path / "log")
+
+    _assert_one_sentence(asyncio.run(run_against_it()), code=3, words="no completion of this rollout has a token")

@@ -24,6 +24,17 @@ def _scalars(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+# What every KL-Cov run writes; tags that only some runs have are tested where they are computed.
+ALWAYS = {
+    tag for tag in TAGS if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf") and TAGS[tag].kind == "scalar"
+} | {
+    *(f"cov/{name}" for name in ("mean", "std", "top_0.2pct", "top_50pct", "quadrant_pos_adv_high_lp")),
+    *(f"selection/{name}" for name in ("count", "effective_ratio", "quadrant_pos_adv_high_lp")),
+    *(f"policy/{name}" for name in ("loss", "k1", "k3", "ratio", "kl_penalty", "grad_norm", "lr")),
+} - {"perf/selection_s"}
+SELECTED_GLOBALLY = {f"selection/{name}" for name in ("threshold", "margin", "overlap_micro_batch")} | {
+    "perf/selection_s"
+}
 LAYOUTS = {
     "tensor2_pipeline2": ("parallel.tensor=2", "parallel.pipeline=2"),
     "tensor4": ("parallel.tensor=4",),
@@ -52,6 +63,7 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert "Traceback" not in ended.output
     scalars = _scalars(folder)
     assert set(scalars) <= set(TAGS)
+    assert set(scalars) >= ALWAYS | (SELECTED_GLOBALLY if layout != "micro_batch_scope" else set())
     assert all(len(values) == 2 for values in scalars.values())
     # The server samples with the weights that the trainer holds, in the first step and after an update.
     assert max(scalars["rollout/mismatch_max"]) < 1e-4

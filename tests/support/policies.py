@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from megacov.losses import get_loss
+from megacov.megatron.model import read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout
+from megacov.selection import get_selector
+from megacov.trainer.algorithm import Algorithm
 from megacov.types import RolloutBatch
 
 TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
@@ -28,23 +33,62 @@ ADAM = AdamSettings(
     weight_decay=0.0,
     clip_grad=1.0,
 )
+TEMPERATURE = 0.8
+GRPO = Algorithm(
+    loss=get_loss("ppo_clip"),
+    loss_hyperparameters={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None},
+    select=None,
+    selection_hyperparameters={},
+    scope="mini_batch",
+    log_probs="old",
+    aggregation="token_mean",
+    constant_norm=100,
+    entropy_coef=0.0,
+    ref_kl_coef=0.0,
+    ref_kl_estimator="k3",
+    normalize_std=True,
+)
+KL_COV = replace(
+    GRPO,
+    loss=get_loss("kl_cov"),
+    loss_hyperparameters={"kl_coef": 1.0, "estimator": "abs"},
+    select=get_selector("kl_cov"),
+    selection_hyperparameters={"ratio": 0.1},
+    log_probs="current",
+)
+KL_COV_WITH_TERMS = replace(KL_COV, entropy_coef=0.01, ref_kl_coef=0.1)
+CLIP_COV = replace(
+    GRPO,
+    loss=get_loss("clip_cov"),
+    loss_hyperparameters={"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None},
+    select=get_selector("clip_cov"),
+    selection_hyperparameters={"ratio": 0.1, "lower": 0.0, "upper": 5.0},
+    log_probs="current",
+)
 
 
 @contextmanager
 def laid_out_policy(
-    tensor: int, pipeline: int, *, path: Path = TINY_POLICY, adam: AdamSettings = ADAM, with_reference: bool = False
+    tensor: int,
+    pipeline: int,
+    *,
+    path: Path = TINY_POLICY,
+    adam: AdamSettings = ADAM,
+    dtype: str = "float32",
+    with_reference: bool = False,
 ) -> Iterator[Policy]:
     """The policy on the ranks of an initialised job; the layout is forgotten afterwards."""
     groups = lay_out_ranks(tensor=tensor, pipeline=pipeline, timeout_s=60, control_timeout_s=60, seed=1)
     try:
         yield build_policy(
             path,
+            read_model_shape(path),
             groups,
             adam,
-            dtype="float32",
+            dtype=dtype,
             vocab_divisible_by=3,  # 16 tokens become 18 or 24: some are padding in every layout
             transformer_engine="off",
-            temperature=0.8,
+            temperature=TEMPERATURE,
             with_reference=with_reference,
         )
     finally:
@@ -73,3 +117,27 @@ def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
         rewards=rewards,
         max_response_length=8,
     )
+
+
+def make_tied_policy(folder: Path) -> Path:
+    """A random model of the same family that shares its embedding with its output layer."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        rope_theta=5e4,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder

@@ -69,7 +69,7 @@ def test_selection_by_rank(tokens):
     order = scores.masked_fill(~mask, -torch.inf).argsort(descending=True)
     selected = torch.zeros_like(mask).scatter(0, order[:40], True)
     elsewhere = torch.zeros_like(mask).scatter(0, order[30:70], True)
-    got = selection_metrics(scores, selected, mask, group=None, micro_batch_selected=elsewhere)
+    got = selection_metrics(selected, mask, group=None, scores=scores, micro_batch_selected=elsewhere)
     assert {name: value.item() for name, value in got.items()} == pytest.approx(
         {
             "selection/count": 40,
@@ -85,12 +85,10 @@ def test_selection_out_of_a_band(tokens):
     mask, scores = tokens["loss_mask"], tokens["cov"]
     candidates = mask & (scores > 0.5) & (scores < 2.0)
     selected = candidates & (tokens["token_ids"] % 7 == 0)
-    got = selection_metrics(scores, selected, mask, group=None, candidates=candidates)
+    got = selection_metrics(selected, mask, group=None, candidates=candidates)
     assert got.keys() == {"selection/count", "selection/effective_ratio", "selection/band_population"}
     assert got["selection/band_population"] == candidates.sum()
-    nothing = selection_metrics(
-        scores, mask & ~mask, mask, group=None, candidates=mask & ~mask, micro_batch_selected=selected
-    )
+    nothing = selection_metrics(mask & ~mask, mask, group=None, candidates=mask & ~mask, micro_batch_selected=selected)
     assert nothing["selection/count"] == nothing["selection/effective_ratio"] == 0
     assert nothing["selection/overlap_micro_batch"].isnan()
 
@@ -113,8 +111,8 @@ def test_every_metric_is_declared(tokens):
     mask = tokens["loss_mask"]
     metrics = {
         **covariance_metrics(**tokens, group=None, selected=mask),
-        **selection_metrics(tokens["cov"], mask, mask, group=None, micro_batch_selected=mask),
-        **selection_metrics(tokens["cov"], mask, mask, group=None, candidates=mask),
+        **selection_metrics(mask, mask, group=None, scores=tokens["cov"], micro_batch_selected=mask),
+        **selection_metrics(mask, mask, group=None, candidates=mask),
     }
     declared = {tag for tag in TAGS if tag.startswith(("cov/", "selection/"))}
     assert metrics.keys() == declared - {"cov/histogram"}
