@@ -22,8 +22,9 @@ from torch import nn
 
 from megacov.config.rules import check_model
 from megacov.errors import ConfigError, DataError
+from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
-from megacov.megatron.layers import RMSNorm, SdpaCoreAttention
+from megacov.megatron.layers import RMSNorm
 
 FAMILIES = ("qwen2",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -165,7 +166,7 @@ def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> Transf
 
     Args:
         config: the model's configuration.
-        transformer_engine: Transformer Engine's modules; else torch's, from `megacov.megatron.layers`.
+        transformer_engine: Transformer Engine's modules; else torch's, from `layers` and `attention`.
 
     Returns:
         The block specification of this stage.

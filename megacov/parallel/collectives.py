@@ -79,6 +79,28 @@ def all_gather(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     return gathered
 
 
+def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Elementwise sum over the ranks of `group`, of which each rank keeps its own entry; the conjugate of `all_gather`.
+
+    Args:
+        tensor: [group size, ...] any shape, equal on all ranks; read only.
+        group: ranks to add over.
+
+    Returns:
+        [...] detached: entry `group rank` of the sum.
+
+    Collectives: group: reduce-scatter SUM of the tensor (an all-reduce inside gloo); none if it has no element.
+    """
+    assert tensor.shape[0] == group_size(group), f"{tensor.shape[0]} entries for {group_size(group)} ranks"
+    source = tensor.detach().contiguous()
+    if group_size(group) == 1:
+        return source[0]
+    result = source.new_empty(source.shape[1:])
+    if source.numel() > 0:
+        dist.reduce_scatter_tensor(result, source, group=group)
+    return result
+
+
 def any_rank(flag: bool, *, group: ProcessGroup | None) -> bool:
     """Whether `flag` is true on at least one rank of `group`, so that a check that fails somewhere fails everywhere.
 
