@@ -89,15 +89,17 @@ def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     Returns:
         [...] detached: entry `group rank` of the sum.
 
-    Collectives: group: reduce-scatter SUM of the tensor (an all-reduce inside gloo); none if it has no element.
+    Collectives: group: reduce-scatter SUM of the tensor, an all-reduce except under NCCL; none if it has no element.
     """
     assert tensor.shape[0] == group_size(group), f"{tensor.shape[0]} entries for {group_size(group)} ranks"
+    if tensor.numel() == 0:
+        return tensor.detach()[group_rank(group)]
+    if group_size(group) == 1 or dist.get_backend(group) != dist.Backend.NCCL:
+        # gloo has none: torch makes one of all-reduces, and where the input is stacked, as here, torch 2.13 crashes.
+        return all_reduce_sum(tensor, group=group)[group_rank(group)]
     source = tensor.detach().contiguous()
-    if group_size(group) == 1:
-        return source[0]
-    result = source.new_empty(source.shape[1:])
-    if source.numel() > 0:
-        dist.reduce_scatter_tensor(result, source, group=group)
+    result = torch.empty_like(source[0])
+    dist.reduce_scatter(result, list(source.unbind(0)), group=group)
     return result
 
 
