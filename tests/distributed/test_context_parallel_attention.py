@@ -69,6 +69,14 @@ class Case:
         return [out.detach().flatten(-2), *torch.autograd.grad((out * weights).sum(), leaves)]
 
 
+@dataclass(frozen=True)
+class ModelCase:
+    """A model on cp_size ranks a replica, reading its sequences padded or packed."""
+
+    cp_size: int
+    layout: str
+
+
 def _cases(*ranks: tuple[int, ...]) -> list[Case]:
     c = len(ranks[0])
     ragged = (0, 2 * c, 2 * c, 8 * c, 12 * c)
@@ -84,10 +92,13 @@ def _cases(*ranks: tuple[int, ...]) -> list[Case]:
     ]
 
 
-CASES = {
-    2: [*_cases((0, 1)), *_cases((0,), (1,))],
-    4: [*_cases((0, 1, 2, 3)), *_cases((0, 1), (2, 3))[:2], *_cases((0, 2), (1, 3))[:2]],
-}
+CASES = [
+    *_cases((0, 1, 2, 3)),
+    *_cases((0, 1), (2, 3)),
+    *_cases((0, 2), (1, 3))[:2],
+    *_cases((0,), (1,), (2,), (3,))[:2],
+]
+MODEL_CASES = [ModelCase(cp_size, layout) for cp_size in (1, 2, 4) for layout in ("padded", "packed")]
 
 
 def _packed_params(cu_seqlens: list[int]) -> object:
@@ -136,39 +147,9 @@ def _attend(case: Case) -> dict:
     }
 
 
-@pytest.fixture(scope="module")
-def results() -> dict[Case, list[dict]]:
-    """What every rank found, by case."""
-    found = {}
-    for world_size, cases in CASES.items():
-        by_case = run_cases(_attend, [(case,) for case in cases], world_size=world_size)
-        found.update(zip(cases, by_case, strict=True))
-    return found
-
-
-@pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases], ids=str)
-def test_equals_the_whole_batch(results, case):
-    tolerance = TOLERANCE[case.dtype]
-    for result in results[case]:
-        for part, whole in zip(result["parts"], case.expected(result["index"]), strict=True):
-            assert part.dtype == case.dtype
-            wanted = whole[result["positions"]]
-            torch.testing.assert_close(part.double(), wanted, rtol=tolerance, atol=4 * tolerance)
-
-
-def test_one_collective_forward_and_one_backward_and_none_alone(results):
-    for case, by_rank in results.items():
-        expected = (0, 0) if case.cp_size == 1 else (1, 2)
-        assert {result["collectives"] for result in by_rank} == {expected}, case
-
-
-def test_inputs_are_not_written_to(results):
-    assert all(result["is_unchanged"] for by_rank in results.values() for result in by_rank)
-
-
 @contextmanager
 def _model(cp_size: int) -> Iterator[torch.nn.Module]:
-    """A small model with grouped queries, context-parallel over all ranks or none; equal weights in every layout."""
+    """A small model with grouped queries on every cp_size ranks; equal weights in every layout."""
     from megacov.megatron.cpu import install
 
     install()
@@ -198,33 +179,68 @@ def _model(cp_size: int) -> Iterator[torch.nn.Module]:
 
 
 def _logits_and_gradients(cp_size: int, layout: str) -> tuple[Tensor, list[Tensor]]:
-    """Logits [4, 16, v] of the same four sequences, whole on every rank, and summed gradients of the parameters."""
+    """Of the same ragged sequences: logits [4, 16, v], 0 past their ends, and the gradients of all parameters."""
+    from megatron.core import parallel_state
+
     tokens = torch.randint(16, (4, 16), generator=torch.Generator().manual_seed(0))
-    weights = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(1))
-    cp_rank = dist.get_rank() % cp_size
-    cu_seqlens, packed = list(range(0, 65, 16)), None
+    is_real = torch.arange(16) < torch.tensor([16, 8, 8, 16])[:, None]
+    weights = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(1)) * is_real[..., None]
+    cp_rank, packed = dist.get_rank() % cp_size, None
     if layout == "packed":
-        tokens, weights, packed = tokens.view(1, 64), weights.view(1, 64, 16), _packed_params(cu_seqlens)
+        cu_seqlens = [0, 16, 24, 32, 48]
+        tokens, weights, packed = tokens[is_real][None], weights[is_real][None], _packed_params(cu_seqlens)
         positions = packed_zigzag_positions(cu_seqlens, cp_rank=cp_rank, cp_size=cp_size)
     else:
         positions = zigzag_positions(16, cp_rank=cp_rank, cp_size=cp_size)
     with _model(cp_size) as model:
+        group = parallel_state.get_context_parallel_group()
         logits = model(tokens[:, positions], positions.expand(len(tokens), -1), None, packed_seq_params=packed)
         (logits * weights[:, positions]).sum().backward()
-        group = dist.group.WORLD if cp_size > 1 else None
         whole = torch.zeros_like(weights)
         whole[:, positions] = logits.detach()
+        whole = all_reduce_sum(whole, group=group)
         gradients = [all_reduce_sum(parameter.grad, group=group) for parameter in model.parameters()]
-    return all_reduce_sum(whole, group=group).view(4, 16, 16), gradients
+    by_sequence = torch.zeros(4, 16, 16)
+    by_sequence[is_real] = whole[0] if layout == "packed" else whole[is_real]
+    return by_sequence, gradients
 
 
-def test_a_model_has_the_same_logits_and_gradients_in_every_layout():
-    cases = [(1, "padded"), (1, "packed"), (2, "padded"), (2, "packed")]
-    whole, *others = run_cases(_logits_and_gradients, cases, world_size=2)
-    logits, gradients = whole[0]
+def _run(case: Case | ModelCase) -> object:
+    return _attend(case) if isinstance(case, Case) else _logits_and_gradients(case.cp_size, case.layout)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[Case | ModelCase, list]:
+    """What every rank found, by case."""
+    cases = [*CASES, *MODEL_CASES]
+    return dict(zip(cases, run_cases(_run, [(case,) for case in cases], world_size=4), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_whole_batch(results, case):
+    tolerance = TOLERANCE[case.dtype]
+    for result in results[case]:
+        for part, whole in zip(result["parts"], case.expected(result["index"]), strict=True):
+            assert part.dtype == case.dtype
+            wanted = whole[result["positions"]]
+            torch.testing.assert_close(part.double(), wanted, rtol=tolerance, atol=4 * tolerance)
+
+
+def test_one_collective_forward_and_one_backward_and_none_alone(results):
+    for case in CASES:
+        expected = (0, 0) if case.cp_size == 1 else (1, 2)
+        assert {result["collectives"] for result in results[case]} == {expected}, case
+
+
+def test_inputs_are_not_written_to(results):
+    assert all(result["is_unchanged"] for case in CASES for result in results[case])
+
+
+@pytest.mark.parametrize("case", MODEL_CASES, ids=str)
+def test_a_model_has_the_same_logits_and_gradients_in_every_layout(results, case):
+    logits, gradients = results[MODEL_CASES[0]][0]
     assert logits.std() > 0.1
-    for by_rank in others:
-        for found_logits, found_gradients in by_rank:
-            torch.testing.assert_close(found_logits, logits, rtol=1e-5, atol=1e-5)
-            for found, wanted in zip(found_gradients, gradients, strict=True):
-                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    for found_logits, found_gradients in results[case]:
+        torch.testing.assert_close(found_logits, logits, rtol=1e-5, atol=2e-6)
+        for found, wanted in zip(found_gradients, gradients, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
