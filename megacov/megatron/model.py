@@ -22,8 +22,11 @@ from torch.distributed import ProcessGroup
 
 from megacov.config.rules import check_model
 from megacov.errors import ConfigError, DataError
+from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
-from megacov.megatron.layers import RMSNorm, SdpaCoreAttention
+from megacov.megatron.attention import SdpaCoreAttention
+from megacov.megatron.compat import has_transformer_engine
+from megacov.megatron.layers import RMSNorm
 from megacov.parallel.collectives import all_gather
 
 FAMILIES = ("qwen2",)
@@ -166,7 +169,7 @@ def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> Transf
 
     Args:
         config: the model's configuration.
-        transformer_engine: Transformer Engine's modules; else torch's, from `megacov.megatron.layers`.
+        transformer_engine: Transformer Engine's modules; else torch's, from `layers` and `attention`.
 
     Returns:
         The block specification of this stage.

@@ -11,6 +11,7 @@ from megacov.parallel.collectives import (
     broadcast_tensor,
     group_rank,
     group_size,
+    reduce_scatter_sum,
 )
 from megacov.parallel.groups import ParallelGroups
 from megacov.parallel.random import hash_64
@@ -26,4 +27,5 @@ __all__ = [
     "group_rank",
     "group_size",
     "hash_64",
+    "reduce_scatter_sum",
 ]

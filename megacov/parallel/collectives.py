@@ -79,6 +79,30 @@ def all_gather(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     return gathered
 
 
+def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Elementwise sum over the ranks of `group`, of which each rank keeps its own entry; the conjugate of `all_gather`.
+
+    Args:
+        tensor: [group size, ...] any shape, equal on all ranks; read only.
+        group: ranks to add over.
+
+    Returns:
+        [...] detached: entry `group rank` of the sum.
+
+    Collectives: group: reduce-scatter SUM of the tensor, an all-reduce except under NCCL; none if it has no element.
+    """
+    assert tensor.shape[0] == group_size(group), f"{tensor.shape[0]} entries for {group_size(group)} ranks"
+    if tensor.numel() == 0:
+        return tensor.detach()[group_rank(group)]
+    if group_size(group) == 1 or dist.get_backend(group) != dist.Backend.NCCL:
+        # gloo has none: torch makes one of all-reduces, and where the input is stacked, as here, torch 2.13 crashes.
+        return all_reduce_sum(tensor, group=group)[group_rank(group)]
+    source = tensor.detach().contiguous()
+    result = torch.empty_like(source[0])
+    dist.reduce_scatter(result, list(source.unbind(0)), group=group)
+    return result
+
+
 def any_rank(flag: bool, *, group: ProcessGroup | None) -> bool:
     """Whether `flag` is true on at least one rank of `group`, so that a check that fails somewhere fails everywhere.
 

@@ -12,6 +12,7 @@ from megacov.parallel import (
     any_rank,
     broadcast_bytes,
     broadcast_tensor,
+    reduce_scatter_sum,
 )
 from tests.support.run_ranks import run_ranks
 
@@ -29,21 +30,30 @@ def _reductions():
         "gather_scalar": all_gather(torch.tensor(float(rank)), group=group),
         "gather_empty": all_gather(torch.empty(0, 4), group=group),
         "sum_strided": all_reduce_sum(transposed, group=group),
+        "own_sum": reduce_scatter_sum(values, group=group),
+        "own_sum_strided": reduce_scatter_sum(transposed.t(), group=group),
+        "own_sum_bfloat16": reduce_scatter_sum(transposed.t().bfloat16(), group=group),
+        "own_sum_empty": reduce_scatter_sum(torch.empty(2, 0, 4), group=group),
         "any": any_rank(rank == 1, group=group),
         "none": any_rank(False, group=group),
     }
     assert values.tolist() == [rank, -rank], "an input was written to"
+    assert torch.equal(transposed, torch.arange(6.0).view(2, 3).t() + rank), "an input was written to"
     return results
 
 
 def test_reductions_and_gathers():
-    for results in run_ranks(_reductions, world_size=2):
+    for rank, results in enumerate(run_ranks(_reductions, world_size=2)):
         assert results["sum"].tolist() == [1, -1]
         assert results["max"].tolist() == [1, 0]
         assert results["gather"].tolist() == [[0, 0], [1, -1]]
         assert results["gather_scalar"].tolist() == [0.0, 1.0]
         assert results["gather_empty"].shape == (2, 0, 4)
         assert torch.equal(results["sum_strided"], torch.arange(6.0).view(2, 3).t() * 2 + 1)
+        assert results["own_sum"].tolist() == [1, -1][rank]
+        for name in ("own_sum_strided", "own_sum_bfloat16"):
+            assert results[name].tolist() == [[1, 3, 5], [7, 9, 11]][rank]
+        assert results["own_sum_empty"].shape == (0, 4)
         assert results["any"] is True
         assert results["none"] is False
 

@@ -33,3 +33,12 @@ def top_k_ids(tokens: Sequence[tuple[float, bool, int]], k: int) -> set[int]:
         return is_nan, 0 if is_nan else -score, token_id
 
     return {token_id for _, _, token_id in sorted((token for token in tokens if token[1]), key=rank)[:k]}
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Tensor, *, scale: float) -> Tensor:
+    """softmax(scale q k) v over the same sequence so far: [t, n, d] from [t, n, d], twice [t, g, d], and [t] its id."""
+    repeats = query.shape[1] // key.shape[1]
+    q, k, v = (x.double() for x in (query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)))
+    is_seen = (sequences[:, None] == sequences) & torch.ones(len(sequences), len(sequences)).tril().bool()
+    scores = torch.einsum("ind,jnd->nij", q, k) * scale
+    return torch.einsum("nij,jnd->ind", scores.masked_fill(~is_seen, -math.inf).softmax(-1), v)

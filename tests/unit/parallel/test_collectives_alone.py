@@ -10,6 +10,7 @@ from megacov.parallel import (
     any_rank,
     broadcast_bytes,
     broadcast_tensor,
+    reduce_scatter_sum,
 )
 
 
@@ -23,6 +24,7 @@ def test_every_collective_is_the_identity_alone():
         assert torch.equal(result, values)
         assert not result.requires_grad
     assert torch.equal(all_gather(values, group=None), values.detach().unsqueeze(0))
+    assert torch.equal(reduce_scatter_sum(values.unsqueeze(0), group=None), values.detach())
     assert any_rank(True, group=None)
     assert not any_rank(False, group=None)
     assert broadcast_bytes(b"{}", src_rank=0, group=None) == b"{}"
