@@ -24,8 +24,6 @@ from megacov.config.rules import check_model
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
-from megacov.megatron.attention import SdpaCoreAttention
-from megacov.megatron.compat import has_transformer_engine
 from megacov.megatron.layers import RMSNorm
 from megacov.parallel.collectives import all_gather
 

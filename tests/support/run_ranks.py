@@ -1,7 +1,7 @@
 """Run a function on several gloo ranks of this machine and return what every rank returned.
 
 Ranks meet through a file, not a port, so tests cannot take each other's address. They come from a fork server that
-imports torch once, because importing it in every rank takes longer than most tests. A rank that fails writes down
+imports torch and Megatron once, because importing them in every rank takes longer than most tests. A rank that fails writes down
 when and why: the others fail a little later, for lack of it, and the earliest error is the one worth showing.
 """
 
@@ -28,7 +28,7 @@ COLLECTIVE_TIMEOUT_S = 60
 DEADLINE_S = 300
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed.tensor.debug"])
+_context.set_forkserver_preload(["torch", "torch.distributed.tensor.debug", "megacov.megatron"])
 
 
 def run_ranks(function: Callable[..., Any], *args: Any, world_size: int) -> list[Any]:
