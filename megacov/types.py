@@ -1,7 +1,7 @@
 """Frozen records that pass between the floors: samples as plain values, batches as tensors.
 
 Shape legend: n samples of a rollout batch, s padded sequence length, r padded response length,
-b sequences of a micro-batch, t response tokens laid flat (sample after sample, position after position).
+b rows of a micro-batch, k sequences in it, t response tokens laid flat (sample after sample, position after position).
 """
 
 from __future__ import annotations
@@ -86,21 +86,29 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The sequences of one forward pass on one data-parallel rank, and where their response tokens sit.
+    """What one rank holds of the sequences of one forward pass, and where it predicts response tokens.
 
-    tokens: [b, s] int64, right-padded with 0.
-    rows, columns: [t] int64; logits at [row, column] predict the response token at [row, column + 1].
-    sample_ids: [b] int64, index in the rollout batch.
+    tokens: [b, s] int64, 0 where padded; b is 1 for packed sequences.
+    positions: [b, s] int64, of each token in its sequence.
+    targets: [b, s] int64, the token after each; it may be held by another context-parallel rank. 0 after the last.
+    predicting: [t] int64, places in the flattened [b * s] whose target is a response token.
+    sample_ids: [t] int64, index in the rollout batch.
     token_ids: [t] int64, sample index * max_response_length + response position.
     loss_mask: [t] bool.
+    cu_seqlens: [k + 1] int32, where packed sequences begin and end over all context-parallel ranks, padding included;
+        None for one sequence a row.
+    max_seqlen: positions of the longest sequence over all context-parallel ranks, padding included.
     """
 
     tokens: Tensor
-    rows: Tensor
-    columns: Tensor
+    positions: Tensor
+    targets: Tensor
+    predicting: Tensor
     sample_ids: Tensor
     token_ids: Tensor
     loss_mask: Tensor
+    cu_seqlens: Tensor | None
+    max_seqlen: int
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on another device.
@@ -111,8 +119,13 @@ class MicroBatch:
         Returns:
             A copy there, or the same tensors where they are there already.
         """
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
-        return MicroBatch(**moved)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return MicroBatch(
+            **{
+                name: value.to(device, non_blocking=True) if hasattr(value, "to") else value
+                for name, value in values.items()
+            }
+        )
 
 
 @dataclass(frozen=True)

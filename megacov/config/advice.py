@@ -45,7 +45,7 @@ def micro_batch_scope_depends_on_the_layout(config: RunConfig) -> str | None:
         return None
     return (
         "algorithm.selection.scope is micro_batch: the selected tokens change with parallel.data and "
-        "batch.micro_batch_size; use it to compare with other code, and mini_batch otherwise."
+        "batch.micro_batch_tokens; use it to compare with other code, and mini_batch otherwise."
     )
 
 

@@ -88,13 +88,33 @@ def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
     selection = config.algorithm.selection
     if selection.name not in ("kl_cov", "clip_cov") or selection.scope != "micro_batch":
         return None
-    if config.batch.micro_batch_size > 1:
+    longest = config.data.max_prompt_length + config.rollout.max_response_length
+    if config.batch.micro_batch_tokens >= 2 * longest:
         return None
     return (
-        "algorithm.selection.scope is micro_batch and batch.micro_batch_size is 1: all tokens of one sequence share "
-        "one advantage, so every covariance would be 0; raise batch.micro_batch_size or set "
-        "algorithm.selection.scope=mini_batch."
+        f"algorithm.selection.scope is micro_batch and batch.micro_batch_tokens is {config.batch.micro_batch_tokens}, "
+        f"which may not hold two sequences of {longest} tokens (data.max_prompt_length + rollout.max_response_length): "
+        "all tokens of one sequence share one advantage, so every covariance would be 0; raise "
+        "batch.micro_batch_tokens or set algorithm.selection.scope=mini_batch."
     )
+
+
+def virtual_stages_have_a_pipeline(config: RunConfig) -> str | None:
+    """Virtual stages take turns on several pipeline ranks."""
+    parallel = config.parallel
+    if parallel.virtual_pipeline == 1 or parallel.pipeline > 1:
+        return None
+    return (
+        f"parallel.virtual_pipeline is {parallel.virtual_pipeline} and parallel.pipeline is 1: raise parallel.pipeline "
+        "or set parallel.virtual_pipeline=1."
+    )
+
+
+def sequence_parallelism_has_tensor_parallelism(config: RunConfig) -> str | None:
+    """Sequence parallelism shares positions out over tensor-parallel ranks."""
+    if not config.parallel.sequence or config.parallel.tensor > 1:
+        return None
+    return "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor or set parallel.sequence=false."
 
 
 RULES: tuple[Rule, ...] = (
@@ -104,6 +124,8 @@ RULES: tuple[Rule, ...] = (
     every_rank_has_a_sequence,
     engine_has_its_addresses,
     micro_batch_scope_has_two_sequences,
+    virtual_stages_have_a_pipeline,
+    sequence_parallelism_has_tensor_parallelism,
 )
 
 
@@ -130,6 +152,7 @@ def check_model(
     ffn_hidden_size: int,
     tensor: int,
     pipeline: int,
+    virtual_pipeline: int,
 ) -> None:
     """Whether a model can be split over tensor- and pipeline-parallel ranks.
 
@@ -140,6 +163,7 @@ def check_model(
         ffn_hidden_size: width of the feed-forward layer.
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
+        virtual_pipeline: runs of layers on each pipeline rank.
 
     Raises:
         ConfigError: a size that does not divide.
@@ -160,6 +184,12 @@ def check_model(
         raise ConfigError(
             f"parallel.pipeline is {pipeline} and the model has {num_layers} layers, which it does not divide: set "
             f"parallel.pipeline to {_choices(_divisors(num_layers))}."
+        )
+    if num_layers % (pipeline * virtual_pipeline) != 0:
+        raise ConfigError(
+            f"parallel.virtual_pipeline is {virtual_pipeline} and each of {pipeline} stages has "
+            f"{num_layers // pipeline} layers, which it does not divide: set parallel.virtual_pipeline to "
+            f"{_choices(_divisors(num_layers // pipeline))}."
         )
 
 

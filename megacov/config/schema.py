@@ -24,6 +24,8 @@ class RunSection(Section):
     """Rollout batches to train on. [steps]"""
     seed: StrictInt = Field(0, ge=0, lt=2**31)
     """Fixes data order, sampling and the random part of Clip-Cov. [seed]"""
+    deterministic: bool = False
+    """The same seed and layout give the same run, bit by bit; slower on GPUs."""
 
     @field_validator("name")
     @classmethod
@@ -44,6 +46,8 @@ class ModelSection(Section):
     """The vocabulary is padded to a multiple of this times parallel.tensor. [tokens]"""
     transformer_engine: Literal["auto", "on", "off"] = "auto"
     """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it where it is installed."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass: of no layer, of attention alone, of whole layers."""
 
 
 class ParallelSection(Section):
@@ -51,8 +55,14 @@ class ParallelSection(Section):
 
     tensor: StrictInt = Field(1, ge=1)
     """Tensor-parallel size: ranks that share each layer. [ranks]"""
+    sequence: bool = False
+    """Tensor-parallel ranks also share the positions between their layers (sequence parallelism): less memory."""
     pipeline: StrictInt = Field(1, ge=1)
     """Pipeline-parallel size: stages that share the layers. [ranks]"""
+    virtual_pipeline: StrictInt = Field(1, ge=1)
+    """Runs of layers that each pipeline stage holds, taken in turn: smaller bubbles, more messages. [runs]"""
+    context: StrictInt = Field(1, ge=1)
+    """Context-parallel size: ranks that share each sequence. [ranks]"""
     data: StrictInt = Field(1, ge=1)
     """Data-parallel size: copies of the policy that share a batch. [ranks]"""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
@@ -121,8 +131,10 @@ class BatchSection(Section):
 
     updates_per_rollout: StrictInt = Field(8, ge=1)
     """Optimizer steps that share out one rollout batch in equal parts. [optimizer steps]"""
-    micro_batch_size: StrictInt = Field(1, ge=1)
-    """Sequences of one forward pass on one data-parallel rank. [sequences]"""
+    micro_batch_tokens: StrictInt = Field(16384, ge=1)
+    """Most positions of one forward pass, shared by context-parallel ranks; a longer sequence goes alone. [tokens]"""
+    packed: bool = True
+    """Sequences of a forward pass lie one behind another; false pads each to the longest."""
 
 
 class MonitorSection(Section):
@@ -180,7 +192,8 @@ class RunConfig(Section):
     @property
     def world_size(self) -> int:
         """Ranks of the trainer."""
-        return self.parallel.tensor * self.parallel.pipeline * self.parallel.data
+        parallel = self.parallel
+        return parallel.tensor * parallel.pipeline * parallel.context * parallel.data
 
     @property
     def sequences_per_step(self) -> int:

@@ -1,7 +1,7 @@
 """From judged samples to micro-batches: which optimizer step, which data-parallel rank, which forward pass.
 
 Every rank holds the whole rollout batch and computes the same plan, so nothing is communicated.
-Shape legend: n samples, s padded sequence, r padded response, b sequences of a micro-batch, t response tokens.
+Shape legend: n samples, s padded sequence, r padded response.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 
+from megacov.data.micro_batch import SequenceLayout, make_micro_batch
 from megacov.errors import DataError
 from megacov.types import MicroBatch, RolloutBatch, Sample
 
@@ -75,36 +76,6 @@ def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
     return parts
 
 
-def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int]) -> MicroBatch:
-    """Cut samples out of a rollout batch for one forward pass, padded only to the longest of them.
-
-    Args:
-        batch: the rollout batch.
-        sample_ids: which samples, in this order. None at all gives one padding token and no response token, so that a
-            rank without samples still takes part in every collective.
-
-    Returns:
-        The micro-batch, on the CPU.
-    """
-    ids = torch.tensor(list(sample_ids), dtype=torch.int64)
-    prompts, responses = batch.prompt_lengths[ids], batch.response_lengths[ids]
-    if not sample_ids:
-        tokens = torch.zeros(1, 1, dtype=torch.int64)
-    else:
-        tokens = batch.tokens[ids, : int((prompts + responses).max())]
-    rows = torch.repeat_interleave(torch.arange(len(ids)), responses)
-    starts = torch.cumsum(responses, 0) - responses
-    positions = torch.arange(len(rows)) - starts[rows]
-    return MicroBatch(
-        tokens=tokens,
-        rows=rows,
-        columns=prompts[rows] + positions - 1,
-        sample_ids=ids,
-        token_ids=ids[rows] * batch.max_response_length + positions,
-        loss_mask=batch.loss_mask[ids[rows], positions],
-    )
-
-
 def update_ranges(num_samples: int, *, num_updates: int) -> list[range]:
     """Which samples each optimizer step takes: equal runs of the rollout batch, in order.
 
@@ -119,28 +90,72 @@ def update_ranges(num_samples: int, *, num_updates: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def plan_micro_batches(
-    batch: RolloutBatch, *, num_updates: int, micro_batch_size: int, dp_rank: int, dp_size: int
-) -> list[list[MicroBatch]]:
-    """The forward passes of one data-parallel rank, optimizer step by optimizer step.
+def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayout) -> list[list[int]]:
+    """Share sequences out over forward passes of at most so many positions, padding included.
 
-    Sequences of similar length share a micro-batch, so that padding stays small. The old log-probs are computed on
-    these same micro-batches, hence on the same shapes as the training pass.
+    Padded: sequences of similar length share a pass, so that padding stays small. Packed: passes are made equally full.
+    A sequence that is longer than the limit has a pass to itself.
+
+    Args:
+        lengths: tokens of each sequence.
+        micro_batch_tokens: positions of one forward pass, at most; context-parallel ranks share them.
+        layout: padded or packed.
+
+    Returns:
+        For each pass the indices it holds, none of them empty.
+    """
+    if layout.packed:
+        sizes = [layout.padded_lengths([length])[0] for length in lengths]
+        num_parts = max(1, -(-sum(sizes) // micro_batch_tokens))
+        while True:
+            parts = [part for part in balance(sizes, num_parts=num_parts) if part]
+            if all(len(part) == 1 or sum(sizes[i] for i in part) <= micro_batch_tokens for part in parts):
+                return parts
+            num_parts += 1
+    parts = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # The first of a part is its longest, hence the width of all.
+        if parts and (len(parts[-1]) + 1) * layout.padded_lengths([lengths[parts[-1][0]]])[0] <= micro_batch_tokens:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
+
+
+def plan_micro_batches(
+    batch: RolloutBatch,
+    *,
+    num_updates: int,
+    micro_batch_tokens: int,
+    dp_rank: int,
+    dp_size: int,
+    layout: SequenceLayout,
+    count_multiple: int = 1,
+) -> list[list[MicroBatch]]:
+    """The forward passes of one rank, optimizer step by optimizer step.
+
+    The old log-probs are computed on these same micro-batches, hence on the same shapes as the training pass.
 
     Args:
         batch: the rollout batch, equal on all ranks.
         num_updates: optimizer steps per rollout batch.
-        micro_batch_size: sequences a forward pass, at most.
+        micro_batch_tokens: positions of one forward pass, at most; a longer sequence has a pass to itself.
         dp_rank: of this rank.
         dp_size: data-parallel ranks.
+        layout: padded or packed, and this rank's place in the context-parallel group.
+        count_multiple: the number of micro-batches of an optimizer step is a multiple of this, as Megatron's
+            interleaved schedule wants of the pipeline-parallel size.
 
     Returns:
-        For each optimizer step at least one micro-batch; a rank without samples holds one that is all padding.
+        For each optimizer step at least one micro-batch; those that fill up the number hold padding only.
     """
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
     plan = []
     for samples in update_ranges(len(lengths), num_updates=num_updates):
         mine = [samples[i] for i in balance([lengths[i] for i in samples], num_parts=dp_size)[dp_rank]]
-        chunks = [mine[i : i + micro_batch_size] for i in range(0, len(mine), micro_batch_size)]
-        plan.append([make_micro_batch(batch, chunk) for chunk in chunks or [[]]])
+        parts = cut([lengths[i] for i in mine], micro_batch_tokens=micro_batch_tokens, layout=layout) if mine else []
+        chunks = [[mine[i] for i in part] for part in parts]
+        num_chunks = max(1, -(-len(chunks) // count_multiple)) * count_multiple
+        chunks += [[] for _ in range(num_chunks - len(chunks))]
+        plan.append([make_micro_batch(batch, chunk, layout) for chunk in chunks])
     return plan

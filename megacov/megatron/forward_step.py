@@ -1,6 +1,7 @@
 """Forward and forward-backward passes over micro-batches, through Megatron's pipeline schedules.
 
-Shape legend: b sequences and s positions of a micro-batch, t its response tokens, v/tp local vocabulary shard.
+Shape legend: b rows and s positions of a micro-batch on this context-parallel rank, t the response tokens it predicts,
+v/tp local vocabulary shard.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
@@ -64,17 +66,15 @@ class LogitsReader:
         Returns:
             log_probs [t] and entropy [t], float32.
         """
-        targets = torch.roll(micro_batch.tokens, -1, dims=1)
         log_probs, entropy = vocab_parallel_log_probs_and_entropy(
             logits,
-            targets,
+            micro_batch.targets,
             tp_group=self.tp_group,
             temperature=temperature,
             entropy_grad=entropy_grad,
             vocab_size=self.vocab_size,
         )
-        at = (micro_batch.rows, micro_batch.columns)
-        return log_probs[at], entropy[at]
+        return log_probs.flatten()[micro_batch.predicting], entropy.flatten()[micro_batch.predicting]
 
 
 def _statistics(
@@ -87,27 +87,38 @@ def _statistics(
     return TokenStatistics(log_probs, entropy, entropy if reader.temperature == 1.0 else read(temperature=1.0)[1])
 
 
+def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
+    if micro_batch.cu_seqlens is None:
+        return None
+    ends, longest = micro_batch.cu_seqlens, micro_batch.max_seqlen
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
+
+
 def _run(
-    model: nn.Module,
+    chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
 ) -> list[Any]:
     """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only."""
-    device = next(model.parameters()).device
+    device = next(chunks[0].parameters()).device
 
     def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
-        positions = torch.arange(micro_batch.tokens.shape[1], device=device).expand_as(micro_batch.tokens)
-        return stage(micro_batch.tokens, positions, None), loss_func(index, micro_batch)
+        packed = _packed_seq_params(micro_batch)
+        output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
+        return output, loss_func(index, micro_batch)
 
-    # seq_length is not read: variable_seq_lengths makes the stages tell each other each micro-batch's shape.
+    # Every virtual stage takes the same micro-batches. seq_length is not read: variable_seq_lengths makes the stages
+    # tell each other each micro-batch's shape.
     results: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=iter(enumerate(micro_batches)),
-        model=model,
+        data_iterator=[iter(enumerate(micro_batches)) for _ in chunks],
+        model=list(chunks),
         num_microbatches=len(micro_batches),
         seq_length=micro_batches[0].tokens.shape[1],
         micro_batch_size=micro_batches[0].tokens.shape[0],
@@ -119,15 +130,16 @@ def _run(
 
 @torch.no_grad()
 def forward_only(
-    model: nn.Module, micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
+    chunks: Sequence[nn.Module], micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
 ) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, one forward pass a micro-batch.
 
-    Collectives: Megatron's pipeline and tensor-parallel communication; then those of the op, micro-batch by
-    micro-batch. The number of micro-batches may differ between data-parallel ranks.
+    Collectives: Megatron's pipeline, context- and tensor-parallel communication; then those of the op, micro-batch by
+    micro-batch. The number of micro-batches may differ between data-parallel ranks, not within one. With several
+    virtual stages it is a multiple of the pipeline-parallel size.
 
     Args:
-        model: this rank's shard.
+        chunks: the virtual stages of this rank.
         micro_batches: of this data-parallel rank, at least one.
         reader: temperature, vocabulary and group.
         with_entropy_t1: also take the entropy at temperature 1, another pass over the logits if that of the rollout
@@ -137,11 +149,11 @@ def forward_only(
         One record a micro-batch on the last pipeline stage, nothing on the others.
     """
     statistics = partial(_statistics, reader, with_entropy_t1)
-    return _run(model, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
+    return _run(chunks, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
 
 
 def forward_backward(
-    model: nn.Module,
+    chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
     reader: LogitsReader,
     token_loss: TokenLoss,
@@ -157,7 +169,7 @@ def forward_backward(
     Gradient: to the model, through what `token_loss` makes of log_probs and, with entropy_grad, of entropy.
 
     Args:
-        model: this rank's shard in Megatron's DistributedDataParallel.
+        chunks: the virtual stages of this rank in Megatron's DistributedDataParallel.
         micro_batches: of this data-parallel rank, at least one.
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
@@ -173,4 +185,4 @@ def forward_backward(
         num_tokens = micro_batch.loss_mask.sum().to(torch.int)
         return output.loss, num_tokens, LossOutput(output.loss.detach(), output.metrics)
 
-    return _run(model, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False)
+    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False)

@@ -26,6 +26,7 @@ from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
 from megacov.megatron.layers import RMSNorm
 from megacov.parallel.collectives import all_gather
+from megacov.parallel.groups import ParallelGroups
 
 FAMILIES = ("qwen2",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,6 +47,28 @@ class ModelShape:
     rms_norm_eps: float
     rope_theta: float
     tie_word_embeddings: bool
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the model runs.
+
+    dtype: "float32" or "bfloat16", of parameters and activations.
+    vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+    transformer_engine: "auto", "on" or "off".
+    virtual_pipeline: runs of layers on each pipeline rank.
+    sequence_parallel: whether tensor-parallel ranks share the positions between their layers.
+    recompute: activations computed again in the backward pass, "none", "selective" (attention) or "full" (layers).
+    deterministic: whether equal inputs must give equal bits.
+    """
+
+    dtype: str
+    vocab_divisible_by: int
+    transformer_engine: str = "auto"
+    virtual_pipeline: int = 1
+    sequence_parallel: bool = False
+    recompute: str = "none"
+    deterministic: bool = False
 
 
 def read_model_shape(path: str | Path) -> ModelShape:
@@ -111,25 +134,27 @@ def _sum_gradients(model: list[nn.Module], num_tokens: torch.Tensor | None, **kw
     finalize_model_grads(model, None, **kwargs)
 
 
-def transformer_config(shape: ModelShape, *, tensor: int, pipeline: int, dtype: torch.dtype) -> TransformerConfig:
+def transformer_config(shape: ModelShape, settings: ModelSettings, groups: ParallelGroups) -> TransformerConfig:
     """Megatron's configuration of this model.
 
     `calculate_per_token_loss` makes Megatron add the gradients of micro-batches and data-parallel ranks instead of
     averaging them; `variable_seq_lengths` lets micro-batches differ in length between pipeline stages, which Megatron
     grants only with the "alltoall" dispatcher, dense model or not. `perform_initialization` stays on although the
     weights are loaded afterwards: without it Megatron does not mark sharded weights, and its gradient norm then counts
-    one shard for all.
+    one shard for all. Virtual stages send and receive unbatched: between two pipeline ranks, the next and the previous
+    are the same rank, and batched messages reach the wrong stage.
 
     Args:
         shape: sizes of the model.
-        tensor: tensor-parallel size.
-        pipeline: pipeline-parallel size.
-        dtype: of parameters and activations.
+        settings: how it runs.
+        groups: of this rank.
 
     Returns:
         The configuration.
     """
-    on_gpu = torch.cuda.is_available()
+    on_gpu, dtype = torch.cuda.is_available(), DTYPES[settings.dtype]
+    has_virtual_stages = settings.virtual_pipeline > 1
+    whole_layers = settings.recompute == "full"
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -138,8 +163,17 @@ def transformer_config(shape: ModelShape, *, tensor: int, pipeline: int, dtype: 
         num_query_groups=shape.num_key_value_heads,
         kv_channels=shape.head_dim,
         layernorm_epsilon=shape.rms_norm_eps,
-        tensor_model_parallel_size=tensor,
-        pipeline_model_parallel_size=pipeline,
+        tensor_model_parallel_size=groups.tp_size,
+        sequence_parallel=settings.sequence_parallel,
+        context_parallel_size=groups.cp_size,
+        pipeline_model_parallel_size=groups.pp_size,
+        virtual_pipeline_model_parallel_size=settings.virtual_pipeline if has_virtual_stages else None,
+        batch_p2p_comm=not has_virtual_stages,
+        overlap_p2p_comm=has_virtual_stages,
+        recompute_granularity=None if settings.recompute == "none" else settings.recompute,
+        recompute_method="uniform" if whole_layers else None,
+        recompute_num_layers=1 if whole_layers else None,
+        deterministic_mode=settings.deterministic,
         pipeline_dtype=dtype,
         params_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -162,15 +196,18 @@ def transformer_config(shape: ModelShape, *, tensor: int, pipeline: int, dtype: 
     )
 
 
-def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> TransformerBlockSubmodules:
-    """Which modules the layers of this pipeline stage are made of.
+def layer_spec(
+    config: TransformerConfig, *, transformer_engine: bool, virtual_stage: int | None
+) -> TransformerBlockSubmodules:
+    """Which modules the layers of a chunk are made of.
 
     Args:
         config: the model's configuration.
-        transformer_engine: Transformer Engine's modules; else torch's, from `layers` and `attention`.
+        transformer_engine: Transformer Engine's modules; else torch's, from this folder.
+        virtual_stage: of the chunk; None without virtual stages.
 
     Returns:
-        The block specification of this stage.
+        The block specification of this chunk.
     """
     if transformer_engine:
         from megatron.core.extensions.transformer_engine import TENorm
@@ -180,7 +217,8 @@ def layer_spec(config: TransformerConfig, *, transformer_engine: bool) -> Transf
         spec, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
         spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
         spec.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
-    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=norm)
+    num_layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=norm)
 
 
 def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
@@ -212,26 +250,18 @@ def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
 
 
 def build_model(
-    shape: ModelShape,
-    *,
-    tensor: int,
-    pipeline: int,
-    dtype: str,
-    vocab_divisible_by: int,
-    transformer_engine: bool,
-) -> DistributedDataParallel:
-    """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are uninitialised.
+    shape: ModelShape, settings: ModelSettings, groups: ParallelGroups, *, transformer_engine: bool
+) -> list[DistributedDataParallel]:
+    """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are not yet the policy's.
 
     Args:
         shape: sizes of the model.
-        tensor: tensor-parallel size.
-        pipeline: pipeline-parallel size.
-        dtype: "float32" or "bfloat16".
-        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+        settings: how it runs.
+        groups: of this rank.
         transformer_engine: whether its modules are used.
 
     Returns:
-        The shard in Megatron's DistributedDataParallel.
+        The virtual stages of this rank, one or more, each in Megatron's DistributedDataParallel.
 
     Raises:
         ConfigError: heads, layers or feed-forward size cannot be split that way.
@@ -241,27 +271,31 @@ def build_model(
         num_key_value_heads=shape.num_key_value_heads,
         num_layers=shape.num_layers,
         ffn_hidden_size=shape.ffn_hidden_size,
-        tensor=tensor,
-        pipeline=pipeline,
+        tensor=groups.tp_size,
+        pipeline=groups.pp_size,
+        virtual_pipeline=settings.virtual_pipeline,
     )
-    config = transformer_config(shape, tensor=tensor, pipeline=pipeline, dtype=DTYPES[dtype])
-    # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor. In
-    # bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
-    model: nn.Module = GPTModel(
-        config,
-        layer_spec(config, transformer_engine=transformer_engine),
-        vocab_size=padded_vocab_size(shape.vocab_size, divisible_by=vocab_divisible_by, tp_size=tensor),
-        max_sequence_length=shape.max_position_embeddings,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        position_embedding_type="rope",
-        rotary_base=shape.rope_theta,
-        share_embeddings_and_output_weights=shape.tie_word_embeddings,
-    )
-    if torch.cuda.is_available():
-        model = model.cuda()
-    return DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
-        model,
-    )
+    config = transformer_config(shape, settings, groups)
+    stages = range(settings.virtual_pipeline) if settings.virtual_pipeline > 1 else (None,)
+    vocab_size = padded_vocab_size(shape.vocab_size, divisible_by=settings.vocab_divisible_by, tp_size=groups.tp_size)
+    chunks = []
+    for stage in stages:
+        # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor.
+        # In bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
+        model: nn.Module = GPTModel(
+            config,
+            layer_spec(config, transformer_engine=transformer_engine, virtual_stage=stage),
+            vocab_size=vocab_size,
+            max_sequence_length=shape.max_position_embeddings,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            position_embedding_type="rope",
+            rotary_base=shape.rope_theta,
+            share_embeddings_and_output_weights=shape.tie_word_embeddings,
+            vp_stage=stage,
+        )
+        if torch.cuda.is_available():
+            model = model.cuda()
+        ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        chunks.append(DistributedDataParallel(config, ddp_config, model))
+    return chunks

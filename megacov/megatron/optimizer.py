@@ -27,7 +27,7 @@ class AdamSettings:
 
 
 def build_optimizer(
-    model: DistributedDataParallel, settings: AdamSettings, *, dtype: torch.dtype
+    chunks: list[DistributedDataParallel], settings: AdamSettings, *, dtype: torch.dtype
 ) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
     """A distributed Adam (states sharded over data-parallel ranks) with its schedule.
 
@@ -35,7 +35,7 @@ def build_optimizer(
     into float32 main parameters here.
 
     Args:
-        model: this rank's shard.
+        chunks: the virtual stages of this rank.
         settings: of Adam and the schedule.
         dtype: of the parameters.
 
@@ -55,7 +55,7 @@ def build_optimizer(
         params_dtype=dtype,
         use_distributed_optimizer=True,
     )
-    optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
     scheduler = OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,

@@ -22,7 +22,7 @@ from megacov.megatron.forward_step import (
     forward_backward,
     forward_only,
 )
-from megacov.megatron.model import DTYPES, ModelShape, build_model, use_transformer_engine
+from megacov.megatron.model import DTYPES, ModelSettings, ModelShape, build_model, use_transformer_engine
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
 from megacov.megatron.weights import gather_hf_weights, load_hf_weights
 from megacov.parallel.groups import ParallelGroups
@@ -40,9 +40,12 @@ class UpdateResult:
 
 @dataclass
 class Policy:
-    """This rank's shard of the policy. Every method is a collective: all ranks call it, in the same order."""
+    """This rank's shard of the policy. Every method is a collective: all ranks call it, in the same order.
 
-    model: DistributedDataParallel
+    `chunks` are the virtual pipeline stages of this rank, one unless `parallel.virtual_pipeline` says more.
+    """
+
+    chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     shape: ModelShape
@@ -53,7 +56,7 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return next(self.model.parameters()).device
+        return next(self.chunks[0].parameters()).device
 
     def log_probs(self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
@@ -65,7 +68,7 @@ class Policy:
         Returns:
             One record a micro-batch on the last pipeline stage, nothing on the others.
         """
-        return forward_only(self.model, micro_batches, self.reader, with_entropy_t1=with_entropy_t1)
+        return forward_only(self.chunks, micro_batches, self.reader, with_entropy_t1=with_entropy_t1)
 
     def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Log-probs under the weights the run began with, forward only.
@@ -83,12 +86,12 @@ class Policy:
     def _reference_weights(self) -> Iterator[None]:
         """The model holds the reference weights inside, and its own again after."""
         assert self.reference is not None, "built without a reference"
-        own = [parameter.detach().clone() for parameter in self.model.parameters()]
-        _copy_into(self.model, self.reference)
+        own = _copies(self.chunks)
+        _copy_into(self.chunks, self.reference)
         try:
             yield
         finally:
-            _copy_into(self.model, own)
+            _copy_into(self.chunks, own)
 
     def update(self, micro_batches: Sequence[MicroBatch], token_loss: TokenLoss, *, entropy_grad: bool) -> UpdateResult:
         """One optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
@@ -104,9 +107,10 @@ class Policy:
         Raises:
             NumericsError: the gradient norm is not finite; raised on every rank, before any weight changes.
         """
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        outputs = forward_backward(self.model, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
+        outputs = forward_backward(self.chunks, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
         # `step` computes this norm again. The check costs one pass over the gradient shard, and is the only moment
         # at which all ranks know the same number while the weights are still good.
         self.optimizer.prepare_grads()
@@ -127,12 +131,17 @@ class Policy:
         Returns:
             Iterator of (name, tensor on the CPU).
         """
-        return gather_hf_weights(self.model, self.shape, self.groups)
+        return gather_hf_weights(self.chunks, self.shape, self.groups)
+
+
+def _copies(chunks: Sequence[torch.nn.Module]) -> list[Tensor]:
+    return [parameter.detach().clone() for chunk in chunks for parameter in chunk.parameters()]
 
 
 @torch.no_grad()
-def _copy_into(model: torch.nn.Module, values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(model.parameters(), values, strict=True):
+def _copy_into(chunks: Sequence[torch.nn.Module], values: Sequence[Tensor]) -> None:
+    parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
 
 
@@ -140,11 +149,9 @@ def build_policy(
     path: str | Path,
     shape: ModelShape,
     groups: ParallelGroups,
-    settings: AdamSettings,
+    settings: ModelSettings,
+    adam: AdamSettings,
     *,
-    dtype: str,
-    vocab_divisible_by: int,
-    transformer_engine: str,
     temperature: float,
     with_reference: bool,
 ) -> Policy:
@@ -154,10 +161,8 @@ def build_policy(
         path: Hugging Face model folder (config.json and safetensors).
         shape: its sizes.
         groups: of this rank.
-        settings: of Adam and its schedule.
-        dtype: "float32" or "bfloat16".
-        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
-        transformer_engine: "auto", "on" or "off".
+        settings: how the model runs.
+        adam: of the optimizer and its schedule.
         temperature: of the rollout; log-probs and entropy are taken at it.
         with_reference: keep a copy of the first weights for a reference-KL term.
 
@@ -168,16 +173,10 @@ def build_policy(
         ConfigError: the model cannot be split that way.
         DataError: the weights do not fit the sizes.
     """
-    model = build_model(
-        shape,
-        tensor=groups.tp_size,
-        pipeline=groups.pp_size,
-        dtype=dtype,
-        vocab_divisible_by=vocab_divisible_by,
-        transformer_engine=use_transformer_engine(transformer_engine, group=groups.control),
-    )
-    load_hf_weights(model, path, shape, groups)
-    optimizer, scheduler = build_optimizer(model, settings, dtype=DTYPES[dtype])
-    reference = [parameter.detach().clone() for parameter in model.parameters()] if with_reference else None
+    transformer_engine = use_transformer_engine(settings.transformer_engine, group=groups.control)
+    chunks = build_model(shape, settings, groups, transformer_engine=transformer_engine)
+    load_hf_weights(chunks, path, shape, groups)
+    optimizer, scheduler = build_optimizer(chunks, adam, dtype=DTYPES[settings.dtype])
+    reference = _copies(chunks) if with_reference else None
     reader = LogitsReader(tp_group=groups.tp, vocab_size=shape.vocab_size, temperature=temperature)
-    return Policy(model, optimizer, scheduler, shape, groups, reader, reference)
+    return Policy(chunks, optimizer, scheduler, shape, groups, reader, reference)

@@ -74,7 +74,14 @@ def _agree_on_backend(backend: str, store: Store, *, rank: int, world_size: int)
 
 
 def lay_out_ranks(
-    *, tensor: int, pipeline: int, timeout_s: float, control_timeout_s: float, seed: int
+    *,
+    tensor: int,
+    pipeline: int,
+    timeout_s: float,
+    control_timeout_s: float,
+    seed: int,
+    virtual_pipeline: int = 1,
+    context: int = 1,
 ) -> ParallelGroups:
     """Arrange the ranks of the job as Megatron does (order tp-cp-ep-dp-pp), and seed its random states.
 
@@ -82,10 +89,12 @@ def lay_out_ranks(
 
     Args:
         tensor: tensor-parallel size.
-        pipeline: pipeline-parallel size; the data-parallel size is what remains.
+        pipeline: pipeline-parallel size.
         timeout_s: seconds after which a collective that waits for a dead peer fails.
         control_timeout_s: the same for the control group, on which ranks wait for rank 0 to sample.
         seed: of Megatron's model-parallel random states (dropout).
+        virtual_pipeline: runs of layers on each pipeline rank.
+        context: context-parallel size; the data-parallel size is what remains.
 
     Returns:
         The groups this rank belongs to.
@@ -94,10 +103,10 @@ def lay_out_ranks(
         ConfigError: the sizes do not divide the number of ranks.
     """
     world_size = dist.get_world_size()
-    if world_size % (tensor * pipeline) != 0:
+    if world_size % (tensor * pipeline * context) != 0:
         raise ConfigError(
-            f"{world_size} ranks cannot be split into parallel.tensor={tensor} x parallel.pipeline={pipeline}: "
-            "start a multiple of their product."
+            f"{world_size} ranks cannot be split into parallel.tensor={tensor} x parallel.pipeline={pipeline} x "
+            f"parallel.context={context}: start a multiple of their product."
         )
     cpu.install()
     from megatron.core import parallel_state, tensor_parallel
@@ -105,6 +114,8 @@ def lay_out_ranks(
     parallel_state.initialize_model_parallel(
         tensor,
         pipeline,
+        virtual_pipeline if virtual_pipeline > 1 else None,
+        context_parallel_size=context,
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
         create_gloo_process_groups=False,
     )
@@ -114,6 +125,7 @@ def lay_out_ranks(
         control=dist.new_group(backend="gloo", timeout=timedelta(seconds=control_timeout_s)),
         tp=parallel_state.get_tensor_model_parallel_group(),
         pp=parallel_state.get_pipeline_model_parallel_group(),
+        cp=parallel_state.get_context_parallel_group(),
         dp=parallel_state.get_data_parallel_group(),
         dp_cp=parallel_state.get_data_parallel_group(with_context_parallel=True),
     )

@@ -181,23 +181,23 @@ def unwrap(model: nn.Module) -> Any:
     return inner
 
 
-def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
+def named_shards(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     """Parameters of this rank by their global Megatron name.
 
-    Megatron numbers the layers of a stage from 0; `layer_number` (from 1) is the place in the whole model.
+    Megatron numbers the layers of a chunk from 0; `layer_number` (from 1) is the place in the whole model.
 
     Args:
-        model: a GPTModel, possibly wrapped.
+        chunks: GPTModels, possibly wrapped: the virtual stages of this rank.
 
     Returns:
         name -> parameter.
     """
-    numbers = [layer.layer_number - 1 for layer in unwrap(model).decoder.layers]
-
-    def global_name(name: str) -> str:
-        return re.sub(r"decoder\.layers\.(\d+)\.", lambda m: f"decoder.layers.{numbers[int(m[1])]}.", name)
-
-    return {global_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
+    shards = {}
+    for model in map(unwrap, chunks):
+        numbers = [layer.layer_number - 1 for layer in model.decoder.layers]
+        for name, parameter in model.named_parameters():
+            shards[re.sub(r"(?<=decoder\.layers\.)\d+", lambda m: str(numbers[int(m[0])]), name)] = parameter  # noqa: B023
+    return shards
 
 
 def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
@@ -216,13 +216,13 @@ def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
 
 
 @torch.no_grad()
-def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, groups: ParallelGroups) -> None:
+def load_hf_weights(chunks: Sequence[nn.Module], folder: str | Path, shape: ModelShape, groups: ParallelGroups) -> None:
     """Fill this rank's shard from a Hugging Face folder. No communication: every rank reads the tensors it needs.
 
     `check_hf_weights` says beforehand, on one rank, whether they are all there.
 
     Args:
-        model: this rank's shard, possibly wrapped; written in place.
+        chunks: the virtual stages of this rank, possibly wrapped; written in place.
         folder: with one or more .safetensors files.
         shape: sizes of the model.
         groups: read for this rank's place in the tensor-parallel group.
@@ -230,8 +230,8 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
     Raises:
         DataError: a tensor that cannot be read, named.
     """
-    shards = named_shards(model)
-    rules = weight_rules(shape, padded_vocab_size=unwrap(model).vocab_size)
+    shards = named_shards(chunks)
+    rules = weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size)
     source = HfFolder(Path(folder))
     for rule in rules:
         names = [name for name in rule.names if name in shards]
@@ -246,36 +246,39 @@ def load_hf_weights(model: nn.Module, folder: str | Path, shape: ModelShape, gro
             shards[name].copy_(shard)
 
 
-def _owner_stage(rule: WeightRule, num_layers: int, pp_size: int) -> int:
+def _owner_stage(rule: WeightRule, layers_per_chunk: int, pp_size: int) -> int:
     if rule.layer is None:
         return pp_size - 1 if rule.on_last_stage else 0
-    return rule.layer // (num_layers // pp_size)
+    return rule.layer // layers_per_chunk % pp_size
 
 
 @torch.no_grad()
-def gather_hf_weights(model: nn.Module, shape: ModelShape, groups: ParallelGroups) -> Iterator[tuple[str, Tensor]]:
+def gather_hf_weights(
+    chunks: Sequence[nn.Module], shape: ModelShape, groups: ParallelGroups
+) -> Iterator[tuple[str, Tensor]]:
     """The whole model's weights by Hugging Face name, parameter by parameter.
 
-    Every rank of data-parallel replica 0 must iterate to the end; only global rank 0 receives anything. Other replicas
-    hold the same weights and return at once.
+    Every rank of replica 0 must iterate to the end; only global rank 0 receives anything. Other replicas (data- and
+    context-parallel) hold the same weights and return at once.
 
     Collectives: for each parameter in table order, tp_group of the owning stage: all-gather of the shard;
     pp_group of tensor-parallel rank 0: broadcast of each full tensor from the owning stage.
 
     Args:
-        model: this rank's shard, possibly wrapped.
+        chunks: the virtual stages of this rank, possibly wrapped.
         shape: sizes of the model.
         groups: of this rank.
 
     Yields:
         (name, full tensor on the CPU, in the model's dtype) on global rank 0.
     """
-    if groups.dp_rank != 0:
+    if groups.replica_rank != 0:
         return
-    shards = named_shards(model)
+    shards = named_shards(chunks)
+    layers_per_chunk = shape.num_layers // (groups.pp_size * len(chunks))
     some = next(iter(shards.values()))
-    for rule in weight_rules(shape, padded_vocab_size=unwrap(model).vocab_size):
-        owner = _owner_stage(rule, shape.num_layers, groups.pp_size)
+    for rule in weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size):
+        owner = _owner_stage(rule, layers_per_chunk, groups.pp_size)
         tensors: list[Tensor] = []
         if owner == groups.pp_rank:
             shard = next(shards[name] for name in rule.names if name in shards).detach().contiguous()

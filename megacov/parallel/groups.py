@@ -23,6 +23,7 @@ class ParallelGroups:
         all ranks wait for while rank 0 samples.
     tp: tensor parallel; its ranks hold the shards of one layer and of the vocabulary.
     pp: pipeline parallel, first stage first; only the last stage has logits.
+    cp: context parallel; its ranks hold the same shard of the weights and other parts of the same sequences.
     dp: data parallel; its ranks hold the same shard of the weights and see other samples.
     dp_cp: data and context parallel together; its ranks hold disjoint tokens, which is the scope of a selection.
     """
@@ -31,6 +32,7 @@ class ParallelGroups:
     control: ProcessGroup | None = None
     tp: ProcessGroup | None = None
     pp: ProcessGroup | None = None
+    cp: ProcessGroup | None = None
     dp: ProcessGroup | None = None
     dp_cp: ProcessGroup | None = None
 
@@ -63,6 +65,21 @@ class ParallelGroups:
     def pp_size(self) -> int:
         """Number of pipeline stages."""
         return group_size(self.pp)
+
+    @property
+    def cp_rank(self) -> int:
+        """Index of this rank's part of each sequence."""
+        return group_rank(self.cp)
+
+    @property
+    def cp_size(self) -> int:
+        """Number of parts that each sequence is split into."""
+        return group_size(self.cp)
+
+    @property
+    def replica_rank(self) -> int:
+        """Index among the ranks that hold the same shard of the weights."""
+        return group_rank(self.dp_cp)
 
     @property
     def dp_rank(self) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacov.config import RunConfig, dump_config
-from megacov.megatron.model import ModelShape, read_model_shape
+from megacov.data.micro_batch import SequenceLayout
+from megacov.megatron.model import ModelSettings, ModelShape, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
@@ -55,26 +56,23 @@ class Run:
 
 
 def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) -> Policy:
-    optimizer = config.optimizer
+    model = config.model
+    settings = ModelSettings(
+        dtype=model.dtype,
+        vocab_divisible_by=model.vocab_divisible_by,
+        transformer_engine=model.transformer_engine,
+        virtual_pipeline=config.parallel.virtual_pipeline,
+        sequence_parallel=config.parallel.sequence,
+        recompute=model.recompute,
+        deterministic=config.run.deterministic,
+    )
+    adam = AdamSettings(**config.optimizer.model_dump(), decay_steps=config.num_updates)
     return build_policy(
-        config.model.path,
+        model.path,
         shape,
         groups,
-        AdamSettings(
-            lr=optimizer.lr,
-            min_lr=optimizer.min_lr,
-            warmup_steps=optimizer.warmup_steps,
-            decay=optimizer.decay,
-            decay_steps=config.num_updates,
-            beta1=optimizer.beta1,
-            beta2=optimizer.beta2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            clip_grad=optimizer.clip_grad,
-        ),
-        dtype=config.model.dtype,
-        vocab_divisible_by=config.model.vocab_divisible_by,
-        transformer_engine=config.model.transformer_engine,
+        settings,
+        adam,
         temperature=config.rollout.temperature,
         with_reference=config.algorithm.ref_kl_coef > 0,
     )
@@ -114,7 +112,14 @@ def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
             stack.enter_context(progress)
         settings = StepSettings(
             num_updates=config.batch.updates_per_rollout,
-            micro_batch_size=config.batch.micro_batch_size,
+            micro_batch_tokens=config.batch.micro_batch_tokens,
+            count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
+            layout=SequenceLayout(
+                packed=config.batch.packed,
+                cp_rank=groups.cp_rank,
+                cp_size=groups.cp_size,
+                share_multiple=groups.tp_size if config.parallel.sequence else 1,
+            ),
             seed=config.run.seed,
             log_every=config.monitor.log_every,
             cov_histogram_every=config.monitor.cov_histogram_every,

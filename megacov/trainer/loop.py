@@ -60,6 +60,8 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit) -> No
     groups = lay_out_ranks(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
+        virtual_pipeline=parallel.virtual_pipeline,
+        context=parallel.context,
         timeout_s=parallel.timeout_s,
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,

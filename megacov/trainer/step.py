@@ -14,6 +14,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from megacov.advantages import group_relative
+from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import plan_micro_batches, update_ranges
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
@@ -87,17 +88,21 @@ class StepSettings:
     """Plain numbers that a step needs.
 
     num_updates: optimizer steps of one rollout batch.
-    micro_batch_size: sequences of one forward pass.
+    micro_batch_tokens: positions of one forward pass, at most.
+    layout: of the sequences in a forward pass, on this rank.
+    count_multiple: of the number of micro-batches of an optimizer step.
     seed: of the run.
     log_every: steps between two computations of the covariance's tails, which take five selections.
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
     """
 
     num_updates: int
-    micro_batch_size: int
+    micro_batch_tokens: int
+    layout: SequenceLayout
     seed: int
     log_every: int
     cov_histogram_every: int
+    count_multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,11 @@ def plan_updates(
     plan = plan_micro_batches(
         batch,
         num_updates=settings.num_updates,
-        micro_batch_size=settings.micro_batch_size,
+        micro_batch_tokens=settings.micro_batch_tokens,
         dp_rank=policy.groups.dp_rank,
         dp_size=policy.groups.dp_size,
+        layout=settings.layout,
+        count_multiple=settings.count_multiple,
     )
     everything = list(chain.from_iterable(plan))
     statistics = iter(policy.log_probs(everything, with_entropy_t1=True))

@@ -100,7 +100,7 @@ def make_token_inputs(
     for i, (micro_batch, found) in enumerate(zip(micro_batches, statistics, strict=True)):
         assert found.entropy_t1 is not None, "the pass that finds the old log-probs takes both entropies"
         device = found.log_probs.device
-        sample_index = micro_batch.sample_ids[micro_batch.rows]
+        sample_index = micro_batch.sample_ids
         weights = token_weights(
             micro_batch.loss_mask,
             sample_index,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
+from megacov.trainer.step import PhaseClock, plan_updates, run_updates
 from tests.support.policies import (
     CLIP_COV,
     KL_COV_WITH_TERMS,
@@ -17,11 +17,11 @@ from tests.support.policies import (
     laid_out_policy,
     make_rollout_batch,
     make_tied_policy,
+    step_settings,
 )
 from tests.support.run_ranks import run_cases
 
 LAYOUTS = {1: [(1, 1)], 2: [(2, 1), (1, 2), (1, 1)], 4: [(2, 2), (4, 1), (2, 1), (1, 2)]}
-SETTINGS = StepSettings(num_updates=2, micro_batch_size=3, seed=0, log_every=1, cov_histogram_every=0)
 SEQUENCE_MEANS = replace(CLIP_COV, scope="rollout_batch", aggregation="sequence_mean_token_mean", entropy_coef=0.01)
 NO_PENALTY = replace(KL_COV_WITH_TERMS, loss_hyperparameters={"kl_coef": 0.0, "estimator": "abs"})
 ALGORITHMS = {"kl_cov": KL_COV_WITH_TERMS, "clip_cov": SEQUENCE_MEANS, "no_penalty": NO_PENALTY}
@@ -31,7 +31,7 @@ def _train(tensor: int, pipeline: int, name: str) -> dict:
     """Two optimizer steps on a fixed rollout batch."""
     batch = make_rollout_batch()
     with laid_out_policy(tensor, pipeline, with_reference=True) as policy:
-        updates = plan_updates(policy, batch, ALGORITHMS[name], SETTINGS)
+        updates = plan_updates(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=2))
         outcomes = run_updates(policy, updates, ALGORITHMS[name], seed=0, first_update=7, clock=PhaseClock())
         weights = dict(policy.hf_weights())
     log_probs, selected = {}, set()
@@ -97,7 +97,7 @@ def _logits_case(tensor: int, pipeline: int, folder: str) -> dict | None:
     """Log-probs of random sequences, by token id, and the weights read back unchanged."""
     batch = make_rollout_batch(seed=1)
     with laid_out_policy(tensor, pipeline, path=Path(folder)) as policy:
-        updates = plan_updates(policy, batch, CLIP_COV, SETTINGS)
+        updates = plan_updates(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
         weights = dict(policy.hf_weights())
     parts = [part for planned in updates for part in planned.inputs]
     tokens = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
+from megacov.trainer.step import PhaseClock, plan_updates, run_updates
 from tests.support import reference_update
 from tests.support.policies import (
     GRPO,
@@ -16,6 +16,7 @@ from tests.support.policies import (
     laid_out_policy,
     make_rollout_batch,
     make_tied_policy,
+    step_settings,
 )
 from tests.support.run_ranks import run_cases
 
@@ -29,10 +30,9 @@ LAYOUTS = {"alone": (1, 1, 1, 16, 2), "sharded": (2, 2, 1, 16, 2), "idle_replica
 
 
 def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int, num_updates: int) -> dict:
-    settings = StepSettings(num_updates=num_updates, micro_batch_size=3, seed=0, log_every=1, cov_histogram_every=0)
     batch = make_rollout_batch(num_samples, seed=2)
     with laid_out_policy(tensor, pipeline, path=Path(folder), with_reference=True) as policy:
-        updates = plan_updates(policy, batch, ALGORITHMS[name], settings)
+        updates = plan_updates(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
         outcomes = run_updates(policy, updates, ALGORITHMS[name], seed=0, first_update=0, clock=PhaseClock())
         return {
             "weights": dict(policy.hf_weights()),

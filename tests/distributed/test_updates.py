@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from megacov.errors import NumericsError
+from megacov.megatron.policy import Policy
 from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
 from megacov.trainer.token_inputs import join
-from tests.support.policies import ADAM, GRPO, KL_COV, laid_out_policy, make_rollout_batch
+from tests.support.policies import ADAM, FLOAT32, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
 from tests.support.run_ranks import run_cases
 
-SETTINGS = StepSettings(num_updates=4, micro_batch_size=2, seed=0, log_every=1, cov_histogram_every=0)
+
+def _settings(policy: Policy) -> StepSettings:
+    return step_settings(policy, num_updates=4, micro_batch_tokens=24)
+
+
 ALGORITHMS = {
     "grpo": GRPO,
     "current": KL_COV,
@@ -28,12 +33,13 @@ def _count_forwards(name: str) -> dict:
     """Forward passes of each phase, in micro-batches, and the number of selected and of loss tokens."""
     algorithm, batch, forwards = ALGORITHMS[name], make_rollout_batch(), []
     with laid_out_policy(1, 1, with_reference=True) as policy:
-        policy.model.register_forward_hook(lambda *_: forwards.append(1))
-        updates = plan_updates(policy, batch, algorithm, SETTINGS)
+        policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
+        updates = plan_updates(policy, batch, algorithm, _settings(policy))
         planned = len(forwards)
         outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
     masks = [mask for outcome in outcomes if outcome.selection is not None for mask in outcome.selection.masks]
     return {
+        "micro_batches": [len(update.micro_batches) for update in updates],
         "planned": planned,
         "updates": len(forwards) - planned,
         "selected": int(sum(mask.sum() for mask in masks)),
@@ -45,7 +51,7 @@ def _poisoned() -> str:
     """A rollout batch whose reward is beyond float32: the update must be refused before it changes a weight."""
     batch = make_rollout_batch()
     with laid_out_policy(1, 1) as policy:
-        updates = plan_updates(policy, batch, GRPO, SETTINGS)
+        updates = plan_updates(policy, batch, GRPO, _settings(policy))
         part = updates[0].inputs[0]
         updates[0].inputs[0] = replace(part, advantages=torch.full_like(part.advantages, 1e38) * 10)
         before = [weight.clone() for _, weight in policy.hf_weights()]
@@ -59,7 +65,7 @@ def _poisoned() -> str:
 def _learning_rates() -> list[float]:
     """Of four updates, with a warm-up over four steps."""
     with laid_out_policy(1, 1, adam=replace(ADAM, warmup_steps=4)) as policy:
-        updates = plan_updates(policy, make_rollout_batch(), GRPO, SETTINGS)
+        updates = plan_updates(policy, make_rollout_batch(), GRPO, _settings(policy))
         outcomes = run_updates(policy, updates, GRPO, seed=0, first_update=0, clock=PhaseClock())
     return [outcome.result.lr for outcome in outcomes]
 
@@ -73,9 +79,9 @@ def test_a_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
 def _in_dtype(dtype: str) -> dict:
     """Log-probs of a rollout batch, and what an update makes of logits in this dtype on two vocabulary shards."""
     seen = set()
-    with laid_out_policy(2, 1, dtype=dtype) as policy:
-        policy.model.register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
-        updates = plan_updates(policy, make_rollout_batch(), KL_COV, SETTINGS)
+    with laid_out_policy(2, 1, model=replace(FLOAT32, dtype=dtype)) as policy:
+        policy.chunks[0].register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
+        updates = plan_updates(policy, make_rollout_batch(), KL_COV, _settings(policy))
         log_probs = join(updates[0].inputs, "old_log_probs")
         before = [weight.clone() for _, weight in policy.hf_weights()]
         outcomes = run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
@@ -103,20 +109,19 @@ def counts() -> dict[str, dict]:
     return {name: by_rank[0] for name, by_rank in zip(ALGORITHMS, results, strict=True)}
 
 
-MICRO_BATCHES = 8  # 16 samples, 2 each
-LATER = 6  # of them belong to the second, third and fourth update
-
-
 @pytest.mark.dist
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_old_log_probs_cost_one_pass(counts: dict[str, dict], name: str) -> None:
-    assert counts[name]["planned"] == MICRO_BATCHES * (2 if name == "reference" else 1)
+    assert counts[name]["planned"] == sum(counts[name]["micro_batches"]) * (2 if name == "reference" else 1)
 
 
 @pytest.mark.dist
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_only_current_log_probs_of_later_updates_cost_another(counts: dict[str, dict], name: str) -> None:
-    assert counts[name]["updates"] == MICRO_BATCHES + (LATER if name == "current" else 0)
+    first, *later = counts[name]["micro_batches"]
+    assert first > 1
+    assert len(later) == 3
+    assert counts[name]["updates"] == first + sum(later) * (2 if name == "current" else 1)
 
 
 @pytest.mark.dist

@@ -13,7 +13,7 @@ from megacov.monitor.tags import TAGS
 from tests.support.command import descendants, run, started, still_there, wait_for_line
 
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
-SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_size=8", "monitor.cov_histogram_every=1")
+SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128", "monitor.cov_histogram_every=1")
 
 
 def _scalars(folder: Path) -> dict[str, list[float]]:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import torch
 
+from megacov.data.micro_batch import SequenceLayout
 from megacov.losses import get_loss
-from megacov.megatron.model import read_model_shape
+from megacov.megatron.model import ModelSettings, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
 TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
@@ -34,6 +36,8 @@ ADAM = AdamSettings(
     clip_grad=1.0,
 )
 TEMPERATURE = 0.8
+# 16 tokens become 18 or 24: some are padding in every layout.
+FLOAT32 = ModelSettings(dtype="float32", vocab_divisible_by=3, transformer_engine="off")
 GRPO = Algorithm(
     loss=get_loss("ppo_clip"),
     loss_hyperparameters={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None},
@@ -69,30 +73,51 @@ CLIP_COV = replace(
 
 @contextmanager
 def laid_out_policy(
-    tensor: int,
-    pipeline: int,
+    tensor: int = 1,
+    pipeline: int = 1,
     *,
+    context: int = 1,
+    model: ModelSettings = FLOAT32,
     path: Path = TINY_POLICY,
     adam: AdamSettings = ADAM,
-    dtype: str = "float32",
     with_reference: bool = False,
 ) -> Iterator[Policy]:
     """The policy on the ranks of an initialised job; the layout is forgotten afterwards."""
-    groups = lay_out_ranks(tensor=tensor, pipeline=pipeline, timeout_s=60, control_timeout_s=60, seed=1)
+    groups = lay_out_ranks(
+        tensor=tensor,
+        pipeline=pipeline,
+        virtual_pipeline=model.virtual_pipeline,
+        context=context,
+        timeout_s=60,
+        control_timeout_s=60,
+        seed=1,
+    )
     try:
-        yield build_policy(
-            path,
-            read_model_shape(path),
-            groups,
-            adam,
-            dtype=dtype,
-            vocab_divisible_by=3,  # 16 tokens become 18 or 24: some are padding in every layout
-            transformer_engine="off",
-            temperature=TEMPERATURE,
-            with_reference=with_reference,
-        )
+        shape = read_model_shape(path)
+        yield build_policy(path, shape, groups, model, adam, temperature=TEMPERATURE, with_reference=with_reference)
     finally:
         leave_layout()
+
+
+def step_settings(
+    policy: Policy, *, num_updates: int, micro_batch_tokens: int = 36, packed: bool = False
+) -> StepSettings:
+    """What a step needs to run on the layout of a policy."""
+    groups, config = policy.groups, policy.chunks[0].config
+    return StepSettings(
+        num_updates=num_updates,
+        micro_batch_tokens=micro_batch_tokens,
+        layout=SequenceLayout(
+            packed=packed,
+            cp_rank=groups.cp_rank,
+            cp_size=groups.cp_size,
+            share_multiple=groups.tp_size if config.sequence_parallel else 1,
+        ),
+        count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
+        seed=0,
+        log_every=1,
+        cov_histogram_every=0,
+    )
 
 
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:

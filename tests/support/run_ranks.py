@@ -1,8 +1,8 @@
 """Run a function on several gloo ranks of this machine and return what every rank returned.
 
 Ranks meet through a file, not a port, so tests cannot take each other's address. They come from a fork server that
-imports torch and Megatron once, because importing them in every rank takes longer than most tests. A rank that fails writes down
-when and why: the others fail a little later, for lack of it, and the earliest error is the one worth showing.
+imports torch and Megatron once, because importing them in every rank takes longer than most tests. A rank that fails
+writes down when and why: the others fail a little later, for lack of it, and the earliest error is worth showing.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ MISTAKES = {
     "optimzer.lr=3": "optimzer is no setting: did you mean optimizer?",
     "run.lr=3": "run.lr is no setting: did you mean optimizer.lr?",
     "lr=3": "lr is no setting: did you mean optimizer.lr?",
-    "run.zzz=3": "run.zzz is no setting: remove it; run has name, directory, steps and seed.",
+    "run.zzz=3": "run.zzz is no setting: remove it; run has name, directory, steps, seed and deterministic.",
     "algorithm.loss={name: kl_cov, kl_cef: 1}": "algorithm.loss.kl_cef is no setting: did you mean "
     "algorithm.loss.kl_coef?",
     "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is no setting where algorithm.loss.name "

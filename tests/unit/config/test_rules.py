@@ -73,8 +73,16 @@ BROKEN = {
         "rollout.engine is embedded and rollout.addresses names 1 servers, .* or set rollout.engine=sglang",
     ),
     "micro_batch_scope_has_two_sequences": (
-        {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_size": 1}},
-        "scope is micro_batch and batch.micro_batch_size is 1: .* set algorithm.selection.scope=mini_batch",
+        {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 3}},
+        "scope is micro_batch and batch.micro_batch_tokens is 3, .* set algorithm.selection.scope=mini_batch",
+    ),
+    "virtual_stages_have_a_pipeline": (
+        {"parallel": {"virtual_pipeline": 2}},
+        "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
+    ),
+    "sequence_parallelism_has_tensor_parallelism": (
+        {"parallel": {"sequence": True}},
+        "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor",
     ),
 }
 
@@ -92,8 +100,9 @@ HELD = [
         "parallel": {"data": 3},
     },
     {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"]}},
-    {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_size": 2}},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
+    {"parallel": {"virtual_pipeline": 2, "pipeline": 2, "tensor": 2, "sequence": True, "context": 2}},
 ]
 
 
@@ -118,9 +127,9 @@ def test_every_rule_is_broken_by_a_case():
 TINY = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_layers": 6, "ffn_hidden_size": 24}
 
 
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 3), (4, 6)])
-def test_a_model_that_divides_is_let_through(tensor, pipeline):
-    check_model(**TINY, tensor=tensor, pipeline=pipeline)
+@pytest.mark.parametrize(("tensor", "pipeline", "virtual"), [(1, 1, 1), (2, 3, 2), (4, 6, 1)])
+def test_a_model_that_divides_is_let_through(tensor, pipeline, virtual):
+    check_model(**TINY, tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +142,16 @@ def test_a_model_that_divides_is_let_through(tensor, pipeline):
         ({"tensor": 8}, "parallel.tensor is 8 and the model has 4 key-value heads, .* to 1, 2 or 4."),
         ({"tensor": 4, "ffn_hidden_size": 18}, "the model has 18 feed-forward columns, .* to 1 or 2."),
         ({"pipeline": 4}, "parallel.pipeline is 4 and the model has 6 layers, .* to 1, 2, 3 or 6."),
+        (
+            {"pipeline": 2, "virtual_pipeline": 2},
+            "parallel.virtual_pipeline is 2 and each of 2 stages has 3 layers, .* to 1 or 3.",
+        ),
         ({"pipeline": 2, "num_layers": 1}, "the model has 1 layers, .* set parallel.pipeline to 1."),
     ],
 )
 def test_a_model_that_does_not_divide_is_refused_with_the_sizes_that_would(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        check_model(**({"tensor": 1, "pipeline": 1} | TINY | changes))
+        check_model(**({"tensor": 1, "pipeline": 1, "virtual_pipeline": 1} | TINY | changes))
 
 
 WARNED = {
@@ -152,7 +165,7 @@ WARNED = {
     "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
     "micro_batch_scope_depends_on_the_layout": {
         "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
-        "batch": {"micro_batch_size": 2},
+        "batch": {"micro_batch_tokens": 20480},
     },
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},

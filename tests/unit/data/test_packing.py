@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacov.data.packing import balance, build_rollout_batch, make_micro_batch, plan_micro_batches, update_ranges
+from megacov.data.micro_batch import SequenceLayout, make_micro_batch
+from megacov.data.packing import balance, build_rollout_batch, cut, plan_micro_batches, update_ranges
 from megacov.errors import DataError
-from megacov.types import Completion, Prompt, RolloutBatch, Sample, VersionSpan
+from megacov.types import Completion, MicroBatch, Prompt, RolloutBatch, Sample, VersionSpan
 
 
 def _sample(prompt: tuple[int, ...], response: tuple[int, ...], *, group: int = 0, reward: float = 0.0) -> Sample:
@@ -50,21 +53,61 @@ def test_rollout_batch_refuses_what_cannot_be_learned_from(samples: list[Sample]
         build_rollout_batch(samples, max_response_length=2)
 
 
-def test_micro_batch_points_at_the_logits_of_each_response_token() -> None:
+LAYOUTS = [
+    SequenceLayout(),
+    SequenceLayout(packed=True),
+    SequenceLayout(share_multiple=4),
+    SequenceLayout(packed=True, share_multiple=4),
+    SequenceLayout(cp_size=2),
+    SequenceLayout(packed=True, cp_size=2, share_multiple=3),
+    SequenceLayout(packed=True, cp_size=4),
+]
+
+
+def _every_rank(batch: RolloutBatch, ids: list[int], layout: SequenceLayout) -> list[MicroBatch]:
+    return [make_micro_batch(batch, ids, replace(layout, cp_rank=rank)) for rank in range(layout.cp_size)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_micro_batch_points_at_the_logits_of_each_response_token(layout: SequenceLayout) -> None:
     batch = _batch([(3, 2), (1, 4), (2, 0)])
-    micro_batch = make_micro_batch(batch, [1, 2, 0])
-    predicted = micro_batch.tokens[micro_batch.rows, micro_batch.columns + 1]
-    assert predicted.tolist() == [100, 101, 102, 103, 0, 1]
-    assert micro_batch.token_ids.tolist() == [20, 21, 22, 23, 0, 1]
-    assert micro_batch.tokens.shape == (3, 5)
+    predicted = {}
+    for part in _every_rank(batch, [1, 2, 0], layout):
+        places = part.predicting
+        predicted |= dict(zip(part.token_ids.tolist(), part.targets.flatten()[places].tolist(), strict=True))
+        # The token that precedes the response token is at its place, by its position in the sample.
+        for sample, place in zip(part.sample_ids.tolist(), places.tolist(), strict=True):
+            position = int(part.positions.flatten()[place])
+            assert part.tokens.flatten()[place] == batch.tokens[sample, position]
+        assert part.tokens.shape[1] % layout.share_multiple == 0
+        assert part.tokens.shape[0] == (1 if layout.packed else 3)
+    assert predicted == {20: 100, 21: 101, 22: 102, 23: 103, 0: 0, 1: 1}
 
 
-def test_a_rank_without_samples_gets_a_micro_batch_without_tokens() -> None:
-    plan = plan_micro_batches(_batch([(3, 2)]), num_updates=1, micro_batch_size=2, dp_rank=1, dp_size=2)
-    assert len(plan) == 1
-    assert len(plan[0]) == 1
-    assert plan[0][0].tokens.shape == (1, 1)
-    assert plan[0][0].token_ids.numel() == 0
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_ranks_of_a_context_parallel_group_share_every_position(layout: SequenceLayout) -> None:
+    batch = _batch([(3, 2), (1, 4), (2, 0)])
+    parts = _every_rank(batch, [0, 1], layout)
+    assert len({part.tokens.shape for part in parts}) == 1
+    held = sorted(int(token) for part in parts for token in part.tokens.flatten() if token != 0)
+    assert held == sorted([1, 2, 3, 1, 1, 100, 101, 102, 103])  # response token 0 looks like padding
+    if layout.packed:
+        ends = parts[0].cu_seqlens
+        assert ends is not None
+        assert ends[-1] == parts[0].tokens.shape[1] * layout.cp_size
+        assert parts[0].max_seqlen == int(ends.diff().max())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_rank_without_samples_gets_a_micro_batch_without_tokens(layout: SequenceLayout) -> None:
+    plan = plan_micro_batches(
+        _batch([(3, 2)]), num_updates=1, micro_batch_tokens=2, dp_rank=1, dp_size=2, layout=layout, count_multiple=2
+    )
+    assert [len(micro_batches) for micro_batches in plan] == [2]
+    for micro_batch in plan[0]:
+        assert micro_batch.tokens.shape == (1, layout.row_multiple // layout.cp_size)
+        assert not micro_batch.tokens.any()
+        assert micro_batch.token_ids.numel() == 0
 
 
 @settings(deadline=None, derandomize=True)
@@ -73,27 +116,57 @@ def test_a_rank_without_samples_gets_a_micro_batch_without_tokens() -> None:
         lambda lengths: any(r for _, r in lengths)
     ),
     num_updates=st.integers(1, 4),
-    micro_batch_size=st.integers(1, 5),
+    micro_batch_tokens=st.integers(1, 80),
     dp_size=st.integers(1, 5),
+    count_multiple=st.integers(1, 3),
+    layout=st.sampled_from(LAYOUTS),
 )
 def test_every_token_is_in_exactly_one_micro_batch_of_its_own_update(
-    lengths: list[tuple[int, int]], num_updates: int, micro_batch_size: int, dp_size: int
+    lengths: list[tuple[int, int]],
+    num_updates: int,
+    micro_batch_tokens: int,
+    dp_size: int,
+    count_multiple: int,
+    layout: SequenceLayout,
 ) -> None:
     batch = _batch(lengths)
     plans = [
         plan_micro_batches(
-            batch, num_updates=num_updates, micro_batch_size=micro_batch_size, dp_rank=rank, dp_size=dp_size
+            batch,
+            num_updates=num_updates,
+            micro_batch_tokens=micro_batch_tokens,
+            dp_rank=rank // layout.cp_size,
+            dp_size=dp_size,
+            layout=replace(layout, cp_rank=rank % layout.cp_size),
+            count_multiple=count_multiple,
         )
-        for rank in range(dp_size)
+        for rank in range(dp_size * layout.cp_size)
     ]
     for update, samples in enumerate(update_ranges(len(lengths), num_updates=num_updates)):
+        assert all(len(plan[update]) % count_multiple == 0 for plan in plans)
         parts = [micro_batch for plan in plans for micro_batch in plan[update]]
-        assert all(len(part.sample_ids) <= micro_batch_size for part in parts)
-        assert sorted(i for part in parts for i in part.sample_ids.tolist()) == list(samples)
         token_ids = sorted(i for part in parts for i in part.token_ids.tolist())
         assert token_ids == [i * 20 + j for i in samples for j in range(lengths[i][1])]
         for part in parts:
-            assert torch.equal(part.tokens[part.rows, part.columns + 1] % 100, part.token_ids % 20)
+            assert torch.equal(part.token_ids // 20, part.sample_ids)
+            assert torch.equal(part.targets.flatten()[part.predicting] % 100, part.token_ids % 20)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    micro_batch_tokens=st.integers(1, 120),
+    layout=st.sampled_from(LAYOUTS),
+)
+def test_a_forward_pass_holds_at_most_its_tokens(
+    lengths: list[int], micro_batch_tokens: int, layout: SequenceLayout
+) -> None:
+    parts = cut(lengths, micro_batch_tokens=micro_batch_tokens, layout=layout)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    for part in parts:
+        positions = sum(layout.padded_lengths([lengths[i] for i in part]))
+        # The padding of a packed row comes on top: it is less than a multiple.
+        assert len(part) == 1 or positions < micro_batch_tokens + layout.row_multiple
 
 
 @settings(deadline=None, derandomize=True)
