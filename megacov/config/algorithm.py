@@ -158,6 +158,28 @@ class HighEntropySelection(TokenSelection):
     """Selected tokens out of all loss tokens in scope. [fraction]"""
 
 
+class EntropyMaskSection(Section):
+    """Which tokens carry the gradient, by their entropy in the whole optimizer step (arXiv 2506.01939)."""
+
+    keep: Literal["all", "high", "low"] = "all"
+    """All tokens, those of highest entropy alone, or all but those."""
+    ratio: StrictFloat = Field(0.2, gt=0, lt=1)
+    """Tokens of highest entropy out of all loss tokens of an optimizer step. [fraction]"""
+
+
+class RolloutCorrectionSection(Section):
+    """Importance weights p_trainer / p_rollout for tokens that the server sampled with slightly other log-probs."""
+
+    level: Literal["none", "token", "sequence", "sequence_mean"] = "none"
+    """Weigh each token by its own ratio, or by the product or the geometric mean of its sequence's ratios."""
+    mode: Literal["truncate", "mask"] = "truncate"
+    """Cut weights at upper, or leave out the tokens whose weight is not between lower and upper."""
+    lower: StrictFloat = Field(0.5, ge=0, le=1)
+    """Smallest weight that mask lets in. [ratio]"""
+    upper: StrictFloat = Field(2.0, ge=1)
+    """Largest weight. [ratio]"""
+
+
 class AlgorithmSection(Section):
     """The policy-gradient algorithm."""
 
@@ -169,10 +191,16 @@ class AlgorithmSection(Section):
         NoSelection(), discriminator="name"
     )
     """The tokens that the loss treats in its own way."""
+    entropy_mask: EntropyMaskSection = EntropyMaskSection()
+    """The tokens that carry the gradient at all."""
+    rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
+    """Importance weights between rollout server and trainer."""
     aggregation: Literal[
         "token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_sum_constant_norm"
     ] = "token_mean"
     """How token losses become one number; denominators are those of the whole optimizer step."""
+    denominator: Literal["all", "kept"] = "all"
+    """Tokens that aggregation divides by: all loss tokens, or those that entropy mask and rollout correction keep."""
     aggregation_norm: StrictInt | None = Field(None, ge=1)
     """Denominator of sequence_sum_constant_norm; null for sequences x max_response_length. [tokens]"""
     entropy_coef: StrictFloat = Field(0.0, ge=0)
@@ -188,5 +216,15 @@ class AlgorithmSection(Section):
             raise ValueError(
                 f"aggregation_norm is {self.aggregation_norm} and aggregation is {self.aggregation}, which does not "
                 "read it: remove it, or set aggregation to sequence_sum_constant_norm."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _denominator_has_a_reader(self) -> AlgorithmSection:
+        masks_rollouts = self.rollout_correction.level != "none" and self.rollout_correction.mode == "mask"
+        if self.denominator == "kept" and self.entropy_mask.keep == "all" and not masks_rollouts:
+            raise ValueError(
+                "denominator is kept and no token is left out: set it to all, or set entropy_mask.keep, or "
+                "rollout_correction with mode mask."
             )
         return self

@@ -35,7 +35,7 @@ def token_weights(
         sequence_index: [t] int64, row of each token in tokens_per_sequence.
         mode: one of the four above.
         num_tokens: loss tokens of the optimizer step, over all micro-batches and ranks.
-        num_sequences: sequences of the optimizer step, over all micro-batches and ranks.
+        num_sequences: sequences of the optimizer step that hold a loss token, over all micro-batches and ranks.
         tokens_per_sequence: [b] int64, loss tokens of each whole sequence.
         constant_norm: tokens that the total sum is divided by; only sequence_sum_constant_norm reads it.
 

@@ -153,8 +153,7 @@ def transformer_config(shape: ModelShape, settings: ModelSettings, groups: Paral
         The configuration.
     """
     on_gpu, dtype = torch.cuda.is_available(), DTYPES[settings.dtype]
-    has_virtual_stages = settings.virtual_pipeline > 1
-    whole_layers = settings.recompute == "full"
+    has_virtual_stages, whole_layers = settings.virtual_pipeline > 1, settings.recompute == "full"
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,

@@ -102,7 +102,7 @@ def mismatch_metrics(
 
 
 def policy_means(
-    metric_sums: Mapping[str, Tensor], *, num_tokens: int, group: ProcessGroup | None
+    metric_sums: Mapping[str, Tensor], *, num_tokens: Tensor | int, group: ProcessGroup | None
 ) -> dict[str, Tensor]:
     """Turn `LossOutput.metrics`, added up over this rank's micro-batches, into means over the loss tokens of a step.
 

@@ -123,6 +123,13 @@ _TABLE = (
     Tag("policy/kl_selected_fraction", "Tokens that KL-Cov penalises.", "share", "tokens"),
     Tag("policy/kl_penalty", "KL-Cov's penalty with its coefficient, 0 at tokens not selected.", "nats", "tokens"),
     Tag("policy/ref_kl", "Estimate of KL(new || reference).", "nats", "tokens"),
+    Tag(
+        "policy/kept_fraction",
+        "Loss tokens that entropy mask and rollout correction keep; every other policy, cov and selection tag is over "
+        "these alone.",
+        "share",
+        "tokens",
+    ),
     Tag("policy/grad_norm", "Norm of the gradient before clipping.", "-", "none"),
     Tag("policy/lr", "Learning rate.", "-", "none"),
     # reward: of every judged response, those of groups that filtering then drops included.
@@ -145,6 +152,12 @@ _TABLE = (
     Tag("rollout/mismatch_k1_abs", "Mean of |rollout log_prob - old log_prob|.", "nats", "tokens"),
     Tag("rollout/mismatch_max", "Largest |rollout log_prob - old log_prob|.", "nats", "none"),
     Tag("rollout/mismatch_k3", "Unbiased for KL(rollout || trainer), never below 0.", "nats", "tokens"),
+    Tag(
+        "rollout/importance_weight",
+        "Mean weight of the rollout correction, 1 without one; 0 counts for a token that it leaves out.",
+        "-",
+        "tokens",
+    ),
     Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
     Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),

@@ -11,6 +11,24 @@ from megacov.selection import Selector, get_selector
 
 
 @dataclass(frozen=True)
+class EntropyMask:
+    """keep: "high" or "low" entropy carries the gradient; ratio: share of tokens that count as high."""
+
+    keep: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class RolloutCorrection:
+    """As `megacov.losses.importance_weights`; level: "token", "sequence" or "sequence_mean"."""
+
+    level: str
+    mode: str
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """Functions with their hyperparameters.
 
@@ -18,6 +36,8 @@ class Algorithm:
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
     log_probs: "current" or "old", what the covariance is taken of.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
+    entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
+    denominator: tokens that aggregation divides by, "all" or "kept".
     """
 
     loss: Loss
@@ -32,6 +52,9 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     normalize_std: bool
+    entropy_mask: EntropyMask | None = None
+    rollout_correction: RolloutCorrection | None = None
+    denominator: str = "all"
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:
@@ -47,6 +70,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         ConfigError: a name that no registry knows.
     """
     algorithm, selection = config.algorithm, config.algorithm.selection
+    mask, correction = algorithm.entropy_mask, algorithm.rollout_correction
     step_tokens = config.sequences_per_update * config.rollout.max_response_length
     return Algorithm(
         loss=get_loss(algorithm.loss.name),
@@ -61,4 +85,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
         normalize_std=algorithm.advantages.normalize_std,
+        entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
+        rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
+        denominator=algorithm.denominator,
     )

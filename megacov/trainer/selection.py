@@ -58,27 +58,27 @@ def select_tokens(
         algorithm: selector, its hyperparameters, and the loss whose clipped tokens Clip-Cov leaves alone.
         seed: of the run.
         update: number of this optimizer step in the run.
-        group: dp_cp; None selects among this rank's given tokens alone.
+        group: dp_cp, or cp for one micro-batch alone; None selects among this rank's given tokens.
 
     Returns:
         The selection, micro-batch by micro-batch.
     """
     assert algorithm.select is not None
     joined = torch.cat(list(log_probs))
-    advantages, loss_mask = join(inputs, "advantages"), join(inputs, "loss_mask")
-    cov = covariance(joined, advantages, loss_mask, group=group)
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
+    cov = covariance(joined, advantages, kept, group=group)
     batch = LossBatch(
         log_probs=joined,
         old_log_probs=join(inputs, "old_log_probs"),
-        advantages=advantages,
-        loss_mask=loss_mask,
+        advantages=join(inputs, "policy_advantages"),
+        loss_mask=kept,
         token_weights=join(inputs, "token_weights"),
     )
-    eligible = loss_mask & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
+    eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
     selection_inputs = SelectionInputs(
         cov=cov,
         entropy=join(inputs, "entropy"),
-        loss_mask=loss_mask,
+        loss_mask=kept,
         token_ids=join(inputs, "token_ids"),
         eligible_mask=eligible,
         seed=seed,
@@ -86,16 +86,24 @@ def select_tokens(
         group=group,
     )
     select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
-    candidates = loss_mask if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
+    candidates = kept if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
     mask = select(selection_inputs, **hyperparameters)
     joined_parts = (mask, select.scores(selection_inputs), candidates, joined)
     return Selection(*(split_like(values, inputs) for values in joined_parts))
 
 
 def select_each(
-    inputs: Sequence[TokenInputs], log_probs: Sequence[Tensor], algorithm: Algorithm, *, seed: int, update: int
+    inputs: Sequence[TokenInputs],
+    log_probs: Sequence[Tensor],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    update: int,
+    group: ProcessGroup | None,
 ) -> Selection:
-    """Selection inside each micro-batch on its own, as the paper's code and verl do. No communication.
+    """Selection inside each micro-batch on its own, as the paper's code and verl do.
+
+    Collectives: group: those of `select_tokens`, micro-batch by micro-batch.
 
     Args:
         inputs: of the micro-batches.
@@ -103,12 +111,13 @@ def select_each(
         algorithm: as in `select_tokens`.
         seed: of the run.
         update: number of this optimizer step in the run.
+        group: cp, whose ranks share each micro-batch.
 
     Returns:
         The selection, micro-batch by micro-batch.
     """
     parts = [
-        select_tokens([one], [lp], algorithm, seed=seed, update=update, group=None)
+        select_tokens([one], [lp], algorithm, seed=seed, update=update, group=group)
         for one, lp in zip(inputs, log_probs, strict=True)
     ]
     return concatenate(parts)

@@ -22,11 +22,12 @@ from megacov.parallel.collectives import all_reduce_max
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import from_last_stage
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.composition import compose
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.selection import Selection, concatenate, select_tokens, split_selection
 from megacov.trainer.state import TrainState
 from megacov.trainer.step_metrics import batch_metrics, selection_step_metrics, update_metrics
-from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
+from megacov.trainer.token_inputs import TokenInputs, join, make_token_inputs
 from megacov.trainer.update import Occasion, UpdateOutcome, run_update, select_for_update
 from megacov.types import MicroBatch, RolloutBatch
 
@@ -116,7 +117,7 @@ class PlannedUpdate:
 def plan_updates(
     policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings
 ) -> list[PlannedUpdate]:
-    """Cut a rollout batch into optimizer steps and find the old log-probs and entropy of every token, forward only.
+    """Cut a rollout batch into optimizer steps; find old log-probs and entropy of every token, and what each counts.
 
     All micro-batches of all optimizer steps go through the pipeline in one pass.
 
@@ -153,9 +154,8 @@ def plan_updates(
                 [next(statistics) for _ in micro_batches],
                 None if reference is None else [next(reference) for _ in micro_batches],
                 advantages=advantages,
-                samples=samples,
-                algorithm=algorithm,
             )
+            inputs = compose(inputs, batch, samples, algorithm, policy.groups)
         updates.append(PlannedUpdate(micro_batches, inputs))
     return updates
 
@@ -277,9 +277,9 @@ def _collect_metrics(
             with_covariance=step % settings.log_every == 0,
             with_histogram=with_histogram,
         )
-        metrics |= update_metrics(outcomes, num_tokens=int(batch.loss_mask.sum()), group=group)
+        metrics |= update_metrics(outcomes, join(inputs, "kept"), group=group)
         if selections:
-            metrics |= _metrics_of_last_selection(updates, selections, algorithm, settings, state, group)
+            metrics |= _metrics_of_last_selection(updates, selections, algorithm, settings, state, policy.groups)
     received = from_last_stage((metrics, None if histogram is None else asdict(histogram)), policy.groups)
     return received[0], None if received[1] is None else Histogram(**received[1])
 
@@ -290,11 +290,11 @@ def _metrics_of_last_selection(
     algorithm: Algorithm,
     settings: StepSettings,
     state: TrainState,
-    group: ProcessGroup | None,
+    groups: ParallelGroups,
 ) -> dict[str, float]:
     """Of the last optimizer step, which is the farthest from the old policy; in `rollout_batch` scope, of them all."""
     selection, inputs, update = selections[-1], updates[-1].inputs, state.update + len(updates) - 1
     if algorithm.scope == "rollout_batch":
         selection, inputs = concatenate(selections), [part for planned in updates for part in planned.inputs]
         update = state.update
-    return selection_step_metrics(selection, inputs, algorithm, seed=settings.seed, update=update, group=group)
+    return selection_step_metrics(selection, inputs, algorithm, seed=settings.seed, update=update, groups=groups)

@@ -18,9 +18,10 @@ from megacov.monitor.covariance_metrics import (
     covariance_metrics,
     selection_metrics,
 )
-from megacov.monitor.metrics import entropy_means, mismatch_metrics, policy_means
+from megacov.monitor.metrics import entropy_means, masked_means, mismatch_metrics, policy_means
 from megacov.ops import covariance
 from megacov.parallel.collectives import all_reduce_sum
+from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.selection import Selection, concatenate, select_each
 from megacov.trainer.token_inputs import TokenInputs, join
@@ -48,8 +49,8 @@ def batch_metrics(
 ) -> tuple[Metrics, Histogram | None]:
     """Entropy, mismatch and covariance of the whole rollout batch, under the policy before its first update.
 
-    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `covariance`, then as asked for those of
-    `covariance_metrics` and `covariance_histogram`, in that order.
+    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `masked_means`, `covariance`, then as asked for
+    those of `covariance_metrics` and `covariance_histogram`, in that order.
 
     Args:
         inputs: of all micro-batches of this rank.
@@ -60,10 +61,11 @@ def batch_metrics(
         with_histogram: whether to make the histogram of the covariance.
 
     Returns:
-        `entropy/*`, `rollout/mismatch_*`, `cov/*` and `selection/quadrant_*`, and the histogram or None.
+        `entropy/*`, `rollout/mismatch_*`, `rollout/importance_weight`, `policy/kept_fraction`, `cov/*` and
+        `selection/quadrant_*`; and the histogram or None.
     """
     loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
-    advantages = join(inputs, "advantages")
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
     metrics = entropy_means(
         {"": join(inputs, "entropy"), "_t1": join(inputs, "entropy_t1")},
         join(inputs, "sample_index"),
@@ -72,29 +74,36 @@ def batch_metrics(
         group=group,
     )
     metrics |= mismatch_metrics(old, join(inputs, "rollout_log_probs"), loss_mask, group=group)
-    cov = covariance(old, advantages, loss_mask, group=group)
+    metrics |= masked_means(
+        {
+            "policy/kept_fraction": (kept, loss_mask),
+            "rollout/importance_weight": (join(inputs, "importance"), loss_mask),
+        },
+        group=group,
+    )
+    cov = covariance(old, advantages, kept, group=group)
     if with_covariance:
         metrics |= covariance_metrics(
             cov,
             old,
             advantages,
-            loss_mask,
+            kept,
             join(inputs, "token_ids"),
             group=group,
             selected=torch.cat(concatenate(selections).masks) if selections else None,
         )
-    histogram = covariance_histogram(cov, loss_mask, group=group) if with_histogram else None
+    histogram = covariance_histogram(cov, kept, group=group) if with_histogram else None
     return _floats(metrics), histogram
 
 
-def update_metrics(outcomes: Sequence[UpdateOutcome], *, num_tokens: int, group: ProcessGroup | None) -> Metrics:
+def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: ProcessGroup | None) -> Metrics:
     """Policy metrics over all optimizer steps of a rollout batch.
 
-    Collectives: group: SUM [1] of the loss; those of `policy_means`.
+    Collectives: group: SUM [2] of loss and tokens; those of `policy_means`.
 
     Args:
         outcomes: of the optimizer steps.
-        num_tokens: loss tokens of the rollout batch, over all ranks.
+        kept: [t] bool, the tokens of this rank that took part in them.
         group: dp_cp.
 
     Returns:
@@ -105,7 +114,8 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], *, num_tokens: int, group:
     for output in outputs:
         for name, value in output.metrics.items():
             sums[name] = sums[name] + value
-    loss = all_reduce_sum(torch.stack([output.loss.double() for output in outputs]).sum(), group=group)
+    loss = torch.stack([output.loss.double() for output in outputs]).sum()
+    loss, num_tokens = all_reduce_sum(torch.stack([loss, kept.sum().double()]), group=group)
     metrics = policy_means(sums, num_tokens=num_tokens, group=group)
     metrics["policy/loss"] = loss / len(outcomes)
     results = [outcome.result for outcome in outcomes]
@@ -123,11 +133,11 @@ def selection_step_metrics(
     *,
     seed: int,
     update: int,
-    group: ProcessGroup | None,
+    groups: ParallelGroups,
 ) -> Metrics:
     """Metrics of one selection, and how much of it a selection in each micro-batch would have found.
 
-    Collectives: group: those of `selection_metrics`.
+    Collectives: cp: those of a selection in each micro-batch; dp_cp: those of `selection_metrics`.
 
     Args:
         selection: over its whole scope.
@@ -135,7 +145,7 @@ def selection_step_metrics(
         algorithm: the resolved algorithm.
         seed: of the run.
         update: number of the optimizer step that it was made for.
-        group: dp_cp.
+        groups: of this rank.
 
     Returns:
         `selection/*`; threshold, margin and overlap only of one selection over all ranks.
@@ -143,12 +153,13 @@ def selection_step_metrics(
     assert algorithm.select is not None
     local = None
     if algorithm.scope != "micro_batch":
-        local = torch.cat(select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update).masks)
+        each = select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update, group=groups.cp)
+        local = torch.cat(each.masks)
     is_random = algorithm.select.candidates is not None
     metrics = selection_metrics(
         torch.cat(selection.masks),
-        join(inputs, "loss_mask"),
-        group=group,
+        join(inputs, "kept"),
+        group=groups.dp_cp,
         scores=None if is_random or local is None else torch.cat(selection.scores),
         candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,

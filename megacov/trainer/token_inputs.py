@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megacov.losses.aggregation import token_weights
 from megacov.megatron.forward_step import TokenStatistics
-from megacov.trainer.algorithm import Algorithm
 from megacov.types import MicroBatch, RolloutBatch
 
 
@@ -24,10 +22,13 @@ class TokenInputs:
     old_log_probs, entropy, entropy_t1: of the policy before the first update of the rollout batch.
     rollout_log_probs: the server's.
     advantages: of each token's sample.
-    token_weights: aggregation mode and denominator of the token's optimizer step.
     token_ids, loss_mask: of the micro-batch.
     sample_index: of each token, in the rollout batch.
     ref_log_probs: of the reference policy, or None.
+    kept: bool, the loss tokens that take part in the update.
+    importance: float32, weight of the rollout correction; 1 without one.
+    policy_advantages: advantages times importance, for the policy loss.
+    token_weights: aggregation mode and denominator of the token's optimizer step.
     """
 
     old_log_probs: Tensor
@@ -35,11 +36,14 @@ class TokenInputs:
     entropy_t1: Tensor
     rollout_log_probs: Tensor
     advantages: Tensor
-    token_weights: Tensor
     token_ids: Tensor
     loss_mask: Tensor
     sample_index: Tensor
     ref_log_probs: Tensor | None
+    kept: Tensor
+    importance: Tensor
+    policy_advantages: Tensor
+    token_weights: Tensor
 
 
 def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:
@@ -75,54 +79,42 @@ def make_token_inputs(
     reference: Sequence[Tensor] | None,
     *,
     advantages: Tensor,
-    samples: range,
-    algorithm: Algorithm,
 ) -> list[TokenInputs]:
-    """Join what the rollout knows of each token with what the forward pass found, for one optimizer step.
-
-    Every rank holds the whole rollout batch, so the denominators need no communication.
+    """Join what the rollout knows of each token with what the forward pass found. `compose` says what each counts.
 
     Args:
         batch: the rollout batch.
-        micro_batches: of this rank, in this optimizer step.
+        micro_batches: of this rank, in one optimizer step.
         statistics: of the same micro-batches.
         reference: reference log-probs of the same micro-batches, or None.
         advantages: [n] float32.
-        samples: of the rollout batch that this optimizer step takes, over all ranks.
-        algorithm: aggregation mode and constant.
 
     Returns:
-        One record a micro-batch.
+        One record a micro-batch, in which every loss token takes part and weighs nothing yet.
     """
-    tokens_per_sequence = batch.loss_mask.sum(dim=1)
-    of_step = tokens_per_sequence[samples.start : samples.stop]
     result = []
     for i, (micro_batch, found) in enumerate(zip(micro_batches, statistics, strict=True)):
         assert found.entropy_t1 is not None, "the pass that finds the old log-probs takes both entropies"
         device = found.log_probs.device
         sample_index = micro_batch.sample_ids
-        weights = token_weights(
-            micro_batch.loss_mask,
-            sample_index,
-            mode=algorithm.aggregation,
-            num_tokens=max(1, int(of_step.sum())),
-            num_sequences=max(1, int((of_step > 0).sum())),
-            tokens_per_sequence=tokens_per_sequence,
-            constant_norm=algorithm.constant_norm,
-        )
         positions = micro_batch.token_ids % batch.max_response_length
+        loss_mask = micro_batch.loss_mask.to(device)
+        token_advantages = advantages[sample_index].to(device)
         result.append(
             TokenInputs(
                 old_log_probs=found.log_probs,
                 entropy=found.entropy,
                 entropy_t1=found.entropy_t1,
                 rollout_log_probs=batch.rollout_log_probs[sample_index, positions].to(device),
-                advantages=advantages[sample_index].to(device),
-                token_weights=weights.to(device),
+                advantages=token_advantages,
                 token_ids=micro_batch.token_ids.to(device),
-                loss_mask=micro_batch.loss_mask.to(device),
+                loss_mask=loss_mask,
                 sample_index=sample_index.to(device),
                 ref_log_probs=None if reference is None else reference[i],
+                kept=loss_mask,
+                importance=torch.ones_like(token_advantages),
+                policy_advantages=token_advantages,
+                token_weights=torch.zeros_like(token_advantages),
             )
         )
     return result

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megacov.losses.terms import add_terms
 from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer.algorithm import Algorithm
-from megacov.trainer.selection import Selection, concatenate, select_each, select_tokens
+from megacov.trainer.selection import Selection, concatenate, select_tokens
 from megacov.trainer.token_inputs import TokenInputs
 from megacov.types import LossBatch, LossOutput, MicroBatch
 
@@ -78,9 +79,12 @@ def make_token_loss(
     algorithm: Algorithm,
     occasion: Occasion,
     chosen: list[Selection],
+    *,
+    cp_group: ProcessGroup | None,
 ) -> Callable[[int, Tensor, Tensor], LossOutput]:
     """The loss of one micro-batch, as the forward-backward pass calls it.
 
+    Collectives of what is returned: in `micro_batch` scope, cp_group: those of `select_tokens`.
     Gradient: to log_probs, and to entropy where there is an entropy bonus.
 
     Args:
@@ -91,6 +95,7 @@ def make_token_loss(
             the ratio is exactly 1: those of another pass differ by rounding, of which the gradient of |d| keeps the
             sign.
         chosen: receives the selection of each micro-batch in `micro_batch` scope.
+        cp_group: ranks that share each micro-batch.
 
     Returns:
         (index, log_probs [t], entropy [t]) -> loss and metrics.
@@ -102,13 +107,15 @@ def make_token_loss(
         selected = None if masks is None else masks[index]
         if local:
             source = part.old_log_probs if algorithm.log_probs == "old" else log_probs.detach()
-            chosen.append(select_each([part], [source], algorithm, seed=occasion.seed, update=occasion.update))
+            chosen.append(
+                select_tokens([part], [source], algorithm, seed=occasion.seed, update=occasion.update, group=cp_group)
+            )
             selected = chosen[-1].masks[0]
         batch = LossBatch(
             log_probs=log_probs,
             old_log_probs=log_probs.detach() if occasion.is_first else part.old_log_probs,
-            advantages=part.advantages,
-            loss_mask=part.loss_mask,
+            advantages=part.policy_advantages,
+            loss_mask=part.kept,
             token_weights=part.token_weights,
             selected=selected,
             entropy=entropy,
@@ -155,6 +162,7 @@ def run_update(
         algorithm,
         occasion,
         chosen,
+        cp_group=policy.groups.cp,
     )
     result = policy.update(micro_batches, token_loss, entropy_grad=algorithm.entropy_coef != 0)
     return UpdateOutcome(result, concatenate(chosen) if chosen else selection)

@@ -53,7 +53,7 @@ def _poisoned() -> str:
     with laid_out_policy(1, 1) as policy:
         updates = plan_updates(policy, batch, GRPO, _settings(policy))
         part = updates[0].inputs[0]
-        updates[0].inputs[0] = replace(part, advantages=torch.full_like(part.advantages, 1e38) * 10)
+        updates[0].inputs[0] = replace(part, policy_advantages=torch.full_like(part.advantages, 1e38) * 10)
         before = [weight.clone() for _, weight in policy.hf_weights()]
         with pytest.raises(NumericsError, match="the update was not applied"):
             run_updates(policy, updates, GRPO, seed=0, first_update=0, clock=PhaseClock())
