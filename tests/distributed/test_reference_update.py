@@ -14,8 +14,8 @@ from tests.support.policies import (
     KL_COV_WITH_TERMS,
     TINY_POLICY,
     laid_out_policy,
+    make_qwen2,
     make_rollout_batch,
-    make_tied_policy,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
@@ -42,7 +42,7 @@ def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int,
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {"untied": TINY_POLICY, "tied": make_tied_policy(tmp_path_factory.mktemp("tied"))}
+    return {"untied": TINY_POLICY, "tied": make_qwen2(tmp_path_factory.mktemp("tied"))}
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))

@@ -144,8 +144,8 @@ def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
     )
 
 
-def make_tied_policy(folder: Path) -> Path:
-    """A random model of the same family that shares its embedding with its output layer."""
+def make_qwen2(folder: Path, *, num_layers: int = 2, tied: bool = True) -> Path:
+    """A random model of the same family, whose embedding may also be its output layer."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -153,12 +153,12 @@ def make_tied_policy(folder: Path) -> Path:
         vocab_size=16,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=64,
         rope_theta=5e4,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():

@@ -1,0 +1,71 @@
+"""Every layout selects the same tokens and makes the same update: a covering part of `benchmarks.layout_invariance`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import combinations
+
+import pytest
+
+from benchmarks.layout_invariance import TOLERANCE, all_layouts
+from tests.support.layout_cases import ALGORITHMS, ALL, ONE_SEQUENCE, SOME, Difference, Layout, run_layouts
+
+LAYOUTS = [
+    Layout(tokens=ONE_SEQUENCE),
+    Layout(tokens=SOME, packed=True, recompute="full"),
+    Layout(tensor=2, sequence=True, tokens=SOME, packed=True),
+    Layout(tensor=2, tokens=ALL, tied=True),
+    Layout(pipeline=2, tokens=ONE_SEQUENCE, packed=True, tied=True),
+    Layout(pipeline=2, virtual=2, tokens=SOME, recompute="full"),
+    Layout(context=2, tokens=ALL, packed=True, recompute="selective"),
+    Layout(data=2, tokens=SOME, packed=True),
+    Layout(tensor=4, sequence=True, tokens=ONE_SEQUENCE),
+    Layout(data=4, tokens=SOME, packed=True),
+    Layout(tensor=2, sequence=True, pipeline=2, virtual=2, tokens=ALL, packed=True, tied=True),
+    Layout(tensor=2, sequence=True, context=2, tokens=SOME, packed=True, recompute="full"),
+    Layout(tensor=2, sequence=True, data=2, tokens=ALL),
+    Layout(pipeline=2, virtual=2, context=2, tokens=SOME),
+    Layout(pipeline=2, virtual=2, data=2, tokens=ONE_SEQUENCE, packed=True),
+    Layout(context=2, data=2, tokens=ONE_SEQUENCE, packed=True, tied=True),
+]
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[str, Difference]]:
+    return run_layouts(LAYOUTS, tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_every_layout_makes_the_same_update(differences, layout: Layout, name: str) -> None:
+    difference = differences[layout][name]
+    # Otherwise the selection below would be luck.
+    assert not difference.is_near_tied
+    assert difference.selected > 10
+    assert difference.mismatches == 0
+    assert difference.worst < TOLERANCE, difference.relative
+
+
+@pytest.mark.dist
+def test_some_of_them_have_a_rank_without_a_loss_token(differences) -> None:
+    assert differences[Layout(data=4, tokens=SOME, packed=True)]["kl_cov"].fewest_tokens == 0
+
+
+def test_every_pair_of_features_shares_a_layout() -> None:
+    """Of what fits in four ranks together."""
+
+    def features(layout: Layout) -> set[str]:
+        names = ("tensor", "sequence", "pipeline", "virtual", "context", "data")
+        found = {name for name in names if int(getattr(layout, name)) > 1 or getattr(layout, name) is True}
+        return found | {"packed" if layout.packed else "padded", f"tokens {layout.tokens}"}
+
+    def pairs(layouts: list[Layout]) -> dict[tuple[str, str], list[Layout]]:
+        found = defaultdict(list)
+        for layout in layouts:
+            for pair in combinations(sorted(features(layout)), 2):
+                found[pair].append(layout)
+        return found
+
+    missing = pairs(list(all_layouts())).keys() - pairs(LAYOUTS).keys()
+    assert missing == set()

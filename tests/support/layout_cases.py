@@ -1,0 +1,269 @@
+"""One rollout batch trained on in any parallel layout, and how far the result is from that of one rank.
+
+Used by the tests (a covering subset) and by `benchmarks.layout_invariance` (the whole grid).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megacov.megatron.policy import Policy
+from megacov.monitor.covariance_metrics import covariance_metrics
+from megacov.ops import covariance
+from megacov.selection import selection_margin
+from megacov.trainer.algorithm import Algorithm, EntropyMask
+from megacov.trainer.step import PhaseClock, PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.token_inputs import join
+from megacov.trainer.update import UpdateOutcome
+from megacov.types import RolloutBatch
+from tests.support.policies import (
+    CLIP_COV,
+    FLOAT32,
+    GRPO,
+    KL_COV_WITH_TERMS,
+    laid_out_policy,
+    make_qwen2,
+    step_settings,
+)
+from tests.support.run_ranks import run_cases
+
+NUM_UPDATES = 3
+ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
+ALGORITHMS = {
+    "kl_cov": KL_COV_WITH_TERMS,
+    "clip_cov": replace(CLIP_COV, aggregation="sequence_mean_token_mean"),
+    "high_entropy": replace(GRPO, entropy_mask=EntropyMask("high", 0.2)),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How training is laid over ranks and micro-batches. `tokens` are those of a micro-batch, at most."""
+
+    tensor: int = 1
+    sequence: bool = False
+    pipeline: int = 1
+    virtual: int = 1
+    context: int = 1
+    data: int = 1
+    tokens: int = ALL
+    packed: bool = False
+    recompute: str = "none"
+    tied: bool = False
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks it takes."""
+        return self.tensor * self.pipeline * self.context * self.data
+
+    def __str__(self) -> str:
+        """Short, with what is 1 left out."""
+        sizes = {"TP": self.tensor, "PP": self.pipeline, "VPP": self.virtual, "CP": self.context, "DP": self.data}
+        parts = [f"{name}{size}" for name, size in sizes.items() if size > 1]
+        if self.sequence:
+            parts.insert(1, "SP")
+        micro_batches = {ONE_SEQUENCE: "one sequence", SOME: f"{SOME} tokens", ALL: "all"}[self.tokens]
+        extras = [name for name in ("tied", "recompute") if getattr(self, name) not in (False, "none")]
+        return ", ".join([" ".join(parts) or "1 rank", micro_batches, "packed" if self.packed else "padded", *extras])
+
+
+def make_batch() -> RolloutBatch:
+    """Ragged samples: one repeats another (ties), one has no loss token, one is empty, one has a long prompt.
+
+    12 samples in 3 updates over 4 data-parallel ranks: each rank has one sample a step, so that the ranks of the empty
+    and of the masked sample have no token.
+    """
+    generator = torch.Generator().manual_seed(11)
+    prompts = torch.randint(2, 7, (12,), generator=generator)
+    responses = torch.randint(3, 25, (12,), generator=generator)
+    prompts[2], responses[3], responses[9] = 20, 0, 1
+    tokens = torch.randint(4, 14, (12, 44), generator=generator)
+    prompts[5], responses[5], tokens[5] = prompts[4], responses[4], tokens[4]
+    tokens[torch.arange(44) >= (prompts + responses)[:, None]] = 0
+    loss_mask = torch.arange(24) < responses[:, None]
+    loss_mask[6] = False
+    return RolloutBatch(
+        tokens=tokens,
+        prompt_lengths=prompts,
+        response_lengths=responses,
+        loss_mask=loss_mask,
+        rollout_log_probs=-torch.rand(12, 24, generator=generator),
+        group_ids=torch.arange(12) // 4,
+        rewards=torch.tensor([1.0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0]),
+        max_response_length=24,
+    )
+
+
+def make_models(folder: Path) -> None:
+    """Four layers, so that two pipeline ranks can hold two virtual stages each."""
+    for name in ("tied", "untied"):
+        make_qwen2(folder / name, num_layers=4, tied=name == "tied")
+
+
+def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
+    """The updates of the batch by each algorithm, from the same weights. Returns what this rank knows of the result."""
+    model = replace(
+        FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, recompute=layout.recompute
+    )
+    results = {}
+    for name, algorithm in ALGORITHMS.items():
+        with laid_out_policy(
+            layout.tensor,
+            layout.pipeline,
+            context=layout.context,
+            model=model,
+            path=Path(folder, "tied" if layout.tied else "untied"),
+            with_reference=True,
+        ) as policy:
+            results[name] = _train(policy, algorithm, layout)
+    return results
+
+
+def _train(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
+    settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
+    updates = plan_updates(policy, make_batch(), algorithm, settings)
+    outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+    result = {
+        "weights": dict(policy.hf_weights()),
+        "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
+    }
+    if policy.groups.is_last_stage:
+        found = _of_tokens(updates, outcomes, algorithm, policy.groups.dp_cp)
+        if policy.groups.tp_rank == 0:
+            result |= found
+    return result
+
+
+def _of_tokens(
+    updates: Sequence[PlannedUpdate], outcomes: Sequence[UpdateOutcome], algorithm: Algorithm, group: Any
+) -> dict[str, Any]:
+    log_probs: dict[int, float] = {}
+    selected: set[int] = set()
+    margins = []
+    for planned, outcome in zip(updates, outcomes, strict=True):
+        ids, loss_mask = join(planned.inputs, "token_ids"), join(planned.inputs, "loss_mask")
+        if outcome.selection is None:  # the entropy mask is all there is
+            masks, scores, found = (join(planned.inputs, name) for name in ("kept", "entropy", "old_log_probs"))
+        else:
+            chosen = outcome.selection
+            masks, scores, found = map(torch.cat, (chosen.masks, chosen.scores, chosen.log_probs))
+        selected |= set(ids[masks].tolist())
+        log_probs |= dict(zip(ids.tolist(), found.tolist(), strict=True))
+        by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
+        margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)
+    inputs = [part for planned in updates for part in planned.inputs]
+    old, advantages, loss_mask = (join(inputs, name) for name in ("old_log_probs", "advantages", "loss_mask"))
+    cov = covariance(old, advantages, loss_mask, group=group)
+    statistics = covariance_metrics(cov, old, advantages, loss_mask, join(inputs, "token_ids"), group=group)
+    return {
+        "log_probs": log_probs,
+        "selected": selected,
+        "margin": min(margins),
+        "statistics": [float(value) for value in statistics.values()],
+        "losses": [sum(float(output.loss) for output in outcome.result.outputs) for outcome in outcomes],
+        "loss_tokens": [int(join(planned.inputs, "loss_mask").sum()) for planned in updates],
+    }
+
+
+def _to_band_edge(cov: Tensor, algorithm: Algorithm) -> float:
+    """How near a token is to becoming, or no longer being, one that Clip-Cov draws from."""
+    edges = [algorithm.selection_hyperparameters[name] for name in ("lower", "upper")]
+    return min((float((cov - edge).abs().min()) for edge in edges if len(cov)), default=math.inf)
+
+
+def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the ranks know together."""
+    told = [result for result in by_rank if "selected" in result]
+    return {
+        "log_probs": {token: value for result in told for token, value in result["log_probs"].items()},
+        "selected": set().union(*(result["selected"] for result in told)),
+        "losses": [sum(values) for values in zip(*(result["losses"] for result in told), strict=True)],
+        "loss_tokens": [result["loss_tokens"] for result in told],
+        "margin": min(result["margin"] for result in told),
+        "statistics": told[0]["statistics"],
+        "grad_norms": by_rank[0]["grad_norms"],
+        "weights": by_rank[0]["weights"],
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one algorithm in one layout differs from one rank.
+
+    selected: tokens; mismatches: those that one of the two selected alone.
+    relative: largest difference over largest value, of losses, gradient norms, covariance statistics, and each weight.
+    log_prob_noise: largest absolute difference of a log-prob, nats.
+    margin: from the line of the selection to the nearest token that it divides, the smaller of both.
+    fewest_tokens: loss tokens of the rank that had fewest in an update.
+    """
+
+    selected: int
+    mismatches: int
+    relative: dict[str, float]
+    log_prob_noise: float
+    margin: float
+    fewest_tokens: int
+
+    @property
+    def worst(self) -> float:
+        """The largest relative difference."""
+        return max(self.relative.values())
+
+    @property
+    def is_near_tied(self) -> bool:
+        """Whether noise could have changed the selection; a covariance moves by up to twice the log-prob here."""
+        return self.margin <= 4 * self.log_prob_noise
+
+
+def _relative(found: Sequence[float], expected: Sequence[float]) -> float:
+    scale = max(abs(value) for value in expected)
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / scale
+
+
+def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
+    """Two merged results of one algorithm."""
+    assert found["log_probs"].keys() == expected["log_probs"].keys(), "a token is missing or too many"
+    assert found["weights"].keys() == expected["weights"].keys()
+    weights = [
+        float((found["weights"][name] - weight).abs().max() / weight.abs().max())
+        for name, weight in expected["weights"].items()
+    ]
+    noise = [abs(found["log_probs"][token] - value) for token, value in expected["log_probs"].items()]
+    return Difference(
+        selected=len(found["selected"]),
+        mismatches=len(found["selected"] ^ expected["selected"]),
+        relative={
+            **{name: _relative(found[name], expected[name]) for name in ("losses", "grad_norms", "statistics")},
+            "weights": max(weights),
+        },
+        log_prob_noise=max(noise),
+        margin=min(found["margin"], expected["margin"]),
+        fewest_tokens=min(min(counts) for counts in found["loss_tokens"]),
+    )
+
+
+def run_layouts(layouts: Sequence[Layout], folder: Path) -> dict[Layout, dict[str, Difference]]:
+    """Train in every layout, one world of ranks for each number of them, and compare by algorithm with one rank.
+
+    One rank holds everything in one padded micro-batch; a tied model is compared with a tied one.
+    """
+    make_models(folder)
+    references = [Layout(), Layout(tied=True)]
+    results = {}
+    for num_ranks in sorted({1, *(layout.num_ranks for layout in layouts)}):
+        own = [layout for layout in layouts if layout.num_ranks == num_ranks]
+        cases = [*(references if num_ranks == 1 else []), *(layout for layout in own if layout not in references)]
+        outcomes = run_cases(train, [(layout, str(folder)) for layout in cases], world_size=num_ranks)
+        for layout, by_rank in zip(cases, outcomes, strict=True):
+            results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in ALGORITHMS}
+    return {
+        layout: {name: compare(results[layout][name], results[references[layout.tied]][name]) for name in ALGORITHMS}
+        for layout in layouts
+    }
