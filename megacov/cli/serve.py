@@ -28,6 +28,9 @@ def serve(
     num_threads: Annotated[int, typer.Option(min=1, help="Threads of one torch operation.")] = 1,
     random_seed: Annotated[int, typer.Option(help="Seed of the sampled tokens.")] = 0,
     max_running_requests: Annotated[int, typer.Option(min=1, help="Completions that are generated at a time.")] = 512,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="One request at a time: equal seeds give equal bits, slowly.")
+    ] = False,
     parent_pid: Annotated[int | None, typer.Option(help="Parent process; the server ends when it is gone.")] = None,
 ) -> None:
     """Serve a model on the CPU, speaking SGLang's HTTP contract, until SIGTERM or Ctrl-C.
@@ -41,6 +44,7 @@ def serve(
         num_threads: threads of one torch operation.
         random_seed: of the sampled tokens.
         max_running_requests: completions that are generated at a time.
+        deterministic: run one request at a time, so that equal seeds give equal bits.
         parent_pid: the process that started this one, if the server must not outlive it.
     """
     from megacov.launch.process import die_with_parent
@@ -58,6 +62,7 @@ def serve(
             max_running_requests=max_running_requests,
             random_seed=random_seed,
             num_threads=num_threads,
+            enable_deterministic_inference=deterministic,
         )
         run_server(model.resolve(), listener, settings, port_file=port_file)
     # Nothing is left to do, and the interpreter would take seconds to take torch apart.

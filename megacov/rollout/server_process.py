@@ -42,6 +42,7 @@ class EmbeddedServer:
         num_threads: int = 1,
         random_seed: int = 0,
         max_running_requests: int = 512,
+        deterministic: bool = False,
         start_timeout_s: float = 120.0,
     ) -> None:
         """Note what to start.
@@ -55,6 +56,7 @@ class EmbeddedServer:
             num_threads: threads of one torch operation.
             random_seed: of the sampled tokens.
             max_running_requests: completions that are generated at a time.
+            deterministic: one request at a time, so that equal seeds give equal bits.
             start_timeout_s: seconds from entering the context until the server must generate.
         """
         self._options = {
@@ -66,6 +68,7 @@ class EmbeddedServer:
             "max-running-requests": max_running_requests,
             "parent-pid": os.getpid(),
         }
+        self._switches = ["--deterministic"] if deterministic else []
         self._model_path = model_path
         self._log_path = log_path
         self._port_file = log_path.with_suffix(".port")
@@ -134,6 +137,7 @@ class EmbeddedServer:
         command = [sys.executable, "-m", "megacov", "serve", str(self._model_path), "--port-file", str(self._port_file)]
         for name, value in self._options.items():
             command += [f"--{name}", str(value)]
+        command += self._switches
         environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
         environment["OMP_NUM_THREADS"] = str(self._num_threads)
         with self._log_path.open("wb") as log:

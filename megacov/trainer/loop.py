@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from megacov.config import RunConfig
@@ -47,8 +49,19 @@ def train_rank(config: RunConfig, place: RankEnvironment) -> None:
         leave_job()
 
 
+def _be_deterministic() -> None:
+    """The same bits from the same inputs, where torch and NCCL can. Before anything touches a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("NCCL_ALGO", "Ring")
+    os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")
+    # A warning instead of an error: torch knows some operations only as "not known to be deterministic".
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit) -> None:
     parallel = config.parallel
+    if config.run.deterministic:
+        _be_deterministic()
     join_job(
         backend=parallel.backend,
         timeout_s=parallel.timeout_s,

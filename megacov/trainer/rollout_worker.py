@@ -139,7 +139,8 @@ class RolloutWorker:
                 _one_by_one(stream),
                 rollout.prompts_per_step,
                 expected_version=str(state.weight_version),
-                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
+                # An SGLang server takes seeds only where it runs with --enable-deterministic-inference.
+                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" or run.deterministic else None,
                 on_group=self._on_group,
             )
         )
@@ -165,6 +166,7 @@ class RolloutWorker:
             num_threads=rollout.num_threads,
             random_seed=self._config.run.seed,
             max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
+            deterministic=self._config.run.deterministic,
             start_timeout_s=rollout.start_timeout_s,
         )
         self._stack.callback(server.stop)

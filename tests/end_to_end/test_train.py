@@ -41,6 +41,13 @@ LAYOUTS = {
     "data2": ("parallel.data=2",),
     "micro_batch_scope": ("algorithm.selection.scope=micro_batch",),
     "rollout_batch_scope": ("parallel.data=2", "algorithm.selection.scope=rollout_batch", "rollout.temperature=0.9"),
+    "context2_packed": ("parallel.context=2", "batch.packed=true", "model.recompute=full"),
+    "tensor2_sequence": ("parallel.tensor=2", "parallel.sequence=true", "batch.packed=true"),
+    "high_entropy": (
+        "parallel.data=2",
+        "algorithm.entropy_mask.keep=high",
+        "algorithm.rollout_correction={level: token, mode: truncate}",
+    ),
     "filtered": (
         "rollout.filter_groups=true",
         "rewards.verifier=tests.support.verifiers:length",
@@ -73,6 +80,20 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     samples = [json.loads(line) for line in (folder / "samples" / "step_000002.jsonl").read_text().splitlines()]
     assert len(samples) == 8
     assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)
+
+
+@pytest.mark.dist
+def test_a_deterministic_run_repeats_itself_bit_by_bit(tmp_path: Path) -> None:
+    runs = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        overrides = (f"run.directory={folder}", "run.deterministic=true", "parallel.data=2", "run.steps=2")
+        ended = run("train", KL_COV, *overrides, *SMALL, log=tmp_path / f"{name}.log")
+        assert ended.code == 0, ended.output
+        scalars = {tag: values for tag, values in _scalars(folder).items() if not tag.startswith("perf/")}
+        samples = (folder / "samples" / "step_000002.jsonl").read_text()
+        runs.append((scalars, samples, (folder / "weights" / "v2" / "model.safetensors").read_bytes()))
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.dist

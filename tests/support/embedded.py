@@ -23,7 +23,9 @@ from megacov.rollout.embedded.service import Service
 from megacov.rollout.embedded.thread import EngineThread
 
 
-def make_engine(served: ServedModel, *, max_running_sequences: int = 512, random_seed: int = 0) -> Engine:
+def make_engine(
+    served: ServedModel, *, max_running_sequences: int = 512, random_seed: int = 0, deterministic: bool = False
+) -> Engine:
     """An engine for the model."""
     return Engine(
         served.model,
@@ -31,6 +33,7 @@ def make_engine(served: ServedModel, *, max_running_sequences: int = 512, random
         model_path=served.folder,
         max_running_sequences=max_running_sequences,
         random_seed=random_seed,
+        deterministic=deterministic,
     )
 
 

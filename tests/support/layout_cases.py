@@ -35,6 +35,7 @@ from tests.support.policies import (
 from tests.support.run_ranks import run_cases
 
 NUM_UPDATES = 3
+SECONDS_PER_LAYOUT = 20  # at most, on two busy cores; about 3 are usual
 ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
 ALGORITHMS = {
     "kl_cov": KL_COV_WITH_TERMS,
@@ -260,7 +261,8 @@ def run_layouts(layouts: Sequence[Layout], folder: Path) -> dict[Layout, dict[st
     for num_ranks in sorted({1, *(layout.num_ranks for layout in layouts)}):
         own = [layout for layout in layouts if layout.num_ranks == num_ranks]
         cases = [*(references if num_ranks == 1 else []), *(layout for layout in own if layout not in references)]
-        outcomes = run_cases(train, [(layout, str(folder)) for layout in cases], world_size=num_ranks)
+        work = [(layout, str(folder)) for layout in cases]
+        outcomes = run_cases(train, work, world_size=num_ranks, deadline_s=60 + SECONDS_PER_LAYOUT * len(work))
         for layout, by_rank in zip(cases, outcomes, strict=True):
             results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in ALGORITHMS}
     return {

@@ -45,13 +45,16 @@ def run_ranks(function: Callable[..., Any], *args: Any, world_size: int) -> list
     return run_cases(function, [args], world_size=world_size)[0]
 
 
-def run_cases(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, world_size: int) -> list[list[Any]]:
+def run_cases(
+    function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *, world_size: int, deadline_s: float = DEADLINE_S
+) -> list[list[Any]]:
     """Call function(*case) for case after case on every rank of one new world, which pays for its start only once.
 
     Args:
         function: at the top level of an importable module; finds its rank and groups through torch.distributed.
         cases: positional arguments of one call each, picklable, the same for every rank.
         world_size: number of ranks.
+        deadline_s: seconds for all cases together.
 
     Returns:
         results[case][rank].
@@ -66,8 +69,8 @@ def run_cases(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]], *,
         try:
             for process in processes:
                 process.start()
-            _wait(processes)
-            _raise_first_error(processes, root)
+            _wait(processes, deadline_s)
+            _raise_first_error(processes, root, deadline_s)
         finally:
             for process in processes:
                 if process.is_alive():
@@ -104,9 +107,9 @@ def _run_rank(rank: int, world_size: int, root: Path) -> None:
         raise SystemExit(1) from None
 
 
-def _wait(processes: Sequence[BaseProcess]) -> None:
+def _wait(processes: Sequence[BaseProcess], deadline_s: float) -> None:
     """Until all have ended well, one has failed, or the deadline has passed."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     running = list(processes)
     while running and time.monotonic() < deadline and all(process.exitcode in (None, 0) for process in processes):
         sentinels = [process.sentinel for process in running]
@@ -114,7 +117,7 @@ def _wait(processes: Sequence[BaseProcess]) -> None:
         running = [process for process in running if process.is_alive()]
 
 
-def _raise_first_error(processes: Sequence[BaseProcess], root: Path) -> None:
+def _raise_first_error(processes: Sequence[BaseProcess], root: Path, deadline_s: float) -> None:
     for rank, process in enumerate(processes):
         if process.exitcode is not None and process.exitcode < 0:
             raise AssertionError(f"rank {rank} was killed by signal {-process.exitcode}")
@@ -123,6 +126,6 @@ def _raise_first_error(processes: Sequence[BaseProcess], root: Path) -> None:
         raise AssertionError(errors[0].read_text())
     for rank, process in enumerate(processes):
         if process.exitcode is None:
-            raise AssertionError(f"rank {rank} had not ended after {DEADLINE_S} s")
+            raise AssertionError(f"rank {rank} had not ended after {deadline_s:g} s")
         if process.exitcode != 0:
             raise AssertionError(f"rank {rank} ended with exit code {process.exitcode}")

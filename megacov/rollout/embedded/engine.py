@@ -52,6 +52,7 @@ class Engine:
         model_path: Path,
         max_running_sequences: int,
         random_seed: int,
+        deterministic: bool = False,
     ) -> None:
         """Set up an idle engine.
 
@@ -61,12 +62,15 @@ class Engine:
             model_path: the folder the weights came from.
             max_running_sequences: completions that may hold keys and values at a time.
             random_seed: of the one stream of random numbers for requests without a seed of their own.
+            deterministic: run one request at a time, so that rounding does not depend on what else is running. A
+                request with a seed then has the same tokens and log-probs, bit by bit, whenever it comes.
         """
         self.weight_version = "default"
         self.model_path = model_path
         self.max_running_sequences = max_running_sequences
         self._model = model
         self._decode = decode
+        self._deterministic = deterministic
         self._random = random.Random(random_seed)
         self._requests: dict[str, EngineRequest] = {}
         self._waiting: deque[Generation] = deque()
@@ -83,7 +87,8 @@ class Engine:
     @property
     def is_collecting(self) -> bool:
         """Whether requests wait and nothing runs, so that waiting a little longer makes a larger first batch."""
-        return self._paused is None and self._running is None and 0 < len(self._waiting) < self.max_running_sequences
+        is_idle = self._paused is None and self._running is None and not self._deterministic
+        return is_idle and 0 < len(self._waiting) < self.max_running_sequences
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. While an update waits for its turn, the request goes behind it.
@@ -172,6 +177,8 @@ class Engine:
             self._apply_updates()
 
     def _take_waiting(self) -> list[Generation]:
+        if self._deterministic:
+            return self._take_next_request()
         room = self.max_running_sequences - (len(self._running.generations) if self._running else 0)
         taken: list[Generation] = []
         num_rows = width = 0
@@ -181,6 +188,12 @@ class Engine:
             width = max(width, len(generation.request.prompt_ids) + len(generation.output_ids))
             if taken and num_rows * width > _MAX_PREFILL_TOKENS:
                 break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _take_next_request(self) -> list[Generation]:
+        taken: list[Generation] = []
+        while self._running is None and self._waiting and (not taken or taken[0].request is self._waiting[0].request):
             taken.append(self._waiting.popleft())
         return taken
 

@@ -35,6 +35,7 @@ class ServerSettings:
     max_running_requests: int
     random_seed: int
     num_threads: int
+    enable_deterministic_inference: bool = False
 
 
 def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, *, port_file: Path | None) -> None:
@@ -66,6 +67,7 @@ async def _serve(
         model_path=served.folder,
         max_running_sequences=settings.max_running_requests,
         random_seed=settings.random_seed,
+        deterministic=settings.enable_deterministic_inference,
     )
 
     def on_death() -> None:

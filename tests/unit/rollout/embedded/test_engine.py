@@ -188,3 +188,15 @@ def test_an_update_lets_waiting_requests_pass_when_all_are_aborted(driver, other
     assert outcomes[0][0]
     assert kinds(running) == kinds(after) == {"abort"}
     assert versions(after) == [["default"], ["default"]]
+
+
+def test_a_deterministic_engine_gives_the_same_bits_in_any_company(served):
+    def outputs(*before: list[int]):
+        driver = EngineDriver(make_engine(served, deterministic=True))
+        for prompt in before:
+            submit(driver, prompt, n=3, sampling_seed=9)
+        request = submit(driver, temperature=0.8)
+        driver.finish()
+        return [(generation.output_ids, generation.log_probs) for generation in request.generations]
+
+    assert outputs() == outputs([9, 8, 7, 6, 5, 4, 3, 2], [11]) == outputs([3] * 30)
