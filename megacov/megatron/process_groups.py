@@ -131,15 +131,28 @@ def lay_out_ranks(
     )
 
 
-def leave_layout() -> None:
-    """Forget the arrangement of the ranks, so that the same job can be laid out anew."""
+def leave_layout(groups: ParallelGroups) -> None:
+    """Forget the arrangement of the ranks and its groups, so that the same job can be laid out anew.
+
+    Collectives: control: a barrier, since a rank that goes first would take the connections from those still talking.
+
+    Args:
+        groups: from `lay_out_ranks`; not to be used afterwards.
+    """
     from megatron.core import parallel_state
 
+    dist.barrier(group=groups.control)
+    # Megatron forgets its groups without closing them; each holds threads and sockets. Its list begins with a None.
+    created = [group for group in parallel_state._global_process_group_list if group is not None]
     parallel_state.destroy_model_parallel()
+    for group in (*created, groups.control):
+        dist.destroy_process_group(group)
 
 
 def leave_job() -> None:
     """Leave the job. Safe to call on a process that never joined."""
+    from megatron.core import parallel_state
+
     if dist.is_initialized():
-        leave_layout()
+        parallel_state.destroy_model_parallel()
         dist.destroy_process_group()

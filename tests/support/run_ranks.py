@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import os
 import pickle
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -65,7 +67,8 @@ def run_cases(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "work").write_bytes(pickle.dumps((function, list(cases))))
-        processes = [_context.Process(target=_run_rank, args=(rank, world_size, root)) for rank in range(world_size)]
+        places = [(rank, world_size, root, os.getpid()) for rank in range(world_size)]
+        processes = [_context.Process(target=_run_rank, args=place) for place in places]
         try:
             for process in processes:
                 process.start()
@@ -80,7 +83,18 @@ def run_cases(
     return [list(results) for results in zip(*by_rank, strict=True)]
 
 
-def _run_rank(rank: int, world_size: int, root: Path) -> None:
+def _end_with(pid: int) -> None:
+    """A rank's parent is the fork server; when the test process is gone, nobody else would end the rank."""
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
+def _run_rank(rank: int, world_size: int, root: Path, test_pid: int) -> None:
+    threading.Thread(target=_end_with, args=(test_pid,), daemon=True).start()
     torch.set_num_threads(1)
     where = "before the first case"
     try:
