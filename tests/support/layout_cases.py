@@ -58,6 +58,12 @@ class Layout:
     packed: bool = False
     recompute: str = "none"
     tied: bool = False
+    dtype: str = "float32"
+
+    @property
+    def reference(self) -> Layout:
+        """One rank that holds everything in one padded micro-batch."""
+        return Layout(tied=self.tied, dtype=self.dtype)
 
     @property
     def num_ranks(self) -> int:
@@ -72,6 +78,7 @@ class Layout:
             parts.insert(1, "SP")
         micro_batches = {ONE_SEQUENCE: "one sequence", SOME: f"{SOME} tokens", ALL: "all"}[self.tokens]
         extras = [name for name in ("tied", "recompute") if getattr(self, name) not in (False, "none")]
+        extras += ["bfloat16"] if self.dtype == "bfloat16" else []
         return ", ".join([" ".join(parts) or "1 rank", micro_batches, "packed" if self.packed else "padded", *extras])
 
 
@@ -111,7 +118,11 @@ def make_models(folder: Path) -> None:
 def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
     """The updates of the batch by each algorithm, from the same weights. Returns what this rank knows of the result."""
     model = replace(
-        FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, recompute=layout.recompute
+        FLOAT32,
+        dtype=layout.dtype,
+        virtual_pipeline=layout.virtual,
+        sequence_parallel=layout.sequence,
+        recompute=layout.recompute,
     )
     results = {}
     for name, algorithm in ALGORITHMS.items():
@@ -251,12 +262,9 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
 
 
 def run_layouts(layouts: Sequence[Layout], folder: Path) -> dict[Layout, dict[str, Difference]]:
-    """Train in every layout, one world of ranks for each number of them, and compare by algorithm with one rank.
-
-    One rank holds everything in one padded micro-batch; a tied model is compared with a tied one.
-    """
+    """Train in every layout, one world of ranks for each number of them, and compare by algorithm with one rank."""
     make_models(folder)
-    references = [Layout(), Layout(tied=True)]
+    references = {layout.reference: None for layout in layouts}  # a set that keeps its order
     results = {}
     for num_ranks in sorted({1, *(layout.num_ranks for layout in layouts)}):
         own = [layout for layout in layouts if layout.num_ranks == num_ranks]
@@ -266,6 +274,6 @@ def run_layouts(layouts: Sequence[Layout], folder: Path) -> dict[Layout, dict[st
         for layout, by_rank in zip(cases, outcomes, strict=True):
             results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in ALGORITHMS}
     return {
-        layout: {name: compare(results[layout][name], results[references[layout.tied]][name]) for name in ALGORITHMS}
+        layout: {name: compare(results[layout][name], results[layout.reference][name]) for name in ALGORITHMS}
         for layout in layouts
     }
