@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from megacov.errors import NumericsError
 from megacov.megatron.policy import Policy
 from megacov.trainer.step import PhaseClock, StepSettings, plan_updates, run_updates
 from megacov.trainer.token_inputs import join
 from tests.support.policies import ADAM, FLOAT32, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
+from tests.support.reference import covariance, top_k_ids
 from tests.support.run_ranks import run_cases
 
 
@@ -45,6 +47,46 @@ def _count_forwards(name: str) -> dict:
         "selected": int(sum(mask.sum() for mask in masks)),
         "tokens": int(sum(join(planned.inputs, "loss_mask").sum() for planned in updates)),
     }
+
+
+def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
+    """By update, of each micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
+    algorithm = replace(KL_COV, scope=scope, selection_hyperparameters={"ratio": 0.2})
+    with laid_out_policy(1, 1) as policy:
+        updates = plan_updates(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
+        outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+    return [
+        [
+            (log_probs, part.advantages, part.loss_mask, part.token_ids, mask)
+            for part, log_probs, mask in zip(
+                planned.inputs, outcome.selection.log_probs, outcome.selection.masks, strict=True
+            )
+        ]
+        for planned, outcome in zip(updates, outcomes, strict=True)
+    ]
+
+
+@pytest.mark.dist
+def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
+    """Straight from the paper's code: cov over the scope, then the max(1, int(ratio * N)) largest in it."""
+
+    def check(parts: list[tuple[Tensor, ...]]) -> None:
+        log_probs, advantages, loss_mask, token_ids, selected = map(torch.cat, zip(*parts, strict=True))
+        # Repeated samples tie; rounding makes ties of what differs by noise.
+        cov = covariance(log_probs, advantages, loss_mask).round(decimals=5).tolist()
+        number = max(1, int(0.2 * int(loss_mask.sum())))
+        expected = top_k_ids(list(zip(cov, loss_mask.tolist(), token_ids.tolist(), strict=True)), number)
+        assert set(token_ids[selected].tolist()) == expected
+
+    scopes = ("mini_batch", "micro_batch")
+    whole, local = (ranks[0] for ranks in run_cases(_selected_in_scope, [(scope,) for scope in scopes], world_size=1))
+    for parts in whole:
+        check(parts)
+    # Where all samples have one advantage, every covariance is 0 up to rounding.
+    differing = [part for parts in local for part in parts if len(part[1][part[2]].unique()) > 1]
+    assert len(differing) >= 3
+    for part in differing:
+        check([part])
 
 
 def _poisoned() -> str:

@@ -28,7 +28,8 @@ from tests.support.policies import (
     FLOAT32,
     GRPO,
     KL_COV_WITH_TERMS,
-    laid_out_policy,
+    laid_out_ranks,
+    make_policy,
     make_qwen2,
     step_settings,
 )
@@ -124,18 +125,12 @@ def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
         sequence_parallel=layout.sequence,
         recompute=layout.recompute,
     )
-    results = {}
-    for name, algorithm in ALGORITHMS.items():
-        with laid_out_policy(
-            layout.tensor,
-            layout.pipeline,
-            context=layout.context,
-            model=model,
-            path=Path(folder, "tied" if layout.tied else "untied"),
-            with_reference=True,
-        ) as policy:
-            results[name] = _train(policy, algorithm, layout)
-    return results
+    path, sizes = Path(folder, "tied" if layout.tied else "untied"), (layout.tensor, layout.pipeline)
+    with laid_out_ranks(*sizes, context=layout.context, virtual_pipeline=layout.virtual) as groups:
+        return {
+            name: _train(make_policy(groups, path=path, model=model, with_reference=True), algorithm, layout)
+            for name, algorithm in ALGORITHMS.items()
+        }
 
 
 def _train(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from megacov.megatron.model import ModelSettings, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout
+from megacov.parallel.groups import ParallelGroups
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.step import StepSettings
@@ -73,32 +75,44 @@ CLIP_COV = replace(
 
 
 @contextmanager
-def laid_out_policy(
-    tensor: int = 1,
-    pipeline: int = 1,
-    *,
-    context: int = 1,
-    model: ModelSettings = FLOAT32,
-    path: Path = TINY_POLICY,
-    adam: AdamSettings = ADAM,
-    with_reference: bool = False,
-) -> Iterator[Policy]:
-    """The policy on the ranks of an initialised job; the layout is forgotten afterwards."""
+def laid_out_ranks(
+    tensor: int = 1, pipeline: int = 1, *, context: int = 1, virtual_pipeline: int = 1
+) -> Iterator[ParallelGroups]:
+    """The ranks of an initialised job in a layout, which is forgotten afterwards."""
     # An earlier policy is a web of cycles that keeps its groups, and with each of them threads, until it is collected.
     gc.collect()
     groups = lay_out_ranks(
         tensor=tensor,
         pipeline=pipeline,
-        virtual_pipeline=model.virtual_pipeline,
+        virtual_pipeline=virtual_pipeline,
         context=context,
         timeout_s=60,
         control_timeout_s=60,
         seed=1,
     )
-    shape = read_model_shape(path)
-    yield build_policy(path, shape, groups, model, adam, temperature=TEMPERATURE, with_reference=with_reference)
+    yield groups
     # Not where a rank has failed: it ends at once, and says why.
     leave_layout(groups)
+
+
+def make_policy(
+    groups: ParallelGroups,
+    *,
+    path: Path = TINY_POLICY,
+    model: ModelSettings = FLOAT32,
+    adam: AdamSettings = ADAM,
+    with_reference: bool = False,
+) -> Policy:
+    """The policy of a folder in a layout."""
+    shape = read_model_shape(path)
+    return build_policy(path, shape, groups, model, adam, temperature=TEMPERATURE, with_reference=with_reference)
+
+
+@contextmanager
+def laid_out_policy(tensor: int = 1, pipeline: int = 1, **options: Any) -> Iterator[Policy]:
+    """Both at once; the options are those of `make_policy`."""
+    with laid_out_ranks(tensor, pipeline) as groups:
+        yield make_policy(groups, **options)
 
 
 def step_settings(
