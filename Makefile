@@ -13,7 +13,7 @@ CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
-TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --durations=5 -m "not slow"
+TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist loadfile --durations=5 -m "not slow"
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
