@@ -10,8 +10,8 @@ from importlib.metadata import version
 from megacov.errors import ConfigError
 
 SUPPORTED = ((0, 16), (0, 19))
-# 0.19 warns in every rank that GPTModel gets no new features (its heir does not exist in 0.16), and that it lays out the
-# optimizer's buffers by itself, as earlier versions do in silence.
+# 0.19 warns in every rank that GPTModel gets no new features (its heir does not exist in 0.16), and that it lays out
+# the buffers of the optimizer by itself, as earlier versions do in silence.
 _ADVISERS = ("megatron.core.models.gpt.gpt_model", "megatron.core.distributed.distributed_data_parallel")
 
 
