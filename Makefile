@@ -13,7 +13,7 @@ CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
-TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist loadfile --durations=5 -m "not slow"
+TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --durations=5 -m "not slow"
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -60,7 +60,7 @@ test-newest:  ## the Megatron tests with the newest megatron-core, where there i
 	echo "skipped: neither $(PYTHON_NEWEST) nor pyenv has Python 3.12; name one: make test-newest PYTHON_NEWEST=PATH"
 
 run-test-newest: $(STAMP_NEWEST)
-	$(TEST_NEWEST) tests/unit/megatron tests/distributed
+	$(TEST_NEWEST) --dist loadfile tests/unit/megatron tests/distributed
 	$(TEST_NEWEST) tests/end_to_end/test_train.py -k trains
 
 # Each name is pinned by the first line that has it: constraints-newest.txt holds only what differs.
