@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+# The newest Megatron-Core asks for a newer Python; what it is tested with lives apart from .venv.
+PYTHON_NEWEST ?= python3.12
+VENV_NEWEST := .venv-newest
+BIN_NEWEST := $(VENV_NEWEST)/bin
+STAMP_NEWEST := $(VENV_NEWEST)/.installed
 CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
+TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --durations=5 -m "not slow"
+PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-long check quickstart clean
+.PHONY: help env lint format test test-long test-newest run-test-newest check quickstart clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +50,32 @@ test: env  ## all quick tests that need no GPU
 test-long: env  ## all tests that can run here
 	$(TEST)
 
+# A python3.12 on the PATH may be pyenv's, which fails unless that version is selected: so it is run, then pyenv is asked.
+test-newest:  ## the Megatron tests with the newest megatron-core, where there is a Python 3.12; not part of check
+	@for python in $(PYTHON_NEWEST) "$$(pyenv prefix "$$(pyenv latest 3.12 2>/dev/null)" 2>/dev/null)/bin/python"; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then \
+			exec $(MAKE) --no-print-directory run-test-newest PYTHON_NEWEST="$$python"; \
+		fi; \
+	done; \
+	echo "skipped: neither $(PYTHON_NEWEST) nor pyenv has Python 3.12; name one: make test-newest PYTHON_NEWEST=PATH"
+
+run-test-newest: $(STAMP_NEWEST)
+	$(TEST_NEWEST) --dist loadfile tests/unit/megatron tests/distributed
+	$(TEST_NEWEST) tests/end_to_end/test_train.py -k trains
+
+# Each name is pinned by the first line that has it: constraints-newest.txt holds only what differs.
+$(STAMP_NEWEST): pyproject.toml constraints.txt constraints-newest.txt
+	@echo "installing into $(VENV_NEWEST), some minutes and 5 GB the first time: torch comes with CUDA"
+	@$(BIN_NEWEST)/python -m pip --version >/dev/null 2>&1 || $(PYTHON_NEWEST) -m venv --clear $(VENV_NEWEST)
+	@awk -F '==' '!seen[$$1]++' constraints-newest.txt constraints.txt >$(VENV_NEWEST)/constraints.txt
+	@$(PIP_NEWEST) --constraint $(VENV_NEWEST)/constraints.txt --editable '.[dev]'
+	@touch $@
+
 check: lint test  ## everything that must be green before a commit
 
 quickstart: env  ## train a tiny policy with GRPO, Clip-Cov and KL-Cov and compare them
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.sum_pairs.quickstart
 
-clean:  ## remove caches and .venv; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove caches, .venv and .venv-newest; runs/ stays
+	rm -rf $(VENV) $(VENV_NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from importlib.metadata import version
 
 from megacov.errors import ConfigError
 
 SUPPORTED = ((0, 16), (0, 19))
+# 0.19 warns in every rank that GPTModel gets no new features (its heir does not exist in 0.16), and that it lays out
+# the buffers of the optimizer by itself, as earlier versions do in silence.
+_ADVISERS = ("megatron.core.models.gpt.gpt_model", "megatron.core.distributed.distributed_data_parallel")
 
 
 def megatron_version() -> tuple[int, int]:
@@ -45,6 +49,8 @@ def quiet_import() -> None:
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
+    for name in _ADVISERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     megatron_version()
     import megatron.core.models.gpt
     import megatron.core.optimizer  # noqa: F401

@@ -156,19 +156,20 @@ def _model(cp_size: int) -> Iterator[torch.nn.Module]:
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.models.gpt import GPTModel
 
-    from megacov.megatron.model import layer_spec, read_model_shape, transformer_config
+    from megacov.megatron.model import ModelSettings, layer_spec, read_model_shape, transformer_config
+    from megacov.parallel.groups import ParallelGroups
     from tests.support.policies import TINY_POLICY
 
     parallel_state.initialize_model_parallel(context_parallel_size=cp_size, create_gloo_process_groups=False)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     torch.manual_seed(0)
     shape = replace(read_model_shape(TINY_POLICY), num_key_value_heads=2)
-    config = transformer_config(shape, tensor=1, pipeline=1, dtype=torch.float32)
-    config.context_parallel_size = cp_size
+    settings = ModelSettings(dtype="float32", vocab_divisible_by=1)
+    config = transformer_config(shape, settings, ParallelGroups(cp=parallel_state.get_context_parallel_group()))
     try:
         yield GPTModel(
             config,
-            layer_spec(config, transformer_engine=False),
+            layer_spec(config, transformer_engine=False, virtual_stage=None),
             vocab_size=16,
             max_sequence_length=64,
             position_embedding_type="rope",

@@ -26,12 +26,16 @@ def _scalars(folder: Path) -> dict[str, list[float]]:
 
 # What every KL-Cov run writes; tags that only some runs have are tested where they are computed.
 ALWAYS = {
-    tag for tag in TAGS if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf") and TAGS[tag].kind == "scalar"
+    tag
+    for tag in TAGS
+    if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf")
+    and TAGS[tag].kind == "scalar"
+    and tag != "perf/selection_s"
 } | {
     *(f"cov/{name}" for name in ("mean", "std", "top_0.2pct", "top_50pct", "quadrant_pos_adv_high_lp")),
     *(f"selection/{name}" for name in ("count", "effective_ratio", "quadrant_pos_adv_high_lp")),
     *(f"policy/{name}" for name in ("loss", "k1", "k3", "ratio", "kl_penalty", "grad_norm", "lr")),
-} - {"perf/selection_s"}
+}
 SELECTED_GLOBALLY = {f"selection/{name}" for name in ("threshold", "margin", "overlap_micro_batch")} | {
     "perf/selection_s"
 }
