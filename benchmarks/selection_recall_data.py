@@ -62,7 +62,7 @@ def chunks(sequences: Sequence[int], size: int) -> list[list[int]]:
 
 
 def layout(batch: Batch, dp_size: int, micro_batch_size: int) -> list[list[int]]:
-    """The micro-batches of all ranks, as megacov deals them: tokens balanced, sequences of similar length together."""
+    """The micro-batches of all ranks, tokens balanced over ranks, sequences of similar length together."""
     ranks = balance(batch.lengths.tolist(), num_parts=dp_size)
     return [part for mine in ranks for part in chunks(mine, micro_batch_size)]
 

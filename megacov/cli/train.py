@@ -27,8 +27,9 @@ def train(
     """Train a policy. Starts its own ranks where torchrun or srun has not."""
     run_config = load_config(config, overrides or [])
     place = rank_from_environment()
-    if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
+    if place is None:
         _check_files(run_config)
+    if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         for warning in config_warnings(run_config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
     if place is None:
@@ -42,7 +43,7 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment) -> None:
         die_with_parent(int(os.environ[PARENT_PID_VARIABLE]))
     if place.world_size != config.world_size:
         raise ConfigError(
-            f"{place.world_size} ranks were started, and parallel.tensor x pipeline x data is {config.world_size}: "
+            f"{place.world_size} ranks were started, and parallel.tensor x pipeline x context x data is {config.world_size}: "
             "start that many, or change the layout."
         )
     from megacov.trainer.loop import train_rank

@@ -44,8 +44,8 @@ def micro_batch_scope_depends_on_the_layout(config: RunConfig) -> str | None:
     if config.algorithm.selection.scope != "micro_batch":
         return None
     return (
-        "algorithm.selection.scope is micro_batch: the selected tokens change with parallel.data and "
-        "batch.micro_batch_tokens; use it to compare with other code, and mini_batch otherwise."
+        "algorithm.selection.scope is micro_batch: the selected tokens change with parallel.data, "
+        "batch.micro_batch_tokens and batch.packed; use it to compare with other code, and mini_batch otherwise."
     )
 
 

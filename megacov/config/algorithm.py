@@ -221,6 +221,11 @@ class AlgorithmSection(Section):
 
     @model_validator(mode="after")
     def _denominator_has_a_reader(self) -> AlgorithmSection:
+        if self.denominator == "kept" and self.aggregation == "sequence_sum_constant_norm":
+            raise ValueError(
+                "denominator is kept and aggregation is sequence_sum_constant_norm, which divides by a constant: set "
+                "denominator to all."
+            )
         masks_rollouts = self.rollout_correction.level != "none" and self.rollout_correction.mode == "mask"
         if self.denominator == "kept" and self.entropy_mask.keep == "all" and not masks_rollouts:
             raise ValueError(

@@ -88,6 +88,13 @@ def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
     selection = config.algorithm.selection
     if selection.name not in ("kl_cov", "clip_cov") or selection.scope != "micro_batch":
         return None
+    if config.sequences_per_update < 2 * config.parallel.data:
+        return (
+            f"algorithm.selection.scope is micro_batch, and parallel.data={config.parallel.data} ranks share "
+            f"{config.sequences_per_update} sequences of an optimizer step: all tokens of one sequence share one "
+            "advantage, so every covariance would be 0; lower parallel.data or set "
+            "algorithm.selection.scope=mini_batch."
+        )
     longest = config.data.max_prompt_length + config.rollout.max_response_length
     if config.batch.micro_batch_tokens >= 2 * longest:
         return None
@@ -117,6 +124,16 @@ def sequence_parallelism_has_tensor_parallelism(config: RunConfig) -> str | None
     return "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor or set parallel.sequence=false."
 
 
+def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str | None:
+    """A seed in a request of n completions gives n equal completions on an SGLang server."""
+    if not config.run.deterministic or config.rollout.engine == "embedded":
+        return None
+    return (
+        f"run.deterministic is true and rollout.engine is {config.rollout.engine}: only the embedded server gives the "
+        "same samples again; set run.deterministic=false or rollout.engine=embedded."
+    )
+
+
 RULES: tuple[Rule, ...] = (
     ratio_is_a_fraction,
     loss_and_selection_fit,
@@ -126,6 +143,7 @@ RULES: tuple[Rule, ...] = (
     micro_batch_scope_has_two_sequences,
     virtual_stages_have_a_pipeline,
     sequence_parallelism_has_tensor_parallelism,
+    repeatable_samples_come_from_the_embedded_server,
 )
 
 

@@ -114,6 +114,29 @@ def read_model_shape(path: str | Path) -> ModelShape:
     )
 
 
+def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeline: int) -> None:
+    """Whether the model can be split over tensor- and pipeline-parallel ranks.
+
+    Args:
+        shape: sizes of the model.
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size.
+        virtual_pipeline: runs of layers on each pipeline rank.
+
+    Raises:
+        ConfigError: heads, layers or feed-forward size cannot be split that way.
+    """
+    check_model(
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        num_layers=shape.num_layers,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        tensor=tensor,
+        pipeline=pipeline,
+        virtual_pipeline=virtual_pipeline,
+    )
+
+
 def padded_vocab_size(vocab_size: int, *, divisible_by: int, tp_size: int) -> int:
     """Vocabulary size with padding rows, so that every tensor-parallel rank holds the same number of whole rows.
 
@@ -253,6 +276,8 @@ def build_model(
 ) -> list[DistributedDataParallel]:
     """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are not yet the policy's.
 
+    `check_split` says beforehand whether it can be split that way.
+
     Args:
         shape: sizes of the model.
         settings: how it runs.
@@ -261,19 +286,7 @@ def build_model(
 
     Returns:
         The virtual stages of this rank, one or more, each in Megatron's DistributedDataParallel.
-
-    Raises:
-        ConfigError: heads, layers or feed-forward size cannot be split that way.
     """
-    check_model(
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
-        num_layers=shape.num_layers,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        tensor=groups.tp_size,
-        pipeline=groups.pp_size,
-        virtual_pipeline=settings.virtual_pipeline,
-    )
     config = transformer_config(shape, settings, groups)
     stages = range(settings.virtual_pipeline) if settings.virtual_pipeline > 1 else (None,)
     vocab_size = padded_vocab_size(shape.vocab_size, divisible_by=settings.vocab_divisible_by, tp_size=groups.tp_size)

@@ -170,8 +170,8 @@ def build_policy(
         The policy.
 
     Raises:
-        ConfigError: the model cannot be split that way.
-        DataError: the weights do not fit the sizes.
+        ConfigError: Transformer Engine is asked for and missing.
+        DataError: weights that cannot be read.
     """
     transformer_engine = use_transformer_engine(settings.transformer_engine, group=groups.control)
     chunks = build_model(shape, settings, groups, transformer_engine=transformer_engine)

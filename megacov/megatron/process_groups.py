@@ -134,6 +134,8 @@ def lay_out_ranks(
 def leave_layout(groups: ParallelGroups) -> None:
     """Forget the arrangement of the ranks and its groups, so that the same job can be laid out anew.
 
+    A run never does so; tests and benchmarks go through many layouts in one job.
+
     Collectives: control: a barrier, since a rank that goes first would take the connections from those still talking.
 
     Args:

@@ -73,7 +73,7 @@ _TABLE = (
     ),
     Tag(
         "selection/overlap_micro_batch",
-        "Selected tokens that a selection per micro-batch and rank would also have picked, over selected tokens.",
+        "Selected tokens that a selection in each micro-batch alone would also have picked, over selected tokens.",
         "share",
         "tokens",
     ),

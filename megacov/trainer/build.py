@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
-from megacov.megatron.model import ModelSettings, ModelShape, read_model_shape
+from megacov.megatron.model import ModelSettings, ModelShape, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
@@ -128,7 +128,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
 
 
 def _check_model_folder(config: RunConfig) -> None:
-    check_hf_weights(config.model.path, read_model_shape(config.model.path))
+    shape, parallel = read_model_shape(config.model.path), config.parallel
+    check_split(shape, tensor=parallel.tensor, pipeline=parallel.pipeline, virtual_pipeline=parallel.virtual_pipeline)
+    check_hf_weights(config.model.path, shape)
 
 
 def _make_progress(config: RunConfig) -> ProgressReport:

@@ -2,7 +2,8 @@
 
 The order is fixed, and a stage sees the tokens that the one before left: entropy mask -> rollout correction -> policy
 loss -> covariance action. A token that is left out takes no part in covariance or selection either, and keeps its place
-in the denominator unless `algorithm.denominator` says "kept".
+in the denominator unless `algorithm.denominator` says "kept". One thing is whole whatever was left out: the ratio of a
+sequence, which is over all its loss tokens.
 Runs on the last pipeline stage. Shape legend: n samples of the rollout batch, t response tokens of one micro-batch.
 """
 

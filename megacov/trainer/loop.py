@@ -51,9 +51,7 @@ def train_rank(config: RunConfig, place: RankEnvironment) -> None:
 
 def _be_deterministic() -> None:
     """The same bits from the same inputs, where torch and NCCL can. Before anything touches a GPU."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("NCCL_ALGO", "Ring")
-    os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")
+    os.environ |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "Ring", "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
     # A warning instead of an error: torch knows some operations only as "not known to be deterministic".
     torch.use_deterministic_algorithms(True, warn_only=True)
 

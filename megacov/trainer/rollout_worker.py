@@ -139,8 +139,8 @@ class RolloutWorker:
                 _one_by_one(stream),
                 rollout.prompts_per_step,
                 expected_version=str(state.weight_version),
-                # An SGLang server takes seeds only where it runs with --enable-deterministic-inference.
-                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" or run.deterministic else None,
+                # SGLang gives all copies of a request with a seed the same tokens.
+                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
                 on_group=self._on_group,
             )
         )

@@ -93,7 +93,8 @@ class StepSettings:
     layout: of the sequences in a forward pass, on this rank.
     count_multiple: of the number of micro-batches of an optimizer step.
     seed: of the run.
-    log_every: steps between two computations of the covariance's tails, which take five selections.
+    log_every: steps between two computations of the covariance's tails, which take five selections, and of the overlap
+        with a selection per micro-batch, which takes one each.
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
     """
 
@@ -293,8 +294,11 @@ def _metrics_of_last_selection(
     groups: ParallelGroups,
 ) -> dict[str, float]:
     """Of the last optimizer step, which is the farthest from the old policy; in `rollout_batch` scope, of them all."""
+    with_overlap = (state.step + 1) % settings.log_every == 0
     selection, inputs, update = selections[-1], updates[-1].inputs, state.update + len(updates) - 1
     if algorithm.scope == "rollout_batch":
         selection, inputs = concatenate(selections), [part for planned in updates for part in planned.inputs]
         update = state.update
-    return selection_step_metrics(selection, inputs, algorithm, seed=settings.seed, update=update, groups=groups)
+    return selection_step_metrics(
+        selection, inputs, algorithm, seed=settings.seed, update=update, groups=groups, with_overlap=with_overlap
+    )

@@ -134,6 +134,7 @@ def selection_step_metrics(
     seed: int,
     update: int,
     groups: ParallelGroups,
+    with_overlap: bool,
 ) -> Metrics:
     """Metrics of one selection, and how much of it a selection in each micro-batch would have found.
 
@@ -146,13 +147,15 @@ def selection_step_metrics(
         seed: of the run.
         update: number of the optimizer step that it was made for.
         groups: of this rank.
+        with_overlap: whether to select in each micro-batch too.
 
     Returns:
         `selection/*`; threshold, margin and overlap only of one selection over all ranks.
     """
     assert algorithm.select is not None
     local = None
-    if algorithm.scope != "micro_batch":
+    is_global = algorithm.scope != "micro_batch"
+    if is_global and with_overlap:
         each = select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update, group=groups.cp)
         local = torch.cat(each.masks)
     is_random = algorithm.select.candidates is not None
@@ -160,7 +163,7 @@ def selection_step_metrics(
         torch.cat(selection.masks),
         join(inputs, "kept"),
         group=groups.dp_cp,
-        scores=None if is_random or local is None else torch.cat(selection.scores),
+        scores=torch.cat(selection.scores) if is_global and not is_random else None,
         candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,
     )

@@ -50,27 +50,32 @@ def test_every_layout_makes_the_same_update(differences, layout: Layout, name: s
 
 
 # Rounding of bfloat16 is 4e-3 of a value; a gradient here is a sum of few tokens, whose parts nearly cancel.
-BFLOAT16_TOLERANCE = 0.05
-BFLOAT16 = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
+BFLOAT16_TOLERANCES = {"losses": 0.02, "grad_norms": 0.1, "statistics": 0.01, "weights": 2e-3}
+ONE_DEVICE = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
+TWO_RANKS = [
+    Layout(tensor=2, sequence=True, tokens=SOME, packed=True, dtype="bfloat16"),
+    Layout(context=2, tokens=SOME, packed=True, dtype="bfloat16"),
+]
 
 
-def _check_bfloat16(folder: Path) -> None:
-    for layout, by_algorithm in run_layouts(BFLOAT16, folder).items():
+def _check_bfloat16(layouts: list[Layout], folder: Path) -> None:
+    for layout, by_algorithm in run_layouts(layouts, folder).items():
         for name, difference in by_algorithm.items():
-            assert difference.worst < BFLOAT16_TOLERANCE, (str(layout), name, difference.relative)
-            # Only tokens that rounding leaves in doubt may change sides.
-            assert difference.mismatches == 0 or difference.is_near_tied, (str(layout), name, difference)
+            for quantity, tolerance in BFLOAT16_TOLERANCES.items():
+                assert difference.relative[quantity] < tolerance, (str(layout), name, difference.relative)
+            # Tokens that rounding leaves in doubt may change sides: one goes out for one that comes in.
+            assert difference.mismatches <= 0.15 * 2 * difference.selected, (str(layout), name, difference)
 
 
 @pytest.mark.dist
 def test_bfloat16_differs_by_its_rounding(tmp_path: Path) -> None:
-    _check_bfloat16(tmp_path)
+    _check_bfloat16(ONE_DEVICE + TWO_RANKS, tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bfloat16_with_flash_attention_on_one_device(tmp_path: Path) -> None:
-    _check_bfloat16(tmp_path)
+    _check_bfloat16(ONE_DEVICE, tmp_path)
 
 
 @pytest.mark.dist

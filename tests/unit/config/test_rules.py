@@ -76,6 +76,22 @@ BROKEN = {
         {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 3}},
         "scope is micro_batch and batch.micro_batch_tokens is 3, .* set algorithm.selection.scope=mini_batch",
     ),
+    "micro_batch_scope_has_two_sequences (ranks)": (
+        {
+            "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
+            "batch": {"micro_batch_tokens": 20480, "updates_per_rollout": 4},
+            "rollout": {"prompts_per_step": 2, "samples_per_prompt": 4},
+            "parallel": {"data": 2},
+        },
+        "parallel.data=2 ranks share 2 sequences of an optimizer step.* lower parallel.data",
+    ),
+    "repeatable_samples_come_from_the_embedded_server": (
+        {
+            "run": {"deterministic": True},
+            "rollout": {"engine": "sglang", "addresses": ["http://127.0.0.1:1"]},
+        },
+        "run.deterministic is true and rollout.engine is sglang: .* or rollout.engine=embedded",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
