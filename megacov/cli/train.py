@@ -43,8 +43,8 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment) -> None:
         die_with_parent(int(os.environ[PARENT_PID_VARIABLE]))
     if place.world_size != config.world_size:
         raise ConfigError(
-            f"{place.world_size} ranks were started, and parallel.tensor x pipeline x context x data is {config.world_size}: "
-            "start that many, or change the layout."
+            f"{place.world_size} ranks were started, and parallel.tensor x pipeline x context x data is "
+            f"{config.world_size}: start that many, or change the layout."
         )
     from megacov.trainer.loop import train_rank
 

@@ -22,7 +22,8 @@ from megacov.megatron.forward_step import (
     forward_backward,
     forward_only,
 )
-from megacov.megatron.model import DTYPES, ModelSettings, ModelShape, build_model, use_transformer_engine
+from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine
+from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
 from megacov.megatron.weights import gather_hf_weights, load_hf_weights
 from megacov.parallel.groups import ParallelGroups

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megacov.megatron.hf_folder import HfFolder
-from megacov.megatron.model import ModelShape
+from megacov.megatron.model_shape import ModelShape
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
 

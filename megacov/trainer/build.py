@@ -9,7 +9,8 @@ from pathlib import Path
 
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
-from megacov.megatron.model import ModelSettings, ModelShape, check_split, read_model_shape
+from megacov.megatron.model import ModelSettings
+from megacov.megatron.model_shape import ModelShape, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights

@@ -156,7 +156,8 @@ def _model(cp_size: int) -> Iterator[torch.nn.Module]:
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.models.gpt import GPTModel
 
-    from megacov.megatron.model import ModelSettings, layer_spec, read_model_shape, transformer_config
+    from megacov.megatron.model import ModelSettings, layer_spec, transformer_config
+    from megacov.megatron.model_shape import read_model_shape
     from megacov.parallel.groups import ParallelGroups
     from tests.support.policies import TINY_POLICY
 

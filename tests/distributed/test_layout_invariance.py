@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +11,21 @@ import pytest
 import torch
 
 from benchmarks.layout_invariance import TOLERANCE, all_layouts
-from tests.support.layout_cases import ALGORITHMS, ALL, ONE_SEQUENCE, SOME, Difference, Layout, run_layouts
+from tests.support.layout_cases import (
+    ALGORITHMS,
+    ALL,
+    ONE_SEQUENCE,
+    SOME,
+    Difference,
+    Layout,
+    compare,
+    make_models,
+    merge,
+    run_layouts,
+    train_one,
+)
+from tests.support.policies import KL_COV, laid_out_ranks, make_policy
+from tests.support.run_ranks import run_cases
 
 LAYOUTS = [
     Layout(tokens=ONE_SEQUENCE),
@@ -47,6 +62,24 @@ def test_every_layout_makes_the_same_update(differences, layout: Layout, name: s
     assert difference.selected > 10
     assert difference.mismatches == 0
     assert difference.worst < TOLERANCE, difference.relative
+
+
+def _select_in_each_micro_batch(context: int, folder: str) -> dict:
+    with laid_out_ranks(context=context) as groups:
+        policy = make_policy(groups, path=Path(folder, "untied"))
+        return train_one(policy, replace(KL_COV, scope="micro_batch"), Layout(context=context))
+
+
+@pytest.mark.dist
+def test_ranks_that_share_a_micro_batch_select_in_it_together(tmp_path: Path) -> None:
+    make_models(tmp_path)
+    alone, shared = (
+        merge(run_cases(_select_in_each_micro_batch, [(size, str(tmp_path))], world_size=size)[0]) for size in (1, 2)
+    )
+    difference = compare(shared, alone)
+    assert difference.selected > 10
+    assert difference.mismatches == 0
+    assert difference.worst < TOLERANCE
 
 
 # Rounding of bfloat16 is 4e-3 of a value; a gradient here is a sum of few tokens, whose parts nearly cancel.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from megacov.trainer.step import PhaseClock, plan_updates, run_updates
+from megacov.trainer.clock import PhaseClock
+from megacov.trainer.step import plan_updates, run_updates
 from tests.support import reference_update
 from tests.support.policies import (
     GRPO,

@@ -17,9 +17,10 @@ from torch import Tensor
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import covariance_metrics
 from megacov.ops import covariance
-from megacov.selection import selection_margin
+from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
-from megacov.trainer.step import PhaseClock, PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.clock import PhaseClock
+from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
 from megacov.trainer.token_inputs import join
 from megacov.trainer.update import UpdateOutcome
 from megacov.types import RolloutBatch
@@ -134,12 +135,13 @@ def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
     path, sizes = Path(folder, "tied" if layout.tied else "untied"), (layout.tensor, layout.pipeline)
     with laid_out_ranks(*sizes, context=layout.context, virtual_pipeline=layout.virtual) as groups:
         return {
-            name: _train(make_policy(groups, path=path, model=model, with_reference=True), algorithm, layout)
+            name: train_one(make_policy(groups, path=path, model=model, with_reference=True), algorithm, layout)
             for name, algorithm in ALGORITHMS.items()
         }
 
 
-def _train(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
+def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
+    """The updates of the batch by one algorithm. Returns what this rank knows of the result."""
     settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
     updates = plan_updates(policy, make_batch(), algorithm, settings)
     outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
@@ -162,12 +164,14 @@ def _of_tokens(
     margins = []
     for planned, outcome in zip(updates, outcomes, strict=True):
         ids, loss_mask = join(planned.inputs, "token_ids"), join(planned.inputs, "loss_mask")
-        if outcome.selection is None:  # the entropy mask is all there is
-            masks, scores, found = (join(planned.inputs, name) for name in ("kept", "entropy", "old_log_probs"))
+        if outcome.selection is None:  # the entropy mask, and what the correction leaves of it
+            kept, scores, found = (join(planned.inputs, name) for name in ("kept", "entropy", "old_log_probs"))
+            masks = select_high_entropy(scores, loss_mask, ids, ratio=0.2, group=group)
+            selected |= set(ids[kept].tolist())
         else:
             chosen = outcome.selection
             masks, scores, found = map(torch.cat, (chosen.masks, chosen.scores, chosen.log_probs))
-        selected |= set(ids[masks].tolist())
+            selected |= set(ids[masks].tolist())
         log_probs |= dict(zip(ids.tolist(), found.tolist(), strict=True))
         by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
         margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)

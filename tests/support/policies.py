@@ -13,7 +13,8 @@ import torch
 
 from megacov.data.micro_batch import SequenceLayout
 from megacov.losses import get_loss
-from megacov.megatron.model import ModelSettings, read_model_shape
+from megacov.megatron.model import ModelSettings
+from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout

@@ -87,7 +87,7 @@ BROKEN = {
     ),
     "repeatable_samples_come_from_the_embedded_server": (
         {
-            "run": {"deterministic": True},
+            "run": {"name": "x", "steps": 5, "deterministic": True},
             "rollout": {"engine": "sglang", "addresses": ["http://127.0.0.1:1"]},
         },
         "run.deterministic is true and rollout.engine is sglang: .* or rollout.engine=embedded",

@@ -1,0 +1,60 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from torch.distributed import ProcessGroup
+
+from megacov.parallel.collectives import all_reduce_max
+from megacov.parallel.groups import ParallelGroups
+from megacov.types import RolloutBatch
+
+
+class PhaseClock:
+    """Wall-clock seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        """Start the step."""
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+    def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
+        """Seconds and throughput of this rank, and the largest memory of all ranks.
+
+        Collectives: control: MAX [] float64.
+
+        Args:
+            batch: of the step.
+            groups: of this rank.
+
+        Returns:
+            `perf/*`.
+        """
+        step_s = time.perf_counter() - self.started
+        tokens_per_s = int((batch.prompt_lengths + batch.response_lengths).sum()) / step_s
+        on_gpu = torch.cuda.is_available()
+        used = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
+        return {
+            **{f"perf/{name}_s": seconds for name, seconds in self.seconds.items()},
+            "perf/step_s": step_s,
+            "perf/tokens_per_s": tokens_per_s,
+            "perf/tokens_per_s_per_rank": tokens_per_s / groups.world_size,
+            "perf/memory_bytes": _largest(used, group=groups.control),
+        }
+
+
+def _largest(value: float, *, group: ProcessGroup | None) -> float:
+    return float(all_reduce_max(torch.tensor(value, dtype=torch.float64), group=group))
