@@ -117,23 +117,19 @@ def test_tokenizer_with_more_tokens_than_the_model(tmp_path: Path) -> None:
     _assert_one_sentence(ended, code=3, words="17 tokens")
 
 
-@pytest.mark.dist
-def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(TINY_POLICY, model)
-    config = json.loads((model / "config.json").read_text())
-    config["intermediate_size"] *= 2
-    (model / "config.json").write_text(json.dumps(config))
-    overrides = (f"run.directory={tmp_path / 'run'}", f"model.path={model}", "parallel.tensor=2")
-    ended = run("train", KL_COV, *overrides, log=tmp_path / "log")
-    _assert_one_sentence(ended, code=3, words="config.json")
+CONFIG = json.loads((TINY_POLICY / "config.json").read_text())
+BAD_MODELS = {
+    "weights_do_not_fit": json.dumps(CONFIG | {"intermediate_size": 2 * CONFIG["intermediate_size"]}),
+    "no_json": "{",
+}
 
 
 @pytest.mark.dist
-def test_a_configuration_that_is_no_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", list(BAD_MODELS))
+def test_a_bad_model_configuration_is_said_once(name: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(TINY_POLICY, model)
-    (model / "config.json").write_text("{")
+    (model / "config.json").write_text(BAD_MODELS[name])
     overrides = (f"run.directory={tmp_path / 'run'}", f"model.path={model}", "parallel.tensor=2")
     ended = run("train", KL_COV, *overrides, log=tmp_path / "log")
     _assert_one_sentence(ended, code=3, words="config.json")

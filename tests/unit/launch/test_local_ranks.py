@@ -149,6 +149,7 @@ def test_no_rank_outlives_a_killed_launcher(tmp_path):
     launcher.kill()
     launcher.wait(timeout=30.0)
     wait_until(lambda: not any(is_running(pid) for pid in pids))
+    assert [pid for pid in pids if is_running(pid)] == []
 
 
 OWN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MEGACOV_STORE": "/tmp/store"}

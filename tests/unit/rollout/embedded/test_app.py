@@ -179,8 +179,9 @@ def test_a_request_whose_client_is_gone_is_aborted(folders):
         victim = await start_long_request(client, engine)
         victim.cancel()
         await asyncio.wait([victim])
-        # Long before it could have ended by itself, nothing runs any more.
+        # Long before it could have ended by itself, nothing runs any more: a flush is refused while something does.
         await post(client, "/flush_cache", {})
+        assert not engine.has_work
 
     serve(folders, test)
 
