@@ -55,3 +55,9 @@ class RankError(MegacovError):
     """A rank died or stopped answering, so the others were stopped."""
 
     exit_code = 8
+
+
+class CheckpointError(MegacovError):
+    """A checkpoint cannot be written, or none can be loaded."""
+
+    exit_code = 9

@@ -24,6 +24,7 @@ FLOORS = {
     "losses": 4,
     "advantages": 4,
     "data": 5,
+    "checkpoint": 5,
     "rewards": 5,
     "rollout": 5,
     "weight_sync": 5,
@@ -38,7 +39,7 @@ FLOORS = {
 }
 
 # What a folder must not name, by the start of the dotted name.
-NO_TORCH = ("config", "plan", "launch")
+NO_TORCH = ("config", "plan", "launch", "checkpoint")
 FORBIDDEN = {
     **dict.fromkeys(NO_TORCH, ("torch",)),
     # Pure: they neither communicate nor know who could.

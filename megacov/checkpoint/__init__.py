@@ -1,0 +1,33 @@
+"""Folders of files that are there whole or not at all, whose every byte can be checked, and the lock of a run.
+
+What stands in the files is not known here. No torch.
+"""
+
+from __future__ import annotations
+
+from megacov.checkpoint.lock import RunLock
+from megacov.checkpoint.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    check_file,
+    check_files,
+    read_manifest,
+    record_file,
+    write_manifest,
+)
+from megacov.checkpoint.store import CheckpointStore, Found
+
+__all__ = [
+    "MANIFEST_NAME",
+    "CheckpointStore",
+    "FileRecord",
+    "Found",
+    "Manifest",
+    "RunLock",
+    "check_file",
+    "check_files",
+    "read_manifest",
+    "record_file",
+    "write_manifest",
+]

@@ -1,0 +1,254 @@
+"""The checkpoints of a run: each appears under its name at once and whole, and goes the same way.
+
+RUN/checkpoints/step_00000040/  a checkpoint; its MANIFEST.json is written last
+RUN/checkpoints/tmp_step_*      being written; left behind by a process that was killed
+RUN/checkpoints/tmp_replaced_*  whole, the older one of its step; a step_* of that number is about to take its place
+RUN/checkpoints/tmp_delete_*    being deleted
+RUN/latest                      the name of the last one that was published
+
+Between any two system calls the process may be killed: nothing half-written or half-deleted ever has a good name.
+One process at a time may write, which `RunLock` sees to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from megacov.checkpoint.disk import disk_errors, sync_file, sync_folder, write_synced
+from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, record_file, write_manifest
+from megacov.errors import CheckpointError
+
+_STEP = re.compile(r"step_(\d{8,})")
+_REPLACED = re.compile(r"tmp_replaced_(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run has to resume from: folders, newest step first, none of them verified; and what was strange."""
+
+    candidates: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, run_folder: Path) -> None:
+        """Nothing is touched yet.
+
+        Args:
+            run_folder: of the run.
+        """
+        self.folder = run_folder / "checkpoints"
+        self.pointer = run_folder / "latest"
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step stands once it is published.
+
+        Args:
+            step: of the run.
+
+        Returns:
+            The folder, whether it is there or not.
+        """
+        return self.folder / f"step_{step:08d}"
+
+    def _temporary(self, step: int) -> Path:
+        return self.folder / f"tmp_{self.path(step).name}"
+
+    def clean(self) -> tuple[str, ...]:
+        """Remove what killed processes left behind; a whole checkpoint among it gets its name back.
+
+        Returns:
+            Names of what was removed or restored, as they were.
+
+        Raises:
+            CheckpointError: the folder cannot be read or written.
+        """
+        with disk_errors(self.folder, "written"):
+            names = _names(self.folder, "tmp_")
+            for name in names:
+                replaced = _REPLACED.fullmatch(name)
+                if replaced and not self.path(int(replaced[1])).exists():
+                    os.rename(self.folder / name, self.path(int(replaced[1])))
+                elif replaced:
+                    self._delete(self.folder / name, int(replaced[1]))
+                else:
+                    # A file that a network file system still keeps for another process goes with a later try.
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+        return names
+
+    def begin(self, step: int) -> Path:
+        """Make the folder into which all ranks write a checkpoint. First removes what killed processes left behind.
+
+        Args:
+            step: of the run.
+
+        Returns:
+            The folder, empty.
+
+        Raises:
+            CheckpointError: it cannot be made.
+        """
+        self.clean()
+        folder = self._temporary(step)
+        with disk_errors(folder, "written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        return folder
+
+    def publish(self, step: int, records: Iterable[FileRecord]) -> Path:
+        """Give a written checkpoint its name and point `latest` to it. What is under that name is replaced.
+
+        Args:
+            step: that was begun.
+            records: of files that are on the disk already; all others are read and brought to the disk here.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: the disk does not take it, or a recorded file is not there as recorded.
+        """
+        folder, final = self._temporary(step), self.path(step)
+        with disk_errors(folder, "written"):
+            write_manifest(folder, Manifest(step, _complete(folder, tuple(records))))
+            for inside, _, _ in os.walk(folder, topdown=False):
+                sync_folder(Path(inside))
+            replaced = None
+            if final.exists():
+                replaced = self.folder / f"tmp_replaced_{step:08d}"
+                os.rename(final, replaced)
+            os.rename(folder, final)
+            sync_folder(self.folder)
+            self._point_to(final.name)
+            if replaced is not None:
+                self._delete(replaced, step)
+        return final
+
+    def abandon(self, step: int) -> None:
+        """Remove a checkpoint that was begun and will not be published; as much of it as can be removed.
+
+        Args:
+            step: that was begun.
+        """
+        shutil.rmtree(self._temporary(step), ignore_errors=True)
+
+    def prune(self, keep_last: int, keep_every: int) -> tuple[int, ...]:
+        """Delete old checkpoints. The one that `latest` names and folders without a manifest are left alone.
+
+        Args:
+            keep_last: how many of the newest stay.
+            keep_every: those whose step is divisible by it stay too; 0 for none.
+
+        Returns:
+            The deleted steps.
+
+        Raises:
+            CheckpointError: the folder cannot be read or written.
+        """
+        with disk_errors(self.folder, "removed"):
+            # A folder that is no checkpoint must not take the place of one that is.
+            steps = [step for step in self._steps() if (self.path(step) / MANIFEST_NAME).is_file()]
+            kept = set(steps[-keep_last:] if keep_last > 0 else ())
+            kept |= {step for step in steps if keep_every > 0 and step % keep_every == 0}
+            kept |= {step for step in steps if self.path(step).name == self._read_pointer()}
+            doomed = tuple(step for step in steps if step not in kept)
+            for step in doomed:
+                self._delete(self.path(step), step)
+        return doomed
+
+    def find(self) -> Found:
+        """Look for checkpoints. Changes nothing.
+
+        Returns:
+            Every checkpoint by name, newest first, and a sentence for each strange thing.
+
+        Raises:
+            CheckpointError: a folder or `latest` cannot be read.
+        """
+        with disk_errors(self.folder, "read"):
+            by_step = {step: self.path(step) for step in self._steps()}
+            notes = []
+            for name in _names(self.folder, "tmp_"):
+                notes.append(f"{name} was left behind by a process that was killed.")
+                replaced = _REPLACED.fullmatch(name)
+                if replaced:
+                    by_step.setdefault(int(replaced[1]), self.folder / name)
+            candidates = tuple(path for _, path in sorted(by_step.items(), reverse=True))
+            notes += [
+                f"{path.name} has no {MANIFEST_NAME}." for path in candidates if not (path / MANIFEST_NAME).is_file()
+            ]
+            notes += self._notes_on_pointer(candidates)
+        return Found(candidates, tuple(notes))
+
+    def _steps(self) -> list[int]:
+        """Steps that have a folder, ascending."""
+        return sorted(int(match[1]) for name in _names(self.folder, "step_") if (match := _STEP.fullmatch(name)))
+
+    def _notes_on_pointer(self, candidates: tuple[Path, ...]) -> list[str]:
+        name = self._read_pointer()
+        if name is None:
+            return [f"{self.pointer.name} is missing."] if candidates else []
+        if not name:
+            return [f"{self.pointer.name} is empty."]
+        if not _STEP.fullmatch(name) or not (self.folder / name).is_dir():
+            return [f"{self.pointer.name} names {name[:80]!r}, which is not there."]
+        if name != candidates[0].name:
+            return [f"{self.pointer.name} is stale: it names {name}, and the newest is {candidates[0].name}."]
+        return []
+
+    def _read_pointer(self) -> str | None:
+        try:
+            return self.pointer.read_bytes().decode("utf-8", errors="replace").strip("\0 \n")
+        except FileNotFoundError:
+            return None
+
+    def _point_to(self, name: str) -> None:
+        fresh = self.pointer.with_name("tmp_latest")
+        with disk_errors(self.pointer, "written"):
+            write_synced(fresh, f"{name}\n")
+            os.replace(fresh, self.pointer)
+            sync_folder(self.pointer.parent)
+
+    def _delete(self, folder: Path, step: int) -> None:
+        doomed = _free_name(self.folder / f"tmp_delete_{step:08d}")
+        os.rename(folder, doomed)
+        # What cannot be deleted yet can wait for the next `clean`: its good name is gone.
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _names(folder: Path, prefix: str) -> tuple[str, ...]:
+    """Names of folders in a folder, sorted; none if it is not there."""
+    try:
+        return tuple(sorted(path.name for path in folder.iterdir() if path.name.startswith(prefix) and path.is_dir()))
+    except FileNotFoundError:
+        return ()
+
+
+def _free_name(path: Path) -> Path:
+    return next(free for i in count() if not (free := path.with_name(f"{path.name}{f'.{i}' * (i > 0)}")).exists())
+
+
+def _complete(folder: Path, records: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
+    """Records of all files, in order of their names; those not recorded yet are synced and read."""
+    for record in records:
+        path = folder / record.name
+        num_bytes = path.stat().st_size if path.is_file() else None
+        if num_bytes != record.num_bytes:
+            found = "is missing" if num_bytes is None else f"has {num_bytes} bytes instead of {record.num_bytes}"
+            raise CheckpointError(f"{path} {found}: the checkpoint was not written whole.")
+    recorded = {record.name for record in records} | {MANIFEST_NAME}
+    fresh = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in recorded:
+            sync_file(path)
+            fresh.append(record_file(folder, name))
+    return tuple(sorted((*records, *fresh), key=lambda record: record.name))
