@@ -61,3 +61,10 @@ class CheckpointError(MegacovError):
     """A checkpoint cannot be written, or none can be loaded."""
 
     exit_code = 9
+
+
+class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
+    """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to go on from."""
+
+    # EX_TEMPFAIL of <sysexits.h>: try again later.
+    exit_code = 75

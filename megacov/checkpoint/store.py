@@ -4,6 +4,7 @@ RUN/checkpoints/step_00000040/  a checkpoint; its MANIFEST.json is written last
 RUN/checkpoints/tmp_step_*      being written; left behind by a process that was killed
 RUN/checkpoints/tmp_replaced_*  whole, the older one of its step; a step_* of that number is about to take its place
 RUN/checkpoints/tmp_delete_*    being deleted
+RUN/checkpoints/aside_*         found damaged, or newer than the one a run went on from; never touched again
 RUN/latest                      the name of the last one that was published
 
 Between any two system calls the process may be killed: nothing half-written or half-deleted ever has a good name.
@@ -59,7 +60,15 @@ class CheckpointStore:
         """
         return self.folder / f"step_{step:08d}"
 
-    def _temporary(self, step: int) -> Path:
+    def temporary(self, step: int) -> Path:
+        """Where the checkpoint of a step stands while it is written.
+
+        Args:
+            step: of the run.
+
+        Returns:
+            The folder, whether it is there or not.
+        """
         return self.folder / f"tmp_{self.path(step).name}"
 
     def clean(self) -> tuple[str, ...]:
@@ -97,7 +106,7 @@ class CheckpointStore:
             CheckpointError: it cannot be made.
         """
         self.clean()
-        folder = self._temporary(step)
+        folder = self.temporary(step)
         with disk_errors(folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
@@ -116,7 +125,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: the disk does not take it, or a recorded file is not there as recorded.
         """
-        folder, final = self._temporary(step), self.path(step)
+        folder, final = self.temporary(step), self.path(step)
         with disk_errors(folder, "written"):
             write_manifest(folder, Manifest(step, _complete(folder, tuple(records))))
             for inside, _, _ in os.walk(folder, topdown=False):
@@ -138,7 +147,25 @@ class CheckpointStore:
         Args:
             step: that was begun.
         """
-        shutil.rmtree(self._temporary(step), ignore_errors=True)
+        shutil.rmtree(self.temporary(step), ignore_errors=True)
+
+    def set_aside(self, folder: Path) -> Path:
+        """Take the good name from a checkpoint that a run does not go on from, and keep its files for whoever asks why.
+
+        Args:
+            folder: one of `find`.
+
+        Returns:
+            Where it is now.
+
+        Raises:
+            CheckpointError: it cannot be renamed.
+        """
+        aside = _free_name(self.folder / f"aside_{folder.name}")
+        with disk_errors(folder, "renamed"):
+            os.rename(folder, aside)
+            sync_folder(self.folder)
+        return aside
 
     def prune(self, keep_last: int, keep_every: int) -> tuple[int, ...]:
         """Delete old checkpoints. The one that `latest` names and folders without a manifest are left alone.

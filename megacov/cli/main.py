@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import compare, doctor, schema, serve, train
+from megacov.cli import compare, doctor, resume, schema, serve, train
 from megacov.errors import MegacovError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train.train)
+app.command()(resume.resume)
 app.command()(serve.serve)
 app.command()(compare.compare)
 app.command()(doctor.doctor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,26 +20,44 @@ from megacov.launch import (
     run_local_ranks,
 )
 
+# What ranks need beyond their own grace to close what they opened.
+_CLOSING_S = 10.0
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in run.steps=5.")] = None,
 ) -> None:
     """Train a policy. Starts its own ranks where torchrun or srun has not."""
-    run_config = load_config(config, overrides or [])
+    command = [sys.executable, "-m", "megacov", "train", str(config), *(overrides or [])]
+    run_ranks(load_config(config, overrides or []), command, resumed_with=None)
+
+
+def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[str, ...] | None) -> None:
+    """Be a rank of the run, or start its ranks and wait for them.
+
+    Args:
+        config: of the run.
+        command: that makes a process a rank of it.
+        resumed_with: None for a new run, else the settings that may differ from the checkpoint.
+
+    Raises:
+        MegacovError: what a user can cause.
+        SystemExit: on the process that started ranks, with their exit code.
+    """
     place = rank_from_environment()
     if place is None:
-        _check_files(run_config)
+        _check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
-        for warning in config_warnings(run_config):
+        for warning in config_warnings(config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
     if place is None:
-        command = [sys.executable, "-m", "megacov", "train", str(config), *(overrides or [])]
-        raise SystemExit(run_local_ranks(command, num_ranks=run_config.world_size))
-    _train_as_rank(run_config, place)
+        grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
+        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s))
+    _train_as_rank(config, place, resumed_with)
 
 
-def _train_as_rank(config: RunConfig, place: RankEnvironment) -> None:
+def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tuple[str, ...] | None) -> None:
     if PARENT_PID_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_PID_VARIABLE]))
     if place.world_size != config.world_size:
@@ -46,9 +65,10 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment) -> None:
             f"{place.world_size} ranks were started, and parallel.tensor x pipeline x context x data is "
             f"{config.world_size}: start that many, or change the layout."
         )
+    from megacov.trainer.build import Resumption
     from megacov.trainer.loop import train_rank
 
-    train_rank(config, place)
+    train_rank(config, place, resumption=None if resumed_with is None else Resumption(resumed_with))
 
 
 def _check_files(config: RunConfig) -> None:

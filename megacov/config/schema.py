@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
 
 from megacov.config.algorithm import AlgorithmSection
+from megacov.config.checkpoint import CheckpointSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
 
@@ -188,6 +189,8 @@ class RunConfig(Section):
     """Logs and samples."""
     weight_sync: WeightSyncSection = WeightSyncSection()
     """Weights for the rollout servers."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Checkpoints."""
 
     @property
     def world_size(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple
 
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, LeaveRequested
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 STORE_VARIABLE = "MEGACOV_STORE"
@@ -87,22 +87,26 @@ def _rank(
     return RankEnvironment(rank, local_rank, world_size, init_method)
 
 
-def run_local_ranks(command: Sequence[str], *, num_ranks: int, grace_s: float = 10.0) -> int:
+def run_local_ranks(
+    command: Sequence[str], *, num_ranks: int, grace_s: float = 10.0, leave_s: float | None = None
+) -> int:
     """Run the command once per rank as processes of this machine, and end when all have ended.
 
     Every rank gets RANK, LOCAL_RANK, WORLD_SIZE, MEGACOV_STORE (path of a FileStore), MEGACOV_PARENT_PID, and
     OMP_NUM_THREADS=1 unless it is set; it must call `die_with_parent` first thing, so that no rank outlives this
-    process. Output passes through. SIGINT and SIGTERM are passed on once; a second one kills the ranks. The first
-    rank that fails stops the others. Call it from the main thread.
+    process. Output passes through. SIGINT, SIGTERM and SIGUSR1 are passed on once; a second SIGINT or SIGTERM kills the
+    ranks. The first rank that fails stops the others. Call it from the main thread.
 
     Args:
         command: program and arguments of every rank.
         num_ranks: how many.
-        grace_s: seconds a rank has to end after a signal was passed on, and again after SIGTERM, before SIGKILL.
+        grace_s: seconds a rank has to end after SIGTERM because another has failed, before SIGKILL.
+        leave_s: seconds that ranks have to end after a signal was passed on; None for grace_s.
 
     Returns:
-        0 if every rank ended with 0; 128 plus the signal if this process was asked to stop; else the exit code of
-        the first rank that failed, or 128 plus the signal that ended it.
+        0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
+        checkpoint (LeaveRequested), else 128 plus the signal; otherwise the exit code of the first rank that failed, or
+        128 plus the signal that ended it.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, _CaughtSignals() as caught:
@@ -111,10 +115,10 @@ def run_local_ranks(command: Sequence[str], *, num_ranks: int, grace_s: float = 
                 environment = _environment_of(rank, num_ranks=num_ranks, store=Path(folder, "store"))
                 # A session of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
-            first_failure = _supervise(ranks, caught, grace_s=grace_s)
+            first_failure = _supervise(ranks, caught, grace_s=grace_s, leave_s=grace_s if leave_s is None else leave_s)
         finally:
             stop_processes(ranks, grace_s=0.0)
-    if caught.first is not None:
+    if caught.first is not None and first_failure != LeaveRequested.exit_code:
         return 128 + caught.first
     return first_failure
 
@@ -131,7 +135,9 @@ def _environment_of(rank: int, *, num_ranks: int, store: Path) -> dict[str, str]
     }
 
 
-def _supervise(ranks: Sequence[subprocess.Popen[bytes]], caught: _CaughtSignals, *, grace_s: float) -> int:
+def _supervise(
+    ranks: Sequence[subprocess.Popen[bytes]], caught: _CaughtSignals, *, grace_s: float, leave_s: float
+) -> int:
     """Watch the ranks until all have ended; returns the exit code of the first failure, or 0."""
     first_failure = 0
     passed_on = False
@@ -149,11 +155,11 @@ def _supervise(ranks: Sequence[subprocess.Popen[bytes]], caught: _CaughtSignals,
         if caught.first is not None and not passed_on:
             passed_on = True
             _send(alive, caught.first)
-            terminate_at = min(terminate_at, now + grace_s)
+            terminate_at = min(terminate_at, now + leave_s)
         if now >= terminate_at:
             _send(alive, signal.SIGTERM)
             terminate_at, kill_at = math.inf, min(kill_at, now + grace_s)
-        if now >= kill_at or caught.count > 1:
+        if now >= kill_at or caught.is_impatient:
             _send(alive, signal.SIGKILL)
             return first_failure
         time.sleep(_POLL_S)
@@ -165,15 +171,15 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], signal_number: int) -> N
 
 
 class _CaughtSignals:
-    """Counts SIGINT and SIGTERM instead of dying of them, while the context lasts."""
+    """Notes SIGINT, SIGTERM and SIGUSR1 instead of dying of them, while the context lasts."""
 
     def __init__(self) -> None:
         self.first: int | None = None
-        self.count = 0
+        self.is_impatient = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> _CaughtSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -184,5 +190,6 @@ class _CaughtSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        # A scheduler sends SIGTERM after SIGUSR1 as a matter of course; only a repeated end means it.
+        self.is_impatient |= self.first is not None and signal.SIGUSR1 not in (number, self.first)
         self.first = number if self.first is None else self.first
-        self.count += 1

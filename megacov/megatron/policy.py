@@ -15,6 +15,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from megacov.errors import NumericsError
+from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.forward_step import (
     LogitsReader,
     TokenLoss,
@@ -25,6 +26,7 @@ from megacov.megatron.forward_step import (
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine
 from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
+from megacov.megatron.optimizer_state import adam_steps
 from megacov.megatron.weights import gather_hf_weights, load_hf_weights
 from megacov.parallel.groups import ParallelGroups
 from megacov.types import LossOutput, MicroBatch
@@ -125,6 +127,31 @@ class Policy:
         self.optimizer.step()
         self.scheduler.step(increment=1)
         return UpdateResult(grad_norm, lr, outputs)
+
+    def progress(self) -> dict[str, int]:
+        """How far optimizer and schedule have come, on a rank that holds some of the optimizer's state.
+
+        Returns:
+            "adam_steps" and "scheduler_steps".
+        """
+        return {"adam_steps": adam_steps(self.optimizer), "scheduler_steps": int(self.scheduler.num_steps)}
+
+    def restore(self, folder: Path, *, adam_steps: int, scheduler_steps: int) -> None:
+        """Go on from a checkpoint, whatever layout wrote it.
+
+        Collectives: those of `load_checkpoint`.
+
+        Args:
+            folder: a checkpoint whose files have been verified.
+            adam_steps: steps that Adam had made.
+            scheduler_steps: steps that the schedule had made.
+
+        Raises:
+            CheckpointError: it cannot be loaded into this policy.
+        """
+        load_checkpoint(self.chunks, self.optimizer, folder, adam_steps=adam_steps)
+        self.scheduler.num_steps = scheduler_steps
+        self.scheduler.step(increment=0)
 
     def hf_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The whole model by Hugging Face name; every rank iterates to the end, only rank 0 receives tensors.

@@ -178,6 +178,7 @@ _TABLE = (
     Tag("perf/selection_s", "Covariance and selection, with their forward-only passes.", "s", "none"),
     Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),
     Tag("perf/weight_sync_s", "Writing, sending and loading new weights.", "s", "none"),
+    Tag("perf/save_s", "What the last save held up training for.", "s", "none"),
     Tag("perf/metrics_s", "Metrics of the step.", "s", "none"),
     Tag("perf/tokens_per_s", "Prompt and response tokens of the step per second of the step.", "tokens/s", "none"),
     Tag("perf/tokens_per_s_per_rank", "The same over the number of ranks.", "tokens/s", "none"),
@@ -187,6 +188,8 @@ _TABLE = (
         "bytes",
         "none",
     ),
+    # health: of the run so far.
+    Tag("health/failed_saves", "Saves of a checkpoint that failed.", "saves", "none"),
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
@@ -202,6 +205,7 @@ _SECTIONS = {
     "reward": "Every judged response, those of groups that filtering then drops included.",
     "rollout": "How the responses came about.",
     "perf": "One step, in rank 0's wall-clock time.",
+    "health": "What went wrong in the run so far, or since it was resumed, and was got over.",
 }
 
 

@@ -43,17 +43,18 @@ class MetricWriter:
 
     Args:
         directory: made if it is missing.
+        first_step: what an earlier writer has written from this step on is hidden from readers; None hides nothing.
 
     Raises:
         DataError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, first_step: int | None = None) -> None:
         self._directory = directory
         self._is_broken = False
         threading.excepthook = _report_thread_failure
         with self._disk():
-            self._writer = SummaryWriter(str(directory))
+            self._writer = SummaryWriter(str(directory), purge_step=first_step)
             self._writer.add_custom_scalars(CUSTOM_SCALARS)
 
     def write_scalars(self, scalars: Mapping[str, float | Tensor], *, step: int) -> None:

@@ -151,6 +151,29 @@ def broadcast_bytes(payload: bytes | None, *, src_rank: int, group: ProcessGroup
     return payload if is_source else data.cpu().numpy().tobytes()
 
 
+def all_gather_bytes(payload: bytes, *, group: ProcessGroup | None) -> list[bytes]:
+    """The bytes of every rank on every rank, of any length each. Nothing is unpickled.
+
+    Args:
+        payload: of this rank.
+        group: ranks that take part.
+
+    Returns:
+        One payload a rank, in rank order.
+
+    Collectives: group: all-gather [1] int64 (the lengths), then all-gather [longest] uint8 unless that is 0.
+    """
+    if group_size(group) == 1:
+        return [payload]
+    device = _device_of(group)
+    lengths: list[int] = all_gather(torch.tensor([len(payload)], device=device), group=group).flatten().tolist()
+    if max(lengths) == 0:
+        return [b""] * len(lengths)
+    padded = torch.frombuffer(bytearray(payload.ljust(max(lengths), b"\0")), dtype=torch.uint8).to(device)
+    rows = all_gather(padded, group=group).cpu().numpy()
+    return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
 def broadcast_tensor(tensor: Tensor | None, *, src_rank: int, group: ProcessGroup | None) -> Tensor:
     """The tensor of one rank on every rank; receivers need not know its shape or dtype.
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from megacov import errors
 from megacov.errors import MegacovError
-from megacov.parallel.collectives import broadcast_bytes
+from megacov.parallel.collectives import all_gather_bytes, broadcast_bytes
 from megacov.parallel.groups import ParallelGroups
 
 T = TypeVar("T")
@@ -79,3 +79,18 @@ def from_rank_zero(value: T, groups: ParallelGroups) -> T:
     payload = json.dumps(value).encode() if groups.world_rank == 0 else None
     received: T = json.loads(broadcast_bytes(payload, src_rank=0, group=groups.control))
     return received
+
+
+def gather(value: T, groups: ParallelGroups) -> list[T]:
+    """What every rank has to say, on every rank.
+
+    Collectives: control: `all_gather_bytes`.
+
+    Args:
+        value: anything JSON knows.
+        groups: of this rank.
+
+    Returns:
+        One value a rank, in rank order.
+    """
+    return [json.loads(text) for text in all_gather_bytes(json.dumps(value).encode(), group=groups.control)]

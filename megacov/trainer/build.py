@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
 
+from megacov.checkpoint.manifest import record_file
+from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
+from megacov.errors import LeaveRequested
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import ModelShape, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
@@ -18,12 +22,27 @@ from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
+from megacov.trainer.checkpointing import Checkpointer, SaveSettings
 from megacov.trainer.progress import ProgressReport
+from megacov.trainer.restore import (
+    GoodCheckpoint,
+    check_continuation,
+    find_good_checkpoint,
+    restore,
+    set_newer_aside,
+)
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.rollout_worker import RolloutWorker
-from megacov.trainer.run_folder import open_run_folder
+from megacov.trainer.run_folder import open_run_folder, reopen_run_folder, write_config
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How to go on from a checkpoint: `allowed` names settings that the user wants to differ from it."""
+
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -36,6 +55,7 @@ class Run:
     algorithm: Algorithm
     settings: StepSettings
     state: TrainState
+    checkpointer: Checkpointer
     writer: MetricWriter | None
     progress: ProgressReport | None
 
@@ -49,11 +69,24 @@ class Run:
             return
         step = self.state.step
         if step % self.config.monitor.log_every == 0:
-            self.writer.write_scalars(report.metrics, step=step)
+            self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
+
+    def save_and_leave(self) -> None:
+        """Save, and end the run. A collective of all ranks.
+
+        Raises:
+            LeaveRequested: always, unless the checkpoint cannot be written.
+            CheckpointError: it cannot.
+        """
+        self.checkpointer.save_now(self.policy, self.state)
+        directory = self.config.run.directory
+        raise LeaveRequested(
+            f"asked to leave: step {self.state.step} is saved; go on with `megacov resume {directory}`."
+        )
 
 
 def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) -> Policy:
@@ -80,52 +113,121 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
 
 
 @contextmanager
-def opened_run(config: RunConfig, groups: ParallelGroups) -> Iterator[Run]:
+def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumption | None = None) -> Iterator[Run]:
     """Build everything, and close it again however the run ends. A collective of all ranks.
 
     Args:
         config: of the run.
         groups: of this rank.
+        resumption: how to go on from the newest good checkpoint in the run's folder; None begins anew.
 
     Yields:
-        The run, before its first step.
+        The run, before its next step.
 
     Raises:
         MegacovError: a part cannot be built.
     """
     with ExitStack() as stack:
         algorithm = build_algorithm(config)
-        folder = on_rank_zero(lambda: open_run_folder(config), groups)
+        open_folder = open_run_folder if resumption is None else reopen_run_folder
+        on_rank_zero(lambda: open_folder(config, stack), groups)
         # What is wrong with the model folder is said by rank 0, before every rank reads it for itself.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)
+        store = CheckpointStore(config.run.directory)
+        about_run = about(config, shape) if groups.world_rank == 0 else {}
+        good = None if resumption is None else _find_checkpoint(config, store, about_run, resumption, groups)
         progress = _make_progress(config) if groups.world_rank == 0 else None
         on_group = None if progress is None else progress.group_sampled
-        worker = on_rank_zero(lambda: _start_worker(config, folder, shape.vocab_size, on_group, stack), groups)
+        worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
         policy = _build_policy(config, shape, groups)
+        state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutPhase(groups, worker)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         writer = None
         if progress is not None:
-            assert folder is not None
-            writer = stack.enter_context(MetricWriter(folder / "tensorboard"))
+            directory = config.run.directory / "tensorboard"
+            writer = stack.enter_context(MetricWriter(directory, first_step=state.step + 1 if good else None))
             writer.write_config(dump_config(config))
             stack.enter_context(progress)
-        settings = StepSettings(
-            num_updates=config.batch.updates_per_rollout,
-            micro_batch_tokens=config.batch.micro_batch_tokens,
-            count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
-            layout=SequenceLayout(
-                packed=config.batch.packed,
-                cp_rank=groups.cp_rank,
-                cp_size=groups.cp_size,
-                share_multiple=groups.tp_size if config.parallel.sequence else 1,
-            ),
-            seed=config.run.seed,
-            log_every=config.monitor.log_every,
-            cov_histogram_every=config.monitor.cov_histogram_every,
+        settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
+        last_saved = None if good is None else state.step
+        checkpointer = Checkpointer(store, groups, settings, about_run=about_run, last_saved=last_saved)
+        yield Run(
+            config, policy, rollout, algorithm, _step_settings(config, groups), state, checkpointer, writer, progress
         )
-        yield Run(config, policy, rollout, algorithm, settings, TrainState(), writer, progress)
+
+
+def _find_checkpoint(
+    config: RunConfig,
+    store: CheckpointStore,
+    about_run: dict[str, Any],
+    resumption: Resumption,
+    groups: ParallelGroups,
+) -> GoodCheckpoint:
+    """The checkpoint to go on from, once it is clear that the configuration allows it."""
+    good = find_good_checkpoint(store, groups)
+
+    def accept() -> None:
+        check_continuation(good.about, config, about_run, allowed=resumption.allowed)
+        for path in set_newer_aside(store, good):
+            print(f"megacov: the damaged checkpoint is now {path}", flush=True)
+        write_config(config)
+        print(f"megacov: going on after step {good.about['step']} from {good.folder}", flush=True)
+
+    on_rank_zero(accept, groups)
+    return good
+
+
+def layout_of(config: RunConfig) -> dict[str, int]:
+    """Sizes of a run's layout.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        By their names in the configuration.
+    """
+    parallel = config.parallel
+    names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+    return {name: getattr(parallel, name) for name in names}
+
+
+def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
+    """What every checkpoint of a run says about it.
+
+    Args:
+        config: of the run.
+        shape: sizes of its model.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "format": 1,
+        "config": config.model_dump(mode="json"),
+        "shape": asdict(shape),
+        "layout": layout_of(config),
+        "prompts_sha256": record_file(config.data.path.parent, config.data.path.name).sha256,
+        "versions": {name: version(name) for name in ("megacov", "megatron-core", "torch")},
+    }
+
+
+def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
+    return StepSettings(
+        num_updates=config.batch.updates_per_rollout,
+        micro_batch_tokens=config.batch.micro_batch_tokens,
+        count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
+        layout=SequenceLayout(
+            packed=config.batch.packed,
+            cp_rank=groups.cp_rank,
+            cp_size=groups.cp_size,
+            share_multiple=groups.tp_size if config.parallel.sequence else 1,
+        ),
+        seed=config.run.seed,
+        log_every=config.monitor.log_every,
+        cov_histogram_every=config.monitor.cov_histogram_every,
+    )
 
 
 def _check_model_folder(config: RunConfig) -> None:
@@ -144,9 +246,8 @@ def _make_progress(config: RunConfig) -> ProgressReport:
 
 
 def _start_worker(
-    config: RunConfig, folder: Path | None, vocab_size: int, on_group: Callable[[], None] | None, stack: ExitStack
+    config: RunConfig, vocab_size: int, on_group: Callable[[], None] | None, stack: ExitStack
 ) -> RolloutWorker:
-    assert folder is not None
-    worker = RolloutWorker(config, folder, vocab_size=vocab_size, on_group=on_group)
+    worker = RolloutWorker(config, config.run.directory, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)
     return worker

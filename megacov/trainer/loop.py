@@ -1,4 +1,4 @@
-"""The whole run on one screen: join, build, step until done, leave."""
+"""The whole run on one screen: join, build or restore, step until done or asked to leave, leave."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ import os
 import torch
 
 from megacov.config import RunConfig
-from megacov.errors import ConfigError, MegacovError, NumericsError, RankError
+from megacov.errors import CheckpointError, ConfigError, LeaveRequested, MegacovError, NumericsError, RankError
 from megacov.launch import RankEnvironment
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
-from megacov.trainer.build import opened_run
+from megacov.parallel.collectives import any_rank
+from megacov.trainer.build import Resumption, Run, opened_run
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 
 # What torch.distributed says when another rank has gone; it has no exception class of its own under gloo.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
+# Errors that follow from what all ranks share, so that rank 0 raises them too; others may be one rank's alone.
+_SHARED = (CheckpointError, ConfigError, LeaveRequested, NumericsError)
 
-def train_rank(config: RunConfig, place: RankEnvironment) -> None:
+
+def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumption | None = None) -> None:
     """Run this rank from start to end. A collective of all ranks.
 
     Args:
         config: of the run.
         place: of this process among the ranks.
+        resumption: how to go on from a checkpoint of an earlier run in the same folder; None begins anew.
 
     Raises:
         MegacovError: what a user can cause, marked `is_echo` on ranks whose sentence another rank says.
@@ -32,11 +37,10 @@ def train_rank(config: RunConfig, place: RankEnvironment) -> None:
     torch.set_num_threads(1)
     try:
         with leave_on_signals() as leaving:
-            _train(config, place, leaving)
+            _train(config, place, leaving, resumption)
     except MegacovError as error:
         if place.rank > 0:
-            # These follow from what all ranks share, so rank 0 raises them too; others may be this rank's alone.
-            error.is_echo |= isinstance(error, ConfigError | NumericsError)
+            error.is_echo |= isinstance(error, _SHARED)
             error.args = (f"rank {place.rank}: {error}",)
         raise
     except RuntimeError as error:
@@ -56,7 +60,7 @@ def _be_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit) -> None:
+def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resumption: Resumption | None) -> None:
     parallel = config.parallel
     if config.run.deterministic:
         _be_deterministic()
@@ -77,9 +81,23 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit) -> No
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,
     )
-    with opened_run(config, groups) as run:
+    with opened_run(config, groups, resumption=resumption) as run:
+        if config.checkpoint.every > 0:
+            leaving.save_first(grace_s=config.checkpoint.grace_s, interrupt=run.rollout.interrupt)
         while run.state.step < config.run.steps:
             leaving.check()
-            report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
-            run.record(report)
+            _step(run)
+            if any_rank(leaving.asked is not None, group=groups.control):
+                run.save_and_leave()
         run.rollout.push_weights(run.policy, version=run.state.weight_version)
+        run.checkpointer.save_now(run.policy, run.state)
+
+
+def _step(run: Run) -> None:
+    """One step; nothing, where a request to leave has cut its rollout short."""
+    try:
+        report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
+    except LeaveRequested:
+        return
+    run.record(report)
+    run.checkpointer.after_step(run.policy, run.state)

@@ -61,6 +61,7 @@ class RolloutPhase:
         Raises:
             RolloutError: no full batch could be had; raised on every rank.
             RewardError: a reward is not a finite number; raised on every rank.
+            LeaveRequested: interrupted, on every rank; the state is as before.
         """
         told: dict[str, Any]
         collected = on_rank_zero(lambda: self._rank_zero.collect(state), self._groups)
@@ -69,6 +70,11 @@ class RolloutPhase:
         told = from_rank_zero(told, self._groups)
         state.prompt_position = told["position"]
         return batch, told["metrics"]
+
+    def interrupt(self) -> None:
+        """Have `collect` give up where it samples; it then raises LeaveRequested on all ranks. For signal handlers."""
+        if self._worker is not None:
+            self._worker.interrupt()
 
     @property
     def _rank_zero(self) -> RolloutWorker:

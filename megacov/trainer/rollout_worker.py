@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
+from megacov.errors import LeaveRequested
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
 from megacov.rollout import EmbeddedServer, RolloutClient, SampledGroups, Sampler
@@ -56,6 +57,8 @@ class RolloutWorker:
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
+        self._is_interrupted = False
+        self._sampling: asyncio.Task[SampledGroups] | None = None
         self._verify = get_verifier(config.rewards.verifier)
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
         self._prompts = load_prompts(
@@ -129,24 +132,45 @@ class RolloutWorker:
             RolloutError: no full batch could be had.
             RewardError: a reward is not a finite number.
             DataError: no completion holds a token.
+            LeaveRequested: `interrupt` was called.
         """
         run, rollout = self._config.run, self._config.rollout
         stream = PromptStream(
             self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=state.prompt_position
         )
         groups = self._runner.run(
-            self._sampler.sample_groups(
-                _one_by_one(stream),
-                rollout.prompts_per_step,
-                expected_version=str(state.weight_version),
-                # SGLang gives all copies of a request with a seed the same tokens.
-                seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
-                on_group=self._on_group,
+            self._interruptible(
+                self._sampler.sample_groups(
+                    _one_by_one(stream),
+                    rollout.prompts_per_step,
+                    expected_version=str(state.weight_version),
+                    # SGLang gives all copies of a request with a seed the same tokens.
+                    seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
+                    on_group=self._on_group,
+                )
             )
         )
         batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)
         write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
         return Collected(batch, _metrics(groups, state.weight_version), stream.position)
+
+    def interrupt(self) -> None:
+        """Have this and every later `collect` give up. For signal handlers, in the thread that collects."""
+        self._is_interrupted = True
+        if self._sampling is not None:
+            # Wakes the event loop, which a signal handler alone would not.
+            self._runner.get_loop().call_soon_threadsafe(self._sampling.cancel)
+
+    async def _interruptible(self, sampling: Coroutine[None, None, SampledGroups]) -> SampledGroups:
+        self._sampling = asyncio.ensure_future(sampling)
+        try:
+            if self._is_interrupted:
+                self._sampling.cancel()
+            return await self._sampling
+        except asyncio.CancelledError as error:
+            raise LeaveRequested("the rollout was interrupted.") from error
+        finally:
+            self._sampling = None
 
     def close(self) -> None:
         """Close the connections and end the server. Safe to call again."""

@@ -4,38 +4,81 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
+from megacov.checkpoint.lock import RunLock
 from megacov.config import RunConfig, dump_config
 from megacov.errors import DataError
 from megacov.types import Sample
 
 
-def open_run_folder(config: RunConfig) -> Path:
-    """Make the folder and write the configuration into it. An earlier run of that name is moved aside, never mixed in.
+def open_run_folder(config: RunConfig, stack: ExitStack) -> Path:
+    """Make the folder, lock it, and write the configuration into it. An earlier run of that name is moved aside.
 
     Args:
         config: of the run.
+        stack: holds the lock from now on.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written, or a run that still goes on writes to it.
     """
     folder = config.run.directory
+    stack.enter_context(RunLock(folder))
     try:
         if (folder / "config.yaml").exists():
             aside = next(path for i in count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             print(f"megacov: the earlier run in {folder} is now {aside}", flush=True)
+            stack.enter_context(RunLock(folder))
+    except OSError as error:
+        raise DataError(f"run.directory {folder} cannot be moved: {error.strerror}.") from error
+    write_config(config)
+    return folder
+
+
+def reopen_run_folder(config: RunConfig, stack: ExitStack) -> Path:
+    """Lock the folder of an earlier run, to go on in it.
+
+    Args:
+        config: of the run.
+        stack: holds the lock from now on.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: it cannot be written, or a run that still goes on writes to it.
+    """
+    stack.enter_context(RunLock(config.run.directory))
+    return config.run.directory
+
+
+def write_config(config: RunConfig) -> None:
+    """Write the configuration into its run's folder, with paths that hold wherever the run is resumed from.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        DataError: the disk does not take it.
+    """
+    folder = config.run.directory
+    model = config.model.model_copy(update={"path": config.model.path.absolute()})
+    data = config.data.model_copy(update={"path": config.data.path.absolute()})
+    try:
         for name in ("tensorboard", "samples", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        text = dump_config(config.model_copy(update={"model": model, "data": data}))
+        fresh = folder / "tmp_config.yaml"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(folder / "config.yaml")
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be written: {error.strerror}.") from error
-    return folder
 
 
 def write_samples(folder: Path, samples: Sequence[Sample], *, step: int) -> None:

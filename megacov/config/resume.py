@@ -1,0 +1,77 @@
+"""What may differ between a run and its continuation: where and how it runs, not what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from megacov.config.messages import show
+from megacov.config.schema import RunConfig
+
+# Settings, or whole sections, that leave the mathematics of a run alone up to rounding. Paths are free because folders
+# move; what they hold is compared by itself.
+FREE = frozenset(
+    {
+        "run.name",
+        "run.directory",
+        "run.steps",
+        "run.deterministic",
+        "model.path",
+        "model.vocab_divisible_by",
+        "model.transformer_engine",
+        "model.recompute",
+        "parallel",
+        "data.path",
+        "rollout.engine",
+        "rollout.addresses",
+        "rollout.host",
+        "rollout.port",
+        "rollout.num_threads",
+        "rollout.max_concurrency",
+        "rollout.max_retries",
+        "rollout.request_timeout_s",
+        "rollout.start_timeout_s",
+        "batch.micro_batch_tokens",
+        "batch.packed",
+        "monitor",
+        "weight_sync",
+        "checkpoint",
+    }
+)
+
+
+def contradictions(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Settings that a checkpoint was made with and that are others now.
+
+    Args:
+        saved: the configuration in the checkpoint, as JSON values.
+        config: of the run that is to go on.
+
+    Returns:
+        "section.key was A and is B", one for each.
+    """
+    now = config.model_dump(mode="json")
+    before, after = dict(_leaves(saved)), dict(_leaves(now))
+    found = [
+        f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and not _is_free(name)
+    ]
+    steps = ("run.steps", before.get("run.steps"), after.get("run.steps"))
+    if config.optimizer.decay != "constant" and steps[1] != steps[2]:
+        found.append(
+            f"run.steps was {steps[1]} and is {steps[2]}, to which optimizer.decay stretches the learning rate"
+        )
+    return found
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in FREE)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,256 @@
+"""A policy's weights and optimizer state in Megatron's dist_checkpointing format, which any layout can load.
+
+Megatron plans what each rank writes. The writing is torch's, in a thread of this process: Megatron's own writers are
+processes, and a save waits for ever for one that dies. A thread cannot die unseen; ranks that do not answer run into
+the deadline of the group over which they agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.optimizer import MegatronOptimizer
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from megacov.checkpoint.disk import disk_errors
+from megacov.checkpoint.manifest import FileRecord, record_file
+from megacov.errors import CheckpointError
+from megacov.megatron.optimizer_state import optimizer_shards, set_optimizer_state
+from megacov.megatron.weights import unwrap
+
+FORMAT = ("torch_dist", 1)
+_SUFFIX = ".distcp"
+
+
+class SavePlan:
+    """What this rank writes, as torch takes it. Megatron adds to the functions; `write_format` does what they would."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        """Hold it.
+
+        Args:
+            state: torch's sharded tensors by key.
+        """
+        self.state = state
+        self.finalize_fns: list[Any] = []
+
+
+class _PlanOnly(TorchDistSaveShardedStrategy):
+    """Takes Megatron's translation of a sharded state dict, and leaves the writing to the caller."""
+
+    def async_save(self, sharded_state_dict: Any, checkpoint_dir: Any, async_strategy: str = "") -> SavePlan:
+        del checkpoint_dir, async_strategy
+        named, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
+        return SavePlan(mcore_to_pyt_state_dict(named, False))
+
+
+def model_shards(chunks: Sequence[nn.Module]) -> dict[str, Any]:
+    """Megatron's sharded state dict of the model on this rank, one entry a virtual stage.
+
+    Args:
+        chunks: the virtual stages of this rank, possibly wrapped.
+
+    Returns:
+        "model0", "model1", .. -> sharded state dict, whose data are the parameters themselves.
+    """
+    return {f"model{index}": unwrap(chunk).sharded_state_dict() for index, chunk in enumerate(chunks)}
+
+
+def _by_parameter(shards: Mapping[str, Any]) -> dict[int, Any]:
+    values = ((shard, getattr(shard, "data", None)) for shard in nested_values(shards))
+    return {id(data): shard for shard, data in values if isinstance(data, nn.Parameter)}
+
+
+def _staged(shards: dict[str, Any]) -> dict[str, Any]:
+    """The same with copies of all tensors on the CPU, which training may not change any more."""
+    for shard in nested_values(shards):
+        if isinstance(getattr(shard, "data", None), torch.Tensor):
+            data = shard.data.detach()
+            shard.data = data.clone() if data.device.type == "cpu" else data.to("cpu", non_blocking=True)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return shards
+
+
+class BackgroundSave:
+    """Files of one checkpoint being written. `wait` and the results are for the thread that started it."""
+
+    def __init__(
+        self, plan: SavePlan, folder: Path, group: ProcessGroup, *, write_more: Callable[[Path], Sequence[str]]
+    ) -> None:
+        """Start writing.
+
+        Collectives: group: in the background, torch's plan and results.
+
+        Args:
+            plan: what this rank writes.
+            folder: that all ranks see; exists.
+            group: all ranks, over gloo, used by nothing else meanwhile; its deadline bounds the save.
+            write_more: (folder) -> names of further files that it has written for this rank.
+        """
+        self.folder = folder
+        self.records: list[FileRecord] = []
+        self.failure: str | None = None
+        self._plan, self._group, self._write_more = plan, group, write_more
+        # A daemon: a thread that hangs in the file system must not keep the process from leaving.
+        self._thread = threading.Thread(target=self._run, name=f"save-{folder.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this rank has nothing left to write."""
+        return not self._thread.is_alive()
+
+    def wait(self, *, timeout_s: float) -> bool:
+        """Wait for this rank's part.
+
+        Args:
+            timeout_s: seconds to wait at most.
+
+        Returns:
+            Whether it is done.
+        """
+        self._thread.join(timeout_s)
+        return self.is_done
+
+    def _run(self) -> None:
+        try:
+            writer = FileSystemWriter(self.folder, single_file_per_rank=True, sync_files=True, thread_count=1)
+            planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+            save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
+            more = self._write_more(self.folder)
+            own = [path.name for path in sorted(self.folder.glob(f"__{dist.get_rank()}_*{_SUFFIX}"))]
+            self.records = [record_file(self.folder, name) for name in (*own, *more)]
+        except CheckpointException as error:
+            rank, (cause, _) = next(iter(error.failures.items()))
+            self.failure = f"rank {rank}: {cause}"
+        except (CheckpointError, OSError, RuntimeError, ValueError) as error:
+            self.failure = f"rank {dist.get_rank()}: {error}"
+        finally:
+            self._plan.state = {}  # the copies, which need as much memory as what they are of
+
+
+def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path) -> SavePlan:
+    """Copy weights and optimizer state to the CPU, and have Megatron plan who writes what; training may then go on.
+
+    Collectives: those of `optimizer_shards`; Megatron's check that every part is written once (world).
+
+    Args:
+        chunks: the virtual stages of this rank.
+        optimizer: of the chunks.
+        folder: that all ranks see; exists and is empty.
+
+    Returns:
+        What this rank writes.
+
+    Raises:
+        CheckpointError: the disk does not take what Megatron writes here, on rank 0.
+    """
+    shards = model_shards(chunks)
+    optimizer_state = optimizer_shards(optimizer, _by_parameter(shards), filled=True)
+    staged = _staged({**shards, "optimizer": optimizer_state})
+    try:
+        plan: SavePlan = dist_checkpointing.save(staged, str(folder), _PlanOnly(*FORMAT), async_sharded_save=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {_first_line(error)}.") from error
+    return plan
+
+
+def write_format(folder: Path) -> None:
+    """Name Megatron's format in a checkpoint that all ranks have written. Rank 0.
+
+    Args:
+        folder: the checkpoint.
+
+    Raises:
+        CheckpointError: the disk does not take it.
+    """
+    with disk_errors(folder, "written"):
+        save_config(CheckpointingConfig(*FORMAT), str(folder))
+
+
+def load_checkpoint(
+    chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path, *, adam_steps: int
+) -> None:
+    """Fill weights and optimizer state of this rank, whatever layout wrote them.
+
+    Collectives: those of Megatron's load (world), then of `set_optimizer_state`.
+
+    Args:
+        chunks: the virtual stages of this rank; written in place.
+        optimizer: of the chunks; written in place.
+        folder: a checkpoint whose files have been verified.
+        adam_steps: steps that Adam had made.
+
+    Raises:
+        CheckpointError: Megatron cannot load it into this model.
+    """
+    shards = model_shards(chunks)
+    state = optimizer_shards(optimizer, _by_parameter(shards), filled=False)
+    try:
+        loaded = dist_checkpointing.load({**shards, "optimizer": state}, str(folder))
+    except (CheckpointingException, CheckpointException, OSError, KeyError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded into this model: {_first_line(error)}.") from error
+    _load_models(chunks, loaded)
+    set_optimizer_state(optimizer, loaded["optimizer"], adam_steps=adam_steps)
+
+
+def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
+    """Fill the weights of this rank alone, without an optimizer.
+
+    Collectives: those of Megatron's load (world).
+
+    Args:
+        chunks: the virtual stages of this rank; written in place.
+        folder: a checkpoint whose files have been verified.
+
+    Raises:
+        CheckpointError: Megatron cannot load it into this model.
+    """
+    try:
+        loaded = dist_checkpointing.load(model_shards(chunks), str(folder))
+    except (CheckpointingException, CheckpointException, OSError, KeyError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded into this model: {_first_line(error)}.") from error
+    _load_models(chunks, loaded)
+
+
+def _load_models(chunks: Sequence[nn.Module], loaded: Mapping[str, Any]) -> None:
+    for index, chunk in enumerate(chunks):
+        unwrap(chunk).load_state_dict(loaded[f"model{index}"])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def make_save_group(*, deadline_s: float) -> ProcessGroup:
+    """A group of all ranks for saves in the background.
+
+    Collectives: group creation on all ranks.
+
+    Args:
+        deadline_s: seconds after which a rank that waits for another in it gives up.
+
+    Returns:
+        The group, over gloo.
+    """
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=deadline_s))

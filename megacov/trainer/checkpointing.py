@@ -1,0 +1,251 @@
+"""When a run saves, and how all ranks agree that they have: begun on rank 0, written by all, published by rank 0."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import ProcessGroup
+
+from megacov.checkpoint.disk import disk_errors, write_synced
+from megacov.checkpoint.manifest import FileRecord
+from megacov.checkpoint.store import CheckpointStore
+from megacov.errors import CheckpointError
+from megacov.megatron.checkpoint import BackgroundSave, make_save_group, plan_save, write_format
+from megacov.megatron.policy import Policy
+from megacov.megatron.random_state import random_states, write_random_states
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.agreement import gather, on_rank_zero
+from megacov.trainer.state import TrainState
+
+TRAINER_FILE = "trainer.json"
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """When a run saves; fields as in the configuration's section `checkpoint`."""
+
+    every: int
+    keep_last: int
+    keep_every: int
+    background: bool
+    deadline_s: float
+    max_failures: int
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    step: int
+    save: BackgroundSave
+    about: dict[str, Any]
+    started: float
+
+
+class Checkpointer:
+    """Saves of a run. Every method is a collective of all ranks; a failure on one is a failure on all.
+
+    A save that fails leaves the run and the older checkpoints as they were: it is said, counted, and tried again when
+    the next one is due.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        groups: ParallelGroups,
+        settings: SaveSettings,
+        *,
+        about_run: dict[str, Any],
+        last_saved: int | None = None,
+    ) -> None:
+        """Nothing is written yet.
+
+        Args:
+            store: of the run.
+            groups: of this rank.
+            settings: when to save.
+            about_run: what a checkpoint says about the run, as JSON values.
+            last_saved: step of the checkpoint that the run began with.
+        """
+        self._store, self._groups, self._settings, self._about_run = store, groups, settings, about_run
+        self._last_saved = last_saved
+        self._under_way: _UnderWay | None = None
+        self._group: ProcessGroup | None = None
+        self._stuck: BackgroundSave | None = None
+        self._failures_in_a_row = 0
+        self._waited_s: float | None = None
+        self.num_failures = 0
+
+    def after_step(self, policy: Policy, state: TrainState) -> None:
+        """Publish a save that all ranks have finished, and begin one if it is due.
+
+        Args:
+            policy: to save.
+            state: to save.
+
+        Raises:
+            CheckpointError: too many saves in a row have failed.
+        """
+        self._poll()
+        if self._settings.every > 0 and state.step % self._settings.every == 0:
+            start = time.monotonic()
+            self._begin(policy, state)
+            if not self._settings.background:
+                self._wait()
+            self._waited_s = time.monotonic() - start
+
+    def save_now(self, policy: Policy, state: TrainState) -> None:
+        """Have a published checkpoint of this very step, and wait for it.
+
+        Args:
+            policy: to save.
+            state: to save.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self._settings.every == 0:
+            return
+        self._wait()
+        if self._last_saved == state.step:
+            return
+        failures = self.num_failures
+        self._begin(policy, state)
+        self._wait()
+        if self.num_failures > failures:
+            raise CheckpointError(f"step {state.step} could not be saved: see the warning above.")
+
+    def metrics(self) -> dict[str, float]:
+        """Of the run so far.
+
+        Returns:
+            `health/failed_saves`, and `perf/save_s` once a save has been made.
+        """
+        waited = {} if self._waited_s is None else {"perf/save_s": self._waited_s}
+        return {"health/failed_saves": float(self.num_failures), **waited}
+
+    def _begin(self, policy: Policy, state: TrainState) -> None:
+        self._wait()
+        if self._last_saved == state.step:
+            return
+        failure, folder, plan = self._still_stuck(), None, None
+        if failure is None:
+            folder, failure = self._make_folder(state.step)
+        if failure is None:
+            assert folder is not None
+            try:
+                plan = plan_save(policy.chunks, policy.optimizer, folder)
+            except CheckpointError as error:
+                failure = str(error)
+            failure = _first(gather(failure, self._groups))
+        if failure is not None or plan is None or folder is None:
+            self._failed(state.step, failure or "nothing was planned")
+            return
+        if self._group is None:
+            self._group = make_save_group(deadline_s=self._settings.deadline_s)
+        write_more = partial(_write_random, random_states(), self._groups.world_rank)
+        save = BackgroundSave(plan, folder, self._group, write_more=write_more)
+        about = {**self._about_run, **asdict(state), **policy.progress()}
+        self._under_way = _UnderWay(state.step, save, about, time.monotonic())
+
+    def _make_folder(self, step: int) -> tuple[Path | None, str | None]:
+        """The folder that all ranks write into, or why there is none."""
+        try:
+            on_rank_zero(lambda: self._store.begin(step), self._groups)
+        except CheckpointError as error:
+            return None, str(error)
+        return self._store.temporary(step), None
+
+    def _poll(self) -> None:
+        """Publish or give up what is under way, if all ranks are done with it or one is overdue."""
+        if self._under_way is None:
+            return
+        save, age_s = self._under_way.save, time.monotonic() - self._under_way.started
+        is_overdue = age_s > self._settings.deadline_s
+        answers = gather((save.is_done, is_overdue and not save.is_done), self._groups)
+        failure = _first(gather(save.failure, self._groups))
+        late = [rank for rank, (_, is_late) in enumerate(answers) if is_late]
+        if late:
+            # Its thread may hang for ever, and with it the group; the next save gets another.
+            self._stuck, self._group = save, None
+            deadline = f"checkpoint.deadline_s={self._settings.deadline_s:g}"
+            self._failed(self._under_way.step, f"rank {late[0]} has not written its part within {deadline}")
+        elif all(is_done for is_done, _ in answers):
+            if failure is None:
+                self._publish(self._under_way)
+            else:
+                self._failed(self._under_way.step, failure)
+
+    def _wait(self) -> None:
+        while self._under_way is not None:
+            self._under_way.save.wait(timeout_s=_POLL_S)
+            self._poll()
+
+    def _still_stuck(self) -> str | None:
+        """A thread that hangs in the file system would write into the next checkpoint."""
+        is_stuck = self._stuck is not None and not self._stuck.is_done
+        ranks = [rank for rank, answer in enumerate(gather(is_stuck, self._groups)) if answer]
+        return f"rank {ranks[0]} still hangs in an earlier save" if ranks else None
+
+    def _publish(self, done: _UnderWay) -> None:
+        written = gather([astuple(record) for record in done.save.records], self._groups)
+        records = [FileRecord(*entry) for part in written for entry in part]
+
+        def publish() -> None:
+            folder = self._store.temporary(done.step)
+            write_format(folder)
+            with disk_errors(folder / TRAINER_FILE, "written"):
+                write_synced(folder / TRAINER_FILE, json.dumps(done.about, indent=1))
+            self._store.publish(done.step, records)
+            self._store.prune(self._settings.keep_last, self._settings.keep_every)
+
+        try:
+            on_rank_zero(publish, self._groups)
+        except CheckpointError as error:
+            self._failed(done.step, str(error))
+            return
+        self._under_way = None
+        self._last_saved = done.step
+        self._failures_in_a_row = 0
+
+    def _failed(self, step: int, reason: str) -> None:
+        self._under_way = None
+        self.num_failures += 1
+        self._failures_in_a_row += 1
+        sentence = f"step {step} was not saved: {reason.rstrip('.')}."
+        if self._groups.world_rank == 0:
+            self._store.abandon(step)
+            print(f"megacov: warning: {sentence}", flush=True)
+        if self._failures_in_a_row > self._settings.max_failures:
+            raise CheckpointError(
+                f"{self._failures_in_a_row} saves in a row have failed, and checkpoint.max_failures is "
+                f"{self._settings.max_failures}; the last: {sentence}"
+            )
+
+
+def _first(reasons: Sequence[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _write_random(states: dict[str, Any], rank: int, folder: Path) -> list[str]:
+    name = random_file(rank)
+    (folder / name).parent.mkdir(exist_ok=True)
+    write_random_states(states, folder / name)
+    return [name]
+
+
+def random_file(rank: int) -> str:
+    """Where a checkpoint holds the random states of a rank.
+
+    Args:
+        rank: in the run.
+
+    Returns:
+        Name of the file in the checkpoint.
+    """
+    return f"random/rank_{rank:05d}.safetensors"
