@@ -92,7 +92,7 @@ def _staged(shards: dict[str, Any]) -> dict[str, Any]:
 
 
 class BackgroundSave:
-    """Files of one checkpoint being written. `wait` and the results are for the thread that started it."""
+    """Files of one checkpoint being written. Once `is_done`, `failure` says why it failed, or else `records` what it wrote."""
 
     def __init__(
         self, plan: SavePlan, folder: Path, group: ProcessGroup, *, write_more: Callable[[Path], Sequence[str]]
@@ -109,7 +109,7 @@ class BackgroundSave:
         """
         self.folder = folder
         self.records: list[FileRecord] = []
-        self.failure: str | None = None
+        self.failure: str | None = "the writer ended without a word"
         self._plan, self._group, self._write_more = plan, group, write_more
         # A daemon: a thread that hangs in the file system must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run, name=f"save-{folder.name}", daemon=True)
@@ -140,6 +140,7 @@ class BackgroundSave:
             more = self._write_more(self.folder)
             own = [path.name for path in sorted(self.folder.glob(f"__{dist.get_rank()}_*{_SUFFIX}"))]
             self.records = [record_file(self.folder, name) for name in (*own, *more)]
+            self.failure = None
         except CheckpointException as error:
             rank, (cause, _) = next(iter(error.failures.items()))
             self.failure = f"rank {rank}: {cause}"

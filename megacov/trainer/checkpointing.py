@@ -168,7 +168,7 @@ class Checkpointer:
         save, age_s = self._under_way.save, time.monotonic() - self._under_way.started
         is_overdue = age_s > self._settings.deadline_s
         answers = gather((save.is_done, is_overdue and not save.is_done), self._groups)
-        failure = _first(gather(save.failure, self._groups))
+        failure = _first(gather(save.failure if save.is_done else None, self._groups))
         late = [rank for rank, (_, is_late) in enumerate(answers) if is_late]
         if late:
             # Its thread may hang for ever, and with it the group; the next save gets another.

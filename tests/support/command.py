@@ -27,12 +27,14 @@ class Ended:
 
 
 @contextmanager
-def started(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `megacov`, ended with all it started when the context is left."""
+def started(
+    *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov")
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running `megacov`, or another module that takes its arguments, ended with all it started when the context is left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "megacov", *arguments],
+            [sys.executable, *module, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -71,10 +73,10 @@ def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> No
         time.sleep(0.1)
 
 
-def run(*arguments: str, log: Path) -> Ended:
+def run(*arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov")) -> Ended:
     """Run to the end, and look for what was left behind."""
     seen: dict[int, psutil.Process] = {}
-    with started(*arguments, log=log) as process:
+    with started(*arguments, log=log, module=module) as process:
         deadline = time.monotonic() + DEADLINE_S
         while process.poll() is None:
             assert time.monotonic() < deadline, f"did not end in time:\n{log.read_text()}"
