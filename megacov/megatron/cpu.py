@@ -22,7 +22,13 @@ _installed = False
 
 
 class _NoStream:
-    """Stands in for a CUDA stream or event: on a CPU everything is already in order."""
+    """Stands in for a CUDA stream or event: on a CPU everything is already in order.
+
+    A class, because transformers names `torch.cuda.Stream | None` as a type when it is imported after this.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Whatever a stream or event is made with."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None
@@ -67,7 +73,7 @@ def _install_devices() -> None:
     cuda.empty_cache = lambda: None
     cuda.FloatTensor = torch.FloatTensor
     cuda.current_stream = cuda.default_stream = lambda *args: _NoStream()
-    cuda.Stream = cuda.Event = lambda *args, **kwargs: _NoStream()
+    cuda.Stream = cuda.Event = _NoStream
     cuda.stream = lambda *args: contextlib.nullcontext()
 
 

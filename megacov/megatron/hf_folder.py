@@ -1,7 +1,8 @@
-"""The safetensors files of a Hugging Face model folder, read one tensor at a time."""
+"""The safetensors files of a Hugging Face model folder, read one tensor or one part of a tensor at a time."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -13,9 +14,15 @@ from torch import Tensor
 
 from megacov.errors import DataError
 
+INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
+
 
 class HfFolder:
-    """Knows which file holds each tensor; opens it only to read that tensor."""
+    """Knows which file holds each tensor; opens it only to read from it.
+
+    With an index, its files are the model's, and others in the folder (such as Mistral's `consolidated.safetensors`)
+    are not. Without one it is `model.safetensors`, or else all files there are.
+    """
 
     def __init__(self, folder: Path) -> None:
         """List the tensors of all files.
@@ -24,16 +31,27 @@ class HfFolder:
             folder: with one or more .safetensors files.
 
         Raises:
-            DataError: no such file, or one that cannot be read.
+            DataError: no such file, one that cannot be read, or an index that disagrees with its files.
         """
         self._folder = folder
         self._files: dict[str, Path] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(file, framework="pt") as tensors:
-                    self._files.update(dict.fromkeys(tensors.keys(), file))
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"{file} cannot be read as safetensors: {error}.") from error
+        index = _read_index(folder / INDEX_FILE)
+        for file in _files_of(folder, index):
+            for name in _names_in(file):
+                said = index.get(name, "no file") if index is not None else self._files.get(name, file).name
+                if said != file.name and index is not None:
+                    raise DataError(
+                        f"{file} holds {name}, and by {INDEX_FILE} {said} does: fetch or save the model again."
+                    )
+                if said != file.name:
+                    raise DataError(f"{file} holds {name}, and so does {said}: keep one of them.")
+                self._files[name] = file
+        for name, said in (index or {}).items():
+            if name not in self._files:
+                raise DataError(
+                    f"{folder / INDEX_FILE} says that {said} holds {name}, which it does not: fetch or save the model "
+                    "again."
+                )
         if not self._files:
             raise DataError(f"{folder} has no tensor in .safetensors files: save the model as safetensors first.")
 
@@ -51,20 +69,27 @@ class HfFolder:
         if missing or extra:
             what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this model does not have"
             raise DataError(f"{self._folder} {what}: its weights do not fit its config.json.")
-        for name, shape in expected.items():
-            with self._opened(name) as tensors:
-                found = tuple(tensors.get_slice(name).get_shape())
-            if found != shape:
-                raise DataError(
-                    f"{self._files[name]}: {name} has shape {found} and config.json says {shape}: "
-                    "use the configuration that belongs to these weights."
-                )
+        by_file: dict[Path, list[str]] = {}
+        for name in expected:
+            by_file.setdefault(self._files[name], []).append(name)
+        for names in by_file.values():
+            with self._opened(names[0]) as tensors:
+                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            for name, shape in found.items():
+                if shape != expected[name]:
+                    raise DataError(
+                        f"{self._files[name]}: {name} has shape {shape} and config.json says {expected[name]}: "
+                        "use the configuration that belongs to these weights."
+                    )
 
-    def read(self, name: str) -> Tensor:
-        """One tensor.
+    def read(self, name: str, *, dim: int | None = None, start: int = 0, stop: int = 0) -> Tensor:
+        """One tensor, or a part of it; no more than that is read.
 
         Args:
             name: its Hugging Face name.
+            dim: 0 or 1, along which a part is taken; None for the whole tensor.
+            start: first index of the part.
+            stop: index after its last.
 
         Returns:
             The tensor, on the CPU.
@@ -73,7 +98,11 @@ class HfFolder:
             DataError: a file that cannot be read.
         """
         with self._opened(name) as tensors:
-            tensor: Tensor = tensors.get_tensor(name)
+            if dim is None:
+                tensor: Tensor = tensors.get_tensor(name)
+            else:
+                part = tensors.get_slice(name)
+                tensor = part[start:stop] if dim == 0 else part[:, start:stop]
         return tensor
 
     @contextmanager
@@ -84,3 +113,41 @@ class HfFolder:
                 yield tensors
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self._files[name]} cannot be read: {error}.") from error
+
+
+def _files_of(folder: Path, index: Mapping[str, str] | None) -> list[Path]:
+    if index is None:
+        single = folder / SINGLE_FILE
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    for name, file_name in index.items():
+        if not (folder / file_name).is_file():
+            raise DataError(
+                f"{folder / INDEX_FILE} says that {file_name} holds {name}, and there is no such file: fetch the "
+                "missing files of this model."
+            )
+    return [folder / file_name for file_name in sorted(set(index.values()))]
+
+
+def _names_in(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} cannot be read as safetensors: {error}.") from error
+
+
+def _read_index(file: Path) -> dict[str, str] | None:
+    """File name by tensor name; None without an index."""
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {error}.") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise DataError(f"{file} has no weight_map from tensors to files: fetch or save the model again.")
+    outside = next((name for name in weight_map.values() if Path(name).name != name), None)
+    if outside is not None:
+        raise DataError(f"{file} names {outside}, which is not a file of its folder: fetch or save the model again.")
+    return weight_map

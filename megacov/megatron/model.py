@@ -1,4 +1,4 @@
-"""A Megatron GPTModel from a Hugging Face configuration of the Qwen2 family."""
+"""A Megatron GPTModel from the sizes of a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -72,6 +72,37 @@ def _sum_gradients(model: list[nn.Module], num_tokens: torch.Tensor | None, **kw
     finalize_model_grads(model, None, **kwargs)
 
 
+def _softmax_scale(shape: ModelShape) -> float | None:
+    """None for Megatron's own, 1/sqrt(d). Queries and keys are both scaled by the attention factor of a stretched RoPE;
+    Megatron's rotary embedding has no place for that, and their product has."""
+    if shape.rope_scaling is None or shape.rope_scaling.attention_factor == 1.0:
+        return None
+    factor: float = shape.rope_scaling.attention_factor**2 / shape.head_dim**0.5
+    return factor
+
+
+def _of_the_model(shape: ModelShape) -> dict[str, Any]:
+    """Megatron's fields that describe the model, however it is laid out."""
+    return {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_query_groups": shape.num_key_value_heads,
+        "kv_channels": shape.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": shape.rms_norm_eps,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "add_bias_linear": False,
+        "add_qkv_bias": shape.qkv_bias,
+        "qk_layernorm": shape.qk_norm,
+        "softmax_scale": _softmax_scale(shape),
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+    }
+
+
 def transformer_config(shape: ModelShape, settings: ModelSettings, groups: ParallelGroups) -> TransformerConfig:
     """Megatron's configuration of this model.
 
@@ -93,13 +124,7 @@ def transformer_config(shape: ModelShape, settings: ModelSettings, groups: Paral
     on_gpu, dtype = torch.cuda.is_available(), DTYPES[settings.dtype]
     has_virtual_stages, whole_layers = settings.virtual_pipeline > 1, settings.recompute == "full"
     return TransformerConfig(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        num_query_groups=shape.num_key_value_heads,
-        kv_channels=shape.head_dim,
-        layernorm_epsilon=shape.rms_norm_eps,
+        **_of_the_model(shape),
         tensor_model_parallel_size=groups.tp_size,
         sequence_parallel=settings.sequence_parallel,
         context_parallel_size=groups.cp_size,
@@ -114,13 +139,6 @@ def transformer_config(shape: ModelShape, settings: ModelSettings, groups: Paral
         pipeline_dtype=dtype,
         params_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        normalization="RMSNorm",
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        add_bias_linear=False,
-        add_qkv_bias=True,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
         use_cpu_initialization=not on_gpu,
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
@@ -149,11 +167,14 @@ def layer_spec(
     if transformer_engine:
         from megatron.core.extensions.transformer_engine import TENorm
 
-        spec, norm = get_gpt_layer_with_transformer_engine_spec(), TENorm
+        spec, norm = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm), TENorm
     else:
         spec, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
         spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
-        spec.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
+        attention = spec.submodules.self_attention.submodules
+        attention.core_attention = SdpaCoreAttention
+        if config.qk_layernorm:
+            attention.q_layernorm = attention.k_layernorm = RMSNorm
     num_layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=norm)
 
@@ -209,7 +230,7 @@ def build_model(
     for stage in stages:
         # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor.
         # In bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
-        model: nn.Module = GPTModel(
+        model: Any = GPTModel(
             config,
             layer_spec(config, transformer_engine=transformer_engine, virtual_stage=stage),
             vocab_size=vocab_size,
@@ -221,6 +242,9 @@ def build_model(
             share_embeddings_and_output_weights=shape.tie_word_embeddings,
             vp_stage=stage,
         )
+        if shape.rope_scaling is not None:
+            frequencies = model.rotary_pos_emb.inv_freq
+            model.rotary_pos_emb.inv_freq = frequencies.new_tensor(shape.rope_scaling.inverse_frequencies)
         if torch.cuda.is_available():
             model = model.cuda()
         ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)

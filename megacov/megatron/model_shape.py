@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megacov.config.rules import check_model
 from megacov.errors import ConfigError, DataError
+from megacov.megatron.families.registry import FAMILIES
+from megacov.megatron.families.shape import ModelShape
 
-FAMILIES = ("qwen2",)
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Sizes of a Hugging Face model that Megatron needs. `rope_theta` is the base period of the rotary embedding."""
-
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: float
-    tie_word_embeddings: bool
+__all__ = ["ModelShape", "check_length", "check_split", "read_model_shape"]
 
 
 def read_model_shape(path: str | Path) -> ModelShape:
-    """Read `config.json` of a Hugging Face model folder.
+    """Read `config.json` of a Hugging Face model folder. Code that comes with a model is never run.
 
     Args:
         path: the folder.
@@ -52,24 +35,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
         raise DataError(f"model.path {path}: config.json cannot be read ({error}).") from error
     if hf.model_type not in FAMILIES:
         raise ConfigError(f"model.path {path} is a {hf.model_type} model; supported families: {', '.join(FAMILIES)}.")
-    rope: dict[str, Any] = dict(getattr(hf, "rope_parameters", None) or {})
-    if rope.get("rope_type", "default") != "default":
-        raise ConfigError(f"model.path {path} scales its rotary embedding ({rope['rope_type']}); only default works.")
-    if getattr(hf, "use_sliding_window", False):
-        raise ConfigError(f"model.path {path} uses sliding-window attention; set use_sliding_window to false in it.")
-    return ModelShape(
-        num_layers=hf.num_hidden_layers,
-        hidden_size=hf.hidden_size,
-        ffn_hidden_size=hf.intermediate_size,
-        num_attention_heads=hf.num_attention_heads,
-        num_key_value_heads=hf.num_key_value_heads,
-        head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
-        vocab_size=hf.vocab_size,
-        max_position_embeddings=hf.max_position_embeddings,
-        rms_norm_eps=hf.rms_norm_eps,
-        rope_theta=float(rope.get("rope_theta", getattr(hf, "rope_theta", 10000.0))),
-        tie_word_embeddings=bool(hf.tie_word_embeddings),
-    )
+    return FAMILIES[hf.model_type].read(hf)
 
 
 def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeline: int) -> None:
@@ -93,3 +59,22 @@ def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeli
         pipeline=pipeline,
         virtual_pipeline=virtual_pipeline,
     )
+
+
+def check_length(shape: ModelShape, *, max_prompt_length: int, max_response_length: int) -> None:
+    """Whether no sequence is longer than the model's sliding window, within which all attention is plain attention.
+
+    Args:
+        shape: of the model.
+        max_prompt_length: tokens.
+        max_response_length: tokens.
+
+    Raises:
+        ConfigError: sequences may be longer than the window.
+    """
+    longest = max_prompt_length + max_response_length
+    if shape.sliding_window is not None and longest > shape.sliding_window:
+        raise ConfigError(
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
+            f"sliding window of {shape.sliding_window} tokens, which is not implemented: lower them to fit into it."
+        )

@@ -1,15 +1,14 @@
 """Weights by their Hugging Face names, into and out of any tensor x pipeline layout.
 
-One table of rules says, for each Megatron parameter, which Hugging Face tensors it is made of and how they are laid
-over tensor-parallel ranks; loading and exporting are the two directions of the same table.
-Shape legend: h hidden, f feed-forward, n query heads, g key/value heads, d head size, v vocabulary.
+The table of a family (`families/`) says, for each Megatron parameter, which Hugging Face tensors it is made of and how
+they are laid over tensor-parallel ranks; loading and exporting are the two directions of the same table.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,135 +16,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from megacov.megatron.families.family import WeightRule
+from megacov.megatron.families.layout import REPLICATED, vocab_layout
+from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.hf_folder import HfFolder
 from megacov.megatron.model_shape import ModelShape
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
 
-Split = Callable[[Sequence[Tensor], int, int], Tensor]
-Merge = Callable[[Sequence[Tensor]], list[Tensor]]
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How full tensors become the shard of one tensor-parallel rank, and back.
-
-    split(tensors, rank, size) -> this rank's shard; merge(shards in rank order) -> the full tensors.
-    """
-
-    split: Split
-    merge: Merge
-
-
-@dataclass(frozen=True)
-class WeightRule:
-    """One Megatron parameter.
-
-    names: its possible names (Transformer Engine fuses a norm into the linear after it).
-    sources: the Hugging Face tensors it holds, as (name, full shape).
-    layer: global layer index; None for the embedding (first stage) and what follows the last layer (last stage).
-    on_last_stage: where `layer` is None.
-    """
-
-    names: tuple[str, ...]
-    sources: tuple[tuple[str, tuple[int, ...]], ...]
-    layout: Layout
-    layer: int | None = None
-    on_last_stage: bool = False
-
-
-REPLICATED = Layout(lambda tensors, rank, size: tensors[0], lambda shards: [shards[0]])
-COLUMN = Layout(lambda tensors, rank, size: tensors[0].chunk(size, 0)[rank], lambda shards: [torch.cat(list(shards))])
-ROW = Layout(lambda tensors, rank, size: tensors[0].chunk(size, 1)[rank], lambda shards: [torch.cat(list(shards), 1)])
-
-
-def _split_gate_up(tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-    # Megatron's fc1 holds [gate; up] of its own columns on every rank, not a slice of the full [gate; up].
-    return torch.cat([tensor.chunk(size, 0)[rank] for tensor in tensors])
-
-
-def _merge_gate_up(shards: Sequence[Tensor]) -> list[Tensor]:
-    halves = [shard.chunk(2, 0) for shard in shards]
-    return [torch.cat([half[i] for half in halves]) for i in range(2)]
-
-
-GATE_UP = Layout(_split_gate_up, _merge_gate_up)
-
-
-def vocab_layout(vocab_size: int, padded_size: int) -> Layout:
-    """Rows over ranks, padded with zero rows at the end.
-
-    Args:
-        vocab_size: rows of the Hugging Face tensor.
-        padded_size: rows over all ranks.
-
-    Returns:
-        The layout.
-    """
-
-    def split(tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        padded = nn.functional.pad(tensors[0], (0, 0, 0, padded_size - vocab_size))
-        return padded.chunk(size, 0)[rank]
-
-    return Layout(split, lambda shards: [torch.cat(list(shards))[:vocab_size]])
-
-
-def qkv_layout(shape: ModelShape) -> Layout:
-    """Queries, keys and values interleaved by key/value group: [g, (n/g + 2) * d, ...], groups over ranks.
-
-    Args:
-        shape: sizes of the model.
-
-    Returns:
-        The layout, for weights [.., h] and biases alike.
-    """
-    groups, d = shape.num_key_value_heads, shape.head_dim
-    per_group = shape.num_attention_heads // groups
-
-    def split(tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        blocks = [tensor.reshape(groups, -1, d, *tensor.shape[1:]) for tensor in tensors]
-        fused = torch.cat(blocks, dim=1).reshape(-1, *tensors[0].shape[1:])
-        return fused.chunk(size, 0)[rank]
-
-    def merge(shards: Sequence[Tensor]) -> list[Tensor]:
-        fused = torch.cat(list(shards))
-        blocks = fused.reshape(groups, per_group + 2, d, *fused.shape[1:])
-        return [block.reshape(-1, *fused.shape[1:]) for block in blocks.split([per_group, 1, 1], dim=1)]
-
-    return Layout(split, merge)
-
-
-def _layer_rules(shape: ModelShape, layer: int) -> list[WeightRule]:
-    hf, own = f"model.layers.{layer}", f"decoder.layers.{layer}"
-    h, f = shape.hidden_size, shape.ffn_hidden_size
-    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    qkv_rows = (("q", query), ("k", key_value), ("v", key_value))
-    qkv, attn, mlp = qkv_layout(shape), f"{own}.self_attention", f"{own}.mlp"
-
-    def rule(names: tuple[str, ...], layout: Layout, *sources: tuple[str, tuple[int, ...]]) -> WeightRule:
-        return WeightRule(names, tuple((f"{hf}.{name}", size) for name, size in sources), layout, layer)
-
-    return [
-        rule(
-            (f"{own}.input_layernorm.weight", f"{attn}.linear_qkv.layer_norm_weight"),
-            REPLICATED,
-            ("input_layernorm.weight", (h,)),
-        ),
-        rule((f"{attn}.linear_qkv.weight",), qkv, *((f"self_attn.{x}_proj.weight", (rows, h)) for x, rows in qkv_rows)),
-        rule((f"{attn}.linear_qkv.bias",), qkv, *((f"self_attn.{x}_proj.bias", (rows,)) for x, rows in qkv_rows)),
-        rule((f"{attn}.linear_proj.weight",), ROW, ("self_attn.o_proj.weight", (h, query))),
-        rule(
-            (f"{own}.pre_mlp_layernorm.weight", f"{mlp}.linear_fc1.layer_norm_weight"),
-            REPLICATED,
-            ("post_attention_layernorm.weight", (h,)),
-        ),
-        rule((f"{mlp}.linear_fc1.weight",), GATE_UP, ("mlp.gate_proj.weight", (f, h)), ("mlp.up_proj.weight", (f, h))),
-        rule((f"{mlp}.linear_fc2.weight",), ROW, ("mlp.down_proj.weight", (h, f))),
-    ]
+def _layer_rules(shape: ModelShape, layer: int) -> Iterator[WeightRule]:
+    for block in FAMILIES[shape.family].layer:
+        for rule in block(shape):
+            names = tuple(f"decoder.layers.{layer}.{name}" for name in rule.names)
+            sources = tuple((f"model.layers.{layer}.{name}", size) for name, size in rule.sources)
+            yield replace(rule, names=names, sources=sources, layer=layer)
 
 
 def weight_rules(shape: ModelShape, *, padded_vocab_size: int) -> list[WeightRule]:
-    """The table of the Qwen2 family.
+    """The table of a whole model.
 
     Args:
         shape: sizes of the model.
@@ -154,7 +43,7 @@ def weight_rules(shape: ModelShape, *, padded_vocab_size: int) -> list[WeightRul
     Returns:
         A rule for every parameter of the whole model, in the order of its layers.
     """
-    vocab, rows = vocab_layout(shape.vocab_size, padded_vocab_size), (shape.vocab_size, shape.hidden_size)
+    vocab, rows = vocab_layout(padded_vocab_size), (shape.vocab_size, shape.hidden_size)
     rules = [WeightRule(("embedding.word_embeddings.weight",), (("model.embed_tokens.weight", rows),), vocab)]
     for layer in range(shape.num_layers):
         rules += _layer_rules(shape, layer)
@@ -212,13 +101,18 @@ def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
     """
     rules = weight_rules(shape, padded_vocab_size=shape.vocab_size)
     expected = {name: size for rule in rules for name, size in rule.sources}
-    HfFolder(Path(folder)).check(expected, optional={"lm_head.weight"} if shape.tie_word_embeddings else set())
+    ignored = FAMILIES[shape.family].ignored
+    optional = {f"model.layers.{layer}.{name}" for layer in range(shape.num_layers) for name in ignored}
+    if shape.tie_word_embeddings:
+        optional.add("lm_head.weight")
+    HfFolder(Path(folder)).check(expected, optional=optional)
 
 
 @torch.no_grad()
 def load_hf_weights(chunks: Sequence[nn.Module], folder: str | Path, shape: ModelShape, groups: ParallelGroups) -> None:
-    """Fill this rank's shard from a Hugging Face folder. No communication: every rank reads the tensors it needs.
+    """Fill this rank's shard from a Hugging Face folder, one parameter after another.
 
+    No communication: every rank reads the parts of tensors that it keeps, and holds one parameter beside its shard.
     `check_hf_weights` says beforehand, on one rank, whether they are all there.
 
     Args:
@@ -232,7 +126,7 @@ def load_hf_weights(chunks: Sequence[nn.Module], folder: str | Path, shape: Mode
     """
     shards = named_shards(chunks)
     rules = weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size)
-    source = HfFolder(Path(folder))
+    source, unfilled = HfFolder(Path(folder)), dict(shards)
     for rule in rules:
         names = [name for name in rule.names if name in shards]
         if rule.layer is None and rule.names[0].startswith("embedding") and shape.tie_word_embeddings:
@@ -240,10 +134,20 @@ def load_hf_weights(chunks: Sequence[nn.Module], folder: str | Path, shape: Mode
             names += [name for name in ("output_layer.weight",) if name in shards]
         if not names:
             continue
-        shard = rule.layout.split([source.read(name) for name, _ in rule.sources], groups.tp_rank, groups.tp_size)
+        shard = _read_shard(rule, source, groups.tp_rank, groups.tp_size)
         for name in names:
-            assert shards[name].shape == shard.shape, f"{name}: {shards[name].shape} against {shard.shape}"
-            shards[name].copy_(shard)
+            parameter = unfilled.pop(name)
+            assert parameter.shape == shard.shape, f"{name}: {parameter.shape} against {shard.shape}"
+            parameter.copy_(shard)
+    assert not unfilled, f"the table of {shape.family} has no rule for {', '.join(unfilled)}"
+
+
+def _read_shard(rule: WeightRule, source: HfFolder, rank: int, num_ranks: int) -> Tensor:
+    layout, parts = rule.layout, []
+    for name, size in rule.sources:
+        start, stop = layout.part_range(size, rank, num_ranks)
+        parts.append(source.read(name, dim=layout.dim, start=start, stop=stop))
+    return layout.shard(parts, num_ranks)
 
 
 def _owner_stage(rule: WeightRule, layers_per_chunk: int, pp_size: int) -> int:
@@ -261,8 +165,8 @@ def gather_hf_weights(
     Every rank of replica 0 must iterate to the end; only global rank 0 receives anything. Other replicas (data- and
     context-parallel) hold the same weights and return at once.
 
-    Collectives: for each parameter in table order, tp_group of the owning stage: all-gather of the shard;
-    pp_group of tensor-parallel rank 0: broadcast of each full tensor from the owning stage.
+    Collectives: for each parameter in table order, tp_group of the owning stage: all-gather of the shard, unless every
+    rank holds it whole; pp_group of tensor-parallel rank 0: broadcast of each full tensor from the owning stage.
 
     Args:
         chunks: the virtual stages of this rank, possibly wrapped.
@@ -270,7 +174,7 @@ def gather_hf_weights(
         groups: of this rank.
 
     Yields:
-        (name, full tensor on the CPU, in the model's dtype) on global rank 0.
+        (name, full tensor on the CPU, in the model's dtype, its own copy) on global rank 0.
     """
     if groups.replica_rank != 0:
         return
@@ -282,7 +186,9 @@ def gather_hf_weights(
         tensors: list[Tensor] = []
         if owner == groups.pp_rank:
             shard = next(shards[name] for name in rule.names if name in shards).detach().contiguous()
-            tensors = rule.layout.merge(list(all_gather(shard, group=groups.tp)))
+            # A copy even where nothing is gathered: what was yielded must not change with the next update.
+            gathered = [shard.clone()] if rule.layout.dim is None else list(all_gather(shard, group=groups.tp))
+            tensors = rule.layout.merge(gathered, [size for _, size in rule.sources])
         if groups.tp_rank != 0:
             continue
         for i, (name, size) in enumerate(rule.sources):

@@ -14,7 +14,7 @@ from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
 from megacov.errors import LeaveRequested
 from megacov.megatron.model import ModelSettings
-from megacov.megatron.model_shape import ModelShape, check_split, read_model_shape
+from megacov.megatron.model_shape import ModelShape, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
@@ -233,6 +233,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
 def _check_model_folder(config: RunConfig) -> None:
     shape, parallel = read_model_shape(config.model.path), config.parallel
     check_split(shape, tensor=parallel.tensor, pipeline=parallel.pipeline, virtual_pipeline=parallel.virtual_pipeline)
+    longest_response = config.rollout.max_response_length
+    check_length(shape, max_prompt_length=config.data.max_prompt_length, max_response_length=longest_response)
     check_hf_weights(config.model.path, shape)
 
 

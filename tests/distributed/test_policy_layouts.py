@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from megacov.trainer.step import plan_updates
+from tests.support.families import transformers_tokens
 from tests.support.policies import (
     CLIP_COV,
     TINY_POLICY,
@@ -38,24 +39,6 @@ def _logits_case(tensor: int, pipeline: int, folder: str) -> dict | None:
     return {"tokens": tokens, "weights": weights}
 
 
-def _transformers_tokens(folder: Path) -> dict[int, tuple[float, float, float]]:
-    """The same by transformers, in float64."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    batch, result = make_rollout_batch(seed=1), {}
-    for i in range(len(batch.rewards)):
-        prompt, response = int(batch.prompt_lengths[i]), int(batch.response_lengths[i])
-        ids = batch.tokens[i, : prompt + response]
-        with torch.no_grad():
-            logits = model(ids[None]).logits[0]
-        for j in range(response):
-            scaled, plain = (torch.log_softmax(logits[prompt + j - 1] / t, -1) for t in (0.8, 1.0))
-            entropies = [float(-(lp.exp() * lp).sum()) for lp in (scaled, plain)]
-            result[i * batch.max_response_length + j] = (float(scaled[ids[prompt + j]]), *entropies)
-    return result
-
-
 @pytest.fixture(scope="module")
 def tied_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_qwen2(tmp_path_factory.mktemp("tied"))
@@ -68,7 +51,7 @@ def test_log_probs_and_entropy_equal_transformers(tied_policy: Path) -> None:
     for world_size, layouts in LAYOUTS.items():
         cases = [(t, p, str(folder)) for t, p in layouts for folder in (TINY_POLICY, tied_policy)]
         for case, by_rank in zip(cases, run_cases(_logits_case, cases, world_size=world_size), strict=True):
-            expected = _transformers_tokens(Path(case[2]))
+            expected = transformers_tokens(Path(case[2]))
             found = {token: values for part in by_rank for token, values in part["tokens"].items()}
             assert found.keys() == expected.keys()
             for token, values in expected.items():

@@ -1,0 +1,85 @@
+"""Parts of a layer that families are put together from.
+
+Shape legend: h hidden, f feed-forward, q rows of all query heads, kv rows of all key (or value) heads, d head size.
+"""
+
+from __future__ import annotations
+
+from megacov.megatron.families.family import WeightRule
+from megacov.megatron.families.layout import GATE_UP, REPLICATED, ROW, Layout, qkv_layout
+from megacov.megatron.families.shape import ModelShape
+
+
+def attention(shape: ModelShape) -> list[WeightRule]:
+    """The norm before attention, the fused projections into it, and the one out of it.
+
+    Args:
+        shape: of the model.
+
+    Returns:
+        Their rules.
+    """
+    h, q = shape.hidden_size, shape.num_attention_heads * shape.head_dim
+    norm = ("input_layernorm.weight", "self_attention.linear_qkv.layer_norm_weight")
+    return [
+        WeightRule(norm, (("input_layernorm.weight", (h,)),), REPLICATED),
+        _fused_qkv(shape, "weight", h),
+        WeightRule(("self_attention.linear_proj.weight",), (("self_attn.o_proj.weight", (h, q)),), ROW),
+    ]
+
+
+def qkv_bias(shape: ModelShape) -> list[WeightRule]:
+    """Biases of queries, keys and values.
+
+    Args:
+        shape: of the model.
+
+    Returns:
+        Their rule.
+    """
+    return [_fused_qkv(shape, "bias")]
+
+
+def qk_norm(shape: ModelShape) -> list[WeightRule]:
+    """Norms of queries and keys, shared by all heads.
+
+    Args:
+        shape: of the model.
+
+    Returns:
+        Their rules.
+    """
+    return [
+        WeightRule(
+            (f"self_attention.{x}_layernorm.weight",), ((f"self_attn.{x}_norm.weight", (shape.head_dim,)),), REPLICATED
+        )
+        for x in ("q", "k")
+    ]
+
+
+def swiglu(shape: ModelShape) -> list[WeightRule]:
+    """The norm before the feed-forward part, and that part.
+
+    Args:
+        shape: of the model.
+
+    Returns:
+        Their rules.
+    """
+    h, f = shape.hidden_size, shape.ffn_hidden_size
+    norm = ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight")
+    return [
+        WeightRule(norm, (("post_attention_layernorm.weight", (h,)),), REPLICATED),
+        WeightRule(
+            ("mlp.linear_fc1.weight",), (("mlp.gate_proj.weight", (f, h)), ("mlp.up_proj.weight", (f, h))), GATE_UP
+        ),
+        WeightRule(("mlp.linear_fc2.weight",), (("mlp.down_proj.weight", (h, f)),), ROW),
+    ]
+
+
+def _fused_qkv(shape: ModelShape, kind: str, *columns: int) -> WeightRule:
+    d, n, g = shape.head_dim, shape.num_attention_heads, shape.num_key_value_heads
+    rows = {"q": n * d, "k": g * d, "v": g * d}
+    sources = tuple((f"self_attn.{x}_proj.{kind}", (size, *columns)) for x, size in rows.items())
+    layout: Layout = qkv_layout(d, n // g)
+    return WeightRule((f"self_attention.linear_qkv.{kind}",), sources, layout)

@@ -1,0 +1,11 @@
+"""The families there are."""
+
+from __future__ import annotations
+
+from megacov.megatron.families.family import Family
+from megacov.megatron.families.llama import LLAMA
+from megacov.megatron.families.mistral import MISTRAL
+from megacov.megatron.families.qwen2 import QWEN2
+from megacov.megatron.families.qwen3 import QWEN3
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}

@@ -1,0 +1,46 @@
+"""Sizes and features of a model, as far as Megatron needs to know them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """A rotary embedding stretched to longer sequences.
+
+    inverse_frequencies: of each pair of a head's channels, [radians per position].
+    attention_factor: both queries and keys are multiplied by it.
+    """
+
+    inverse_frequencies: tuple[float, ...]
+    attention_factor: float
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes and features of a Hugging Face model.
+
+    family: its `model_type`, by which `registry.py` finds the table of its weights.
+    rope_theta: base period of the rotary embedding.
+    rope_scaling: None where it is not stretched.
+    sliding_window: keys that a query sees, its own included; None for all of them.
+    qkv_bias, qk_norm: queries, keys and values have a bias; queries and keys are normalised head by head.
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False

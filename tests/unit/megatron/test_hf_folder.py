@@ -1,0 +1,124 @@
+"""A model folder holds exactly the tensors of its model, in the files that its index says, or one of them is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megacov.errors import DataError
+from megacov.megatron.hf_folder import HfFolder
+from megacov.megatron.model_shape import read_model_shape
+from megacov.megatron.weights import check_hf_weights
+from tests.support.families import make_model
+
+Q, NORM = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("qwen3"), "qwen3")
+
+
+def write(source: Path, folder: Path, *, num_files: int = 1, rename=lambda index: index, **changes) -> Path:
+    """The same model in several files with an index; a change replaces a tensor, or removes it where it is None."""
+    tensors = load_file(source / "model.safetensors") | changes
+    names = [name for name in tensors if tensors[name] is not None]
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    weight_map = {}
+    for number in range(num_files):
+        own = names[number::num_files]
+        save_file({name: tensors[name] for name in own}, folder / f"part-{number}.safetensors")
+        weight_map |= dict.fromkeys(own, f"part-{number}.safetensors")
+    if num_files > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": rename(weight_map)}))
+    return folder
+
+
+def check(folder: Path) -> None:
+    check_hf_weights(folder, read_model_shape(folder))
+
+
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_tensors_and_parts_of_them_are_read_as_they_were_written(source, tmp_path, num_files):
+    folder = write(source, tmp_path, num_files=num_files)
+    check(folder)
+    whole = load_file(source / "model.safetensors")
+    found = HfFolder(folder)
+    assert all(torch.equal(found.read(name), tensor) for name, tensor in whole.items())
+    assert torch.equal(found.read(Q, dim=0, start=8, stop=24), whole[Q][8:24])
+    assert torch.equal(found.read(Q, dim=1, start=3, stop=4), whole[Q][:, 3:4])
+    assert found.read(Q, dim=0, start=64, stop=64).shape == (0, 32)
+
+
+@pytest.mark.parametrize("num_files", [1, 3])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({Q: None}, f"lacks {Q}: its weights do not fit its config.json"),
+        ({"model.layers.4.mlp.up_proj.weight": torch.ones(64, 32)}, "holds model.layers.4.mlp.up_proj.weight, which"),
+        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}, "holds model.layers.0.self_attn.q_proj.bias, which"),
+        ({NORM: torch.ones(16)}, rf"{NORM} has shape \(16,\) and config.json says \(32,\)"),
+        ({Q: torch.ones(32, 32)}, rf"{Q} has shape \(32, 32\) and config.json says \(64, 32\)"),
+    ],
+)
+def test_a_missing_extra_or_mis_shaped_tensor_is_named(source, tmp_path, num_files, changes, sentence):
+    with pytest.raises(DataError, match=sentence):
+        check(write(source, tmp_path, num_files=num_files, **changes))
+
+
+@pytest.mark.parametrize(
+    ("rename", "sentence"),
+    [
+        (lambda index: index | {NORM: "part-9.safetensors"}, f"part-9.safetensors holds {NORM}, and there is no such"),
+        (lambda index: index | {"ghost": "part-0.safetensors"}, "part-0.safetensors holds ghost, which it does not"),
+        (lambda index: index | {NORM: f"part-{(int(index[NORM][5]) + 1) % 3}.safetensors"}, f"holds {NORM}, and by"),
+        (lambda index: {k: v for k, v in index.items() if k != NORM}, f"holds {NORM}, and by .* no file does"),
+        (lambda index: index | {NORM: "../part-0.safetensors"}, "names ../part-0.safetensors, which is not a file of"),
+        (lambda index: [], "has no weight_map"),
+        (lambda index: {NORM: 3}, "has no weight_map"),
+    ],
+)
+def test_an_index_that_disagrees_with_its_files_is_refused(source, tmp_path, rename, sentence):
+    folder = write(source, tmp_path, num_files=3, rename=rename)
+    with pytest.raises(DataError, match=sentence):
+        check(folder)
+
+
+def test_a_missing_file_is_named_with_a_tensor_that_it_held(source, tmp_path):
+    folder = write(source, tmp_path, num_files=3)
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(DataError, match="says that part-1.safetensors holds model.*, and there is no such file"):
+        check(folder)
+
+
+def test_an_index_that_is_no_json_is_refused(source, tmp_path):
+    folder = write(source, tmp_path)
+    (folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        HfFolder(folder)
+
+
+def test_files_that_the_index_does_not_name_are_not_the_models(source, tmp_path):
+    folder = write(source, tmp_path, num_files=3)
+    save_file({"tok_embeddings.weight": torch.ones(2)}, folder / "consolidated.safetensors")
+    check(folder)
+
+
+def test_without_an_index_a_tensor_in_two_files_is_refused(source, tmp_path):
+    folder = write(source, tmp_path)
+    save_file({NORM: torch.ones(32)}, folder / "again.safetensors")
+    with pytest.raises(DataError, match=f"holds {NORM}, and so does again.safetensors: keep one"):
+        HfFolder(folder)
+
+
+def test_frequencies_that_old_llama_folders_hold_are_passed_over(tmp_path):
+    llama = make_model(tmp_path / "llama", "llama2")
+    changes = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+    check(write(llama, tmp_path / "old", **changes))
+    with pytest.raises(DataError, match="rotary_emb.inv_freq, which this model does not have"):
+        check(write(make_model(tmp_path / "qwen", "qwen2"), tmp_path / "odd", **changes))

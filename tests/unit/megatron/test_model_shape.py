@@ -1,0 +1,100 @@
+"""What of a config.json is understood, however old, and what is refused, each with a sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megacov.errors import ConfigError, DataError
+from megacov.megatron.families.registry import FAMILIES
+from megacov.megatron.model_shape import check_length, read_model_shape
+from tests.support.families import LINEAR_ROPE, LLAMA3_ROPE, MODELS, SIZES, YARN_ROPE
+
+
+def config(folder: Path, model_type: str, **fields) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type} | SIZES | fields))
+    return folder
+
+
+@pytest.mark.parametrize("rope", [LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE], ids=lambda rope: rope["rope_type"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("kind_key", ["rope_type", "type"])
+def test_old_and_new_spellings_of_a_rotary_embedding_are_one(tmp_path, rope, model_type, kind_key):
+    new = read_model_shape(config(tmp_path, model_type, rope_parameters=rope))
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type")}
+    scaling[kind_key] = rope["rope_type"]
+    old = read_model_shape(config(tmp_path, model_type, rope_theta=rope["rope_theta"], rope_scaling=scaling))
+    assert new == old
+    assert new.rope_theta == rope["rope_theta"] and new.rope_scaling is not None
+    assert len(new.rope_scaling.inverse_frequencies) == new.head_dim // 2
+
+
+def test_a_plain_rotary_embedding_keeps_its_base_period(tmp_path):
+    shape = read_model_shape(config(tmp_path, "llama", rope_theta=5e5))
+    assert shape.rope_theta == 5e5 and shape.rope_scaling is None
+    assert read_model_shape(config(tmp_path, "llama", rope_theta=5e5, rope_scaling=None)) == shape
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "sentence"),
+    [
+        ("gpt2", {}, "is a gpt2 model; supported families: llama, mistral, qwen2, qwen3"),
+        ("llama", {"attention_bias": True}, "attention_bias is True .* llama models can be trained with False only"),
+        ("llama", {"mlp_bias": True}, "mlp_bias is True"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True"),
+        ("qwen2", {"hidden_act": "gelu"}, "hidden_act is 'gelu' .* with 'silu' only"),
+        ("llama", {"rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "by 'dynamic', whose"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "short_factor": [1.0] * 2,
+                                 "long_factor": [2.0] * 2, "original_max_position_embeddings": 8}},
+            "by 'longrope', whose",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "a fraction of 0.5",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_laid_into_megatron_is_refused(tmp_path, model_type, fields, sentence):
+    folder = config(tmp_path, model_type, **fields)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        read_model_shape(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_rotary_embedding_that_lacks_a_parameter_is_said(tmp_path):
+    with pytest.raises(DataError, match="factor"):
+        read_model_shape(config(tmp_path, "llama", rope_parameters={"rope_type": "linear", "rope_theta": 1e4}))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "window"),
+    [
+        ("mistral", {"sliding_window": 4096}, 4096),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": False}, None),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2}, 8),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 4}, None),
+        ("llama", {}, None),
+    ],
+)
+def test_a_sliding_window_is_one_if_a_layer_has_it(tmp_path, model_type, fields, window):
+    assert read_model_shape(config(tmp_path, model_type, **fields)).sliding_window == window
+
+
+def test_sequences_fit_into_a_sliding_window(tmp_path):
+    shape = read_model_shape(config(tmp_path, "mistral", sliding_window=100))
+    check_length(shape, max_prompt_length=40, max_response_length=60)
+    check_length(replace(shape, sliding_window=None), max_prompt_length=4000, max_response_length=6000)
+    with pytest.raises(ConfigError, match="max_response_length is 101 and .* sliding window of 100 tokens"):
+        check_length(shape, max_prompt_length=41, max_response_length=60)
+
+
+def test_every_family_has_a_tiny_model():
+    assert {model_type for model_type, _ in MODELS.values()} == set(FAMILIES)
