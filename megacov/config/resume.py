@@ -40,7 +40,7 @@ FREE = frozenset(
 )
 
 
-def contradictions(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
+def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str]:
     """Settings that a checkpoint was made with and that are others now.
 
     Args:
@@ -48,21 +48,32 @@ def contradictions(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
         config: of the run that is to go on.
 
     Returns:
-        "section.key was A and is B", one for each.
+        section.key -> "section.key was A and is B".
     """
-    now = config.model_dump(mode="json")
-    before, after = dict(_leaves(saved)), dict(_leaves(now))
-    found = [
-        f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
+    before, after = dict(_leaves(saved)), settings(config)
+    found = {
+        name: f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and not _is_free(name)
-    ]
-    steps = ("run.steps", before.get("run.steps"), after.get("run.steps"))
-    if config.optimizer.decay != "constant" and steps[1] != steps[2]:
-        found.append(
-            f"run.steps was {steps[1]} and is {steps[2]}, to which optimizer.decay stretches the learning rate"
+    }
+    steps = before.get("run.steps")
+    if config.optimizer.decay != "constant" and steps != config.run.steps:
+        found["run.steps"] = (
+            f"run.steps was {steps} and is {config.run.steps}, over which optimizer.decay stretches the learning rate"
         )
     return found
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its full name.
+
+    Args:
+        config: any.
+
+    Returns:
+        section.key -> JSON value.
+    """
+    return dict(_leaves(config.model_dump(mode="json")))
 
 
 def _is_free(name: str) -> bool:

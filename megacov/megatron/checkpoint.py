@@ -39,6 +39,8 @@ from megacov.megatron.weights import unwrap
 
 FORMAT = ("torch_dist", 1)
 _SUFFIX = ".distcp"
+# What loading a checkpoint whose files are whole can raise: it is of another model.
+_LOAD_ERRORS = (CheckpointingException, CheckpointException, OSError, KeyError)
 
 
 class SavePlan:
@@ -75,7 +77,15 @@ def model_shards(chunks: Sequence[nn.Module]) -> dict[str, Any]:
     return {f"model{index}": unwrap(chunk).sharded_state_dict() for index, chunk in enumerate(chunks)}
 
 
-def _by_parameter(shards: Mapping[str, Any]) -> dict[int, Any]:
+def shards_by_parameter(shards: Mapping[str, Any]) -> dict[int, Any]:
+    """Megatron's sharded tensor of each parameter.
+
+    Args:
+        shards: from `model_shards`.
+
+    Returns:
+        id() of a parameter -> ShardedTensor or factory.
+    """
     values = ((shard, getattr(shard, "data", None)) for shard in nested_values(shards))
     return {id(data): shard for shard, data in values if isinstance(data, nn.Parameter)}
 
@@ -92,7 +102,7 @@ def _staged(shards: dict[str, Any]) -> dict[str, Any]:
 
 
 class BackgroundSave:
-    """Files of one checkpoint being written. Once `is_done`, `failure` says why it failed, or else `records` what it wrote."""
+    """Files of one checkpoint being written. Once it is done, `failure` says why it failed, `records` what it wrote."""
 
     def __init__(
         self, plan: SavePlan, folder: Path, group: ProcessGroup, *, write_more: Callable[[Path], Sequence[str]]
@@ -167,7 +177,7 @@ def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder:
         CheckpointError: the disk does not take what Megatron writes here, on rank 0.
     """
     shards = model_shards(chunks)
-    optimizer_state = optimizer_shards(optimizer, _by_parameter(shards), filled=True)
+    optimizer_state = optimizer_shards(optimizer, shards_by_parameter(shards), filled=True)
     staged = _staged({**shards, "optimizer": optimizer_state})
     try:
         plan: SavePlan = dist_checkpointing.save(staged, str(folder), _PlanOnly(*FORMAT), async_sharded_save=True)
@@ -206,32 +216,13 @@ def load_checkpoint(
         CheckpointError: Megatron cannot load it into this model.
     """
     shards = model_shards(chunks)
-    state = optimizer_shards(optimizer, _by_parameter(shards), filled=False)
+    state = optimizer_shards(optimizer, shards_by_parameter(shards), filled=False)
     try:
         loaded = dist_checkpointing.load({**shards, "optimizer": state}, str(folder))
-    except (CheckpointingException, CheckpointException, OSError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise CheckpointError(f"{folder} cannot be loaded into this model: {_first_line(error)}.") from error
     _load_models(chunks, loaded)
     set_optimizer_state(optimizer, loaded["optimizer"], adam_steps=adam_steps)
-
-
-def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
-    """Fill the weights of this rank alone, without an optimizer.
-
-    Collectives: those of Megatron's load (world).
-
-    Args:
-        chunks: the virtual stages of this rank; written in place.
-        folder: a checkpoint whose files have been verified.
-
-    Raises:
-        CheckpointError: Megatron cannot load it into this model.
-    """
-    try:
-        loaded = dist_checkpointing.load(model_shards(chunks), str(folder))
-    except (CheckpointingException, CheckpointException, OSError, KeyError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded into this model: {_first_line(error)}.") from error
-    _load_models(chunks, loaded)
 
 
 def _load_models(chunks: Sequence[nn.Module], loaded: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,8 +210,8 @@ def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
 
 def build_model(
     shape: ModelShape, settings: ModelSettings, groups: ParallelGroups, *, transformer_engine: bool
-) -> list[DistributedDataParallel]:
-    """This rank's shard of the model, wrapped for a distributed optimizer. Its weights are not yet the policy's.
+) -> list[nn.Module]:
+    """This rank's shard of the model. Its weights are not yet the policy's.
 
     `check_split` says beforehand whether it can be split that way.
 
@@ -221,12 +222,12 @@ def build_model(
         transformer_engine: whether its modules are used.
 
     Returns:
-        The virtual stages of this rank, one or more, each in Megatron's DistributedDataParallel.
+        The virtual stages of this rank, one or more.
     """
     config = transformer_config(shape, settings, groups)
     stages = range(settings.virtual_pipeline) if settings.virtual_pipeline > 1 else (None,)
     vocab_size = padded_vocab_size(shape.vocab_size, divisible_by=settings.vocab_divisible_by, tp_size=groups.tp_size)
-    chunks = []
+    chunks: list[nn.Module] = []
     for stage in stages:
         # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor.
         # In bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
@@ -245,8 +246,18 @@ def build_model(
         if shape.rope_scaling is not None:
             frequencies = model.rotary_pos_emb.inv_freq
             model.rotary_pos_emb.inv_freq = frequencies.new_tensor(shape.rope_scaling.inverse_frequencies)
-        if torch.cuda.is_available():
-            model = model.cuda()
-        ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-        chunks.append(DistributedDataParallel(config, ddp_config, model))
+        chunks.append(model.cuda() if torch.cuda.is_available() else model)
     return chunks
+
+
+def wrap_for_training(chunks: Sequence[nn.Module]) -> list[DistributedDataParallel]:
+    """Give the stages the gradient buffers of a distributed optimizer.
+
+    Args:
+        chunks: from `build_model`.
+
+    Returns:
+        Each in Megatron's DistributedDataParallel.
+    """
+    settings = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    return [DistributedDataParallel(chunk.config, settings, chunk) for chunk in chunks]

@@ -23,7 +23,7 @@ from megacov.megatron.forward_step import (
     forward_backward,
     forward_only,
 )
-from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine
+from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
 from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
 from megacov.megatron.optimizer_state import adam_steps
@@ -202,7 +202,7 @@ def build_policy(
         DataError: weights that cannot be read.
     """
     transformer_engine = use_transformer_engine(settings.transformer_engine, group=groups.control)
-    chunks = build_model(shape, settings, groups, transformer_engine=transformer_engine)
+    chunks = wrap_for_training(build_model(shape, settings, groups, transformer_engine=transformer_engine))
     load_hf_weights(chunks, path, shape, groups)
     optimizer, scheduler = build_optimizer(chunks, adam, dtype=DTYPES[settings.dtype])
     reference = _copies(chunks) if with_reference else None

@@ -33,7 +33,7 @@ from megacov.trainer.restore import (
 )
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.rollout_worker import RolloutWorker
-from megacov.trainer.run_folder import open_run_folder, reopen_run_folder, write_config
+from megacov.trainer.run_folder import open_run_folder, reopen_run_folder, with_absolute_paths, write_config
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
 
@@ -205,7 +205,7 @@ def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
     """
     return {
         "format": 1,
-        "config": config.model_dump(mode="json"),
+        "config": with_absolute_paths(config).model_dump(mode="json"),
         "shape": asdict(shape),
         "layout": layout_of(config),
         "prompts_sha256": record_file(config.data.path.parent, config.data.path.name).sha256,

@@ -11,8 +11,8 @@ from typing import Any
 from megacov.checkpoint.manifest import FileRecord, Manifest, check_file, read_manifest
 from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig
-from megacov.config.resume import contradictions
-from megacov.errors import CheckpointError, ConfigError
+from megacov.config.resume import contradictions, settings
+from megacov.errors import CheckpointError, ConfigError, DataError
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
@@ -50,16 +50,32 @@ def find_good_checkpoint(store: CheckpointStore, groups: ParallelGroups) -> Good
     )
     reasons: list[str] = []
     for name in names:
-        folder = store.folder / name
-        problem = _verify(folder, groups)
-        if problem is None:
+        good = read_good_checkpoint(store.folder / name, groups)
+        if isinstance(good, GoodCheckpoint):
             for sentence in (*notes, *reasons):
                 _say(sentence, groups)
-            about = from_rank_zero(_read_about(folder) if groups.world_rank == 0 else {}, groups)
-            return GoodCheckpoint(folder, about)
-        reasons.append(f"checkpoint {name} is damaged and is passed over: {problem}")
+            return good
+        reasons.append(f"checkpoint {name} is damaged and is passed over: {good}")
     why = " ".join(reasons) or f"{store.folder} holds none."
     raise CheckpointError(f"there is no checkpoint to resume from: {why}")
+
+
+def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint | str:
+    """A checkpoint, if every byte of it is as it was written. Every rank reads a share of the files.
+
+    Collectives: control.
+
+    Args:
+        folder: of the checkpoint.
+        groups: of this rank.
+
+    Returns:
+        The checkpoint, or what is wrong with it in a sentence; the same on all ranks.
+    """
+    problem = _verify(folder, groups)
+    if problem is not None:
+        return problem
+    return GoodCheckpoint(folder, from_rank_zero(_read_about(folder) if groups.world_rank == 0 else {}, groups))
 
 
 def _say(sentence: str, groups: ParallelGroups) -> None:
@@ -100,7 +116,9 @@ def _read_about(folder: Path) -> dict[str, Any]:
 def check_continuation(
     saved: Mapping[str, Any], config: RunConfig, about_run: Mapping[str, Any], *, allowed: Sequence[str] = ()
 ) -> None:
-    """Whether a run may go on from a checkpoint with this configuration.
+    """Whether a run may go on from a checkpoint with this configuration. Rank 0.
+
+    What was once allowed stays so while its value does, also for an older checkpoint: the run's folder remembers it.
 
     Args:
         saved: what the checkpoint says about the run that wrote it.
@@ -110,20 +128,31 @@ def check_continuation(
 
     Raises:
         ConfigError: settings that contradict it, by name.
+        DataError: the folder cannot be written.
     """
-    found = [sentence for sentence in contradictions(saved["config"], config) if sentence.split()[0] not in allowed]
-    found += [
-        f"{key} of {path} was {saved['shape'][key]} and is {value}"
-        for path, key, value in ((config.model.path, *item) for item in about_run["shape"].items())
-        if saved["shape"].get(key) != value
-    ]
-    if saved["prompts_sha256"] != about_run["prompts_sha256"] and "data.path" not in allowed:
-        found.append(f"data.path {config.data.path} holds other prompts than those the run was trained on")
-    if found:
+    found = contradictions(saved["config"], config)
+    shape = json.loads(json.dumps(about_run["shape"]))
+    others = [key for key in shape if saved["shape"].get(key) != shape[key]]
+    if others:
+        was, now = (", ".join(f"{key} {each.get(key)}" for key in others) for each in (saved["shape"], shape))
+        raise ConfigError(f"the checkpoint of step {saved['step']} is of a model with {was}, and model.path has {now}.")
+    if saved["prompts_sha256"] != about_run["prompts_sha256"]:
+        found["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
+    now = {**settings(config), "data.path": about_run["prompts_sha256"]}
+    path = config.run.directory / "allowed.json"
+    remembered = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    remembered |= {name: now[name] for name in allowed if name in found}
+    refused = [sentence for name, sentence in found.items() if name not in remembered or remembered[name] != now[name]]
+    if refused:
         raise ConfigError(
-            f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(found)}: take the old "
+            f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(refused)}: take the old "
             "values, or name each with --allow if you mean it."
         )
+    if remembered:
+        try:
+            path.write_text(json.dumps(remembered, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, layout: Mapping[str, int]) -> TrainState:

@@ -59,7 +59,7 @@ def reopen_run_folder(config: RunConfig, stack: ExitStack) -> Path:
 
 
 def write_config(config: RunConfig) -> None:
-    """Write the configuration into its run's folder, with paths that hold wherever the run is resumed from.
+    """Write the configuration into its run's folder.
 
     Args:
         config: of the run.
@@ -68,17 +68,36 @@ def write_config(config: RunConfig) -> None:
         DataError: the disk does not take it.
     """
     folder = config.run.directory
-    model = config.model.model_copy(update={"path": config.model.path.absolute()})
-    data = config.data.model_copy(update={"path": config.data.path.absolute()})
     try:
         for name in ("tensorboard", "samples", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        text = dump_config(config.model_copy(update={"model": model, "data": data}))
         fresh = folder / "tmp_config.yaml"
-        fresh.write_text(text, encoding="utf-8")
+        fresh.write_text(dump_config(with_absolute_paths(config)), encoding="utf-8")
         fresh.replace(folder / "config.yaml")
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be written: {error.strerror}.") from error
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """A configuration that holds wherever the run is resumed from.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The same with absolute paths.
+    """
+    sections = {
+        "run": ("directory", config.run.directory),
+        "model": ("path", config.model.path),
+        "data": ("path", config.data.path),
+    }
+    return config.model_copy(
+        update={
+            section: getattr(config, section).model_copy(update={key: path.absolute()})
+            for section, (key, path) in sections.items()
+        }
+    )
 
 
 def write_samples(folder: Path, samples: Sequence[Sample], *, step: int) -> None:

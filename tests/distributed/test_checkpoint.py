@@ -11,7 +11,6 @@ from torch import Tensor
 from megacov.megatron.checkpoint import (
     BackgroundSave,
     load_checkpoint,
-    load_weights,
     make_save_group,
     plan_save,
     write_format,
@@ -75,10 +74,7 @@ def _case(model: str, layout: Layout, dtype: str, load: str, save: str, train: b
         torch.distributed.barrier()
         _save(policy, Path(save))
         weights, steps = dict(policy.hf_weights()), adam_steps(policy.optimizer)
-        fresh = make_policy(groups, path=Path(model), model=settings)
-        load_weights(fresh.chunks, Path(save))
-        loaded = dict(fresh.hf_weights())
-        return {"disk": _tensors(Path(save)), "weights": weights, "steps": steps, "loaded": loaded}
+        return {"disk": _tensors(Path(save)), "weights": weights, "steps": steps}
 
 
 @pytest.mark.dist
@@ -99,13 +95,9 @@ def test_any_layout_loads_what_any_layout_saved(dtype: str, tmp_path: Path) -> N
         for case, by_rank in zip(cases, run_cases(_case, cases, world_size=world_size), strict=True):
             original, again = wholes[Path(case[3])], by_rank[0]
             assert again["steps"] == original["steps"]
-            assert (
-                again["disk"].keys() == original["disk"].keys() and again["loaded"].keys() == original["loaded"].keys()
-            )
+            assert again["disk"].keys() == original["disk"].keys()
             for key, value in original["disk"].items():
                 assert torch.equal(again["disk"][key], value), (case, key)
-            for key, value in original["loaded"].items():
-                assert torch.equal(again["loaded"][key], value), (case, key)
             for key, value in original["weights"].items():
                 torch.testing.assert_close(
                     again["weights"][key], value, rtol=1e-5, atol=1e-6 if dtype == "float32" else 2e-3

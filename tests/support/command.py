@@ -30,7 +30,7 @@ class Ended:
 def started(
     *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov")
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `megacov`, or another module that takes its arguments, ended with all it started when the context is left."""
+    """A running `megacov`, or a module that takes its arguments; ended with all it started when the context is left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
