@@ -58,7 +58,7 @@ def read_hf_weights(
 
 
 class _Slices(DefaultLoadPlanner):
-    """Has torch's reader fill a tensor with part of one in the checkpoint. Megatron's loading wants all layers at once."""
+    """Has torch's reader fill a tensor with part of one in the checkpoint. Megatron loads all layers at once."""
 
     def __init__(self, target: Tensor) -> None:
         super().__init__()

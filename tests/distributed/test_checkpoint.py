@@ -42,14 +42,12 @@ def _update(policy: Policy, seed: int) -> None:
 
 def _save(policy: Policy, folder: Path) -> None:
     plan = plan_save(policy.chunks, policy.optimizer, folder)
-    save = BackgroundSave(plan, folder, make_save_group(deadline_s=60), write_more=lambda folder: [])
+    group = make_save_group(deadline_s=60)
+    save = BackgroundSave(plan, folder, group, write_more=lambda _: [], publish=lambda _: write_format(folder))
     # What training does meanwhile must not reach the files.
     _update(policy, seed=9)
-    assert save.wait(timeout_s=60) and save.failure is None, save.failure
-    torch.distributed.barrier()
-    if torch.distributed.get_rank() == 0:
-        write_format(folder)
-    torch.distributed.barrier()
+    save.wait(timeout_s=60)
+    assert save.is_done and save.failure is None, save.failure
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
