@@ -19,7 +19,8 @@ from megacov.errors import CheckpointError
 from megacov.megatron.checkpoint import model_shards, shards_by_parameter
 from megacov.megatron.model import ModelSettings, build_model
 from megacov.megatron.model_shape import ModelShape
-from megacov.megatron.weights import named_shards, unwrap, weight_rules
+from megacov.megatron.weight_table import weight_rules
+from megacov.megatron.weights import named_shards, unwrap
 from megacov.parallel.groups import ParallelGroups
 
 
