@@ -48,7 +48,7 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
-    hangs = ("checkpoint.deadline_s=3.0",)
+    hangs = ("checkpoint.deadline_s=15.0",)
     yield "writer hangs", lambda: faults.rank_fails("writer hangs", 1, folder / "hangs", reference, overrides=hangs)
     stops = ("parallel.timeout_s=5.0", "parallel.control_timeout_s=5.0", "checkpoint.deadline_s=5.0")
     yield "rank stops", lambda: faults.rank_fails("rank stops", 1, folder / "stops", reference, overrides=stops)

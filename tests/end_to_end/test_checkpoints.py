@@ -79,11 +79,11 @@ def test_a_save_that_fails_is_said_and_got_over(fault: str, tmp_path: Path, refe
 
 
 def test_a_writer_that_hangs_is_given_up(tmp_path: Path, reference: bytes) -> None:
-    overrides = ("checkpoint.deadline_s=3.0",)
+    overrides = ("checkpoint.deadline_s=15.0",)
     result = faults.rank_fails("writer hangs", 1, tmp_path / "run", reference, overrides=overrides)
     # The run comes to its end, but cannot save it.
     assert result.code == 9
-    assert "rank 1 has not written its part within checkpoint.deadline_s=3" in result.output
+    assert "rank 1 has not written its part within checkpoint.deadline_s=15" in result.output
     _check(result, lost=faults.STEPS - 2)
 
 
