@@ -26,6 +26,7 @@ class Layout:
     virtual: int = 1
     expert: int = 1
     sequence: bool = False
+    context: int = 1
     dtype: str = "float32"
 
 
@@ -35,7 +36,7 @@ DENSE = {1: [ALONE], 2: [Layout(2), Layout(1, 2, 2)], 4: [Layout(2, 2)]}
 WITH_EXPERTS = {
     1: [ALONE],
     2: [Layout(expert=2), Layout(2, expert=2, sequence=True), Layout(1, 2, 2)],
-    4: [Layout(2, expert=4, sequence=True), Layout(1, 2, expert=2), Layout(2, expert=2, sequence=True)],
+    4: [Layout(2, expert=4, sequence=True, context=2), Layout(1, 2, expert=2), Layout(2, expert=2, sequence=True)],
 }
 # These differ from others in what no pipeline sees.
 VARIANTS = ("llama2_linear", "qwen2_yarn", "qwen3_yarn", "qwen3_moe_plain")
@@ -53,7 +54,7 @@ def train(folder: str, layout: Layout) -> dict[str, Any]:
     batch = make_rollout_batch(seed=1)
     model = replace(FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, dtype=layout.dtype)
     with laid_out_ranks(
-        layout.tensor, layout.pipeline, virtual_pipeline=layout.virtual, expert=layout.expert
+        layout.tensor, layout.pipeline, virtual_pipeline=layout.virtual, expert=layout.expert, context=layout.context
     ) as groups:
         policy = make_policy(groups, path=Path(folder), model=model)
         result: dict[str, Any] = {"weights": dict(policy.hf_weights())}
