@@ -150,36 +150,45 @@ class BackgroundSave:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        rank = dist.get_rank()
+        records, failure = self._write(dist.get_rank())
         try:
-            self.failure = self._publish_on_rank_zero(self._write(rank))
+            self.failure = self._publish_on_rank_zero(records, failure)
+        except RuntimeError as error:
+            self.failure = f"rank {dist.get_rank()} lost the others: {_first_line(error)}"
+
+    def _write(self, rank: int) -> tuple[list[FileRecord], str | None]:
+        """Write this rank's files, and read them back for their checksums; or why that failed."""
+        try:
+            writer = FileSystemWriter(self._folder, single_file_per_rank=True, sync_files=True, thread_count=1)
+            planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+            save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
+            more = self._write_more(self._folder)
+            own = [path.name for path in sorted(self._folder.glob(f"__{rank}_*{_SUFFIX}"))]
+            return [record_file(self._folder, name) for name in (*own, *more)], None
         except CheckpointException as error:
             culprit, (cause, _) = next(iter(error.failures.items()))
-            self.failure = f"rank {culprit}: {cause}"
-        except (CheckpointError, OSError, RuntimeError, ValueError) as error:
-            self.failure = f"rank {rank}: {_first_line(error)}"
+            return [], f"rank {culprit}: {_first_line(cause)}"
+        except (CheckpointError, MemoryError, OSError, RuntimeError, ValueError) as error:
+            return [], f"rank {rank}: {_first_line(error)}"
         finally:
             self._plan.state = {}  # the copies, which need as much memory as what they are of
 
-    def _write(self, rank: int) -> list[FileRecord]:
-        """Write this rank's files, and read them back for their checksums."""
-        writer = FileSystemWriter(self._folder, single_file_per_rank=True, sync_files=True, thread_count=1)
-        planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
-        save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
-        more = self._write_more(self._folder)
-        own = [path.name for path in sorted(self._folder.glob(f"__{rank}_*{_SUFFIX}"))]
-        return [record_file(self._folder, name) for name in (*own, *more)]
+    def _publish_on_rank_zero(self, records: Sequence[FileRecord], failure: str | None) -> str | None:
+        """Publish if all ranks have written; why it failed otherwise, alike on all ranks.
 
-    def _publish_on_rank_zero(self, records: Sequence[FileRecord]) -> str | None:
-        """Why it failed, alike on all ranks."""
-        written = all_gather_bytes(json.dumps([astuple(record) for record in records]).encode(), group=self._group)
-        failure, verdict = None, None
+        A rank that has failed takes part too: the others would wait for it until the deadline.
+        """
+        mine = json.dumps([failure, [astuple(record) for record in records]]).encode()
+        answers = [json.loads(part) for part in all_gather_bytes(mine, group=self._group)]
+        verdict = None
         if group_rank(self._group) == 0:
-            try:
-                self._publish([FileRecord(*entry) for part in written for entry in json.loads(part)])
-            except CheckpointError as error:
-                failure = str(error)
-            verdict = json.dumps(failure).encode()
+            found = next((failure for failure, _ in answers if failure is not None), None)
+            if found is None:
+                try:
+                    self._publish([FileRecord(*entry) for _, part in answers for entry in part])
+                except CheckpointError as error:
+                    found = str(error)
+            verdict = json.dumps(found).encode()
         answer: str | None = json.loads(broadcast_bytes(verdict, src_rank=0, group=self._group))
         return answer
 

@@ -22,7 +22,7 @@ from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
-from megacov.trainer.checkpointing import Checkpointer, SaveSettings
+from megacov.trainer.checkpointing import FORMAT, Checkpointer, SaveSettings
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.restore import (
     GoodCheckpoint,
@@ -204,7 +204,7 @@ def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
         JSON values.
     """
     return {
-        "format": 1,
+        "format": FORMAT,
         "config": with_absolute_paths(config).model_dump(mode="json"),
         "shape": asdict(shape),
         "layout": layout_of(config),

@@ -24,6 +24,7 @@ from megacov.trainer.agreement import gather, on_rank_zero
 from megacov.trainer.state import TrainState
 
 TRAINER_FILE = "trainer.json"
+FORMAT = 1
 _POLL_S = 0.05
 
 

@@ -17,7 +17,7 @@ from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
-from megacov.trainer.checkpointing import TRAINER_FILE, random_file
+from megacov.trainer.checkpointing import FORMAT, TRAINER_FILE, random_file
 from megacov.trainer.state import TrainState
 
 
@@ -75,7 +75,8 @@ def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint
     problem = _verify(folder, groups)
     if problem is not None:
         return problem
-    return GoodCheckpoint(folder, from_rank_zero(_read_about(folder) if groups.world_rank == 0 else {}, groups))
+    about = on_rank_zero(lambda: _read_about(folder), groups)
+    return GoodCheckpoint(folder, from_rank_zero(about or {}, groups))
 
 
 def _say(sentence: str, groups: ParallelGroups) -> None:
@@ -110,6 +111,8 @@ def _verify(folder: Path, groups: ParallelGroups) -> str | None:
 
 def _read_about(folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {about.get('format')}, and this version of megacov reads {FORMAT}.")
     return about
 
 

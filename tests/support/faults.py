@@ -173,11 +173,7 @@ GOT_OVER = ("disk full", "writer dies")
 
 
 def storm(folder: Path, *, num_kills: int, seed: int) -> tuple[int, list[int]]:
-    """Kill a run at random moments, from its start to its end, and resume it each time.
-
-    Returns:
-        How often it was killed before it could end, and after which steps it went on.
-    """
+    """Kill a run at random moments, from its start to its end; how often that was, and after which steps it went on."""
     generator = random.Random(seed)
     log, gone_on, kills = folder.with_suffix(".log"), [], 0
     arguments: tuple[str, ...] = ("train", KL_COV, *SETTINGS, f"run.directory={folder}")

@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     for step in (2, 4):
         folder = store.begin(step)
         (folder / "__0_0.distcp").write_bytes(bytes(range(256)) * 16)
-        (folder / TRAINER_FILE).write_text(json.dumps({"step": step}))
+        (folder / TRAINER_FILE).write_text(json.dumps({"format": 1, "step": step}))
         store.publish(step, [])
     return store
 
@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     harm, reason = DAMAGES[damage]
     harm(store.path(4))
     good = find_good_checkpoint(store, ALONE)
-    assert good == GoodCheckpoint(store.path(2), {"step": 2})
+    assert good == GoodCheckpoint(store.path(2), {"format": 1, "step": 2})
     said = capsys.readouterr().out
     assert "checkpoint step_00000004 is damaged and is passed over" in said and reason in said
     (aside,) = set_newer_aside(store, good)
@@ -65,7 +65,7 @@ def test_a_wrong_pointer_is_said_and_changes_nothing(
     pointer: str, said: str, store: CheckpointStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.pointer.write_text(pointer)
-    assert find_good_checkpoint(store, ALONE).about == {"step": 4}
+    assert find_good_checkpoint(store, ALONE).about["step"] == 4
     assert said in capsys.readouterr().out
 
 
@@ -76,6 +76,14 @@ def test_without_a_good_checkpoint_every_reason_is_given(store: CheckpointStore,
         find_good_checkpoint(store, ALONE)
     with pytest.raises(CheckpointError, match="holds none"):
         find_good_checkpoint(CheckpointStore(tmp_path / "elsewhere"), ALONE)
+
+
+def test_a_format_of_another_version_is_refused(store: CheckpointStore) -> None:
+    folder = store.begin(6)
+    (folder / TRAINER_FILE).write_text('{"format": 2}')
+    store.publish(6, [])
+    with pytest.raises(CheckpointError, match="has format 2, and this version of megacov reads 1"):
+        find_good_checkpoint(store, ALONE)
 
 
 def _config(folder: Path, *overrides: str) -> RunConfig:
