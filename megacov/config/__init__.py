@@ -8,11 +8,12 @@ from __future__ import annotations
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
 from megacov.config.load import dump_config, load_config, make_config
-from megacov.config.rules import check_model
+from megacov.config.rules import check_experts, check_model
 from megacov.config.schema import RunConfig
 
 __all__ = [
     "RunConfig",
+    "check_experts",
     "check_model",
     "config_warnings",
     "dump_config",

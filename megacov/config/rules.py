@@ -124,6 +124,19 @@ def sequence_parallelism_has_tensor_parallelism(config: RunConfig) -> str | None
     return "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor or set parallel.sequence=false."
 
 
+def experts_are_shared_out_within_a_stage(config: RunConfig) -> str | None:
+    """Expert-parallel ranks are taken from the ranks of a pipeline stage."""
+    parallel = config.parallel
+    ranks = parallel.tensor * parallel.context * parallel.data
+    if ranks % parallel.expert == 0:
+        return None
+    return (
+        f"parallel.expert is {parallel.expert} and a pipeline stage has {ranks} ranks (parallel.tensor "
+        f"{parallel.tensor} x parallel.context {parallel.context} x parallel.data {parallel.data}), which it does not "
+        f"divide: set parallel.expert to {_choices(_divisors(ranks))}."
+    )
+
+
 def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str | None:
     """A seed in a request of n completions gives n equal completions on an SGLang server."""
     if not config.run.deterministic or config.rollout.engine == "embedded":
@@ -143,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     micro_batch_scope_has_two_sequences,
     virtual_stages_have_a_pipeline,
     sequence_parallelism_has_tensor_parallelism,
+    experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
 )
 
@@ -208,6 +222,34 @@ def check_model(
             f"parallel.virtual_pipeline is {virtual_pipeline} and each of {pipeline} stages has "
             f"{num_layers // pipeline} layers, which it does not divide: set parallel.virtual_pipeline to "
             f"{_choices(_divisors(num_layers // pipeline))}."
+        )
+
+
+def check_experts(*, num_experts: int | None, expert: int, tensor: int, sequence: bool) -> None:
+    """Whether the experts of a model can be shared out over expert-parallel ranks.
+
+    Args:
+        num_experts: of a layer; None in a dense model.
+        expert: expert-parallel size.
+        tensor: tensor-parallel size.
+        sequence: whether sequence parallelism is on.
+
+    Raises:
+        ConfigError: no experts, a number that does not divide, or tensor parallelism that Megatron refuses.
+    """
+    if num_experts is None:
+        if expert > 1:
+            raise ConfigError(f"parallel.expert is {expert} and the model has no experts: set parallel.expert to 1.")
+        return
+    if num_experts % expert != 0:
+        raise ConfigError(
+            f"parallel.expert is {expert} and the model has {num_experts} experts, which it does not divide: set "
+            f"parallel.expert to {_choices(_divisors(num_experts))}."
+        )
+    if tensor > 1 and not sequence:
+        raise ConfigError(
+            f"parallel.tensor is {tensor}, parallel.sequence is false and the model has experts, which Megatron trains "
+            "under tensor parallelism with sequence parallelism only: set parallel.sequence=true."
         )
 
 

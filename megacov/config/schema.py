@@ -64,6 +64,8 @@ class ParallelSection(Section):
     """Runs of layers that each pipeline stage holds, taken in turn: smaller bubbles, more messages. [runs]"""
     context: StrictInt = Field(1, ge=1)
     """Context-parallel size: ranks that share each sequence. [ranks]"""
+    expert: StrictInt = Field(1, ge=1)
+    """Expert-parallel size: ranks of a pipeline stage, whatever else they share, that share out the experts. [ranks]"""
     data: StrictInt = Field(1, ge=1)
     """Data-parallel size: copies of the policy that share a batch. [ranks]"""
     backend: Literal["auto", "gloo", "nccl"] = "auto"

@@ -131,6 +131,7 @@ def plan_micro_batches(
     dp_size: int,
     layout: SequenceLayout,
     count_multiple: int = 1,
+    same_count: bool = False,
 ) -> list[list[MicroBatch]]:
     """The forward passes of one rank, optimizer step by optimizer step.
 
@@ -145,6 +146,8 @@ def plan_micro_batches(
         layout: padded or packed, and this rank's place in the context-parallel group.
         count_multiple: the number of micro-batches of an optimizer step is a multiple of this, as Megatron's
             interleaved schedule wants of the pipeline-parallel size.
+        same_count: every data-parallel rank has as many micro-batches in an optimizer step as the one with most, since
+            those that share experts go through every forward pass together.
 
     Returns:
         For each optimizer step at least one micro-batch; those that fill up the number hold padding only.
@@ -152,10 +155,18 @@ def plan_micro_batches(
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
     plan = []
     for samples in update_ranges(len(lengths), num_updates=num_updates):
-        mine = [samples[i] for i in balance([lengths[i] for i in samples], num_parts=dp_size)[dp_rank]]
-        parts = cut([lengths[i] for i in mine], micro_batch_tokens=micro_batch_tokens, layout=layout) if mine else []
-        chunks = [[mine[i] for i in part] for part in parts]
-        num_chunks = max(1, -(-len(chunks) // count_multiple)) * count_multiple
+        by_rank = balance([lengths[i] for i in samples], num_parts=dp_size)
+        chunks_of = {
+            rank: cut(
+                [lengths[samples[i]] for i in by_rank[rank]], micro_batch_tokens=micro_batch_tokens, layout=layout
+            )
+            for rank in (range(dp_size) if same_count else [dp_rank])
+            if by_rank[rank]
+        }
+        mine = [samples[i] for i in by_rank[dp_rank]]
+        chunks = [[mine[i] for i in part] for part in chunks_of.get(dp_rank, [])]
+        most = max(map(len, chunks_of.values()), default=0)
+        num_chunks = max(1, -(-most // count_multiple)) * count_multiple
         chunks += [[] for _ in range(num_chunks - len(chunks))]
         plan.append([make_micro_batch(batch, chunk, layout) for chunk in chunks])
     return plan

@@ -7,8 +7,10 @@ the deadline of the group over which they agree.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from megacov.checkpoint.manifest import FileRecord, record_file
 from megacov.errors import CheckpointError
 from megacov.megatron.optimizer_state import optimizer_shards, set_optimizer_state
 from megacov.megatron.weights import unwrap
+from megacov.parallel.collectives import all_gather_bytes, broadcast_bytes, group_rank
 
 FORMAT = ("torch_dist", 1)
 _SUFFIX = ".distcp"
@@ -102,62 +105,83 @@ def _staged(shards: dict[str, Any]) -> dict[str, Any]:
 
 
 class BackgroundSave:
-    """Files of one checkpoint being written. Once it is done, `failure` says why it failed, `records` what it wrote."""
+    """One checkpoint being written and published. Once it is done, `failure` says why it failed; None if it did not."""
 
     def __init__(
-        self, plan: SavePlan, folder: Path, group: ProcessGroup, *, write_more: Callable[[Path], Sequence[str]]
+        self,
+        plan: SavePlan,
+        folder: Path,
+        group: ProcessGroup,
+        *,
+        write_more: Callable[[Path], Sequence[str]],
+        publish: Callable[[Sequence[FileRecord]], None],
     ) -> None:
         """Start writing.
 
-        Collectives: group: in the background, torch's plan and results.
+        Collectives: group: in the background, torch's plan and results; `all_gather_bytes` of what each rank wrote;
+        `broadcast_bytes` of whether rank 0 has published it.
 
         Args:
             plan: what this rank writes.
             folder: that all ranks see; exists.
             group: all ranks, over gloo, used by nothing else meanwhile; its deadline bounds the save.
             write_more: (folder) -> names of further files that it has written for this rank.
+            publish: called on rank 0 with the files of all ranks, once all are on the disk; a CheckpointError of it
+                fails the save on all ranks.
         """
-        self.folder = folder
-        self.records: list[FileRecord] = []
         self.failure: str | None = "the writer ended without a word"
-        self._plan, self._group, self._write_more = plan, group, write_more
+        self._plan, self._folder, self._group = plan, folder, group
+        self._write_more, self._publish = write_more, publish
         # A daemon: a thread that hangs in the file system must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run, name=f"save-{folder.name}", daemon=True)
         self._thread.start()
 
     @property
     def is_done(self) -> bool:
-        """Whether this rank has nothing left to write."""
+        """Whether this rank has nothing left to do."""
         return not self._thread.is_alive()
 
-    def wait(self, *, timeout_s: float) -> bool:
+    def wait(self, *, timeout_s: float) -> None:
         """Wait for this rank's part.
 
         Args:
             timeout_s: seconds to wait at most.
-
-        Returns:
-            Whether it is done.
         """
         self._thread.join(timeout_s)
-        return self.is_done
 
     def _run(self) -> None:
+        rank = dist.get_rank()
         try:
-            writer = FileSystemWriter(self.folder, single_file_per_rank=True, sync_files=True, thread_count=1)
-            planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
-            save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
-            more = self._write_more(self.folder)
-            own = [path.name for path in sorted(self.folder.glob(f"__{dist.get_rank()}_*{_SUFFIX}"))]
-            self.records = [record_file(self.folder, name) for name in (*own, *more)]
-            self.failure = None
+            self.failure = self._publish_on_rank_zero(self._write(rank))
         except CheckpointException as error:
-            rank, (cause, _) = next(iter(error.failures.items()))
-            self.failure = f"rank {rank}: {cause}"
+            culprit, (cause, _) = next(iter(error.failures.items()))
+            self.failure = f"rank {culprit}: {cause}"
         except (CheckpointError, OSError, RuntimeError, ValueError) as error:
-            self.failure = f"rank {dist.get_rank()}: {error}"
+            self.failure = f"rank {rank}: {_first_line(error)}"
         finally:
             self._plan.state = {}  # the copies, which need as much memory as what they are of
+
+    def _write(self, rank: int) -> list[FileRecord]:
+        """Write this rank's files, and read them back for their checksums."""
+        writer = FileSystemWriter(self._folder, single_file_per_rank=True, sync_files=True, thread_count=1)
+        planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+        save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
+        more = self._write_more(self._folder)
+        own = [path.name for path in sorted(self._folder.glob(f"__{rank}_*{_SUFFIX}"))]
+        return [record_file(self._folder, name) for name in (*own, *more)]
+
+    def _publish_on_rank_zero(self, records: Sequence[FileRecord]) -> str | None:
+        """Why it failed, alike on all ranks."""
+        written = all_gather_bytes(json.dumps([astuple(record) for record in records]).encode(), group=self._group)
+        failure, verdict = None, None
+        if group_rank(self._group) == 0:
+            try:
+                self._publish([FileRecord(*entry) for part in written for entry in json.loads(part)])
+            except CheckpointError as error:
+                failure = str(error)
+            verdict = json.dumps(failure).encode()
+        answer: str | None = json.loads(broadcast_bytes(verdict, src_rank=0, group=self._group))
+        return answer
 
 
 def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path) -> SavePlan:

@@ -30,8 +30,9 @@ class _NoStream:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Whatever a stream or event is made with."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
+    def __getattr__(self, name: str) -> Callable[..., _NoStream]:
+        # What is asked of the result, as of an event that a stream recorded, is done just as well.
+        return lambda *args, **kwargs: self
 
 
 def _is_cuda(device: object) -> bool:
@@ -91,6 +92,18 @@ def _install_random() -> None:
     tracker._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
 
 
+def _install_experts() -> None:
+    """Hand the token dispatcher its split sizes as NumPy arrays: it takes those of a tensor on a CPU for granted, and
+    torch's all-to-all takes no tensor."""
+    import megatron.core.transformer.moe.token_dispatcher as dispatcher
+
+    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    module: Any = dispatcher
+    module.maybe_move_tensor_to_cpu = to_cpu
+
+
 def install() -> None:
     """Make Megatron-Core's CUDA calls run on this process's CPU. Safe to call again; does nothing where CUDA works."""
     global _installed
@@ -98,4 +111,5 @@ def install() -> None:
         return
     _install_devices()
     _install_random()
+    _install_experts()
     _installed = True

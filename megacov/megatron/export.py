@@ -19,7 +19,8 @@ from megacov.errors import CheckpointError
 from megacov.megatron.checkpoint import model_shards, shards_by_parameter
 from megacov.megatron.model import ModelSettings, build_model
 from megacov.megatron.model_shape import ModelShape
-from megacov.megatron.weights import named_shards, unwrap, weight_rules
+from megacov.megatron.weight_table import weight_rules
+from megacov.megatron.weights import named_shards, unwrap
 from megacov.parallel.groups import ParallelGroups
 
 
@@ -58,7 +59,7 @@ def read_hf_weights(
 
 
 class _Slices(DefaultLoadPlanner):
-    """Has torch's reader fill a tensor with part of one in the checkpoint. Megatron's loading wants all layers at once."""
+    """Has torch's reader fill a tensor with part of one in the checkpoint. Megatron loads all layers at once."""
 
     def __init__(self, target: Tensor) -> None:
         super().__init__()

@@ -23,9 +23,9 @@ from torch.distributed import ProcessGroup
 from megacov.errors import ConfigError
 from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
+from megacov.megatron.families.shape import Experts, ModelShape
 from megacov.megatron.gradients import note_own_shards
 from megacov.megatron.layers import RMSNorm
-from megacov.megatron.model_shape import ModelShape
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
 
@@ -103,6 +103,21 @@ def _of_the_model(shape: ModelShape) -> dict[str, Any]:
         "softmax_scale": _softmax_scale(shape),
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
+        **({} if shape.experts is None else _of_the_experts(shape.experts)),
+    }
+
+
+def _of_the_experts(experts: Experts) -> dict[str, Any]:
+    """The router as in transformers: its softmax in float32, no auxiliary loss, and no token is dropped."""
+    return {
+        "num_moe_experts": experts.num_experts,
+        "moe_ffn_hidden_size": experts.ffn_hidden_size,
+        "moe_router_topk": experts.num_per_token,
+        # Over the logits of the chosen experts, the softmax adds up to 1; over all of them, it does not.
+        "moe_router_pre_softmax": not experts.normalizes_weights,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
     }
 
 
@@ -131,6 +146,8 @@ def transformer_config(shape: ModelShape, settings: ModelSettings, groups: Paral
         tensor_model_parallel_size=groups.tp_size,
         sequence_parallel=settings.sequence_parallel,
         context_parallel_size=groups.cp_size,
+        expert_model_parallel_size=groups.ep_size,
+        expert_tensor_parallel_size=1,
         pipeline_model_parallel_size=groups.pp_size,
         virtual_pipeline_model_parallel_size=settings.virtual_pipeline if has_virtual_stages else None,
         batch_p2p_comm=not has_virtual_stages,
@@ -167,12 +184,14 @@ def layer_spec(
     Returns:
         The block specification of this chunk.
     """
+    modules: dict[str, Any] = {"num_experts": config.num_moe_experts, "qk_layernorm": config.qk_layernorm}
     if transformer_engine:
         from megatron.core.extensions.transformer_engine import TENorm
 
-        spec, norm = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm), TENorm
+        modules["moe_grouped_gemm"] = config.num_moe_experts is not None
+        spec, norm = get_gpt_layer_with_transformer_engine_spec(**modules), TENorm
     else:
-        spec, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
+        spec, norm = get_gpt_layer_local_spec(normalization="RMSNorm", **modules), RMSNorm
         spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
         attention = spec.submodules.self_attention.submodules
         attention.core_attention = SdpaCoreAttention

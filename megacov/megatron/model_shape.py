@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacov.config.rules import check_model
+from megacov.config.rules import check_experts, check_model
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.families.shape import ModelShape
 
-__all__ = ["ModelShape", "check_length", "check_split", "read_model_shape"]
+__all__ = ["ModelShape", "check_expert_split", "check_length", "check_split", "read_model_shape"]
 
 
 def read_model_shape(path: str | Path) -> ModelShape:
@@ -54,11 +54,28 @@ def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeli
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads,
         num_layers=shape.num_layers,
-        ffn_hidden_size=shape.ffn_hidden_size,
+        # Experts are never cut, and 0 columns can be split over any number of ranks.
+        ffn_hidden_size=shape.ffn_hidden_size if shape.experts is None else 0,
         tensor=tensor,
         pipeline=pipeline,
         virtual_pipeline=virtual_pipeline,
     )
+
+
+def check_expert_split(shape: ModelShape, *, expert: int, tensor: int, sequence: bool) -> None:
+    """Whether the model's experts can be shared out over expert-parallel ranks.
+
+    Args:
+        shape: sizes of the model.
+        expert: expert-parallel size.
+        tensor: tensor-parallel size.
+        sequence: whether sequence parallelism is on.
+
+    Raises:
+        ConfigError: no experts, or they cannot be shared out that way.
+    """
+    num_experts = None if shape.experts is None else shape.experts.num_experts
+    check_experts(num_experts=num_experts, expert=expert, tensor=tensor, sequence=sequence)
 
 
 def check_length(shape: ModelShape, *, max_prompt_length: int, max_response_length: int) -> None:

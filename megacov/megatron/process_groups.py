@@ -82,6 +82,7 @@ def lay_out_ranks(
     seed: int,
     virtual_pipeline: int = 1,
     context: int = 1,
+    expert: int = 1,
 ) -> ParallelGroups:
     """Arrange the ranks of the job as Megatron does (order tp-cp-ep-dp-pp), and seed its random states.
 
@@ -95,6 +96,7 @@ def lay_out_ranks(
         seed: of Megatron's model-parallel random states (dropout).
         virtual_pipeline: runs of layers on each pipeline rank.
         context: context-parallel size; the data-parallel size is what remains.
+        expert: expert-parallel size; its ranks are taken from those of a pipeline stage, whatever else these share.
 
     Returns:
         The groups this rank belongs to.
@@ -102,12 +104,7 @@ def lay_out_ranks(
     Raises:
         ConfigError: the sizes do not divide the number of ranks.
     """
-    world_size = dist.get_world_size()
-    if world_size % (tensor * pipeline * context) != 0:
-        raise ConfigError(
-            f"{world_size} ranks cannot be split into parallel.tensor={tensor} x parallel.pipeline={pipeline} x "
-            f"parallel.context={context}: start a multiple of their product."
-        )
+    _check_sizes(dist.get_world_size(), tensor=tensor, pipeline=pipeline, context=context, expert=expert)
     cpu.install()
     from megatron.core import parallel_state, tensor_parallel
 
@@ -116,6 +113,9 @@ def lay_out_ranks(
         pipeline,
         virtual_pipeline if virtual_pipeline > 1 else None,
         context_parallel_size=context,
+        expert_model_parallel_size=expert,
+        # Experts are whole: they are many and small, and cutting them leaves matrices too thin to be fast.
+        expert_tensor_parallel_size=1,
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
         create_gloo_process_groups=False,
     )
@@ -128,7 +128,22 @@ def lay_out_ranks(
         cp=parallel_state.get_context_parallel_group(),
         dp=parallel_state.get_data_parallel_group(),
         dp_cp=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        ep=parallel_state.get_expert_model_parallel_group(),
+        expert_dp=parallel_state.get_expert_data_parallel_group(),
     )
+
+
+def _check_sizes(world_size: int, *, tensor: int, pipeline: int, context: int, expert: int) -> None:
+    if world_size % (tensor * pipeline * context) != 0:
+        raise ConfigError(
+            f"{world_size} ranks cannot be split into parallel.tensor={tensor} x parallel.pipeline={pipeline} x "
+            f"parallel.context={context}: start a multiple of their product."
+        )
+    if world_size // pipeline % expert != 0:
+        raise ConfigError(
+            f"parallel.expert is {expert} and a pipeline stage has {world_size // pipeline} ranks, which it does not "
+            "divide: lower parallel.expert or start more ranks."
+        )
 
 
 def leave_layout(groups: ParallelGroups) -> None:

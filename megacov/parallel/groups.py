@@ -25,6 +25,8 @@ class ParallelGroups:
     pp: pipeline parallel, first stage first; only the last stage has logits.
     cp: context parallel; its ranks hold the same shard of the weights and other parts of the same sequences.
     dp: data parallel; its ranks hold the same shard of the weights and see other samples.
+    ep: expert parallel; each of its ranks holds a run of every layer's experts.
+    expert_dp: its ranks hold the same experts.
     dp_cp: data and context parallel together; its ranks hold disjoint tokens, which is the scope of a selection.
     """
 
@@ -35,6 +37,8 @@ class ParallelGroups:
     cp: ProcessGroup | None = None
     dp: ProcessGroup | None = None
     dp_cp: ProcessGroup | None = None
+    ep: ProcessGroup | None = None
+    expert_dp: ProcessGroup | None = None
 
     @property
     def world_rank(self) -> int:
@@ -80,6 +84,21 @@ class ParallelGroups:
     def replica_rank(self) -> int:
         """Index among the ranks that hold the same shard of the weights."""
         return group_rank(self.dp_cp)
+
+    @property
+    def ep_rank(self) -> int:
+        """Index of this rank's run of experts."""
+        return group_rank(self.ep)
+
+    @property
+    def ep_size(self) -> int:
+        """Number of runs that the experts of a layer are split into."""
+        return group_size(self.ep)
+
+    @property
+    def expert_replica_rank(self) -> int:
+        """Index among the ranks that hold the same experts."""
+        return group_rank(self.expert_dp)
 
     @property
     def dp_rank(self) -> int:

@@ -14,7 +14,7 @@ from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
 from megacov.errors import LeaveRequested
 from megacov.megatron.model import ModelSettings
-from megacov.megatron.model_shape import ModelShape, check_length, check_split, read_model_shape
+from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
@@ -189,7 +189,7 @@ def layout_of(config: RunConfig) -> dict[str, int]:
         By their names in the configuration.
     """
     parallel = config.parallel
-    names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+    names = ("tensor", "pipeline", "virtual_pipeline", "context", "data", "expert")
     return {name: getattr(parallel, name) for name in names}
 
 
@@ -218,6 +218,7 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         num_updates=config.batch.updates_per_rollout,
         micro_batch_tokens=config.batch.micro_batch_tokens,
         count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
+        same_count=config.parallel.expert > 1,
         layout=SequenceLayout(
             packed=config.batch.packed,
             cp_rank=groups.cp_rank,
@@ -235,6 +236,7 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
 def _check_model_folder(config: RunConfig) -> None:
     shape, parallel = read_model_shape(config.model.path), config.parallel
     check_split(shape, tensor=parallel.tensor, pipeline=parallel.pipeline, virtual_pipeline=parallel.virtual_pipeline)
+    check_expert_split(shape, expert=parallel.expert, tensor=parallel.tensor, sequence=parallel.sequence)
     longest_response = config.rollout.max_response_length
     check_length(shape, max_prompt_length=config.data.max_prompt_length, max_response_length=longest_response)
     check_hf_weights(config.model.path, shape)

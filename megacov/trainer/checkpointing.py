@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ class SaveSettings:
 class _UnderWay:
     step: int
     save: BackgroundSave
-    about: dict[str, Any]
     started: float
 
 
@@ -82,7 +81,7 @@ class Checkpointer:
         self.num_failures = 0
 
     def after_step(self, policy: Policy, state: TrainState) -> None:
-        """Publish a save that all ranks have finished, and begin one if it is due.
+        """Take note of a save that has ended, and begin one if it is due.
 
         Args:
             policy: to save.
@@ -149,9 +148,10 @@ class Checkpointer:
         if self._group is None:
             self._group = make_save_group(deadline_s=self._settings.deadline_s)
         write_more = partial(_write_random, random_states(), self._groups.world_rank)
-        save = BackgroundSave(plan, folder, self._group, write_more=write_more)
         about = {**self._about_run, **asdict(state), **policy.progress()}
-        self._under_way = _UnderWay(state.step, save, about, time.monotonic())
+        publish = partial(self._publish, state.step, about)
+        save = BackgroundSave(plan, folder, self._group, write_more=write_more, publish=publish)
+        self._under_way = _UnderWay(state.step, save, time.monotonic())
 
     def _make_folder(self, step: int) -> tuple[Path | None, str | None]:
         """The folder that all ranks write into, or why there is none."""
@@ -162,7 +162,7 @@ class Checkpointer:
         return self._store.temporary(step), None
 
     def _poll(self) -> None:
-        """Publish or give up what is under way, if all ranks are done with it or one is overdue."""
+        """Take note of what has become of the save under way, or give it up if a rank is overdue."""
         if self._under_way is None:
             return
         save, age_s = self._under_way.save, time.monotonic() - self._under_way.started
@@ -177,7 +177,8 @@ class Checkpointer:
             self._failed(self._under_way.step, f"rank {late[0]} has not written its part within {deadline}")
         elif all(is_done for is_done, _ in answers):
             if failure is None:
-                self._publish(self._under_way)
+                self._last_saved, self._failures_in_a_row = self._under_way.step, 0
+                self._under_way = None
             else:
                 self._failed(self._under_way.step, failure)
 
@@ -192,26 +193,14 @@ class Checkpointer:
         ranks = [rank for rank, answer in enumerate(gather(is_stuck, self._groups)) if answer]
         return f"rank {ranks[0]} still hangs in an earlier save" if ranks else None
 
-    def _publish(self, done: _UnderWay) -> None:
-        written = gather([astuple(record) for record in done.save.records], self._groups)
-        records = [FileRecord(*entry) for part in written for entry in part]
-
-        def publish() -> None:
-            folder = self._store.temporary(done.step)
-            write_format(folder)
-            with disk_errors(folder / TRAINER_FILE, "written"):
-                write_synced(folder / TRAINER_FILE, json.dumps(done.about, indent=1))
-            self._store.publish(done.step, records)
-            self._store.prune(self._settings.keep_last, self._settings.keep_every)
-
-        try:
-            on_rank_zero(publish, self._groups)
-        except CheckpointError as error:
-            self._failed(done.step, str(error))
-            return
-        self._under_way = None
-        self._last_saved = done.step
-        self._failures_in_a_row = 0
+    def _publish(self, step: int, about: dict[str, Any], records: Sequence[FileRecord]) -> None:
+        """What rank 0 does once all ranks have written, in the background."""
+        folder = self._store.temporary(step)
+        write_format(folder)
+        with disk_errors(folder / TRAINER_FILE, "written"):
+            write_synced(folder / TRAINER_FILE, json.dumps(about, indent=1))
+        self._store.publish(step, records)
+        self._store.prune(self._settings.keep_last, self._settings.keep_every)
 
     def _failed(self, step: int, reason: str) -> None:
         self._under_way = None
@@ -219,7 +208,9 @@ class Checkpointer:
         self._failures_in_a_row += 1
         sentence = f"step {step} was not saved: {reason.rstrip('.')}."
         if self._groups.world_rank == 0:
-            self._store.abandon(step)
+            # A thread that hangs may yet write there; what it leaves goes when the next save begins.
+            if self._stuck is None or self._stuck.is_done:
+                self._store.abandon(step)
             print(f"megacov: warning: {sentence}", flush=True)
         if self._failures_in_a_row > self._settings.max_failures:
             raise CheckpointError(

@@ -77,6 +77,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         pipeline=parallel.pipeline,
         virtual_pipeline=parallel.virtual_pipeline,
         context=parallel.context,
+        expert=parallel.expert,
         timeout_s=parallel.timeout_s,
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,

@@ -134,8 +134,10 @@ def check_continuation(
     shape = json.loads(json.dumps(about_run["shape"]))
     others = [key for key in shape if saved["shape"].get(key) != shape[key]]
     if others:
-        was, now = (", ".join(f"{key} {each.get(key)}" for key in others) for each in (saved["shape"], shape))
-        raise ConfigError(f"the checkpoint of step {saved['step']} is of a model with {was}, and model.path has {now}.")
+        before, after = (", ".join(f"{key} {each.get(key)}" for key in others) for each in (saved["shape"], shape))
+        raise ConfigError(
+            f"the checkpoint of step {saved['step']} is of a model with {before}, model.path has {after}."
+        )
     if saved["prompts_sha256"] != about_run["prompts_sha256"]:
         found["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
     now = {**settings(config), "data.path": about_run["prompts_sha256"]}

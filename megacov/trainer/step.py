@@ -41,6 +41,7 @@ class StepSettings:
     micro_batch_tokens: positions of one forward pass, at most.
     layout: of the sequences in a forward pass, on this rank.
     count_multiple: of the number of micro-batches of an optimizer step.
+    same_count: that number is the same on all data-parallel ranks.
     seed: of the run.
     log_every: steps between two computations of the covariance's tails, which take five selections, and of the overlap
         with a selection per micro-batch, which takes one each.
@@ -58,6 +59,7 @@ class StepSettings:
     count_multiple: int = 1
     max_skipped_updates: int = 0
     log_folder: Path | None = None
+    same_count: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def plan_updates(
         dp_size=policy.groups.dp_size,
         layout=settings.layout,
         count_multiple=settings.count_multiple,
+        same_count=settings.same_count,
     )
     everything = list(chain.from_iterable(plan))
     statistics = iter(policy.log_probs(everything, with_entropy_t1=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,46 @@ from tests.support.families import MODELS, make_model, transformers_tokens
 from tests.support.policies import CLIP_COV, FLOAT32, laid_out_ranks, make_policy, make_rollout_batch, step_settings
 from tests.support.run_ranks import run_cases
 
-# Tensor, pipeline, virtual pipeline; by number of ranks.
-LAYOUTS = {1: [(1, 1, 1)], 2: [(2, 1, 1), (1, 2, 2)], 4: [(2, 2, 1)]}
-# A rotary embedding does not know of pipelines: its variants are tried in fewer layouts.
-VARIANTS = ("llama2_linear", "qwen2_yarn", "qwen3_yarn")
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is laid over ranks; what is left of these is data parallel."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual: int = 1
+    expert: int = 1
+    sequence: bool = False
+    context: int = 1
+    dtype: str = "float32"
 
 
-def layouts_of(name: str, num_ranks: int | None = None) -> list[tuple[int, ...]]:
+ALONE = Layout()
+# By number of ranks. Expert-parallel ranks are data-parallel ones, tensor-parallel ones, or both.
+DENSE = {1: [ALONE], 2: [Layout(2), Layout(1, 2, 2)], 4: [Layout(2, 2)]}
+WITH_EXPERTS = {
+    1: [ALONE],
+    2: [Layout(expert=2), Layout(2, expert=2, sequence=True), Layout(1, 2, 2)],
+    4: [Layout(2, expert=4, sequence=True, context=2), Layout(1, 2, expert=2), Layout(2, expert=2, sequence=True)],
+}
+# These differ from others in what no pipeline sees.
+VARIANTS = ("llama2_linear", "qwen2_yarn", "qwen3_yarn", "qwen3_moe_plain")
+
+
+def layouts_of(name: str, num_ranks: int | None = None) -> list[Layout]:
     """Those that a model is tried in."""
-    layouts = [layout for size, found in LAYOUTS.items() if num_ranks in (None, size) for layout in found]
-    return [layout for layout in layouts if name not in VARIANTS or layout[1] == 1]
+    by_size = WITH_EXPERTS if name.startswith("qwen3_moe") else DENSE
+    layouts = [layout for size, found in by_size.items() if num_ranks in (None, size) for layout in found]
+    return layouts if name not in VARIANTS else [layout for layout in layouts if layout in by_size[1] + by_size[2][:1]]
 
 
-def train(folder: str, tensor: int, pipeline: int, virtual: int, dtype: str) -> dict[str, Any]:
+def train(folder: str, layout: Layout) -> dict[str, Any]:
     """Log-probs, by token, of random sequences; the weights read back; those after two updates, and gradient norms."""
-    batch, model = make_rollout_batch(seed=1), replace(FLOAT32, virtual_pipeline=virtual, dtype=dtype)
-    with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual) as groups:
+    batch = make_rollout_batch(seed=1)
+    model = replace(FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, dtype=layout.dtype)
+    with laid_out_ranks(
+        layout.tensor, layout.pipeline, virtual_pipeline=layout.virtual, expert=layout.expert, context=layout.context
+    ) as groups:
         policy = make_policy(groups, path=Path(folder), model=model)
         result: dict[str, Any] = {"weights": dict(policy.hf_weights())}
         updates = plan_updates(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
@@ -54,16 +78,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make_model(root / name, name) for name in MODELS}
 
 
-@pytest.fixture(scope="module")
-def results(folders: dict[str, Path]) -> dict[tuple[str, tuple[int, ...]], list[dict[str, Any]]]:
-    found = {}
-    for world_size in LAYOUTS:
-        keys = [(name, layout) for name in folders for layout in layouts_of(name, world_size)]
-        cases = [(str(folders[name]), *layout, "float32") for name, layout in keys]
-        found |= dict(zip(keys, run_cases(train, cases, world_size=world_size), strict=True))
-    return found
-
-
 def _source(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
@@ -71,49 +85,53 @@ def _source(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("name", MODELS)
-def test_log_probs_and_entropy_equal_transformers(name: str, folders: dict[str, Path], results: Any) -> None:
-    expected = transformers_tokens(folders[name])
-    for layout in layouts_of(name):
-        found = {token: values for rank in results[name, layout] for token, values in rank["tokens"].items()}
-        assert found.keys() == expected.keys()
-        for token, values in expected.items():
-            assert found[token] == pytest.approx(values, abs=1e-4), (layout, token)
+def test_a_model_of_any_family_in_any_layout(folders: dict[str, Path]) -> None:
+    """One test: the ranks are started once for all of it."""
+    results = {}
+    for world_size in (1, 2, 4):
+        keys = [(name, layout) for name in folders for layout in layouts_of(name, world_size)]
+        cases = [(str(folders[name]), layout) for name, layout in keys]
+        results |= dict(zip(keys, run_cases(train, cases, world_size=world_size), strict=True))
+    for name, folder in folders.items():
+        expected, source = transformers_tokens(folder), _source(folder)
+        (alone,) = results[name, ALONE]
+        for layout in layouts_of(name):
+            by_rank = results[name, layout]
+            _assert_log_probs_equal(by_rank, expected, where=f"{name}, {layout}")
+            _assert_weights_equal(by_rank[0]["weights"], source, where=f"{name}, {layout}")
+            _assert_updates_equal(by_rank[0], alone, source, where=f"{name}, {layout}")
 
 
-@pytest.mark.dist
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_come_back_bit_by_bit(name: str, folders: dict[str, Path], results: Any) -> None:
-    source = _source(folders[name])
-    for layout in layouts_of(name):
-        weights = results[name, layout][0]["weights"]
-        assert weights.keys() == source.keys()
-        assert [key for key in source if not torch.equal(weights[key], source[key])] == [], layout
+def _assert_log_probs_equal(by_rank: list[dict[str, Any]], expected: dict[int, Any], *, where: str) -> None:
+    found = {token: values for rank in by_rank for token, values in rank["tokens"].items()}
+    assert found.keys() == expected.keys(), where
+    for token, values in expected.items():
+        assert found[token] == pytest.approx(values, abs=1e-4), f"{where}: token {token}"
 
 
-@pytest.mark.dist
-@pytest.mark.parametrize("name", MODELS)
-def test_updates_equal_those_of_one_rank(name: str, folders: dict[str, Path], results: Any) -> None:
-    (alone,) = results[name, (1, 1, 1)]
-    source = _source(folders[name])
-    for layout in layouts_of(name):
-        found = results[name, layout][0]
-        assert found["grad_norms"] == pytest.approx(alone["grad_norms"], rel=1e-5), layout
-        for key, weight in alone["after"].items():
-            assert not torch.equal(weight, source[key]), f"{key} has not been trained"
-            torch.testing.assert_close(found["after"][key], weight, rtol=0, atol=1e-6, msg=f"{layout}: {key}")
+def _assert_weights_equal(weights: dict[str, Tensor], source: dict[str, Tensor], *, where: str) -> None:
+    assert weights.keys() == source.keys(), where
+    for key, weight in source.items():
+        assert weights[key].dtype == weight.dtype and torch.equal(weights[key], weight), f"{where}: {key}"
+
+
+def _assert_updates_equal(
+    found: dict[str, Any], alone: dict[str, Any], source: dict[str, Tensor], *, where: str
+) -> None:
+    assert found["grad_norms"] == pytest.approx(alone["grad_norms"], rel=1e-5), where
+    for key, weight in alone["after"].items():
+        assert not torch.equal(weight, source[key]), f"{where}: {key} has not been trained"
+        torch.testing.assert_close(found["after"][key], weight, rtol=0, atol=3e-7, msg=f"{where}: {key}")
 
 
 @pytest.mark.dist
 def test_bfloat16_weights_come_back_bit_by_bit(tmp_path: Path) -> None:
-    for name in ("llama3", "qwen3"):
+    names = ("llama3", "qwen3", "qwen3_moe")
+    for name in names:
         make_model(tmp_path / name, name, dtype=torch.bfloat16)
-    cases = [(str(tmp_path / name), 2, 1, 1, "bfloat16") for name in ("llama3", "qwen3")]
+    cases = [(str(tmp_path / name), replace(layouts_of(name, 2)[0], dtype="bfloat16")) for name in names]
     for case, (first, _) in zip(cases, run_cases(train, cases, world_size=2), strict=True):
-        source = _source(Path(case[0]))
-        assert first["weights"].keys() == source.keys()
-        for key, weight in source.items():
-            assert weight.dtype == torch.bfloat16 and torch.equal(first["weights"][key], weight), key
+        _assert_weights_equal(first["weights"], _source(Path(case[0])), where=case[0])
 
 
 def test_stretched_rotary_embeddings_matter_at_these_lengths(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -31,6 +31,7 @@ LLAMA3_ROPE = {
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 4}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
+EXPERTS = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 # By name: the model_type, and what differs from SIZES.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 8}),
@@ -40,6 +41,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_yarn": ("qwen2", {"rope_parameters": YARN_ROPE}),
     "qwen3": ("qwen3", {"head_dim": 8}),
     "qwen3_yarn": ("qwen3", {"head_dim": 8, "rope_parameters": YARN_ROPE, "tie_word_embeddings": True}),
+    "qwen3_moe": ("qwen3_moe", EXPERTS | {"norm_topk_prob": True}),
+    "qwen3_moe_plain": ("qwen3_moe", EXPERTS | {"norm_topk_prob": False}),
     "mistral": ("mistral", {"sliding_window": 24, "head_dim": 4}),
 }
 
@@ -62,7 +65,8 @@ def transformers_tokens(folder: Path) -> dict[int, tuple[float, float, float]]:
     """Log-prob and entropy of each token of a rollout batch, and its entropy at temperature 1, by transformers."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    # The other implementations of experts know no float64.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, experts_implementation="eager")
     batch, result = make_rollout_batch(seed=1), {}
     for i in range(len(batch.rewards)):
         prompt, response = int(batch.prompt_lengths[i]), int(batch.response_lengths[i])

@@ -199,3 +199,16 @@ def storm(folder: Path, *, num_kills: int, seed: int) -> tuple[int, list[int]]:
         arguments = (
             ("resume", str(folder)) if has_config and any((folder / "checkpoints").glob("step_*")) else arguments
         )
+
+
+def resumed_twice(template: Path, folder: Path, reference: bytes) -> Outcome:
+    """A second process resumes a run while the first goes on with it."""
+    subprocess.run(["cp", "-r", str(template), str(folder)], check=True)
+    log = folder.with_suffix(".log")
+    with started("resume", str(folder), log=log) as process:
+        wait_for_line(log, "going on after", process)
+        second = run("resume", str(folder), log=folder.with_suffix(".second.log"))
+        code = process.wait(timeout=120)
+    assert code == 0 and second.code == 3, second.output
+    is_same = final_weights(folder) == reference
+    return Outcome("two processes", _said(second.output), second.code, 0, bool(second.left), is_same, second.output)

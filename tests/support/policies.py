@@ -77,7 +77,7 @@ CLIP_COV = replace(
 
 @contextmanager
 def laid_out_ranks(
-    tensor: int = 1, pipeline: int = 1, *, context: int = 1, virtual_pipeline: int = 1
+    tensor: int = 1, pipeline: int = 1, *, context: int = 1, virtual_pipeline: int = 1, expert: int = 1
 ) -> Iterator[ParallelGroups]:
     """The ranks of an initialised job in a layout, which is forgotten afterwards."""
     # An earlier policy is a web of cycles that keeps its groups, and with each of them threads, until it is collected.
@@ -87,6 +87,7 @@ def laid_out_ranks(
         pipeline=pipeline,
         virtual_pipeline=virtual_pipeline,
         context=context,
+        expert=expert,
         timeout_s=60,
         control_timeout_s=60,
         seed=1,
@@ -130,6 +131,7 @@ def step_settings(
             cp_size=groups.cp_size,
             share_multiple=groups.tp_size if config.sequence_parallel else 1,
         ),
+        same_count=groups.ep_size > 1,
         count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
         seed=0,
         log_every=1,

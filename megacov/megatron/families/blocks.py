@@ -77,6 +77,35 @@ def swiglu(shape: ModelShape) -> list[WeightRule]:
     ]
 
 
+def experts(shape: ModelShape) -> list[WeightRule]:
+    """The norm before the experts, the router, and the experts.
+
+    Args:
+        shape: of the model.
+
+    Returns:
+        Their rules.
+    """
+    assert shape.experts is not None
+    h, f, num_experts = shape.hidden_size, shape.experts.ffn_hidden_size, shape.experts.num_experts
+    rules = [
+        WeightRule(("pre_mlp_layernorm.weight",), (("post_attention_layernorm.weight", (h,)),), REPLICATED),
+        WeightRule(("mlp.router.weight",), (("mlp.gate.weight", (num_experts, h)),), REPLICATED),
+    ]
+    for e in range(num_experts):
+        first = ((f"mlp.experts.{e}.gate_proj.weight", (f, h)), (f"mlp.experts.{e}.up_proj.weight", (f, h)))
+        rules += [
+            WeightRule(_expert_names(e, 1), first, GATE_UP, expert=e),
+            WeightRule(_expert_names(e, 2), ((f"mlp.experts.{e}.down_proj.weight", (h, f)),), ROW, expert=e),
+        ]
+    return rules
+
+
+def _expert_names(expert: int, linear: int) -> tuple[str, ...]:
+    own, transformer_engines = f"local_experts.{expert}.linear_fc{linear}.weight", f"linear_fc{linear}.weight{expert}"
+    return (f"mlp.experts.{own}", f"mlp.experts.{transformer_engines}")
+
+
 def _fused_qkv(shape: ModelShape, kind: str, *columns: int) -> WeightRule:
     d, n, g = shape.head_dim, shape.num_attention_heads, shape.num_key_value_heads
     rows = {"q": n * d, "k": g * d, "v": g * d}

@@ -18,6 +18,7 @@ class WeightRule:
     sources: the Hugging Face tensors it holds, as (name, full shape).
     layer: global layer index; None for the embedding (first stage) and what follows the last layer (last stage).
     on_last_stage: where `layer` is None.
+    expert: whose it is; an expert is whole on one expert-parallel rank. None for what all of them hold.
     """
 
     names: tuple[str, ...]
@@ -25,6 +26,7 @@ class WeightRule:
     layout: Layout
     layer: int | None = None
     on_last_stage: bool = False
+    expert: int | None = None
 
 
 Block = Callable[[ModelShape], list[WeightRule]]

@@ -67,11 +67,14 @@ class Layout:
         Returns:
             The parameter; may share memory with the only part.
         """
-        if self.padded_size is None:
-            return self.fuse(parts)
-        # Only the vocabulary is padded, and it lies in rows.
-        each = self.padded_size // num_ranks
-        return self.fuse([nn.functional.pad(part, (0, 0, 0, each - part.shape[0])) for part in parts])
+        if self.padded_size is not None:
+            # Only the vocabulary is padded, and it lies in rows.
+            each = self.padded_size // num_ranks
+            parts = [
+                part if part.shape[0] == each else nn.functional.pad(part, (0, 0, 0, each - part.shape[0]))
+                for part in parts
+            ]
+        return self.fuse(parts)
 
     def merge(self, shards: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The whole tensors.

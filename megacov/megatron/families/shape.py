@@ -18,6 +18,21 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The experts of a layer.
+
+    num_experts, num_per_token: how many there are, and how many of them a token goes to.
+    ffn_hidden_size: of each.
+    normalizes_weights: whether the weights of a token's experts add up to 1.
+    """
+
+    num_experts: int
+    num_per_token: int
+    ffn_hidden_size: int
+    normalizes_weights: bool
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Sizes and features of a Hugging Face model.
 
@@ -25,6 +40,7 @@ class ModelShape:
     rope_theta: base period of the rotary embedding.
     rope_scaling: None where it is not stretched.
     sliding_window: keys that a query sees, its own included; None for all of them.
+    experts: in place of the feed-forward part of every layer; None in a dense model.
     qkv_bias, qk_norm: queries, keys and values have a bias; queries and keys are normalised head by head.
     """
 
@@ -42,5 +58,6 @@ class ModelShape:
     tie_word_embeddings: bool
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
+    experts: Experts | None = None
     qkv_bias: bool = False
     qk_norm: bool = False

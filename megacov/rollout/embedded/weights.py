@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         WeightsDoNotFitError: and then nothing was changed.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = _named_as_in_files(model)
     try:
         files = _files_of(folder)
         names_in = {file: _checked_names(file, parameters) for file in files}
@@ -44,6 +44,21 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
+
+
+def _named_as_in_files(model: nn.Module) -> dict[str, Tensor]:
+    """Where the tensors of a folder go. Transformers stacks the experts of a layer, which a folder holds one by one."""
+    named: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer, dot, kind = name.rpartition("mlp.experts.")
+        if not dot or kind not in ("gate_up_proj", "down_proj"):
+            named[name] = parameter
+            continue
+        parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
+        for expert, whole in enumerate(parameter.detach()):
+            for part, values in zip(parts, whole.chunk(len(parts)), strict=True):
+                named[f"{layer}mlp.experts.{expert}.{part}.weight"] = values
+    return named
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -62,7 +77,7 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def _checked_names(file: Path, parameters: dict[str, nn.Parameter]) -> list[str]:
+def _checked_names(file: Path, parameters: dict[str, Tensor]) -> list[str]:
     with safe_open(file, framework="pt") as opened:
         names = list(opened.keys())
         for name in names:
@@ -74,9 +89,9 @@ def _checked_names(file: Path, parameters: dict[str, nn.Parameter]) -> list[str]
     return names
 
 
-def _check_complete(folder: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+def _check_complete(folder: Path, tensors: dict[str, Tensor], parameters: dict[str, Tensor]) -> None:
     """Every parameter must be given, under one of its names; tied ones may be given twice if the values agree."""
-    given: dict[nn.Parameter, str] = {}
+    given: dict[Tensor, str] = {}
     for name, tensor in tensors.items():
         first = given.setdefault(parameters[name], name)
         if first != name and not torch.equal(tensors[first], tensor):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megacov.config import check_model, config_warnings, make_config
+from megacov.config import check_experts, check_model, config_warnings, make_config
 from megacov.config.advice import ADVICE
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
@@ -96,6 +96,10 @@ BROKEN = {
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
     ),
+    "experts_are_shared_out_within_a_stage": (
+        {"parallel": {"expert": 4, "tensor": 2, "context": 3, "pipeline": 2}},
+        r"parallel.expert is 4 and a pipeline stage has 6 ranks \(.* x parallel.data 1\), .* to 1, 2, 3 or 6",
+    ),
     "sequence_parallelism_has_tensor_parallelism": (
         {"parallel": {"sequence": True}},
         "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor",
@@ -118,6 +122,7 @@ HELD = [
     {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"]}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
+    {"parallel": {"expert": 6, "tensor": 2, "context": 3}},
     {"parallel": {"virtual_pipeline": 2, "pipeline": 2, "tensor": 2, "sequence": True, "context": 2}},
 ]
 
@@ -169,6 +174,29 @@ def test_a_model_that_divides_is_let_through(tensor, pipeline, virtual):
 def test_a_model_that_does_not_divide_is_refused_with_the_sizes_that_would(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_model(**({"tensor": 1, "pipeline": 1, "virtual_pipeline": 1} | TINY | changes))
+
+
+EXPERTS = {"num_experts": 6, "expert": 1, "tensor": 1, "sequence": False}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"expert": 3}, {"expert": 6, "tensor": 2, "sequence": True}, {"num_experts": None, "tensor": 2}]
+)
+def test_experts_that_divide_are_let_through(changes):
+    check_experts(**(EXPERTS | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"expert": 4}, "parallel.expert is 4 and the model has 6 experts, .* set parallel.expert to 1, 2, 3 or 6."),
+        ({"num_experts": None, "expert": 2}, "parallel.expert is 2 and the model has no experts: set .* to 1."),
+        ({"tensor": 2}, "parallel.tensor is 2, parallel.sequence is false .* set parallel.sequence=true."),
+    ],
+)
+def test_experts_that_cannot_be_shared_out_are_refused(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_experts(**(EXPERTS | changes))
 
 
 WARNED = {

@@ -176,3 +176,23 @@ def test_balance_is_within_one_sequence(lengths: list[int], num_parts: int) -> N
     loads = [sum(lengths[i] for i in part) for part in parts]
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_ranks_that_share_experts_have_as_many_micro_batches_as_the_busiest():
+    batch = _batch([(8, 8), (1, 1), (1, 1)])
+    plans = [
+        plan_micro_batches(
+            batch,
+            num_updates=1,
+            micro_batch_tokens=2,
+            dp_rank=rank,
+            dp_size=2,
+            layout=SequenceLayout(),
+            count_multiple=1,
+            same_count=same,
+        )
+        for same in (False, True)
+        for rank in (0, 1)
+    ]
+    assert [len(plan[0]) for plan in plans] == [1, 2, 2, 2]
+    assert [len(part.token_ids) for part in plans[2][0]] == [8, 0]

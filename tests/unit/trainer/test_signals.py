@@ -1,9 +1,12 @@
-"""Leaving on a signal, also where Python swallows what the handler raises."""
+"""Leaving on a signal, also where Python swallows what the handler raises; and where there is something to save."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -38,3 +41,39 @@ def test_a_signal_inside_a_finalizer_is_remembered() -> None:
         with pytest.raises(SystemExit) as exit_:
             leaving.check()
     assert exit_.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals) -> None:
+    interrupted: list[int] = []
+    with leave_on_signals() as leaving:
+        leaving.save_first(grace_s=60, interrupt=lambda: interrupted.append(1))
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        leaving.check()
+        assert leaving.asked is number
+        assert interrupted == [1]
+
+
+def test_ctrl_c_does_not_wait_for_a_save() -> None:
+    with leave_on_signals() as leaving:
+        leaving.save_first(grace_s=60, interrupt=lambda: None)
+        with pytest.raises(SystemExit) as exit_:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert exit_.value.code == 128 + signal.SIGINT
+
+
+def test_the_grace_has_an_end() -> None:
+    program = """
+        import os, signal, time
+        from megacov.trainer.signals import leave_on_signals
+        with leave_on_signals() as leaving:
+            leaving.save_first(grace_s=0.2, interrupt=lambda: None)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(60)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 128 + signal.SIGUSR1
+    assert "not saved within checkpoint.grace_s=0.2 seconds" in ended.stderr

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from megacov.rollout.embedded.weights import WeightsDoNotFitError, load_weights
+from tests.support.families import make_model
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -112,3 +113,17 @@ def test_a_broken_index_changes_nothing(served, tmp_path, index):
     with pytest.raises(WeightsDoNotFitError):
         load_weights(served.model, tmp_path)
     assert equal_states(copy_state(served.model), before)
+
+
+def test_experts_are_loaded_one_by_one(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    source = make_model(tmp_path / "source", "qwen3_moe")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    expected = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    assert any(name.endswith("experts.gate_up_proj") for name in expected), "transformers no longer stacks experts"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    load_weights(model, source)
+    assert all(torch.equal(parameter, expected[name]) for name, parameter in model.named_parameters())

@@ -1,0 +1,96 @@
+"""Faults around checkpoints, on real runs: what noticed each, what it cost, and whether the run came out the same.
+
+    python -m benchmarks.faults [--kills 20] [--only WORDS]
+
+Each fault happens to a run of the tiny policy on two tensor-parallel ranks over gloo with the embedded server, six
+steps, a checkpoint every two, deterministic; the run is then resumed and its last weights are compared, bit for bit,
+with those of a run left alone. Then one run is killed at random moments and resumed until it has ended. Exits with 1 if
+something hangs, comes out different, or loses more than it may.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tests.support import faults
+from tests.support.faults import Outcome
+
+_COLUMNS = "{:<34} {:<76} {:>10} {:>5} {:>15} {:>6}"
+
+
+def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[], Outcome]]]:
+    """The list, in the order of the table.
+
+    Args:
+        folder: for the runs.
+        reference: weights of a run left alone.
+
+    Yields:
+        Name of a fault, and what makes it happen.
+    """
+    for fault, rank in faults.KILLS:
+        run = folder / f"kill_{fault}_{rank}"
+        yield (
+            f"SIGKILL while {fault}, rank {rank}",
+            lambda f=fault, r=rank, d=run: faults.rank_fails(f, r, d, reference),
+        )
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        run = folder / number.name
+        yield number.name, lambda n=number, d=run: faults.signalled(n, d, reference)
+    for fault in faults.GOT_OVER:
+        run = folder / fault.replace(" ", "_")
+        yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
+    hangs = ("checkpoint.deadline_s=15.0",)
+    yield "writer hangs", lambda: faults.rank_fails("writer hangs", 1, folder / "hangs", reference, overrides=hangs)
+    stops = ("parallel.timeout_s=5.0", "parallel.control_timeout_s=5.0", "checkpoint.deadline_s=5.0")
+    yield "rank stops", lambda: faults.rank_fails("rank stops", 1, folder / "stops", reference, overrides=stops)
+    template = folder / "template"
+    faults.make_template(template)
+    for fault, damage in faults.DAMAGES.items():
+        run = folder / fault.replace(" ", "_")
+        yield fault, lambda f=fault, h=damage, d=run: faults.damaged(f, h, template, d, reference)
+    yield "two processes resume one run", lambda: faults.resumed_twice(template, folder / "twice", reference)
+
+
+def main(
+    kills: Annotated[int, typer.Option(min=0, help="Kills at random moments.")] = 20,
+    only: Annotated[str, typer.Option(help="Faults whose name holds these words.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
+) -> None:
+    """Run the list and print a table."""
+    started, is_good = time.monotonic(), True
+    with tempfile.TemporaryDirectory(prefix="megacov-faults-") as name:
+        folder = Path(name)
+        alone = faults.train(folder / "alone")
+        assert alone.code == 0, alone.output
+        reference = faults.final_weights(folder / "alone")
+        print(_COLUMNS.format("fault", "detected by", "lost steps", "hang", "resumed exactly", "s"), flush=True)
+        for fault, happen in all_faults(folder, reference):
+            if only not in fault:
+                continue
+            since = time.monotonic()
+            found = happen()
+            is_good &= found.resumed_exactly and not found.hangs
+            said = found.detected_by if len(found.detected_by) <= 76 else found.detected_by[:73] + "..."
+            answers = ("yes" if found.hangs else "none", "yes" if found.resumed_exactly else "NO")
+            seconds = f"{time.monotonic() - since:.0f}"
+            print(_COLUMNS.format(fault, said, found.lost_steps, *answers, seconds), flush=True)
+        if kills > 0:
+            made, gone_on = faults.storm(folder / "storm", num_kills=kills, seed=seed)
+            is_same = faults.final_weights(folder / "storm") == reference
+            is_good &= is_same
+            print(f"{made} kills at random moments; went on after steps {gone_on}; the same weights: {is_same}")
+    print(f"{time.monotonic() - started:.0f} s")
+    sys.exit(not is_good)
+
+
+if __name__ == "__main__":
+    typer.run(main)

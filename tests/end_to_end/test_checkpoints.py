@@ -1,0 +1,136 @@
+"""`megacov resume` on real runs: whatever ended a run, it goes on from the last good checkpoint to the same weights."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import faults
+from tests.support.command import run, started, wait_for_line
+
+pytestmark = pytest.mark.dist
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run left alone."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    ended = faults.train(folder)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(finished: Path) -> bytes:
+    return faults.final_weights(finished)
+
+
+def _check(result: faults.Outcome, *, lost: int = faults.EVERY) -> None:
+    assert result.resumed_exactly and not result.hangs, result
+    assert result.lost_steps <= lost, result
+    assert "Traceback" not in result.output, result.output
+
+
+def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "run.log"
+    arguments = ("train", faults.KL_COV, *faults.SETTINGS, f"run.directory={folder}", "run.steps=1000")
+    with started(*arguments, log=log) as process:
+        wait_for_line(log, "step 2/", process)
+        second, again = faults.resume(folder), run(*arguments, log=tmp_path / "again.log")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 75
+    for other in (second, again):
+        assert other.code == 3 and "is in use by process" in other.output, other.output
+    assert "asked to leave: step" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, reference: bytes) -> None:
+    result = faults.signalled(number, tmp_path / "run", reference)
+    assert result.code == 75
+    _check(result, lost=0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank"),
+    [
+        pytest.param(*kill, marks=[] if kill in (("writing", 1), ("pointing", 0)) else pytest.mark.slow)
+        for kill in faults.KILLS
+    ],
+)
+def test_a_rank_killed_in_a_save_costs_an_interval(fault: str, rank: int, tmp_path: Path, reference: bytes) -> None:
+    result = faults.rank_fails(fault, rank, tmp_path / "run", reference)
+    assert result.code == 128 + signal.SIGKILL
+    # The step after the one being saved may have ended before the rank was killed.
+    _check(result, lost=faults.EVERY + 1)
+
+
+@pytest.mark.parametrize("fault", ["disk full", pytest.param("writer dies", marks=pytest.mark.slow)])
+def test_a_save_that_fails_is_said_and_got_over(fault: str, tmp_path: Path, reference: bytes) -> None:
+    folder = tmp_path / "run"
+    result = faults.rank_fails(fault, 1, folder, reference)
+    assert result.code == 0
+    assert "warning: step 4 was not saved: rank 1: " in result.output
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000002", "step_00000006"]
+    _check(result, lost=0)
+
+
+def test_a_writer_that_hangs_is_given_up(tmp_path: Path, reference: bytes) -> None:
+    overrides = ("checkpoint.deadline_s=15.0",)
+    result = faults.rank_fails("writer hangs", 1, tmp_path / "run", reference, overrides=overrides)
+    # The run comes to its end, but cannot save it.
+    assert result.code == 9
+    assert "rank 1 has not written its part within checkpoint.deadline_s=15" in result.output
+    _check(result, lost=faults.STEPS - 2)
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_ends_the_run(tmp_path: Path, reference: bytes) -> None:
+    overrides = ("parallel.timeout_s=5.0", "parallel.control_timeout_s=5.0", "checkpoint.deadline_s=5.0")
+    result = faults.rank_fails("rank stops", 1, tmp_path / "run", reference, overrides=overrides)
+    assert result.code != 0
+    _check(result, lost=faults.EVERY + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", faults.DAMAGES)
+def test_damaged_files_cost_an_interval(
+    damage: str, tmp_path: Path, reference: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    template = tmp_path_factory.getbasetemp() / "template"
+    if not template.is_dir():
+        faults.make_template(template)
+    _check(faults.damaged(damage, faults.DAMAGES[damage], template, tmp_path / "run", reference))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_change_nothing(tmp_path: Path, reference: bytes) -> None:
+    kills, _ = faults.storm(tmp_path / "run", num_kills=20, seed=1)
+    assert kills == 20
+    assert faults.final_weights(tmp_path / "run") == reference
+
+
+def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, finished: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "run"
+    assert faults.train(folder, "run.steps=2").code == 0
+    refused = faults.resume(folder, f"run.steps={faults.STEPS}", "optimizer.lr=1e-5", "rollout.temperature=0.5")
+    assert refused.code == 2
+    assert "optimizer.lr was 0.0003 and is 1e-05; rollout.temperature was 1.0 and is 0.5" in refused.output
+    layout = ("parallel.tensor=1", "parallel.data=2", "parallel.pipeline=2", f"run.steps={faults.STEPS}")
+    resumed = faults.resume(folder, *layout)
+    assert resumed.code == 0, resumed.output
+    exported = run("export", str(folder), str(tmp_path / "model"), log=tmp_path / "export.log")
+    assert exported.code == 0, exported.output
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    served = load_file(folder / "weights" / f"v{faults.STEPS}" / "model.safetensors")
+    expected = load_file(finished / "weights" / f"v{faults.STEPS}" / "model.safetensors")
+    assert found.keys() == served.keys() == expected.keys()
+    assert all(torch.equal(found[name], served[name]) for name in found)
+    # Sampled tokens are the same ones only as long as rounding does not change one.
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
