@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.families import make_model
 from tests.support.not_finite_cases import LAYOUTS, SIZES, one_of_them
 from tests.support.run_ranks import run_cases
 
@@ -58,17 +59,31 @@ def results(folder: Path) -> dict[tuple[Any, ...], list[Any]]:
                 cases["stopped", name] = (layouts[name], algorithm, "policy_advantages", str(folder / name))
         cases |= {("in_backward", name): (sizes,) for name, sizes in layouts.items()}
         if world_size == 2:
+            experts = make_model(folder / "experts", "qwen3_moe")
+            cases["experts",] = (layouts["DP2"], "kl_cov", 1, "advantages", str(experts))
             cases |= {("measured", *case): case for case in MEASURED}
             cases["spoiled_policy",] = ()
-        by_case = run_cases(one_of_them, [(key[0], *case) for key, case in cases.items()], world_size=world_size)
+        by_case = run_cases(
+            one_of_them,
+            [("left_out" if key[0] == "experts" else key[0], *case) for key, case in cases.items()],
+            world_size=world_size,
+        )
         found |= dict(zip(cases, by_case, strict=True))
     return found
 
 
 @pytest.mark.parametrize("case", LEFT_OUT, ids=lambda case: "-".join(map(str, case)))
 def test_all_ranks_leave_it_out_and_go_on_as_if_it_had_not_been(results, case):
-    position = case[2]
-    for found in results["left_out", *case]:
+    check_left_out(results["left_out", *case], position=case[2])
+
+
+def test_ranks_that_share_experts_leave_it_out_too(results):
+    check_left_out(results["experts",], position=1)
+
+
+def check_left_out(by_rank: list[dict[str, Any]], *, position: int) -> None:
+    """Every rank left out the update at a position, and is where it would be without it."""
+    for found in by_rank:
         assert found["applied"] == [i != position for i in range(4)]
         assert found["in_a_row"] == (1 if position == 3 else 0)
         assert math.isnan(found["grad_norm"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megacov.errors import NumericsError
@@ -23,6 +24,7 @@ from tests.support.policies import (
     GRPO,
     KL_COV,
     KL_COV_WITH_TERMS,
+    TINY_POLICY,
     laid_out_ranks,
     make_policy,
     make_rollout_batch,
@@ -118,11 +120,17 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def left_out(sizes: tuple[int, int, int], algorithm: str, position: int, field: str) -> dict[str, Any]:
-    """A poisoned update alone; then among four; and, by a policy that never saw it, the other three."""
+def left_out(
+    sizes: tuple[int, int, int], algorithm: str, position: int, field: str, experts: str = ""
+) -> dict[str, Any]:
+    """A poisoned update alone; then among four; and, by a policy that never saw it, the other three.
+
+    experts: folder of a model whose experts all ranks share out; the tiny policy without one.
+    """
     tensor, pipeline, context = sizes
-    with laid_out_ranks(tensor, pipeline, context=context) as groups:
-        policies = [make_policy(groups, with_reference=True) for _ in range(2)]
+    path, expert = (Path(experts), dist.get_world_size()) if experts else (TINY_POLICY, 1)
+    with laid_out_ranks(tensor, pipeline, context=context, expert=expert) as groups:
+        policies = [make_policy(groups, path=path, with_reference=True) for _ in range(2)]
         updates = plan(policies[0], algorithm)
         bad, _ = poison(policies[0], updates, [position], field)
         alone = go(policies[0], bad[position : position + 1], algorithm)
