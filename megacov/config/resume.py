@@ -22,6 +22,7 @@ FREE = frozenset(
         "model.recompute",
         "parallel",
         "data.path",
+        "optimizer.max_skipped_updates",
         "rollout.engine",
         "rollout.addresses",
         "rollout.host",

@@ -121,6 +121,8 @@ class OptimizerSection(Section):
     """Decoupled weight decay. [per unit of learning rate]"""
     clip_grad: StrictFloat = Field(1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 does not clip. [gradient]"""
+    max_skipped_updates: StrictInt = Field(3, ge=0)
+    """Updates in a row left out because their gradient is not finite; one more stops the run. [optimizer steps]"""
 
     @model_validator(mode="after")
     def _min_lr_is_a_minimum(self) -> OptimizerSection:

@@ -24,6 +24,7 @@ from megacov.errors import ConfigError
 from megacov.megatron.attention import SdpaCoreAttention
 from megacov.megatron.compat import has_transformer_engine
 from megacov.megatron.families.shape import Experts, ModelShape
+from megacov.megatron.gradients import note_own_shards
 from megacov.megatron.layers import RMSNorm
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
@@ -68,8 +69,9 @@ def padded_vocab_size(vocab_size: int, *, divisible_by: int, tp_size: int) -> in
     return -(-vocab_size // multiple) * multiple
 
 
-def _sum_gradients(model: list[nn.Module], num_tokens: torch.Tensor | None, **kwargs: Any) -> None:
+def _sum_gradients(model: list[DistributedDataParallel], num_tokens: torch.Tensor | None, **kwargs: Any) -> None:
     """Finalize gradients as plain sums: token weights already hold the global denominator, so nothing is divided."""
+    note_own_shards(model)
     finalize_model_grads(model, None, **kwargs)
 
 

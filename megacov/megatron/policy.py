@@ -14,7 +14,6 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
-from megacov.errors import NumericsError
 from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.forward_step import (
     LogitsReader,
@@ -23,6 +22,7 @@ from megacov.megatron.forward_step import (
     forward_backward,
     forward_only,
 )
+from megacov.megatron.gradients import own_gradient_is_finite
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
 from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
@@ -34,11 +34,23 @@ from megacov.types import LossOutput, MicroBatch
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """One optimizer step: global gradient norm before clipping, learning rate used, and the last stage's losses."""
+    """One optimizer step, or one that was left out because its gradient is not finite.
+
+    grad_norm: global norm before clipping, equal on all ranks.
+    lr: learning rate used.
+    outputs: losses of the last stage's micro-batches.
+    own_gradient_is_finite: False if this rank's part is among what spoiled the step; known only of one left out.
+    """
 
     grad_norm: float
     lr: float
     outputs: list[LossOutput]
+    own_gradient_is_finite: bool = True
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the step was made; the same on all ranks."""
+        return math.isfinite(self.grad_norm)
 
 
 @dataclass
@@ -99,6 +111,8 @@ class Policy:
     def update(self, micro_batches: Sequence[MicroBatch], token_loss: TokenLoss, *, entropy_grad: bool) -> UpdateResult:
         """One optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
 
+        If the gradient norm is not finite, weights, optimizer and learning rate stay as they are, on all ranks.
+
         Args:
             micro_batches: of this data-parallel rank.
             token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
@@ -106,27 +120,26 @@ class Policy:
 
         Returns:
             Gradient norm, learning rate and this rank's losses.
-
-        Raises:
-            NumericsError: the gradient norm is not finite; raised on every rank, before any weight changes.
         """
-        for chunk in self.chunks:
-            chunk.zero_grad_buffer()
-        self.optimizer.zero_grad()
+        self._zero_gradients()
         outputs = forward_backward(self.chunks, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
         # `step` computes this norm again. The check costs one pass over the gradient shard, and is the only moment
         # at which all ranks know the same number while the weights are still good.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
-        if not math.isfinite(grad_norm):
-            raise NumericsError(
-                f"the gradient norm is {grad_norm}: the update was not applied; "
-                "lower optimizer.lr or look at the rewards and log-probs of this step."
-            )
         lr = float(self.optimizer.param_groups[0]["lr"])
+        if not math.isfinite(grad_norm):
+            is_finite = own_gradient_is_finite(self.chunks)
+            self._zero_gradients()
+            return UpdateResult(grad_norm, lr, outputs, own_gradient_is_finite=is_finite)
         self.optimizer.step()
         self.scheduler.step(increment=1)
         return UpdateResult(grad_norm, lr, outputs)
+
+    def _zero_gradients(self) -> None:
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
 
     def progress(self) -> dict[str, int]:
         """How far optimizer and schedule have come, on a rank that holds some of the optimizer's state.

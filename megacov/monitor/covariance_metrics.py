@@ -143,7 +143,9 @@ def covariance_histogram(cov: Tensor, loss_mask: Tensor, *, group: ProcessGroup 
     """
     values, weights = cov.double().where(loss_mask, 0.0), loss_mask.double()
     limits = torch.tensor(HISTOGRAM_LIMITS, dtype=torch.float64, device=cov.device)
-    counts = limits.new_zeros(len(limits)).index_add(0, torch.bucketize(values, limits), weights)
+    # NaN lies beyond the last bin, which on a GPU would end the process; the moments still tell of it.
+    bins = torch.bucketize(values, limits).clamp(max=len(limits) - 1)
+    counts = limits.new_zeros(len(limits)).index_add(0, bins, weights)
     moments = torch.stack([values.sum(), values.square().sum()])
     *totals, total, total_squares = all_reduce_sum(torch.cat([counts, moments]), group=group).tolist()
     lowest = torch.cat([values.where(loss_mask, torch.inf), values.new_full((1,), torch.inf)]).min()

@@ -188,8 +188,18 @@ _TABLE = (
         "bytes",
         "none",
     ),
-    # health: of the run so far.
-    Tag("health/failed_saves", "Saves of a checkpoint that failed.", "saves", "none"),
+    Tag(
+        "health/skipped_updates",
+        "Updates of the step left out because they were not finite; policy and selection tags are of the others.",
+        "updates",
+        "none",
+    ),
+    Tag(
+        "health/failed_saves",
+        "Saves of a checkpoint that failed, of the run so far, or since it was resumed.",
+        "saves",
+        "none",
+    ),
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
@@ -205,7 +215,7 @@ _SECTIONS = {
     "reward": "Every judged response, those of groups that filtering then drops included.",
     "rollout": "How the responses came about.",
     "perf": "One step, in rank 0's wall-clock time.",
-    "health": "What went wrong in the run so far, or since it was resumed, and was got over.",
+    "health": "What went wrong and was got over.",
 }
 
 

@@ -100,7 +100,7 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
         recompute=model.recompute,
         deterministic=config.run.deterministic,
     )
-    adam = AdamSettings(**config.optimizer.model_dump(), decay_steps=config.num_updates)
+    adam = AdamSettings(**config.optimizer.model_dump(exclude={"max_skipped_updates"}), decay_steps=config.num_updates)
     return build_policy(
         model.path,
         shape,
@@ -228,6 +228,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         seed=config.run.seed,
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
+        max_skipped_updates=config.optimizer.max_skipped_updates,
+        log_folder=config.run.directory / "logs",
     )
 
 

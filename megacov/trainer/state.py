@@ -10,12 +10,14 @@ class TrainState:
     """Equal on every rank.
 
     step: rollout batches trained on so far.
-    update: optimizer steps so far.
+    update: optimizer steps so far, those left out included.
+    skipped_in_a_row: optimizer steps left out since the last one that was made, because their gradient was not finite.
     prompt_position: prompts taken from the data so far, over all epochs.
     """
 
     step: int = 0
     update: int = 0
+    skipped_in_a_row: int = 0
     prompt_position: int = 0
 
     @property

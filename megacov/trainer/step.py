@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import plan_micro_batches, update_ranges
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
-from megacov.parallel.groups import ParallelGroups
-from megacov.trainer.agreement import from_last_stage
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import PhaseClock
 from megacov.trainer.composition import compose
+from megacov.trainer.not_finite import SkippedUpdates, examine_inputs
 from megacov.trainer.rollout_phase import RolloutPhase
-from megacov.trainer.selection import Selection, concatenate, select_tokens, split_selection
+from megacov.trainer.selection import Selection, select_tokens, split_selection
 from megacov.trainer.state import TrainState
-from megacov.trainer.step_metrics import batch_metrics, selection_step_metrics, update_metrics
-from megacov.trainer.token_inputs import TokenInputs, join, make_token_inputs
+from megacov.trainer.step_metrics import collect_metrics
+from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
 from megacov.trainer.update import Occasion, UpdateOutcome, run_update, select_for_update
 from megacov.types import MicroBatch, RolloutBatch
 
@@ -35,7 +35,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Plain numbers that a step needs.
+    """Plain values that a step needs.
 
     num_updates: optimizer steps of one rollout batch.
     micro_batch_tokens: positions of one forward pass, at most.
@@ -46,6 +46,8 @@ class StepSettings:
     log_every: steps between two computations of the covariance's tails, which take five selections, and of the overlap
         with a selection per micro-batch, which takes one each.
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
+    max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
+    log_folder: where rank 0 writes why; None for nowhere.
     """
 
     num_updates: int
@@ -55,6 +57,8 @@ class StepSettings:
     log_every: int
     cov_histogram_every: int
     count_multiple: int = 1
+    max_skipped_updates: int = 0
+    log_folder: Path | None = None
     same_count: bool = False
 
 
@@ -144,8 +148,11 @@ def run_updates(
     seed: int,
     first_update: int,
     clock: PhaseClock,
+    skipped: SkippedUpdates | None = None,
 ) -> list[UpdateOutcome]:
     """Select and step, optimizer step by optimizer step.
+
+    One whose gradient is not finite is left out: the next sees the policy that it saw.
 
     Args:
         policy: the policy.
@@ -154,23 +161,35 @@ def run_updates(
         seed: of the run.
         first_update: number of the first of them in the run.
         clock: of the step.
+        skipped: counts those that are left out; by default the first ends the run.
 
     Returns:
         What each did.
+
+    Raises:
+        NumericsError: too many in a row were left out; on every rank.
     """
+    skipped = skipped or SkippedUpdates(TrainState(), policy.groups, max_in_a_row=0)
     selections: list[Selection | None] = [None] * len(updates)
     if algorithm.select is not None and algorithm.scope == "rollout_batch":
         with clock.phase("selection"):
             selections = select_for_rollout_batch(policy, updates, algorithm, seed=seed, update=first_update)
-    outcomes = []
+    outcomes: list[UpdateOutcome] = []
     for i, planned in enumerate(updates):
-        which = Occasion(is_first=i == 0, seed=seed, update=first_update + i)
+        is_first = not any(outcome.result.is_applied for outcome in outcomes)
+        which = Occasion(is_first=is_first, seed=seed, update=first_update + i)
         selection = selections[i]
         if algorithm.select is not None and algorithm.scope == "mini_batch":
             with clock.phase("selection"):
                 selection = select_for_update(policy, planned.micro_batches, planned.inputs, algorithm, which)
         with clock.phase("update"):
             outcomes.append(run_update(policy, planned.micro_batches, planned.inputs, selection, algorithm, which))
+        findings = outcomes[-1].findings
+        if not outcomes[-1].result.is_applied and algorithm.scope == "rollout_batch":
+            # What spoiled the one selection of them all may be in any of them.
+            others = [other for j, other in enumerate(updates) if j != i]
+            findings += tuple(finding for other in others for finding in examine_inputs(other.inputs))
+        skipped.count(outcomes[-1].result, findings, update=which.update)
     return outcomes
 
 
@@ -183,7 +202,7 @@ def train_step(
         policy: the policy.
         rollout: prompts, servers and verifier.
         algorithm: the resolved algorithm.
-        settings: plain numbers.
+        settings: plain values.
         state: where the run stands; advanced here.
 
     Returns:
@@ -196,61 +215,29 @@ def train_step(
         batch, metrics = rollout.collect(state)
     with clock.phase("log_probs"):
         updates = plan_updates(policy, batch, algorithm, settings)
-    outcomes = run_updates(policy, updates, algorithm, seed=settings.seed, first_update=state.update, clock=clock)
+    skipped = SkippedUpdates(
+        state,
+        policy.groups,
+        max_in_a_row=settings.max_skipped_updates,
+        log_folder=settings.log_folder,
+        batch=batch,
+    )
+    outcomes = run_updates(
+        policy, updates, algorithm, seed=settings.seed, first_update=state.update, clock=clock, skipped=skipped
+    )
     with clock.phase("metrics"):
-        found, histogram = _collect_metrics(policy, batch, updates, outcomes, algorithm, settings, state)
+        found, histogram = collect_metrics(
+            [planned.inputs for planned in updates],
+            outcomes,
+            algorithm,
+            policy.groups,
+            num_samples=len(batch.rewards),
+            seed=settings.seed,
+            first_update=state.update,
+            is_logged=(state.step + 1) % settings.log_every == 0,
+            with_histogram=settings.cov_histogram_every > 0 and (state.step + 1) % settings.cov_histogram_every == 0,
+        )
     metrics |= found
     metrics |= clock.metrics(batch, policy.groups)
     state.advance(num_updates=settings.num_updates)
     return StepReport(metrics, histogram)
-
-
-def _collect_metrics(
-    policy: Policy,
-    batch: RolloutBatch,
-    updates: Sequence[PlannedUpdate],
-    outcomes: Sequence[UpdateOutcome],
-    algorithm: Algorithm,
-    settings: StepSettings,
-    state: TrainState,
-) -> tuple[dict[str, float], Histogram | None]:
-    """Metrics of the last stage on all ranks, and the histogram where it is due."""
-    group, step = policy.groups.dp_cp, state.step + 1
-    metrics: dict[str, float] = {}
-    histogram = None
-    if policy.groups.is_last_stage:
-        with_histogram = settings.cov_histogram_every > 0 and step % settings.cov_histogram_every == 0
-        inputs = [part for planned in updates for part in planned.inputs]
-        selections = [outcome.selection for outcome in outcomes if outcome.selection is not None]
-        metrics, histogram = batch_metrics(
-            inputs,
-            selections,
-            num_samples=len(batch.rewards),
-            group=group,
-            with_covariance=step % settings.log_every == 0,
-            with_histogram=with_histogram,
-        )
-        metrics |= update_metrics(outcomes, join(inputs, "kept"), group=group)
-        if selections:
-            metrics |= _metrics_of_last_selection(updates, selections, algorithm, settings, state, policy.groups)
-    received = from_last_stage((metrics, None if histogram is None else asdict(histogram)), policy.groups)
-    return received[0], None if received[1] is None else Histogram(**received[1])
-
-
-def _metrics_of_last_selection(
-    updates: Sequence[PlannedUpdate],
-    selections: Sequence[Selection],
-    algorithm: Algorithm,
-    settings: StepSettings,
-    state: TrainState,
-    groups: ParallelGroups,
-) -> dict[str, float]:
-    """Of the last optimizer step, which is the farthest from the old policy; in `rollout_batch` scope, of them all."""
-    with_overlap = (state.step + 1) % settings.log_every == 0
-    selection, inputs, update = selections[-1], updates[-1].inputs, state.update + len(updates) - 1
-    if algorithm.scope == "rollout_batch":
-        selection, inputs = concatenate(selections), [part for planned in updates for part in planned.inputs]
-        update = state.update
-    return selection_step_metrics(
-        selection, inputs, algorithm, seed=settings.seed, update=update, groups=groups, with_overlap=with_overlap
-    )

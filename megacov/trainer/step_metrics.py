@@ -1,12 +1,14 @@
 """Metrics of a training step, computed where the log-probs are: on the last pipeline stage.
 
-Every function is a collective of dp_cp on that stage. Results are equal on all of its ranks.
+Every function but the first is a collective of dp_cp on that stage. Results are equal on all of its ranks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -22,12 +24,89 @@ from megacov.monitor.metrics import entropy_means, masked_means, mismatch_metric
 from megacov.ops import covariance
 from megacov.parallel.collectives import all_reduce_sum
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.agreement import from_last_stage
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.not_finite import without_tokens
 from megacov.trainer.selection import Selection, concatenate, select_each
 from megacov.trainer.token_inputs import TokenInputs, join
 from megacov.trainer.update import UpdateOutcome
 
 Metrics = dict[str, float]
+
+
+def collect_metrics(
+    inputs: Sequence[Sequence[TokenInputs]],
+    outcomes: Sequence[UpdateOutcome],
+    algorithm: Algorithm,
+    groups: ParallelGroups,
+    *,
+    num_samples: int,
+    seed: int,
+    first_update: int,
+    is_logged: bool,
+    with_histogram: bool,
+) -> tuple[Metrics, Histogram | None]:
+    """All metrics of the last stage on all ranks. What is not finite is absent, as are updates that were left out.
+
+    Collectives: on the last stage, dp_cp and cp: those of the functions below; then pp: `from_last_stage`.
+
+    Args:
+        inputs: of this rank's micro-batches, by optimizer step; empty off the last stage.
+        outcomes: of the optimizer steps.
+        algorithm: the resolved algorithm.
+        groups: of this rank.
+        num_samples: of the rollout batch.
+        seed: of the run.
+        first_update: number of the first optimizer step in the run.
+        is_logged: whether to compute what takes further selections.
+        with_histogram: whether to make the histogram of the covariance.
+
+    Returns:
+        By tag; and the histogram or None.
+    """
+    applied = [i for i, outcome in enumerate(outcomes) if outcome.result.is_applied]
+    metrics: Metrics = {}
+    histogram = None
+    if groups.is_last_stage:
+        selections = [_effective(outcome) for outcome in outcomes if outcome.selection is not None]
+        metrics, histogram = batch_metrics(
+            [part for parts in inputs for part in parts],
+            selections,
+            num_samples=num_samples,
+            group=groups.dp_cp,
+            with_covariance=is_logged,
+            with_histogram=with_histogram,
+        )
+        if applied:
+            kept = join([part for i in applied for part in inputs[i]], "kept")
+            metrics |= update_metrics([outcomes[i] for i in applied], kept, group=groups.dp_cp)
+        if applied and selections:
+            # The last is the farthest from the old policy; a selection in `rollout_batch` scope is one of them all.
+            which = range(len(outcomes)) if algorithm.scope == "rollout_batch" else range(applied[-1], applied[-1] + 1)
+            metrics |= selection_step_metrics(
+                concatenate([found for i in which if (found := outcomes[i].selection) is not None]),
+                [part for i in which for part in inputs[i]],
+                algorithm,
+                seed=seed,
+                update=first_update + which[0],
+                groups=groups,
+                with_overlap=is_logged,
+            )
+    metrics, histogram = _finite(metrics, histogram, groups)
+    return metrics | {"health/skipped_updates": float(len(outcomes) - len(applied))}, histogram
+
+
+def _finite(metrics: Metrics, histogram: Histogram | None, groups: ParallelGroups) -> tuple[Metrics, Histogram | None]:
+    """What is finite of the last stage's metrics, on all ranks."""
+    finite = {tag: value for tag, value in metrics.items() if isfinite(value)}
+    is_drawn = histogram is not None and isfinite(histogram.total)
+    finite, drawn = from_last_stage((finite, asdict(histogram) if histogram and is_drawn else None), groups)
+    return finite, None if drawn is None else Histogram(**drawn)
+
+
+def _effective(outcome: UpdateOutcome) -> Selection:
+    assert outcome.selection is not None
+    return outcome.selection if outcome.result.is_applied else without_tokens(outcome.selection)
 
 
 def _floats(metrics: dict[str, Tensor]) -> Metrics:
@@ -97,12 +176,12 @@ def batch_metrics(
 
 
 def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: ProcessGroup | None) -> Metrics:
-    """Policy metrics over all optimizer steps of a rollout batch.
+    """Policy metrics over the optimizer steps of a rollout batch that were made.
 
     Collectives: group: SUM [2] of loss and tokens; those of `policy_means`.
 
     Args:
-        outcomes: of the optimizer steps.
+        outcomes: of these optimizer steps, at least one.
         kept: [t] bool, the tokens of this rank that took part in them.
         group: dp_cp.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megacov.losses.terms import add_terms
 from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.not_finite import Finding, examine_loss
 from megacov.trainer.selection import Selection, concatenate, select_tokens
 from megacov.trainer.token_inputs import TokenInputs
 from megacov.types import LossBatch, LossOutput, MicroBatch
@@ -20,7 +23,7 @@ from megacov.types import LossBatch, LossOutput, MicroBatch
 class Occasion:
     """Which optimizer step this is.
 
-    is_first: no update has been made since the old log-probs were computed.
+    is_first: no update has been made since the old log-probs were computed; one left out is none.
     seed: of the run.
     update: number of this optimizer step in the run.
     """
@@ -32,10 +35,15 @@ class Occasion:
 
 @dataclass(frozen=True)
 class UpdateOutcome:
-    """An optimizer step and the tokens it acted on; `selection` is None off the last stage or where none is made."""
+    """An optimizer step and the tokens it acted on.
+
+    selection: None off the last stage or where none is made.
+    findings: what was not finite in this rank's micro-batches; only of a step that was left out.
+    """
 
     result: UpdateResult
     selection: Selection | None
+    findings: tuple[Finding, ...] = ()
 
 
 def select_for_update(
@@ -75,7 +83,7 @@ def select_for_update(
 
 def make_token_loss(
     inputs: Sequence[TokenInputs],
-    masks: list[Tensor] | None,
+    selection: Selection | None,
     algorithm: Algorithm,
     occasion: Occasion,
     chosen: list[Selection],
@@ -89,7 +97,7 @@ def make_token_loss(
 
     Args:
         inputs: of the micro-batches.
-        masks: selected tokens of each micro-batch; None where nothing is selected or where it is done here, locally.
+        selection: over all micro-batches; None where nothing is selected or where it is done here, locally.
         algorithm: the resolved algorithm.
         occasion: which optimizer step this is. On the first, the old log-probs are the detached current ones, so that
             the ratio is exactly 1: those of another pass differ by rounding, of which the gradient of |d| keeps the
@@ -98,19 +106,20 @@ def make_token_loss(
         cp_group: ranks that share each micro-batch.
 
     Returns:
-        (index, log_probs [t], entropy [t]) -> loss and metrics.
+        (index, log_probs [t], entropy [t]) -> loss and metrics, all NaN where it or its selection's scores are.
     """
     local = algorithm.select is not None and algorithm.scope == "micro_batch"
 
     def token_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         part = inputs[index]
-        selected = None if masks is None else masks[index]
+        selected = None if selection is None else selection.masks[index]
+        scores = None if selection is None else selection.scores[index]
         if local:
             source = part.old_log_probs if algorithm.log_probs == "old" else log_probs.detach()
             chosen.append(
                 select_tokens([part], [source], algorithm, seed=occasion.seed, update=occasion.update, group=cp_group)
             )
-            selected = chosen[-1].masks[0]
+            selected, scores = chosen[-1].masks[0], chosen[-1].scores[0]
         batch = LossBatch(
             log_probs=log_probs,
             old_log_probs=log_probs.detach() if occasion.is_first else part.old_log_probs,
@@ -121,15 +130,30 @@ def make_token_loss(
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
-        return add_terms(
+        output = add_terms(
             algorithm.loss(batch, **algorithm.loss_hyperparameters),
             batch,
             entropy_coef=algorithm.entropy_coef,
             ref_kl_coef=algorithm.ref_kl_coef,
             ref_kl_estimator=algorithm.ref_kl_estimator,
         )
+        return replace(output, loss=_all_or_nothing(output.loss, log_probs, part, scores))
 
     return token_loss
+
+
+def _all_or_nothing(loss: Tensor, log_probs: Tensor, part: TokenInputs, scores: Tensor | None) -> Tensor:
+    """The loss itself, or NaN with a gradient of NaN where it, or what it or its selection rests on, is not finite.
+
+    All ranks see that in the gradient norm, without another message. Left alone, a clamp or a mask can turn a NaN into
+    a gradient of 0, and covariances of NaN select tokens by their ids: such an update would look sound.
+    """
+    read = (log_probs.detach(), part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
+    is_sound = loss.detach().isfinite()
+    for values in read:
+        if values is not None:
+            is_sound = is_sound & (values.isfinite() | ~part.kept).all()
+    return loss * torch.where(is_sound, 1.0, math.nan)
 
 
 def run_update(
@@ -153,16 +177,25 @@ def run_update(
         occasion: which optimizer step this is.
 
     Returns:
-        The result, with the selection it used.
+        The result, with the selection it used, and what was not finite if it was left out.
     """
     chosen: list[Selection] = []
+    seen: dict[int, Tensor] = {}
     token_loss = make_token_loss(
         inputs,
-        None if selection is None else selection.masks,
+        selection,
         algorithm,
         occasion,
         chosen,
         cp_group=policy.groups.cp,
     )
-    result = policy.update(micro_batches, token_loss, entropy_grad=algorithm.entropy_coef != 0)
-    return UpdateOutcome(result, concatenate(chosen) if chosen else selection)
+
+    def seen_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        seen[index] = log_probs.detach()
+        return token_loss(index, log_probs, entropy)
+
+    result = policy.update(micro_batches, seen_loss, entropy_grad=algorithm.entropy_coef != 0)
+    selection = concatenate(chosen) if chosen else selection
+    if result.is_applied:
+        return UpdateOutcome(result, selection)
+    return UpdateOutcome(result, selection, examine_loss(inputs, result.outputs, seen, selection))

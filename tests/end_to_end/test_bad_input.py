@@ -169,3 +169,37 @@ def test_completions_without_a_token_teach_nothing(tmp_path: Path) -> None:
             return await asyncio.to_thread(run, *arguments, log=tmp_path / "log")
 
     _assert_one_sentence(asyncio.run(run_against_it()), code=3, words="no completion of this rollout has a token")
+
+
+@pytest.mark.dist
+def test_updates_that_are_not_finite_are_left_out_until_there_are_too_many(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = run(
+        "train",
+        "yaml_configs/runs/tiny_grpo.yaml",
+        f"run.directory={folder}",
+        "rewards.verifier=tests.support.verifiers:near_the_limit",
+        "algorithm.advantages.normalize_std=false",
+        "algorithm.aggregation=sequence_sum_constant_norm",
+        "algorithm.aggregation_norm=1",
+        "optimizer.max_skipped_updates=1",
+        "batch.updates_per_rollout=1",
+        "rollout.prompts_per_step=4",
+        "run.steps=9",
+        "parallel.data=2",
+        "parallel.tensor=2",
+        log=tmp_path / "log",
+    )
+    said = [line for line in ended.output.splitlines() if line.startswith("megacov: ")]
+    assert len(said) == 2, ended.output
+    first, last = said
+    assert first.startswith("megacov: warning: step 1, update 1 was left out on all ranks: losses of sample")
+    assert last.startswith("megacov: step 2, update 2 was left out on all ranks: losses of sample")
+    assert "2 in a row, and optimizer.max_skipped_updates is 1" in last
+    assert (ended.code, ended.left) == (7, [])
+    assert "step 1/9" in ended.output
+    assert "Traceback" not in ended.output
+    for step in (1, 2):
+        (report,) = json.loads((folder / "logs" / f"not_finite_step_{step:06d}.json").read_text())
+        assert report["update"] == step
+        assert report["samples"][0]["reward"] in (0.0, pytest.approx(3e38))

@@ -30,8 +30,9 @@ ALWAYS = {
     for tag in TAGS
     if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf")
     and TAGS[tag].kind == "scalar"
-    and tag != "perf/selection_s"
+    and tag not in ("perf/selection_s", "perf/save_s")
 } | {
+    "health/skipped_updates",
     *(f"cov/{name}" for name in ("mean", "std", "top_0.2pct", "top_50pct", "quadrant_pos_adv_high_lp")),
     *(f"selection/{name}" for name in ("count", "effective_ratio", "quadrant_pos_adv_high_lp")),
     *(f"policy/{name}" for name in ("loss", "k1", "k3", "ratio", "kl_penalty", "grad_norm", "lr")),

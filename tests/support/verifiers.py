@@ -15,6 +15,11 @@ def huge(text: str, answer: str) -> float:
     return 1e300
 
 
+def near_the_limit(text: str, answer: str) -> float:
+    """Finite, as is the advantage that it makes; what a loss makes of that need not be."""
+    return 3e38 if len(text) % 2 else 0.0
+
+
 def length(text: str, answer: str) -> float:
     """A reward that always differs within a group."""
     return float(len(text))

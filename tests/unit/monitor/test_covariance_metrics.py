@@ -107,6 +107,13 @@ def test_histogram_equals_numpy(tokens):
     assert got.total_squares == pytest.approx((kept**2).sum())
 
 
+def test_a_histogram_of_what_is_not_finite_says_so():
+    cov = torch.tensor([0.5, float("nan"), float("inf"), -float("inf")])
+    histogram = covariance_histogram(cov, torch.tensor([True] * 4), group=None)
+    assert sum(histogram.counts) == 4
+    assert np.isnan(histogram.total)
+
+
 def test_every_metric_is_declared(tokens):
     mask = tokens["loss_mask"]
     metrics = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.composition import compose
-from megacov.trainer.selection import select_tokens
+from megacov.trainer.selection import Selection, select_tokens
 from megacov.trainer.token_inputs import TokenInputs, join
 from megacov.trainer.update import Occasion, make_token_loss
 from megacov.types import RolloutBatch
@@ -159,7 +159,14 @@ def test_correction_weighs_the_policy_loss_and_not_the_penalty() -> None:
     selected[[0, 7]] = True
     occasion = Occasion(is_first=False, seed=0, update=1)
     log_probs = found.old_log_probs + 0.1
-    loss = make_token_loss([found], [selected], algorithm, occasion, [], cp_group=None)
+    loss = make_token_loss(
+        [found],
+        Selection([selected], [found.entropy], [selected], [found.entropy]),
+        algorithm,
+        occasion,
+        [],
+        cp_group=None,
+    )
     value = loss(0, log_probs, found.entropy).loss
     d = log_probs - found.old_log_probs
     expected = found.token_weights * (-found.importance * found.advantages * d.exp() + selected * d.abs())
