@@ -104,6 +104,17 @@ def _staged(shards: dict[str, Any]) -> dict[str, Any]:
     return shards
 
 
+class _Writer(FileSystemWriter):
+    """torch's writer, which knows when it has written."""
+
+    has_written = False
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        written = super().write_data(plan, planner)
+        self.has_written = True
+        return written
+
+
 class BackgroundSave:
     """One checkpoint being written and published. Once it is done, `failure` says why it failed; None if it did not."""
 
@@ -132,9 +143,15 @@ class BackgroundSave:
         self.failure: str | None = "the writer ended without a word"
         self._plan, self._folder, self._group = plan, folder, group
         self._write_more, self._publish = write_more, publish
+        self._writer = _Writer(folder, single_file_per_rank=True, sync_files=True, thread_count=1)
         # A daemon: a thread that hangs in the file system must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run, name=f"save-{folder.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether this rank's tensors are on the disk."""
+        return self._writer.has_written
 
     @property
     def is_done(self) -> bool:
@@ -159,9 +176,8 @@ class BackgroundSave:
     def _write(self, rank: int) -> tuple[list[FileRecord], str | None]:
         """Write this rank's files, and read them back for their checksums; or why that failed."""
         try:
-            writer = FileSystemWriter(self._folder, single_file_per_rank=True, sync_files=True, thread_count=1)
             planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
-            save(self._plan.state, storage_writer=writer, planner=planner, process_group=self._group)
+            save(self._plan.state, storage_writer=self._writer, planner=planner, process_group=self._group)
             more = self._write_more(self._folder)
             own = [path.name for path in sorted(self._folder.glob(f"__{rank}_*{_SUFFIX}"))]
             return [record_file(self._folder, name) for name in (*own, *more)], None

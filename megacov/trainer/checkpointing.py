@@ -168,15 +168,17 @@ class Checkpointer:
             return
         save, age_s = self._under_way.save, time.monotonic() - self._under_way.started
         is_overdue = age_s > self._settings.deadline_s
-        answers = gather((save.is_done, is_overdue and not save.is_done), self._groups)
+        answers = gather((save.is_done, is_overdue and not save.is_done, save.waits_for_others), self._groups)
         failure = _first(gather(save.failure if save.is_done else None, self._groups))
-        late = [rank for rank, (_, is_late) in enumerate(answers) if is_late]
+        late = [rank for rank, (_, is_late, _) in enumerate(answers) if is_late]
         if late:
+            # Ranks that have written wait for those that have not, and are late with them.
+            culprits = [rank for rank, (is_done, _, waits) in enumerate(answers) if not (is_done or waits)] or late
             # Its thread may hang for ever, and with it the group; the next save gets another.
             self._stuck, self._group = save, None
             deadline = f"checkpoint.deadline_s={self._settings.deadline_s:g}"
-            self._failed(self._under_way.step, f"rank {late[0]} has not written its part within {deadline}")
-        elif all(is_done for is_done, _ in answers):
+            self._failed(self._under_way.step, f"rank {culprits[0]} has not written its part within {deadline}")
+        elif all(is_done for is_done, _, _ in answers):
             if failure is None:
                 self._last_saved, self._failures_in_a_row = self._under_way.step, 0
                 self._under_way = None

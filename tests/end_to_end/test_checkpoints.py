@@ -47,7 +47,10 @@ def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
     assert "asked to leave: step" in log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow), pytest.param(signal.SIGUSR1, id="SIGUSR1")],
+)
 def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, reference: bytes) -> None:
     result = faults.signalled(number, tmp_path / "run", reference)
     assert result.code == 75
@@ -56,10 +59,7 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
 
 @pytest.mark.parametrize(
     ("fault", "rank"),
-    [
-        pytest.param(*kill, marks=[] if kill in (("writing", 1), ("pointing", 0)) else pytest.mark.slow)
-        for kill in faults.KILLS
-    ],
+    [pytest.param(*kill, marks=[] if kill == ("writing", 1) else pytest.mark.slow) for kill in faults.KILLS],
 )
 def test_a_rank_killed_in_a_save_costs_an_interval(fault: str, rank: int, tmp_path: Path, reference: bytes) -> None:
     result = faults.rank_fails(fault, rank, tmp_path / "run", reference)
