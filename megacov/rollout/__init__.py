@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
-from megacov.rollout.server_process import EmbeddedServer
+from megacov.rollout.server_process import EmbeddedServer, ServerProcess
+from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
 from megacov.rollout.wire import GenerateRequest
 
 __all__ = [
@@ -14,4 +15,8 @@ __all__ = [
     "SampledGroups",
     "Sampler",
     "SamplingReport",
+    "ServerKeys",
+    "ServerProcess",
+    "SglangServer",
+    "make_keys",
 ]

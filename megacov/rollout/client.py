@@ -24,6 +24,8 @@ _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
 _INFO_TIMEOUT_S = 30.0
 _HEALTH_POLL_S = 0.2
+# Everything else wants the administrator's key, if there is one.
+_OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
 
 class RolloutClient:
@@ -43,6 +45,7 @@ class RolloutClient:
         max_retries: int = 5,
         max_connections: int = 256,
         api_key: str | None = None,
+        admin_key: str | None = None,
     ) -> None:
         """Set up; nothing is sent yet.
 
@@ -54,6 +57,7 @@ class RolloutClient:
             max_retries: further attempts after the first.
             max_connections: calls under way at a time; more wait, within their deadline.
             api_key: sent as a bearer token, if the server wants one.
+            admin_key: sent instead with weights and control, if the server wants another one for these.
         """
         self.address = address.rstrip("/")
         self.num_retries = 0
@@ -61,7 +65,8 @@ class RolloutClient:
         self._request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_retries = max_retries
-        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._headers = _bearer(api_key)
+        self._admin_headers = self._headers if admin_key is None else _bearer(admin_key)
         # One connection each, because the time httpx takes to choose among connections grows with their square.
         self._idle_lanes: list[httpx.AsyncClient] = []
         self._free_lanes = asyncio.Semaphore(max_connections)
@@ -204,7 +209,8 @@ class RolloutClient:
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
         # httpx counts from byte to byte; this deadline is of the whole exchange.
         async with asyncio.timeout(timeout_s), self._lane() as lane:
-            return await lane.request(method, f"{self.address}{path}", json=body, timeout=timeout)
+            headers = self._headers if path in _OPEN_PATHS else self._admin_headers
+            return await lane.request(method, f"{self.address}{path}", json=body, headers=headers, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def _lane(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -223,7 +229,11 @@ class RolloutClient:
     def _open_lane(self) -> httpx.AsyncClient:
         # trust_env would send requests to a server on this machine through the proxy of the environment.
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
-        return httpx.AsyncClient(headers=self._headers, limits=limits, trust_env=False, verify=self._tls)
+        return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
+
+
+def _bearer(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def _what_happened(error: Exception) -> str:
