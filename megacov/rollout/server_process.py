@@ -18,7 +18,7 @@ from megacov.errors import RolloutError
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 _POLL_S = 0.05
-_STOP_GRACE_S = 3.0
+_STOP_GRACE_S = 5.0  # a supervisor needs more than a second of it
 # What makes a process a rank; the server is none.
 _RANK_VARIABLES = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MEGACOV_STORE", PARENT_PID_VARIABLE}

@@ -19,7 +19,7 @@ from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import RolloutClient, SampledGroups, Sampler, make_keys
+from megacov.rollout import RolloutClient, SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
 from megacov.trainer.rollout_servers import make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
@@ -82,7 +82,7 @@ class RolloutWorker:
         """Wait until every server generates, and connect to it.
 
         Raises:
-            RolloutError: one did not within its deadline, or ended.
+            RolloutError: one did not within its deadline, or ended, or is of a version that must not be used.
         """
         rollout = self._config.rollout
         deadline = time.monotonic() + rollout.start_timeout_s
@@ -106,6 +106,7 @@ class RolloutWorker:
         for client in self._clients:
             self._stack.callback(self._close_client, client)
             self._runner.run(client.wait_healthy(rollout.start_timeout_s))
+            self._check_version(self._runner.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
         sync = self._config.weight_sync
         self._transport = _TRANSPORTS[sync.transport](
@@ -184,6 +185,13 @@ class RolloutWorker:
     def close(self) -> None:
         """Close the connections and end the servers. Safe to call again."""
         self._stack.close()
+
+    def _check_version(self, version: str, address: str) -> None:
+        if self._servers:
+            refuse_unsafe(version, server=address)
+        warning = version_warning(version, server=address)
+        if warning is not None:
+            print(f"megacov: {warning}", flush=True)
 
     def _close_client(self, client: RolloutClient) -> None:
         self._runner.run(client.aclose())
