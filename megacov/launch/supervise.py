@@ -7,6 +7,7 @@ its own parent is gone, however that went. FOLDER holds `command.json` and may h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -27,6 +28,7 @@ POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_S = 10.0
+_TRACKER_S = 1.0
 _SHARED_MEMORY = "/dev/shm/"
 
 
@@ -83,19 +85,29 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 def _kill_all() -> None:
     """Kill everything below this process, and again what appeared meanwhile, until nothing is left."""
-    this, deadline = psutil.Process(), time.monotonic() + _KILL_S
+    this, started = psutil.Process(), time.monotonic()
     shared: set[str] = set()
-    while (left := this.children(recursive=True)) and time.monotonic() < deadline:
-        for process in left:
+    while left := this.children(recursive=True):
+        waited_s = time.monotonic() - started
+        if waited_s > _KILL_S:
+            break
+        # Python's tracker of resources removes the semaphores of the killed, and then ends by itself.
+        doomed = [process for process in left if waited_s > _TRACKER_S or not _is_tracker(process)]
+        for process in doomed:
             shared |= _shared_memory_of(process)
-        for process in left:
-            try:
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         psutil.wait_procs(left, timeout=POLL_S)
     for name in shared:
         Path(name).unlink(missing_ok=True)
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _shared_memory_of(process: psutil.Process) -> set[str]:
