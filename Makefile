@@ -9,6 +9,12 @@ PYTHON_NEWEST ?= python3.12
 VENV_NEWEST := .venv-newest
 BIN_NEWEST := $(VENV_NEWEST)/bin
 STAMP_NEWEST := $(VENV_NEWEST)/.installed
+# SGLang is a server with an environment of its own, which needs this Python: its wheel is built for no other.
+PYTHON_SGLANG ?= python3.11
+VENV_SGLANG := .venv-sglang
+BIN_SGLANG := $(VENV_SGLANG)/bin
+STAMP_SGLANG := $(VENV_SGLANG)/.installed
+TORCH_SGLANG := $(shell grep '^torch==' constraints-sglang.txt)
 CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
@@ -17,7 +23,7 @@ TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --durations
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-long test-newest run-test-newest check quickstart clean
+.PHONY: help env lint format sglang try-sglang test test-long test-newest run-test-newest check quickstart clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +50,25 @@ format: env  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: env  ## all quick tests that need no GPU
+sglang: $(STAMP_SGLANG)  ## make .venv-sglang with the SGLang server that tests start on the CPU
+
+# Without dependencies: what SGLang declares brings CUDA libraries by the gigabyte; what it needs on a CPU is all pinned.
+$(STAMP_SGLANG): constraints-sglang.txt
+	@command -v $(PYTHON_SGLANG) >/dev/null || test -x $(BIN_SGLANG)/python || \
+		{ echo "make: SGLang's servers need Python 3.11, and there is no $(PYTHON_SGLANG)" >&2; exit 1; }
+	@echo "installing SGLang into $(VENV_SGLANG), a minute or two and 1.6 GB the first time"
+	@$(BIN_SGLANG)/python -m pip --version >/dev/null 2>&1 || $(PYTHON_SGLANG) -m venv --clear $(VENV_SGLANG)
+	@$(BIN_SGLANG)/python -m pip install -qq --disable-pip-version-check $(TORCH_SGLANG)
+	@$(BIN_SGLANG)/python -m pip install -qq --disable-pip-version-check --no-deps --requirement constraints-sglang.txt
+	@touch $@
+
+try-sglang:
+	@$(MAKE) --no-print-directory sglang || echo "make: tests marked sglang are skipped: SGLang could not be installed"
+
+test: env try-sglang  ## all quick tests that need no GPU
 	$(TEST) -m "not slow"
 
-test-long: env  ## all tests that can run here
+test-long: env try-sglang  ## all tests that can run here
 	$(TEST)
 
 # A python3.12 on the PATH may be pyenv's, which fails unless that version is selected: so it is run, then pyenv is asked.
@@ -76,6 +97,6 @@ check: lint test  ## everything that must be green before a commit
 quickstart: env  ## train a tiny policy with GRPO, Clip-Cov and KL-Cov and compare them
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.sum_pairs.quickstart
 
-clean:  ## remove caches, .venv and .venv-newest; runs/ stays
-	rm -rf $(VENV) $(VENV_NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove caches and environments; runs/ stays
+	rm -rf $(VENV) $(VENV_NEWEST) $(VENV_SGLANG) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

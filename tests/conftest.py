@@ -6,7 +6,7 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from pathlib import Path
 
 # Before anything imports torch or tokenizers; ranks that tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import hypothesis
 import pytest
+
+SGLANG = Path(__file__).parents[1] / ".venv-sglang"
 
 # Other work shares the cores, so time says nothing; CI draws the same examples every time.
 hypothesis.settings.register_profile("megacov", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -47,4 +49,9 @@ def _no_gpu() -> str:
 
 
 def _no_sglang() -> str:
-    return "" if find_spec("sglang") else "SGLang is not installed"
+    """Servers run in an environment of their own, where SGLang is looked for and not imported."""
+    if not os.access(SGLANG / "bin" / "python", os.X_OK):
+        return "there is no .venv-sglang; `make sglang` makes it"
+    if not any(SGLANG.glob("lib/python3*/site-packages/sglang/launch_server.py")):
+        return "SGLang is not installed in .venv-sglang; `make sglang` says why"
+    return ""

@@ -148,7 +148,7 @@ def _find_apex() -> Finding:
 
 
 def _find_sglang() -> Finding:
-    used_for = "rollouts on GPUs, by servers that are started apart and reached over HTTP"
+    used_for = "rollouts on GPUs, by servers that run apart and are reached over HTTP; its environment may be another"
     without = "rollouts from servers elsewhere, or from the embedded server"
     # Never imported, here as anywhere: it would start CUDA.
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -70,6 +70,8 @@ def locate(root: type[Section], location: Sequence[Any]) -> Place:
     section, path, field = root, "", None
     names: dict[str, type[Section]] = {}
     for key in location:
+        if field is not None and get_origin(value_type(field.annotation)) is dict:
+            return Place(f"{path}.{key}", section, field)  # its keys are the user's own
         if key in names:
             section, names = names[key], {}
         elif isinstance(key, int):

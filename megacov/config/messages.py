@@ -70,6 +70,8 @@ def expected(field: FieldInfo) -> str:
         text = join_names((str(choice) for choice in get_args(plain)), "or")
     elif get_origin(plain) is tuple:
         text = "a list in brackets, such as [a, b]"
+    elif get_origin(plain) is dict:
+        text = "a mapping of names to single values, such as {a: b}"
     else:
         bounds = _bounds(field)
         text = f"{_KINDS[plain]}, {join_names(bounds)}" if bounds else _KINDS[plain]

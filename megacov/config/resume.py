@@ -25,6 +25,11 @@ FREE = frozenset(
         "optimizer.max_skipped_updates",
         "rollout.engine",
         "rollout.addresses",
+        "rollout.servers",
+        "rollout.server_command",
+        "rollout.server_arguments",
+        "rollout.server_environment",
+        "rollout.server_devices",
         "rollout.host",
         "rollout.port",
         "rollout.num_threads",
@@ -83,7 +88,7 @@ def _is_free(name: str) -> bool:
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

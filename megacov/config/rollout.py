@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictFloat, StrictInt, field_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator
 
 from megacov.config.section import Section
+
+# Options of SGLang's that follow from other settings, or that must not be seen by others.
+_OWN_OPTIONS = {
+    "model": "model.path",
+    "model-path": "model.path",
+    "dtype": "model.dtype",
+    "random-seed": "run.seed",
+    "host": "rollout.host",
+    "port": "",
+    "config": "",
+    "api-key": "",
+    "admin-api-key": "",
+}
 
 
 class RolloutSection(Section):
     """Sampling of responses."""
 
     engine: Literal["embedded", "sglang"] = "embedded"
-    """Who samples: a server on the CPU that the trainer starts for itself, or SGLang servers that already run."""
+    """Who samples: a server on the CPU that the trainer starts for itself, or SGLang servers."""
     addresses: tuple[str, ...] = ()
-    """URLs of the SGLang servers, as in [http://10.0.0.5:30000]."""
+    """URLs of SGLang servers that already run, as in [http://10.0.0.5:30000]."""
+    servers: StrictInt = Field(0, ge=0)
+    """SGLang servers that the trainer starts on its own machine, instead of using addresses. [servers]"""
+    server_command: tuple[str, ...] = Field(("python", "-m", "sglang.launch_server"), min_length=1)
+    """Starts such a server; its options are appended."""
+    server_arguments: dict[str, StrictBool | StrictInt | StrictFloat | str | tuple[str | int | float, ...]] = Field(
+        default_factory=dict
+    )
+    """Options of SGLang's for every such server, without their dashes, as in {tp-size: 2}; true is an option alone."""
+    server_environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
+    """Environment variables of such servers, beside those of the trainer."""
+    server_devices: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES of each such server, as in ["4,5", "6,7"]; if empty, each sees what the trainer sees."""
     host: str = Field("127.0.0.1", min_length=1)
-    """Address that the embedded server listens on."""
+    """Private address that servers listen on which the trainer starts."""
     port: StrictInt = Field(0, ge=0, le=65535)
     """Port of the embedded server; 0 takes a free one. [port number]"""
     num_threads: StrictInt = Field(1, ge=1)
@@ -58,6 +84,34 @@ class RolloutSection(Section):
             if not address.startswith(("http://", "https://")):
                 raise ValueError(f"{address!r} is no URL: write it as http://HOST:PORT.")
         return addresses
+
+    @field_validator("server_arguments")
+    @classmethod
+    def _arguments_are_free(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            plain = name.lstrip("-").replace("_", "-")
+            if plain in _OWN_OPTIONS:
+                instead = f"set {_OWN_OPTIONS[plain]} instead" if _OWN_OPTIONS[plain] else "leave it out"
+                raise ValueError(f"megacov gives servers the option {plain} itself: {instead}.")
+            if name.startswith("-"):
+                raise ValueError(f"write the option without its dashes: {plain}.")
+        return arguments
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_private(cls, host: str) -> str:
+        try:
+            address = ip_address(host)
+        except ValueError:
+            if host == "localhost":
+                return host
+            raise ValueError("give an IP address, such as 127.0.0.1, or localhost.") from None
+        if address.is_unspecified or not address.is_private:
+            raise ValueError(
+                "whoever reaches a rollout server can replace its weights, so it listens on one private address only: "
+                "set 127.0.0.1, or the machine's address in its private network."
+            )
+        return host
 
     @field_validator("top_k")
     @classmethod

@@ -67,20 +67,37 @@ def every_rank_has_a_sequence(config: RunConfig) -> str | None:
     )
 
 
-def engine_has_its_addresses(config: RunConfig) -> str | None:
-    """SGLang servers are found by address; the embedded one is started by the trainer."""
-    engine, addresses = config.rollout.engine, config.rollout.addresses
-    if engine == "sglang" and not addresses:
+def engine_has_its_servers(config: RunConfig) -> str | None:
+    """SGLang servers are found by address or started by the trainer, which always starts the embedded one."""
+    engine, addresses, servers = config.rollout.engine, config.rollout.addresses, config.rollout.servers
+    if engine == "embedded" and (addresses or servers):
+        named = f"addresses names {len(addresses)} servers" if addresses else f"servers is {servers}"
         return (
-            "rollout.engine is sglang and rollout.addresses is empty: list the servers' URLs, as in "
-            "rollout.addresses=[http://127.0.0.1:30000], or set rollout.engine=embedded."
+            f"rollout.engine is embedded and rollout.{named}, which it would not use: remove them, or set "
+            "rollout.engine=sglang."
         )
-    if engine == "embedded" and addresses:
+    if engine == "sglang" and not addresses and not servers:
         return (
-            f"rollout.engine is embedded and rollout.addresses names {len(addresses)} servers, which it would not use: "
-            "remove them, or set rollout.engine=sglang."
+            "rollout.engine is sglang, rollout.addresses is empty and rollout.servers is 0: list the servers' URLs, as "
+            "in rollout.addresses=[http://127.0.0.1:30000], or have some started, as in rollout.servers=1."
+        )
+    if addresses and servers:
+        return (
+            f"rollout.addresses names {len(addresses)} servers and rollout.servers is {servers}: name servers that "
+            "already run or have some started, not both."
         )
     return None
+
+
+def every_server_has_its_devices(config: RunConfig) -> str | None:
+    """Devices are given to servers one by one."""
+    devices, servers = config.rollout.server_devices, config.rollout.servers
+    if not devices or len(devices) == servers:
+        return None
+    return (
+        f"rollout.server_devices has {len(devices)} entries and rollout.servers is {servers}: give each server that "
+        "the trainer starts its devices, or none of them."
+    )
 
 
 def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
@@ -152,7 +169,8 @@ RULES: tuple[Rule, ...] = (
     loss_and_selection_fit,
     updates_divide_the_batch,
     every_rank_has_a_sequence,
-    engine_has_its_addresses,
+    engine_has_its_servers,
+    every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
     virtual_stages_have_a_pipeline,
     sequence_parallelism_has_tensor_parallelism,

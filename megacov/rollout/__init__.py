@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
-from megacov.rollout.server_process import EmbeddedServer
+from megacov.rollout.server_process import EmbeddedServer, ServerProcess
+from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
+from megacov.rollout.weight_calls import WeightBucket, WeightGroup
 from megacov.rollout.wire import GenerateRequest
 
 __all__ = [
+    "Capabilities",
     "EmbeddedServer",
     "GenerateRequest",
     "RolloutClient",
     "SampledGroups",
     "Sampler",
     "SamplingReport",
+    "ServerKeys",
+    "ServerProcess",
+    "SglangServer",
+    "WeightBucket",
+    "WeightGroup",
+    "make_keys",
+    "refuse_unsafe",
+    "version_warning",
 ]

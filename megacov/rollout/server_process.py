@@ -1,4 +1,4 @@
-"""The embedded server as a child of this process."""
+"""Rollout servers as children of this process, and the embedded one among them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -17,19 +18,133 @@ from megacov.errors import RolloutError
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 _POLL_S = 0.05
-_STOP_GRACE_S = 3.0
+_STOP_GRACE_S = 5.0  # a supervisor needs more than a second of it
 # What makes a process a rank; the server is none.
 _RANK_VARIABLES = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MEGACOV_STORE", PARENT_PID_VARIABLE}
 )
 
 
-class EmbeddedServer:
-    """`megacov serve` while the context lasts: entering waits until it generates, leaving stops it.
+class ServerProcess(ABC):
+    """A rollout server while the context lasts: entering waits until it generates, leaving stops it.
 
     It also ends when this process does. Start it on a thread that lives as long as the process, normally the main
     thread: see `die_with_parent`.
     """
+
+    def __init__(self, name: str, log_path: Path, start_timeout_s: float) -> None:
+        """Note what all servers have.
+
+        Args:
+            name: for messages, such as "embedded server".
+            log_path: gets all output of the server; its folder must exist.
+            start_timeout_s: seconds from entering the context until the server must generate.
+        """
+        self.name = name
+        self.address = ""
+        self._log_path = log_path
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process and come back at once; whoever calls this must enter the context or call `stop`."""
+        if self._process is None:
+            self._process = self._launch()
+
+    def __enter__(self) -> Self:
+        """Start the server if that has not been done, and wait until it generates.
+
+        Returns:
+            Itself, with `address` set.
+
+        Raises:
+            RolloutError: if it ended, or took too long; it is stopped then.
+        """
+        self.start()
+        self.wait_ready(time.monotonic() + self._start_timeout_s)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def wait_ready(self, deadline: float) -> None:
+        """Wait until a server that was started generates.
+
+        Args:
+            deadline: on the monotonic clock.
+
+        Raises:
+            RolloutError: if it ended, or took too long; it is stopped then.
+        """
+        is_ready = False
+        try:
+            self._find_address(deadline)
+            self._wait_healthy(deadline)
+            is_ready = True
+        finally:
+            if not is_ready:
+                self.stop()
+
+    def check_alive(self) -> None:
+        """Raise if the server has ended.
+
+        Raises:
+            RolloutError: with the last line of its log.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise RolloutError(
+                f"The {self.name} ended with exit code {self._process.returncode}; its log {self._log_path} ends "
+                f"with: {_last_line(self._log_path)}"
+            )
+
+    def stop(self) -> None:
+        """End the server, if it runs."""
+        if self._process is not None:
+            stop_processes([self._process], _STOP_GRACE_S)
+            self._clean_up()
+
+    @abstractmethod
+    def _launch(self) -> subprocess.Popen[bytes]:
+        """Start the process."""
+
+    @abstractmethod
+    def _find_address(self, deadline: float) -> None:
+        """Set `address`, which may take until the server knows its port."""
+
+    @abstractmethod
+    def _clean_up(self) -> None:
+        """Remove what the server needed beside its log."""
+
+    def _wait_healthy(self, deadline: float) -> None:
+        with httpx.Client(trust_env=False) as http:
+            while True:
+                self._check_starting(deadline)
+                try:
+                    if http.get(f"{self.address}/health", timeout=max(_POLL_S, deadline - time.monotonic())).is_success:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(_POLL_S)
+
+    def _check_starting(self, deadline: float) -> None:
+        self.check_alive()
+        if time.monotonic() > deadline:
+            raise RolloutError(
+                f"The {self.name} did not generate within {self._start_timeout_s:g} s; raise "
+                f"rollout.start_timeout_s, or look at its log {self._log_path}."
+            )
+
+
+class EmbeddedServer(ServerProcess):
+    """`megacov serve`."""
 
     def __init__(
         self,
@@ -59,6 +174,7 @@ class EmbeddedServer:
             deterministic: one request at a time, so that equal seeds give equal bits.
             start_timeout_s: seconds from entering the context until the server must generate.
         """
+        super().__init__("embedded server", log_path, start_timeout_s)
         self._options = {
             "host": host,
             "port": port,
@@ -70,76 +186,16 @@ class EmbeddedServer:
         }
         self._switches = ["--deterministic"] if deterministic else []
         self._model_path = model_path
-        self._log_path = log_path
         self._port_file = log_path.with_suffix(".port")
         self._num_threads = num_threads
-        self._start_timeout_s = start_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self.address = ""
-
-    @property
-    def pid(self) -> int | None:
-        """Process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
-    def start(self) -> None:
-        """Start the process and come back at once; whoever calls this must enter the context or call `stop`."""
-        if self._process is None:
-            self._port_file.unlink(missing_ok=True)
-            self._process = self._launch()
-
-    def __enter__(self) -> Self:
-        """Start the server if that has not been done, and wait until it generates.
-
-        Returns:
-            Itself, with `address` set.
-
-        Raises:
-            RolloutError: if it ended, or took too long; it is stopped then.
-        """
-        deadline = time.monotonic() + self._start_timeout_s
-        self.start()
-        is_ready = False
-        try:
-            self.address = f"http://{self._options['host']}:{self._wait_for_port(deadline)}"
-            self._wait_healthy(deadline)
-            is_ready = True
-        finally:
-            if not is_ready:
-                self.stop()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop the server."""
-        self.stop()
-
-    def check_alive(self) -> None:
-        """Raise if the server has ended.
-
-        Raises:
-            RolloutError: with the last line of its log.
-        """
-        if self._process is not None and self._process.poll() is not None:
-            raise RolloutError(
-                f"The embedded server ended with exit code {self._process.returncode}; its log {self._log_path} ends "
-                f"with: {_last_line(self._log_path)}"
-            )
-
-    def stop(self) -> None:
-        """End the server, if it runs."""
-        if self._process is not None:
-            stop_processes([self._process], _STOP_GRACE_S)
-            self._port_file.unlink(missing_ok=True)
 
     def _launch(self) -> subprocess.Popen[bytes]:
+        self._port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "megacov", "serve", str(self._model_path), "--port-file", str(self._port_file)]
         for name, value in self._options.items():
             command += [f"--{name}", str(value)]
         command += self._switches
-        environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
-        environment["OMP_NUM_THREADS"] = str(self._num_threads)
+        environment = environment_without_rank() | {"OMP_NUM_THREADS": str(self._num_threads)}
         with self._log_path.open("wb") as log:
             # A session of its own, so that Ctrl-C in the terminal does not end it before the trainer is done with it.
             return subprocess.Popen(
@@ -151,29 +207,19 @@ class EmbeddedServer:
                 start_new_session=True,
             )
 
-    def _wait_for_port(self, deadline: float) -> int:
+    def _find_address(self, deadline: float) -> None:
         while not self._port_file.exists():
             self._check_starting(deadline)
             time.sleep(_POLL_S)
-        return int(self._port_file.read_text(encoding="ascii"))
+        self.address = f"http://{self._options['host']}:{int(self._port_file.read_text(encoding='ascii'))}"
 
-    def _wait_healthy(self, deadline: float) -> None:
-        with httpx.Client(trust_env=False) as http:
-            while True:
-                self._check_starting(deadline)
-                try:
-                    if http.get(f"{self.address}/health", timeout=max(_POLL_S, deadline - time.monotonic())).is_success:
-                        return
-                except httpx.TransportError:
-                    time.sleep(_POLL_S)
+    def _clean_up(self) -> None:
+        self._port_file.unlink(missing_ok=True)
 
-    def _check_starting(self, deadline: float) -> None:
-        self.check_alive()
-        if time.monotonic() > deadline:
-            raise RolloutError(
-                f"The embedded server did not generate within {self._start_timeout_s:g} s; raise "
-                f"rollout.start_timeout_s, or look at its log {self._log_path}."
-            )
+
+def environment_without_rank() -> dict[str, str]:
+    """The environment of this process, for a child that is no rank."""
+    return {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
 
 
 def _last_line(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from megacov.errors import DataError, RolloutError
 from megacov.types import Completion, FinishReason, VersionSpan
@@ -88,7 +88,8 @@ class _Span(_Reply):
 
 class _MetaInfo(_Reply):
     finish_reason: _FinishReason
-    output_token_logprobs: list[tuple[FiniteFloat, int, str | None]]
+    # Left out where a request was aborted before it had a token.
+    output_token_logprobs: list[tuple[FiniteFloat, int, str | None]] = Field(default_factory=list)
     weight_version: str = "default"
     weight_versions: list[_Span] | None = None
 

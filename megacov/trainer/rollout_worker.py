@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import EmbeddedServer, RolloutClient, SampledGroups, Sampler
+from megacov.rollout import RolloutClient, SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
+from megacov.trainer.rollout_servers import make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -42,7 +44,7 @@ class RolloutWorker:
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[], None] | None = None
     ) -> None:
-        """Read the data and start the embedded server; `wait_ready` waits for it.
+        """Read the data and start the servers that the run has for itself; `wait_ready` waits for them.
 
         Args:
             config: of the run.
@@ -53,7 +55,7 @@ class RolloutWorker:
         Raises:
             ConfigError: an unknown verifier.
             DataError: prompts or tokenizer do not fit.
-            RolloutError: the server cannot be started.
+            RolloutError: a server cannot be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
@@ -70,18 +72,23 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
-        self._server = self._start_server() if config.rollout.engine == "embedded" else None
+        self._keys = make_keys()
+        self._servers = make_servers(config, folder, self._keys)
+        for server in self._servers:
+            self._stack.callback(server.stop)
+            server.start()
 
     def wait_ready(self) -> None:
         """Wait until every server generates, and connect to it.
 
         Raises:
-            RolloutError: one did not within its deadline, or ended.
+            RolloutError: one did not within its deadline, or ended, or is of a version that must not be used.
         """
         rollout = self._config.rollout
-        addresses: Sequence[str] = rollout.addresses
-        if self._server is not None:
-            addresses = (self._stack.enter_context(self._server).address,)
+        deadline = time.monotonic() + rollout.start_timeout_s
+        for server in self._servers:
+            server.wait_ready(deadline)
+        keys = self._keys if rollout.servers else None
         self._runner = self._stack.enter_context(asyncio.Runner())
         self._runner.get_loop().set_exception_handler(_report_unless_leaving)
         self._clients = [
@@ -91,12 +98,15 @@ class RolloutWorker:
                 request_timeout_s=rollout.request_timeout_s,
                 max_retries=rollout.max_retries,
                 max_connections=rollout.max_concurrency,
+                api_key=None if keys is None else keys.api,
+                admin_key=None if keys is None else keys.admin,
             )
-            for address in addresses
+            for address in rollout.addresses or [server.address for server in self._servers]
         ]
         for client in self._clients:
             self._stack.callback(self._close_client, client)
             self._runner.run(client.wait_healthy(rollout.start_timeout_s))
+            self._check_version(self._runner.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
         sync = self._config.weight_sync
         self._transport = _TRANSPORTS[sync.transport](
@@ -173,29 +183,18 @@ class RolloutWorker:
             self._sampling = None
 
     def close(self) -> None:
-        """Close the connections and end the server. Safe to call again."""
+        """Close the connections and end the servers. Safe to call again."""
         self._stack.close()
+
+    def _check_version(self, version: str, address: str) -> None:
+        if self._servers:
+            refuse_unsafe(version, server=address)
+        warning = version_warning(version, server=address)
+        if warning is not None:
+            print(f"megacov: {warning}", flush=True)
 
     def _close_client(self, client: RolloutClient) -> None:
         self._runner.run(client.aclose())
-
-    def _start_server(self) -> EmbeddedServer:
-        rollout = self._config.rollout
-        server = EmbeddedServer(
-            self._config.model.path,
-            log_path=self._folder / "logs" / "server.log",
-            host=rollout.host,
-            port=rollout.port,
-            dtype=self._config.model.dtype,
-            num_threads=rollout.num_threads,
-            random_seed=self._config.run.seed,
-            max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
-            deterministic=self._config.run.deterministic,
-            start_timeout_s=rollout.start_timeout_s,
-        )
-        self._stack.callback(server.stop)
-        server.start()
-        return server
 
     def _make_sampler(self) -> Sampler:
         rollout = self._config.rollout

@@ -16,7 +16,8 @@ KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
 SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128", "monitor.cov_histogram_every=1")
 
 
-def _scalars(folder: Path) -> dict[str, list[float]]:
+def scalars_of(folder: Path) -> dict[str, list[float]]:
+    """What a run has written to TensorBoard, by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
@@ -73,7 +74,7 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert ended.left == []
     assert "step 2/2" in ended.output
     assert "Traceback" not in ended.output
-    scalars = _scalars(folder)
+    scalars = scalars_of(folder)
     assert set(scalars) <= set(TAGS)
     assert set(scalars) >= ALWAYS | (SELECTED_GLOBALLY if layout != "micro_batch_scope" else set())
     assert all(len(values) == 2 for values in scalars.values())
@@ -95,7 +96,7 @@ def test_a_deterministic_run_repeats_itself_bit_by_bit(tmp_path: Path) -> None:
         overrides = (f"run.directory={folder}", "run.deterministic=true", "parallel.data=2", "run.steps=2")
         ended = run("train", KL_COV, *overrides, *SMALL, log=tmp_path / f"{name}.log")
         assert ended.code == 0, ended.output
-        scalars = {tag: values for tag, values in _scalars(folder).items() if not tag.startswith("perf/")}
+        scalars = {tag: values for tag, values in scalars_of(folder).items() if not tag.startswith("perf/")}
         samples = (folder / "samples" / "step_000002.jsonl").read_text()
         runs.append((scalars, samples, (folder / "weights" / "v2" / "model.safetensors").read_bytes()))
     assert runs[0] == runs[1]
@@ -109,7 +110,7 @@ def test_a_second_run_of_a_name_moves_the_first_aside(tmp_path: Path) -> None:
     ended = run("train", KL_COV, "run.steps=1", f"run.directory={folder}", *SMALL, log=tmp_path / "log")
     assert ended.code == 0, ended.output
     assert (tmp_path / "run.1" / "config.yaml").read_text() == "run: {name: earlier}\n"
-    assert len(_scalars(folder)["reward/mean"]) == 1
+    assert len(scalars_of(folder)["reward/mean"]) == 1
 
 
 @pytest.mark.dist

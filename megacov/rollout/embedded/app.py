@@ -99,7 +99,9 @@ def _add_state_routes(app: FastAPI, service: Service, server_info: dict[str, Any
     @app.get("/get_server_info")
     async def show_server_info() -> Response:
         paths = {"model_path": service.model_path, "tokenizer_path": folder}
-        return _json({**server_info, **paths, "internal_states": [], "version": CONTRACT_VERSION})
+        # What SGLang says where seeds of requests have an effect.
+        fixed = {"internal_states": [], "version": CONTRACT_VERSION, "enable_deterministic_inference": True}
+        return _json({**server_info, **paths, **fixed})
 
 
 def _add_generate_routes(app: FastAPI, service: Service) -> None:

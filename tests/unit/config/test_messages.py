@@ -34,7 +34,7 @@ MISTAKES = {
     "algorithm.loss.kl_coef=3": "algorithm.loss.name is missing: set it to ppo_clip, clip_cov or kl_cov.",
     "algorithm.loss=kl_cov": "algorithm.loss is 'kl_cov': it must be a section with keys such as name, "
     "clip_low, clip_high.",
-    "rollout=3": "rollout is 3: it must be a section with keys such as engine, addresses, host.",
+    "rollout=3": "rollout is 3: it must be a section with keys such as engine, addresses, servers.",
     # types
     "run.steps=many": "run.steps is 'many': it must be a whole number, at least 1 [steps].",
     "run.steps=2.5": "run.steps is 2.5: it must be a whole number, at least 1 [steps].",
@@ -71,6 +71,18 @@ MISTAKES = {
     "read it: remove it, or set aggregation to sequence_sum_constant_norm.",
     "algorithm.selection={name: clip_cov, lower: 5, upper: 1}": "algorithm.selection: lower is 5.0 and upper is 1.0: "
     "set lower below upper.",
+    "rollout.host=0.0.0.0": "rollout.host is '0.0.0.0': whoever reaches a rollout server can replace its weights, so "
+    "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
+    "rollout.host=8.8.8.8": "rollout.host is '8.8.8.8': whoever reaches a rollout server can replace its weights, so "
+    "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
+    "rollout.host=node7": "rollout.host is 'node7': give an IP address, such as 127.0.0.1, or localhost.",
+    "rollout.server_environment.X=[3]": "rollout.server_environment.X is [3]: it must be a mapping of names to single "
+    "values, such as {a: b}.",
+    "rollout.server_arguments.dtype=float16": "rollout.server_arguments: megacov gives servers "
+    "the option dtype itself: set model.dtype instead.",
+    "rollout.server_arguments.api_key=x": "rollout.server_arguments: megacov gives servers the "
+    "option api-key itself: leave it out.",
+    "rollout.server_arguments.--device=cpu": "rollout.server_arguments: write the option without its dashes: device.",
 }
 
 

@@ -64,13 +64,25 @@ BROKEN = {
         },
         r"parallel.data is 3 and an optimizer step has 2 sequences \(8 in 4 updates\): lower parallel.data",
     ),
-    "engine_has_its_addresses (none)": (
+    "engine_has_its_servers (none)": (
         {"rollout": {"engine": "sglang"}},
-        "rollout.engine is sglang and rollout.addresses is empty: .* or set rollout.engine=embedded",
+        "engine is sglang, rollout.addresses is empty and rollout.servers is 0: .* as in rollout.servers=1",
     ),
-    "engine_has_its_addresses (unread)": (
+    "engine_has_its_servers (unread addresses)": (
         {"rollout": {"addresses": ["http://127.0.0.1:1"]}},
         "rollout.engine is embedded and rollout.addresses names 1 servers, .* or set rollout.engine=sglang",
+    ),
+    "engine_has_its_servers (unread servers)": (
+        {"rollout": {"servers": 2}},
+        "rollout.engine is embedded and rollout.servers is 2, which it would not use",
+    ),
+    "engine_has_its_servers (both)": (
+        {"rollout": {"engine": "sglang", "addresses": ["http://127.0.0.1:1"], "servers": 2}},
+        "rollout.addresses names 1 servers and rollout.servers is 2: .* not both",
+    ),
+    "every_server_has_its_devices": (
+        {"rollout": {"engine": "sglang", "servers": 2, "server_devices": ["0,1"]}},
+        "rollout.server_devices has 1 entries and rollout.servers is 2",
     ),
     "micro_batch_scope_has_two_sequences": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 3}},

@@ -209,6 +209,22 @@ def test_control_calls_always_have_a_body(method, args, path, body):
     assert (call.method, call.path, call.body) == ("POST", path, body)
 
 
+def test_weights_and_control_are_shown_the_other_key():
+    async def run():
+        async with (
+            scripted_server(in_turn(Reply({"success": True}))) as (address, calls),
+            RolloutClient(address, vocab_size=4, api_key="a", admin_key="b") as client,
+        ):
+            await client.model_info()
+            await client.server_info()
+            await client.update_weights_from_disk("folder", weight_version="v1")
+            await client.pause("abort")
+            await client.flush_cache()
+            return [call.headers["authorization"] for call in calls]
+
+    assert asyncio.run(run()) == ["Bearer a", "Bearer a", "Bearer b", "Bearer b", "Bearer b"]
+
+
 @pytest.mark.parametrize(
     "reply", [Reply({"success": False, "message": "no"}), Reply({"success": False, "message": "no"}, status=400)]
 )

@@ -1,0 +1,102 @@
+"""What a rollout server can do, from the version it reports: SGLang's contract has changed with its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from megacov.errors import RolloutError
+
+OLDEST_VERSION = "0.5.5"
+SAFE_VERSION = "0.5.10"
+NEWEST_TESTED_VERSION = "0.5.23"
+
+_UNSAFE = (
+    "which unpickles whatever reaches its ZeroMQ sockets (CVE-2026-3059, CVE-2026-3060: code of anybody who reaches "
+    f"the machine is run); install {SAFE_VERSION} or newer"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """How to talk to one server. The defaults are those of the newest contract.
+
+    version: of SGLang, as the server reports it.
+    pause_takes_body: pause and resume want a JSON body, and pause has modes; before, it always aborts.
+    weight_sessions: tensors arrive between a begin and an end of the update only.
+    version_spans: completions tell which of their tokens came from which weights; before, only the version at the end.
+    flattened_buckets: many tensors may arrive as one.
+    request_seeds: a seed in a request has an effect; SGLang then gives all copies of the request the same tokens.
+    """
+
+    version: str = NEWEST_TESTED_VERSION
+    pause_takes_body: bool = True
+    weight_sessions: bool = True
+    version_spans: bool = True
+    flattened_buckets: bool = True
+    request_seeds: bool = True
+
+
+def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
+    """Derive them.
+
+    Args:
+        server_info: what the server says of itself.
+        server: its address, for errors.
+
+    Returns:
+        What it can do.
+
+    Raises:
+        RolloutError: a version that cannot be read, or that is too old to talk to.
+    """
+    version = server_info.get("version")
+    try:
+        number = Version(str(version))
+    except InvalidVersion as error:
+        raise RolloutError(f"{server} reports the version {version!r}, which is none of SGLang's.") from error
+    if number < Version(OLDEST_VERSION):
+        raise RolloutError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
+    return Capabilities(
+        version=str(version),
+        pause_takes_body=number >= Version("0.5.6"),
+        weight_sessions=number >= Version("0.5.21"),
+        version_spans=number >= Version("0.5.19"),
+        flattened_buckets=number >= Version("0.5.6"),
+        request_seeds=bool(server_info.get("enable_deterministic_inference", False)),
+    )
+
+
+def refuse_unsafe(version: str, *, server: str) -> None:
+    """Refuse a version with known holes, for servers that are started here.
+
+    Args:
+        version: of SGLang; one that `read_capabilities` has read.
+        server: its address.
+
+    Raises:
+        RolloutError: if it is unsafe.
+    """
+    if Version(version) < Version(SAFE_VERSION):
+        raise RolloutError(f"{server} runs SGLang {version}, {_UNSAFE}.")
+
+
+def version_warning(version: str, *, server: str) -> str | None:
+    """What a user should know about a version that is used all the same.
+
+    Args:
+        version: of SGLang; one that `read_capabilities` has read.
+        server: its address.
+
+    Returns:
+        A sentence, or None.
+    """
+    if Version(version) < Version(SAFE_VERSION):
+        return f"{server} runs SGLang {version}, {_UNSAFE}."
+    # A development version or a post-release of the newest is told by its release alone.
+    if Version(version).release > Version(NEWEST_TESTED_VERSION).release:
+        return f"{server} runs SGLang {version}; megacov is tested up to {NEWEST_TESTED_VERSION}."
+    return None

@@ -1,0 +1,63 @@
+"""The rollout servers that a run starts for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megacov.config import RunConfig
+from megacov.rollout import EmbeddedServer, ServerKeys, ServerProcess, SglangServer
+
+_SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
+
+
+def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
+    """What is to be started; nothing is started here.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        keys: of the run.
+
+    Returns:
+        No server where the addresses of running ones are given.
+    """
+    if config.rollout.engine == "embedded":
+        return [_embedded(config, folder)]
+    return [_sglang(config, folder, keys, number) for number in range(config.rollout.servers)]
+
+
+def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:
+    rollout = config.rollout
+    return EmbeddedServer(
+        config.model.path,
+        log_path=folder / "logs" / "server.log",
+        host=rollout.host,
+        port=rollout.port,
+        dtype=config.model.dtype,
+        num_threads=rollout.num_threads,
+        random_seed=config.run.seed,
+        max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
+        deterministic=config.run.deterministic,
+        start_timeout_s=rollout.start_timeout_s,
+    )
+
+
+def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> SglangServer:
+    rollout = config.rollout
+    environment = dict(rollout.server_environment)
+    if rollout.server_devices:
+        environment["CUDA_VISIBLE_DEVICES"] = rollout.server_devices[number]
+    return SglangServer(
+        config.model.path.resolve(),
+        number=number,
+        keys=keys,
+        log_path=folder / "logs" / f"server_{number}.log",
+        command=rollout.server_command,
+        arguments=rollout.server_arguments,
+        environment=environment,
+        host=rollout.host,
+        dtype=config.model.dtype,
+        # Equal seeds would draw equal tokens on all servers.
+        random_seed=(config.run.seed * _SEEDS_PER_RUN + number) % 2**31,
+        start_timeout_s=rollout.start_timeout_s,
+    )

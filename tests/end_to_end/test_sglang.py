@@ -1,0 +1,49 @@
+"""`megacov train` with real SGLang servers on the CPU: it trains on what they sample, and leaves nothing of them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_train import SMALL, scalars_of
+from tests.support.command import DEADLINE_S, descendants, run, started, still_there
+from tests.support.processes import wait_until
+from tests.support.sglang_servers import RUN
+
+pytestmark = [pytest.mark.sglang, pytest.mark.dist]
+
+
+def test_a_run_trains_with_two_servers(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = run("train", RUN, "run.steps=3", f"run.directory={folder}", *SMALL, log=tmp_path / "log")
+    assert ended.code == 0, ended.output
+    assert ended.left == []
+    assert "step 3/3" in ended.output
+    assert "Traceback" not in ended.output
+    scalars = scalars_of(folder)
+    # Samples come from the weights that the trainer holds, before the first update and after every later one.
+    assert len(scalars["rollout/mismatch_max"]) == 3
+    assert max(scalars["rollout/mismatch_max"]) < 1e-4
+    assert min(scalars["policy/grad_norm"]) > 0
+    assert scalars["rollout/version_lag_max"] == [0.0] * 3
+    logs = sorted((folder / "logs").glob("server_*.log"))
+    assert [log.name for log in logs] == ["server_0.log", "server_1.log"]
+    for log in logs:
+        assert log.stat().st_mode & 0o777 == 0o600
+        text = log.read_text()
+        assert text.count('"POST /update_weights_from_disk HTTP/1.1" 200') == 4  # before the first step as well
+        assert '"POST /generate HTTP/1.1" 200' in text
+
+
+def test_a_killed_trainer_leaves_no_server(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("train", RUN, "rollout.servers=1", f"run.directory={tmp_path / 'run'}", *SMALL)
+    with started(*arguments, log=log) as process:
+        # The rank, the supervisor, the server, its tracker of resources, scheduler and detokenizer.
+        wait_until(lambda: len(descendants(process.pid)) >= 6, timeout_s=DEADLINE_S)
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        assert still_there(below, grace_s=30.0) == []

@@ -1,0 +1,188 @@
+"""The client, the transport by disk and the broadcast of weights with two real SGLang servers on the CPU."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+
+import httpx
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world
+
+from megacov.errors import RolloutError
+from megacov.rollout import GenerateRequest, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout.capabilities import Capabilities
+from megacov.rollout.weight_calls import WeightBucket, WeightGroup
+from megacov.weight_sync import DiskTransport
+from tests.support.sglang_servers import MODEL, VOCAB_SIZE, changed_weights, log_probs_of, sglang_servers
+
+pytestmark = [pytest.mark.sglang, pytest.mark.dist]
+PROMPT = (4, 5, 6, 7)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
+    with sglang_servers(2, tmp_path_factory.mktemp("sglang")) as started:
+        yield started
+
+
+def clients_of(running: tuple[list[SglangServer], ServerKeys]) -> list[RolloutClient]:
+    servers, keys = running
+    options = {"vocab_size": VOCAB_SIZE, "request_timeout_s": 60.0, "api_key": keys.api, "admin_key": keys.admin}
+    return [RolloutClient(server.address, **options) for server in servers]
+
+
+async def assert_both_hold(clients: list[RolloutClient], weights: dict[str, torch.Tensor], version: str) -> None:
+    """By what they say, by what they sample, and by checksums."""
+    request = GenerateRequest(input_ids=PROMPT, n=4, max_new_tokens=12)
+    for client in clients:
+        assert (await client.model_info())["weight_version"] == version
+        for completion in await client.generate(request):
+            assert {span.version for span in completion.version_spans} == {version}
+            expected = log_probs_of(weights, PROMPT, completion.token_ids)
+            torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-4, rtol=0.0)
+    sums = [await client.weight_checksums() for client in clients]
+    assert sums[0] == sums[1]
+
+
+def test_every_process_of_a_server_hides_the_keys(running):
+    servers, keys = running
+    for server in servers:
+        supervisor = psutil.Process(server.pid)
+        below = supervisor.children(recursive=True)
+        assert len(below) >= 3
+        for process in (supervisor, *below):
+            seen = [*process.cmdline(), *process.environ().values()]
+            assert not any(key in word for key in (keys.api, keys.admin) for word in seen)
+
+
+def test_nobody_gets_in_without_the_right_key(running):
+    servers, keys = running
+    for server in servers:
+        for path, key in (("/server_info", keys.admin), ("/flush_cache", keys.api), ("/model_info", "wrong")):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(server.address + path, headers=headers, trust_env=False).status_code == 401
+        assert httpx.post(server.address + "/generate", json={}, trust_env=False).status_code == 401
+
+
+def test_weights_arrive_by_disk_on_both(running, tmp_path):
+    async def run():
+        clients = clients_of(running)
+        for client in clients:
+            assert await client.learn_capabilities() == Capabilities(request_seeds=False)
+        transport = DiskTransport(clients, source_model=MODEL, directory=tmp_path / "weights")
+        for version in (1, 2):
+            weights = changed_weights(version)
+            await transport.push(version, weights.items())
+            await assert_both_hold(clients, weights, str(version))
+
+    asyncio.run(run())
+
+
+def test_a_pause_aborts_with_status_200_and_what_there_is(running):
+    async def run():
+        client = clients_of(running)[0]
+        # Without an end of sequence it may not run on: 50 tokens in many copies last long enough.
+        request = GenerateRequest(input_ids=PROMPT, n=32, max_new_tokens=56)
+        waiting = asyncio.create_task(client.generate(request))
+        await asyncio.sleep(0.1)
+        await client.pause("abort")
+        await client.resume()
+        return await waiting
+
+    completions = asyncio.run(run())
+    assert len(completions) == 32
+    assert all(len(completion.log_probs) == len(completion.token_ids) for completion in completions)
+
+
+def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running):
+    async def run():
+        client = clients_of(running)[0]
+        await client.begin_weight_update()
+        with pytest.raises(RolloutError, match="session is already open"):
+            await client.begin_weight_update()
+        await client.end_weight_update()
+        with pytest.raises(RolloutError, match="no weight-update session is open"):
+            await client.end_weight_update()
+        with pytest.raises(RolloutError, match="does not exist"):
+            await client.destroy_weights_update_group("nobody")
+        await client.update_weight_version("renamed")
+        assert (await client.model_info())["weight_version"] == "renamed"
+        await client.abort_request("nobody")
+        await client.abort_request(None)
+        await client.flush_cache()
+
+    asyncio.run(run())
+
+
+def join_as_rank_zero(group: WeightGroup, store: dist.TCPStore) -> dist.ProcessGroup:
+    """A group of this process and servers, apart from whatever groups this process has."""
+    process_group, _ = _new_process_group_helper(
+        group.world_size,
+        0,
+        [],
+        Backend(group.backend),
+        PrefixStore(group.name, store),
+        group_name=group.name,
+        timeout=timedelta(seconds=60),
+        backend_options=None,
+    )
+    _world.pg_group_ranks[process_group] = {rank: rank for rank in range(group.world_size)}
+    return process_group
+
+
+def test_weights_arrive_by_broadcast_on_both(running):
+    weights = changed_weights(7)
+    names = sorted(weights)
+    bucket = WeightBucket(
+        names=tuple(names),
+        dtypes=("float32",) * len(names),
+        shapes=tuple(tuple(weights[name].shape) for name in names),
+        is_flattened=True,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = dist.TCPStore("127.0.0.1", port, 3, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+
+    async def run():
+        clients = clients_of(running)
+        groups = [
+            WeightGroup(
+                name="weights",
+                master_address="127.0.0.1",
+                master_port=port,
+                rank_offset=rank,
+                world_size=3,
+                backend="gloo",
+            )
+            for rank in (1, 2)
+        ]
+        process_group, *_ = await asyncio.gather(
+            asyncio.to_thread(join_as_rank_zero, groups[0], store),
+            *(client.init_weights_update_group(group) for client, group in zip(clients, groups, strict=True)),
+        )
+        flat = torch.cat([weights[name].contiguous().view(-1).view(torch.uint8) for name in names])
+        for client in clients:
+            await client.pause("retract")
+            await client.begin_weight_update()
+        await asyncio.gather(
+            asyncio.to_thread(dist.broadcast, flat, 0, group=process_group),
+            *(
+                client.update_weights_from_distributed(bucket, group_name="weights", weight_version="seven")
+                for client in clients
+            ),
+        )
+        for client in clients:
+            await client.end_weight_update()
+            await client.flush_cache()
+            await client.resume()
+        await assert_both_hold(clients, weights, "seven")
+        for client in clients:
+            await client.destroy_weights_update_group("weights")
+
+    asyncio.run(run())
