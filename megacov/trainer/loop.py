@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -46,9 +47,9 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
     except RuntimeError as error:
         if not any(words in str(error) for words in _LOST_PEER):
             raise
-        raise RankError(
-            f"rank {place.rank} lost another rank ({str(error).splitlines()[0][:120]}): look at what that rank said."
-        ) from error
+        # gloo begins with the place in its source.
+        said = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])[:80]
+        raise RankError(f"rank {place.rank} lost another rank ({said}): look at what that rank said.") from error
     finally:
         leave_job()
 
