@@ -89,7 +89,7 @@ def test_a_writer_that_hangs_is_given_up(tmp_path: Path, reference: bytes) -> No
 
 @pytest.mark.slow
 def test_a_rank_that_stops_ends_the_run(tmp_path: Path, reference: bytes) -> None:
-    overrides = ("parallel.timeout_s=5.0", "parallel.control_timeout_s=5.0", "checkpoint.deadline_s=5.0")
+    overrides = ("parallel.timeout_s=30.0", "parallel.control_timeout_s=30.0", "checkpoint.deadline_s=30.0")
     result = faults.rank_fails("rank stops", 1, tmp_path / "run", reference, overrides=overrides)
     assert result.code != 0
     _check(result, lost=faults.EVERY + 1)
