@@ -156,7 +156,7 @@ async def _answer_with_nothing(call: Call) -> Reply:
     if call.path == "/generate":
         return Reply([completion([], version="0") for _ in range(call.body["sampling_params"]["n"])])
     if call.path in ("/model_info", "/get_model_info", "/server_info", "/get_server_info"):
-        return Reply({"weight_version": "0", "model_path": "x"})
+        return Reply({"weight_version": "0", "model_path": "x", "version": "0.5.23"})
     return Reply({"success": True, "message": ""})
 
 
