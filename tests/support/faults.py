@@ -112,7 +112,7 @@ def damaged(fault: str, damage: Callable[[Path], None], template: Path, folder: 
     """Something happens to the files of a run that has saved steps 2 and 4 and was then killed."""
     subprocess.run(["cp", "-r", str(template), str(folder)], check=True)
     damage(folder)
-    result = outcome(fault, folder, Ended(0, f"step 4/{STEPS}", []), reference, detected_by="resume")
+    result = outcome(fault, folder, Ended(0, f"step 4/{STEPS}\n", []), reference, detected_by="resume")
     said = [line.removeprefix("megacov: ") for line in result.output.splitlines() if line.startswith("megacov: ")]
     return Outcome(**{**vars(result), "detected_by": said[0] if said else "nothing to detect"})
 
