@@ -107,10 +107,10 @@ def test_damaged_files_cost_an_interval(
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_change_nothing(tmp_path: Path, reference: bytes) -> None:
-    kills, _ = faults.storm(tmp_path / "run", num_kills=20, seed=1)
+def test_twenty_kills_at_random_change_nothing(tmp_path: Path) -> None:
+    kills, _, is_same = faults.storm(tmp_path / "run", num_kills=20, seed=1)
+    assert is_same
     assert kills == 20
-    assert faults.final_weights(tmp_path / "run") == reference
 
 
 def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, finished: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.command import Ended, run, started, wait_for_line
 from tests.support.fault_rank import NUM_RANKS
 
 STEPS, EVERY = 6, 2
+STORM_STEPS = 40
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
 SETTINGS = (
     f"run.steps={STEPS}",
@@ -47,9 +48,9 @@ class Outcome:
     output: str
 
 
-def final_weights(folder: Path) -> bytes:
+def final_weights(folder: Path, steps: int = STEPS) -> bytes:
     """The trained policy of a run that has ended."""
-    return (folder / "weights" / f"v{STEPS}" / "model.safetensors").read_bytes()
+    return (folder / "weights" / f"v{steps}" / "model.safetensors").read_bytes()
 
 
 def train(folder: Path, *overrides: str) -> Ended:
@@ -172,29 +173,32 @@ KILLS = (
 GOT_OVER = ("disk full", "writer dies")
 
 
-def storm(folder: Path, *, num_kills: int, seed: int) -> tuple[int, list[int]]:
-    """Kill a run at random moments, from its start to its end; how often that was, and after which steps it went on."""
+def storm(folder: Path, *, num_kills: int, seed: int) -> tuple[int, list[int], bool]:
+    """Kill a run at random moments and resume it: how often, after which steps it went on, and whether it is the same.
+
+    Longer than the others, and compared with one of its own length.
+    """
+    steps = f"run.steps={STORM_STEPS}"
+    alone = folder.with_name(f"{folder.name}_alone")
+    assert train(alone, steps).code == 0
     generator = random.Random(seed)
     log, gone_on, kills = folder.with_suffix(".log"), [], 0
-    arguments: tuple[str, ...] = ("train", KL_COV, *SETTINGS, f"run.directory={folder}")
+    arguments: tuple[str, ...] = ("train", KL_COV, *SETTINGS, steps, f"run.directory={folder}")
     while True:
         with started(*arguments, log=log) as process:
             if kills < num_kills:
-                # Some moments lie in the start, some in a save, most in a step.
+                # One in five falls into the start, the others into the steps and their saves.
                 if generator.random() < 0.8:
-                    wait_for_line(log, "step ", process)
-                time.sleep(generator.random() * 1.5)
-                if process.poll() is None:
-                    kills += 1
-                    process.kill()
-            code = process.wait(timeout=120)
+                    wait_for_line(log, f"/{STORM_STEPS}  ", process)
+                time.sleep(generator.random() * 2.0)
+                kills += process.poll() is None
+                process.kill()
+            code = process.wait(timeout=240)
         gone_on += [int(step) for step in _GONE_ON.findall(log.read_text())]
         if code == 0:
-            return kills, gone_on
-        has_config = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
-        arguments = (
-            ("resume", str(folder)) if has_config and any((folder / "checkpoints").glob("step_*")) else arguments
-        )
+            return kills, gone_on, final_weights(folder, STORM_STEPS) == final_weights(alone, STORM_STEPS)
+        if any((folder / "checkpoints").glob("step_*")):
+            arguments = ("resume", str(folder))
 
 
 def resumed_twice(template: Path, folder: Path, reference: bytes) -> Outcome:
