@@ -33,7 +33,7 @@ from megacov.trainer.restore import (
 )
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.rollout_worker import RolloutWorker
-from megacov.trainer.run_folder import open_run_folder, reopen_run_folder, with_absolute_paths, write_config
+from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
 
@@ -129,8 +129,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     """
     with ExitStack() as stack:
         algorithm = build_algorithm(config)
-        open_folder = open_run_folder if resumption is None else reopen_run_folder
-        on_rank_zero(lambda: open_folder(config, stack), groups)
+        on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         # What is wrong with the model folder is said by rank 0, before every rank reads it for itself.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)

@@ -14,21 +14,21 @@ from megacov.errors import DataError
 from megacov.types import Sample
 
 
-def open_run_folder(config: RunConfig, stack: ExitStack) -> Path:
+def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> None:
     """Make the folder, lock it, and write the configuration into it. An earlier run of that name is moved aside.
 
     Args:
         config: of the run.
         stack: holds the lock from now on.
-
-    Returns:
-        The folder.
+        is_resumed: the folder is only locked, for the run in it to go on; its configuration is not yet accepted.
 
     Raises:
         DataError: it cannot be written, or a run that still goes on writes to it.
     """
     folder = config.run.directory
     stack.enter_context(RunLock(folder))
+    if is_resumed:
+        return
     try:
         if (folder / "config.yaml").exists():
             aside = next(path for i in count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
@@ -38,24 +38,6 @@ def open_run_folder(config: RunConfig, stack: ExitStack) -> Path:
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be moved: {error.strerror}.") from error
     write_config(config)
-    return folder
-
-
-def reopen_run_folder(config: RunConfig, stack: ExitStack) -> Path:
-    """Lock the folder of an earlier run, to go on in it.
-
-    Args:
-        config: of the run.
-        stack: holds the lock from now on.
-
-    Returns:
-        The folder.
-
-    Raises:
-        DataError: it cannot be written, or a run that still goes on writes to it.
-    """
-    stack.enter_context(RunLock(config.run.directory))
-    return config.run.directory
 
 
 def write_config(config: RunConfig) -> None:

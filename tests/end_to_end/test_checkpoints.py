@@ -103,7 +103,9 @@ def test_damaged_files_cost_an_interval(
     template = tmp_path_factory.getbasetemp() / "template"
     if not template.is_dir():
         faults.make_template(template)
-    _check(faults.damaged(damage, faults.DAMAGES[damage], template, tmp_path / "run", reference))
+    result = faults.damaged(damage, faults.DAMAGES[damage], template, tmp_path / "run", reference)
+    _check(result)
+    assert ("is damaged and is passed over" in result.output) == (result.lost_steps > 0)
 
 
 @pytest.mark.slow
@@ -115,6 +117,7 @@ def test_twenty_kills_at_random_change_nothing(tmp_path: Path) -> None:
 
 def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, finished: Path) -> None:
     from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path / "run"
     assert faults.train(folder, "run.steps=2").code == 0
@@ -130,6 +133,9 @@ def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, f
     served = load_file(folder / "weights" / f"v{faults.STEPS}" / "model.safetensors")
     expected = load_file(finished / "weights" / f"v{faults.STEPS}" / "model.safetensors")
     assert found.keys() == served.keys() == expected.keys()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("137=")["input_ids"]
     assert all(torch.equal(found[name], served[name]) for name in found)
     # Sampled tokens are the same ones only as long as rounding does not change one.
     for name, value in expected.items():

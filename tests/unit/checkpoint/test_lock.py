@@ -74,7 +74,8 @@ def test_the_lock_goes_with_its_process(tmp_path):
 def test_it_can_be_taken_again_and_again(tmp_path):
     for _ in range(3):
         with RunLock(tmp_path / "deep" / "run"):
-            pass
+            held = json.loads((tmp_path / "deep" / "run" / "run.lock").read_text())
+            assert held["pid"] == os.getpid()
 
 
 def test_it_moves_with_the_folder(tmp_path):

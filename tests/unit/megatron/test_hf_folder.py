@@ -107,6 +107,8 @@ def test_files_that_the_index_does_not_name_are_not_the_models(source, tmp_path)
     folder = write(source, tmp_path, num_files=3)
     save_file({"tok_embeddings.weight": torch.ones(2)}, folder / "consolidated.safetensors")
     check(folder)
+    with pytest.raises(KeyError):
+        HfFolder(folder).read("tok_embeddings.weight")
 
 
 def test_without_an_index_a_tensor_in_two_files_is_refused(source, tmp_path):
