@@ -35,6 +35,7 @@ FREE = frozenset(
         "rollout.num_threads",
         "rollout.max_concurrency",
         "rollout.max_retries",
+        "rollout.max_restarts",
         "rollout.request_timeout_s",
         "rollout.start_timeout_s",
         "batch.micro_batch_tokens",

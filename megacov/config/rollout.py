@@ -74,8 +74,10 @@ class RolloutSection(Section):
     """Further tries of a request that failed for a passing reason. [tries]"""
     request_timeout_s: StrictFloat = Field(600.0, gt=0)
     """Deadline of one request. [s]"""
+    max_restarts: StrictInt = Field(5, ge=0)
+    """Times that an SGLang server which the trainer has started is started again after it was lost. [restarts]"""
     start_timeout_s: StrictFloat = Field(300.0, gt=0)
-    """Deadline for a server to answer after its start. [s]"""
+    """Deadline for a server to answer after its start, and for any to come back when all are lost. [s]"""
 
     @field_validator("addresses")
     @classmethod

@@ -159,6 +159,8 @@ _TABLE = (
         "tokens",
     ),
     Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
+    Tag("rollout/failovers", "Requests that went on to another server when one was lost.", "requests", "none"),
+    Tag("rollout/server_restarts", "Servers that were lost and started again.", "restarts", "none"),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
     Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),
     Tag("rollout/aborted", "Responses that the server aborted, thrown away and sampled again.", "responses", "none"),

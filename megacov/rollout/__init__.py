@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
+from megacov.rollout.fleet import Fleet, Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
@@ -13,7 +14,9 @@ from megacov.rollout.wire import GenerateRequest
 __all__ = [
     "Capabilities",
     "EmbeddedServer",
+    "Fleet",
     "GenerateRequest",
+    "Member",
     "RolloutClient",
     "SampledGroups",
     "Sampler",

@@ -115,6 +115,20 @@ class RolloutClient(WeightCalls):
         body = {"abort_all": True} if rid is None else {"rid": rid}
         await self.send("POST", "/abort_request", body, timeout_s=self.request_timeout_s)
 
+    async def is_healthy(self, timeout_s: float) -> bool:
+        """Whether the server generates now.
+
+        Args:
+            timeout_s: deadline.
+
+        Returns:
+            False also if it does not answer in time.
+        """
+        try:
+            return (await self.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
+        except (httpx.TransportError, TimeoutError):
+            return False
+
     async def wait_healthy(self, timeout_s: float) -> None:
         """Wait until the server generates.
 

@@ -23,6 +23,14 @@ _LAST_BACKOFF_S = 5.0
 _OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
 
+class RequestRefusedError(RolloutError):
+    """The server refused a request, as another one would."""
+
+
+class UnreachableError(RolloutError):
+    """The server did not answer, however often it was asked."""
+
+
 class Connection:
     """Sends requests to one server, within one event loop.
 
@@ -126,8 +134,8 @@ class Connection:
                 return response
             said = f"status {response.status_code}: {error_sentence(response.content)}"
             if response.status_code not in _RETRIED_STATUSES:
-                raise RolloutError(f"{self.address} refused {path} with {said}")
-        raise RolloutError(
+                raise RequestRefusedError(f"{self.address} refused {path} with {said}")
+        raise UnreachableError(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "
             "look at the server's log, or raise the timeout."
         )

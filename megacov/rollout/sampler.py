@@ -12,6 +12,7 @@ from typing import Literal
 
 from megacov.errors import RewardError, RolloutError
 from megacov.rollout.client import RolloutClient
+from megacov.rollout.fleet import Fleet
 from megacov.rollout.wire import GenerateRequest
 from megacov.types import Completion, Prompt, Sample
 
@@ -92,7 +93,7 @@ class Sampler:
 
     A program without an event loop keeps an `asyncio.Runner` and calls `runner.run(sampler.sample_groups(...))`.
 
-    clients: servers of the same model; a request goes to the one with the fewest under way.
+    clients: servers of the same model; a request goes to the one with the fewest under way. A fleet is one.
     verify: (text of the completion, answer of the prompt) -> reward, finite; called on the event loop.
     samples_per_prompt: completions in a group.
     max_response_length: tokens of a completion at most.
@@ -106,7 +107,7 @@ class Sampler:
     allow_short: be content with fewer groups, if at least one is left.
     """
 
-    clients: Sequence[RolloutClient]
+    clients: Sequence[RolloutClient | Fleet]
     verify: Verifier
     samples_per_prompt: int
     max_response_length: int
@@ -120,7 +121,7 @@ class Sampler:
     filter_groups: bool = False
     max_filter_rounds: int = 8
     allow_short: bool = False
-    _under_way: Counter[RolloutClient] = field(default_factory=Counter, init=False, repr=False)
+    _under_way: Counter[RolloutClient | Fleet] = field(default_factory=Counter, init=False, repr=False)
 
     async def sample_groups(
         self,

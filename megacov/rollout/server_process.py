@@ -52,7 +52,10 @@ class ServerProcess(ABC):
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process and come back at once; whoever calls this must enter the context or call `stop`."""
+        """Start the process and come back at once; whoever calls this must enter the context or call `stop`.
+
+        After `stop` it may be started again, perhaps under another address.
+        """
         if self._process is None:
             self._process = self._launch()
 
@@ -88,6 +91,7 @@ class ServerProcess(ABC):
         try:
             self._find_address(deadline)
             self._wait_healthy(deadline)
+            self.settle()
             is_ready = True
         finally:
             if not is_ready:
@@ -110,6 +114,10 @@ class ServerProcess(ABC):
         if self._process is not None:
             stop_processes([self._process], _STOP_GRACE_S)
             self._clean_up()
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Remove what was needed for the start alone, now that the server generates."""
 
     @abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -212,6 +220,9 @@ class EmbeddedServer(ServerProcess):
             self._check_starting(deadline)
             time.sleep(_POLL_S)
         self.address = f"http://{self._options['host']}:{int(self._port_file.read_text(encoding='ascii'))}"
+
+    def settle(self) -> None:
+        """Nothing: the port file is wanted by whoever else looks for the server."""
 
     def _clean_up(self) -> None:
         self._port_file.unlink(missing_ok=True)

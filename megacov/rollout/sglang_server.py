@@ -88,17 +88,16 @@ class SglangServer(ServerProcess):
         self._host = host
         self._reserved: socket.socket | None = None
         self._folder: Path | None = None
+        self._num_starts = 0
 
-    def wait_ready(self, deadline: float) -> None:
-        """Wait until a server that was started generates, then remove the keys from the disk.
+    def start(self) -> None:
+        """Start the process and come back at once; under another port if it was stopped before."""
+        if self.pid is None:
+            self._process = None
+        super().start()
 
-        Args:
-            deadline: on the monotonic clock.
-
-        Raises:
-            RolloutError: if it ended, or took too long; it is stopped then.
-        """
-        super().wait_ready(deadline)
+    def settle(self) -> None:
+        """Remove the keys from the disk, now that the server has read them."""
         if self._folder is not None:
             Path(self._folder, _KEYS_FILE).unlink(missing_ok=True)
 
@@ -117,7 +116,9 @@ class SglangServer(ServerProcess):
             self._folder / COMMAND_FILE, json.dumps({"command": command, "environment": environment}, indent=2)
         )
         supervisor = [sys.executable, "-m", "megacov.launch.supervise", str(os.getpid()), str(self._folder)]
-        with os.fdopen(_open_privately(self._log_path), "wb") as log:
+        # Of a server that is started again, the log goes on.
+        with os.fdopen(_open_privately(self._log_path, is_new=self._num_starts == 0), "ab") as log:
+            self._num_starts += 1
             return subprocess.Popen(
                 supervisor,
                 env=environment_without_rank(),
@@ -159,8 +160,8 @@ def _as_arguments(options: Mapping[str, Option]) -> list[str]:
     return arguments
 
 
-def _open_privately(path: Path) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _open_privately(path: Path, *, is_new: bool = True) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if is_new else os.O_APPEND), 0o600)
     os.fchmod(descriptor, 0o600)  # of a file that was there before
     return descriptor
 

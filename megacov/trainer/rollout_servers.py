@@ -1,11 +1,12 @@
-"""The rollout servers that a run starts for itself."""
+"""The rollout servers of a run: those it starts for itself, and all of them as a fleet."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from megacov.config import RunConfig
-from megacov.rollout import EmbeddedServer, ServerKeys, ServerProcess, SglangServer
+from megacov.rollout import EmbeddedServer, Fleet, Member, RolloutClient, ServerKeys, ServerProcess, SglangServer
 
 _SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
 
@@ -24,6 +25,49 @@ def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[Serv
     if config.rollout.engine == "embedded":
         return [_embedded(config, folder)]
     return [_sglang(config, folder, keys, number) for number in range(config.rollout.servers)]
+
+
+def make_fleet(
+    config: RunConfig,
+    servers: Sequence[ServerProcess],
+    keys: ServerKeys,
+    *,
+    vocab_size: int,
+    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]],
+) -> Fleet:
+    """All servers, which must be running.
+
+    Args:
+        config: of the run.
+        servers: what `make_servers` made.
+        keys: of the run.
+        vocab_size: rows of the model's embedding.
+        bring_up_to_date: gives a server that was lost the current weights.
+
+    Returns:
+        The fleet.
+    """
+    rollout = config.rollout
+
+    def make_client(address: str) -> RolloutClient:
+        return RolloutClient(
+            address,
+            vocab_size=vocab_size,
+            request_timeout_s=rollout.request_timeout_s,
+            max_retries=rollout.max_retries,
+            max_connections=rollout.max_concurrency,
+            api_key=keys.api if rollout.servers else None,
+            admin_key=keys.admin if rollout.servers else None,
+        )
+
+    members = [Member(make_client(server.address), server) for server in servers]
+    return Fleet(
+        members=members or [Member(make_client(address)) for address in rollout.addresses],
+        make_client=make_client,
+        bring_up_to_date=bring_up_to_date,
+        max_restarts=rollout.max_restarts if rollout.engine == "sglang" else 0,
+        start_timeout_s=rollout.start_timeout_s,
+    )
 
 
 def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:

@@ -16,11 +16,11 @@ from torch import Tensor
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
-from megacov.errors import LeaveRequested
+from megacov.errors import LeaveRequested, WeightSyncError
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import RolloutClient, SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
-from megacov.trainer.rollout_servers import make_servers
+from megacov.rollout import SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
+from megacov.trainer.rollout_servers import make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -88,29 +88,23 @@ class RolloutWorker:
         deadline = time.monotonic() + rollout.start_timeout_s
         for server in self._servers:
             server.wait_ready(deadline)
-        keys = self._keys if rollout.servers else None
         self._runner = self._stack.enter_context(asyncio.Runner())
         self._runner.get_loop().set_exception_handler(_report_unless_leaving)
-        self._clients = [
-            RolloutClient(
-                address,
-                vocab_size=self._vocab_size,
-                request_timeout_s=rollout.request_timeout_s,
-                max_retries=rollout.max_retries,
-                max_connections=rollout.max_concurrency,
-                api_key=None if keys is None else keys.api,
-                admin_key=None if keys is None else keys.admin,
-            )
-            for address in rollout.addresses or [server.address for server in self._servers]
-        ]
-        for client in self._clients:
-            self._stack.callback(self._close_client, client)
+        self._fleet = make_fleet(
+            self._config,
+            self._servers,
+            self._keys,
+            vocab_size=self._vocab_size,
+            bring_up_to_date=lambda client: self._transport.bring_up_to_date(client),
+        )
+        self._stack.callback(lambda: self._runner.run(self._fleet.aclose()))
+        for client in self._fleet.serving:
             self._runner.run(client.wait_healthy(rollout.start_timeout_s))
             self._check_version(self._runner.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
         sync = self._config.weight_sync
         self._transport = _TRANSPORTS[sync.transport](
-            self._clients,
+            self._fleet.serving,
             source_model=self._config.model.path,
             directory=sync.directory or self._folder / "weights",
             keep=sync.keep,
@@ -118,7 +112,7 @@ class RolloutWorker:
         )
 
     def push_weights(self, weights: Sequence[tuple[str, Tensor]], *, version: int) -> None:
-        """Give new weights to every server, as one transaction.
+        """Give new weights to every server, as one transaction. A server that is lost meanwhile does not hinder others.
 
         Args:
             weights: (Hugging Face name, tensor on the CPU).
@@ -127,7 +121,17 @@ class RolloutWorker:
         Raises:
             WeightSyncError: a server did not take them.
         """
-        self._runner.run(self._transport.push(version, weights))
+        self._runner.run(self._push(weights, version))
+
+    async def _push(self, weights: Sequence[tuple[str, Tensor]], version: int) -> None:
+        while True:
+            try:
+                await self._transport.push(version, weights)
+                return
+            except WeightSyncError:
+                was_lost = await self._fleet.drop_lost()
+                if not was_lost or not (self._fleet.serving or self._fleet.may_recover):
+                    raise
 
     def collect(self, state: TrainState) -> Collected:
         """Sample and judge one rollout batch.
@@ -148,21 +152,23 @@ class RolloutWorker:
         stream = PromptStream(
             self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=state.prompt_position
         )
-        groups = self._runner.run(
-            self._interruptible(
-                self._sampler.sample_groups(
-                    _one_by_one(stream),
-                    rollout.prompts_per_step,
-                    expected_version=str(state.weight_version),
-                    # SGLang gives all copies of a request with a seed the same tokens.
-                    seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
-                    on_group=self._on_group,
-                )
-            )
+        sampling = self._sampler.sample_groups(
+            _one_by_one(stream),
+            rollout.prompts_per_step,
+            expected_version=str(state.weight_version),
+            # SGLang gives all copies of a request with a seed the same tokens.
+            seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
+            on_group=self._on_group,
         )
+        fleet, before = self._fleet, (self._fleet.num_failovers, self._fleet.num_restarts)
+        groups = self._runner.run(self._interruptible(fleet.watched(sampling)))
         batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)
         write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
-        return Collected(batch, _metrics(groups, state.weight_version), stream.position)
+        metrics = _metrics(groups, state.weight_version) | {
+            "rollout/failovers": fleet.num_failovers - before[0],
+            "rollout/server_restarts": fleet.num_restarts - before[1],
+        }
+        return Collected(batch, metrics, stream.position)
 
     def interrupt(self) -> None:
         """Have this and every later `collect` give up. For signal handlers, in the thread that collects."""
@@ -193,13 +199,10 @@ class RolloutWorker:
         if warning is not None:
             print(f"megacov: {warning}", flush=True)
 
-    def _close_client(self, client: RolloutClient) -> None:
-        self._runner.run(client.aclose())
-
     def _make_sampler(self) -> Sampler:
         rollout = self._config.rollout
         return Sampler(
-            clients=self._clients,
+            clients=[self._fleet],
             verify=self._verify,
             samples_per_prompt=rollout.samples_per_prompt,
             max_response_length=rollout.max_response_length,

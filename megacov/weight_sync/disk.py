@@ -37,7 +37,7 @@ class DiskTransport:
         """Set up; nothing is written yet.
 
         Args:
-            clients: one per server.
+            clients: one per server; each push goes to those that are in it then.
             source_model: folder to copy configuration and tokenizer from.
             directory: of the versions, under one path for the trainer and all servers; used for nothing else.
             keep: versions that stay on disk, at least 1.
@@ -49,6 +49,7 @@ class DiskTransport:
         self._directory = directory.resolve()
         self._keep = keep
         self._verify = verify
+        self._newest: tuple[Path, str] | None = None
         self._max_shard_bytes = max_shard_bytes
 
     async def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
@@ -73,11 +74,25 @@ class DiskTransport:
             folder, named_tensors, source_model=self._source_model, max_shard_bytes=self._max_shard_bytes
         )
         written = time.monotonic()
+        self._newest = folder, str(version)
         await self._on_every_server(self._load, folder, str(version))
         # Only when all have loaded: a batch of rollouts must not come from two versions.
         await self._on_every_server(self._resume)
         self._remove_old(folder)
         return PushTimes(transfer_s=written - started, paused_s=time.monotonic() - written, num_bytes=num_bytes)
+
+    async def bring_up_to_date(self, client: WeightClient) -> None:
+        """Give one server what the last push wrote, as to a server that was not there then, and let it go on.
+
+        Args:
+            client: of the server.
+
+        Raises:
+            RolloutError: it does not have them.
+        """
+        if self._newest is not None:
+            await self._load(client, *self._newest)
+        await client.resume()
 
     async def _load(self, client: WeightClient, folder: Path, version: str) -> None:
         await client.pause("retract")

@@ -10,14 +10,15 @@ import pytest
 from tests.end_to_end.test_train import SMALL, scalars_of
 from tests.support.command import DEADLINE_S, descendants, run, started, still_there
 from tests.support.processes import wait_until
-from tests.support.sglang_servers import RUN
+from tests.support.sglang_servers import RUN, START_TIMEOUT_S
 
 pytestmark = [pytest.mark.sglang, pytest.mark.dist]
 
 
 def test_a_run_trains_with_two_servers(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    ended = run("train", RUN, "run.steps=3", f"run.directory={folder}", *SMALL, log=tmp_path / "log")
+    arguments = ("train", RUN, "run.steps=3", f"run.directory={folder}", *SMALL)
+    ended = run(*arguments, log=tmp_path / "log", deadline_s=START_TIMEOUT_S + DEADLINE_S)
     assert ended.code == 0, ended.output
     assert ended.left == []
     assert "step 3/3" in ended.output
@@ -42,7 +43,7 @@ def test_a_killed_trainer_leaves_no_server(tmp_path: Path) -> None:
     arguments = ("train", RUN, "rollout.servers=1", f"run.directory={tmp_path / 'run'}", *SMALL)
     with started(*arguments, log=log) as process:
         # The rank, the supervisor, the server, its tracker of resources, scheduler and detokenizer.
-        wait_until(lambda: len(descendants(process.pid)) >= 6, timeout_s=DEADLINE_S)
+        wait_until(lambda: len(descendants(process.pid)) >= 6, timeout_s=START_TIMEOUT_S)
         below = descendants(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)

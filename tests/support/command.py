@@ -73,11 +73,13 @@ def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> No
         time.sleep(0.1)
 
 
-def run(*arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov")) -> Ended:
+def run(
+    *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov"), deadline_s: float = DEADLINE_S
+) -> Ended:
     """Run to the end, and look for what was left behind."""
     seen: dict[int, psutil.Process] = {}
     with started(*arguments, log=log, module=module) as process:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + deadline_s
         while process.poll() is None:
             assert time.monotonic() < deadline, f"did not end in time:\n{log.read_text()}"
             seen |= {child.pid: child for child in descendants(process.pid)}

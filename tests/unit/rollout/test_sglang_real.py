@@ -15,11 +15,19 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world
 
 from megacov.errors import RolloutError
-from megacov.rollout import GenerateRequest, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout import Fleet, GenerateRequest, Member, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
 from megacov.rollout.weight_calls import WeightBucket, WeightGroup
+from megacov.types import Completion
 from megacov.weight_sync import DiskTransport
-from tests.support.sglang_servers import MODEL, VOCAB_SIZE, changed_weights, log_probs_of, sglang_servers
+from tests.support.sglang_servers import (
+    MODEL,
+    START_TIMEOUT_S,
+    VOCAB_SIZE,
+    changed_weights,
+    log_probs_of,
+    sglang_servers,
+)
 
 pytestmark = [pytest.mark.sglang, pytest.mark.dist]
 PROMPT = (4, 5, 6, 7)
@@ -184,5 +192,50 @@ def test_weights_arrive_by_broadcast_on_both(running):
         await assert_both_hold(clients, weights, "seven")
         for client in clients:
             await client.destroy_weights_update_group("weights")
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_current_weights(running, tmp_path):
+    servers, keys = running
+    weights = changed_weights(9)
+
+    def make_client(address: str) -> RolloutClient:
+        keyed = {"api_key": keys.api, "admin_key": keys.admin}
+        return RolloutClient(address, vocab_size=VOCAB_SIZE, request_timeout_s=60.0, max_retries=1, **keyed)
+
+    async def run():
+        members = [Member(make_client(server.address), server) for server in servers]
+        fleet = Fleet(
+            members=members,
+            make_client=make_client,
+            bring_up_to_date=lambda client: transport.bring_up_to_date(client),
+            max_restarts=1,
+            start_timeout_s=START_TIMEOUT_S,
+        )
+        transport = DiskTransport(fleet.serving, source_model=MODEL, directory=tmp_path / "weights")
+        await transport.push(9, weights.items())
+
+        async def batch() -> list[list[Completion]]:
+            request = GenerateRequest(input_ids=PROMPT, n=8, max_new_tokens=48)
+            return await asyncio.gather(*(fleet.generate(request) for _ in range(32)))
+
+        async def both_serve() -> None:
+            while len(fleet.serving) < 2:
+                await asyncio.sleep(0.1)
+
+        sampling = asyncio.create_task(fleet.watched(batch()))
+        await asyncio.sleep(0.3)
+        assert not sampling.done()
+        psutil.Process(servers[0].pid).children()[0].kill()
+        completions = await sampling
+        assert [len(each) for each in completions] == [8] * 32
+        assert all(span.version == "9" for each in completions for one in each for span in one.version_spans)
+        assert fleet.num_failovers > 0
+        await asyncio.wait_for(fleet.watched(both_serve()), START_TIMEOUT_S)
+        assert fleet.num_restarts == 1
+        await assert_both_hold(fleet.serving, weights, "9")
+        await fleet.aclose()
 
     asyncio.run(run())
