@@ -8,7 +8,6 @@ from megacov.rollout.fleet import Fleet, Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
-from megacov.rollout.weight_calls import WeightBucket, WeightGroup
 from megacov.rollout.wire import GenerateRequest
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "ServerKeys",
     "ServerProcess",
     "SglangServer",
-    "WeightBucket",
-    "WeightGroup",
     "make_keys",
     "refuse_unsafe",
     "version_warning",

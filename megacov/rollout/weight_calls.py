@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -12,41 +11,7 @@ from megacov.errors import RolloutError
 from megacov.rollout.capabilities import Capabilities
 from megacov.rollout.connection import Connection, parsed
 from megacov.rollout.wire import error_sentence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightGroup:
-    """A process group of a trainer and the ranks of one or more servers, for weights.
-
-    master_address, master_port: where the trainer, rank 0, keeps the group's store.
-    rank_offset: rank of the server's first rank; the trainer has rank 0.
-    world_size: the trainer and all ranks of all servers. [ranks]
-    """
-
-    name: str
-    master_address: str
-    master_port: int
-    rank_offset: int
-    world_size: int
-    backend: Literal["nccl", "gloo"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightBucket:
-    """Tensors that the trainer broadcasts in this order, by their Hugging Face names.
-
-    dtypes: as torch writes them, without `torch.`, such as "bfloat16".
-    is_flattened: all come as one broadcast of bytes, one behind another.
-    """
-
-    names: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    is_flattened: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that the fields tell of the same tensors."""
-        assert len(self.names) == len(self.dtypes) == len(self.shapes) > 0
+from megacov.types import WeightBucket, WeightGroup
 
 
 class _RankChecksums(BaseModel):

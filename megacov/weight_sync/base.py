@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from megacov.types import WeightBucket, WeightGroup
+
 
 @dataclass(frozen=True, slots=True)
 class PushTimes:
@@ -65,4 +67,34 @@ class WeightClient(Protocol):
 
     async def model_info(self) -> Mapping[str, Any]:
         """Tells the `weight_version`, among other things."""
+        ...
+
+
+class BroadcastClient(WeightClient, Protocol):
+    """The part of a rollout client that a transport by process group uses besides."""
+
+    async def init_weights_update_group(self, group: WeightGroup) -> None:
+        """Join a process group; answers when all have joined."""
+        ...
+
+    async def destroy_weights_update_group(self, group_name: str) -> None:
+        """Leave it."""
+        ...
+
+    async def begin_weight_update(self) -> None:
+        """Open an update."""
+        ...
+
+    async def update_weights_from_distributed(
+        self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
+    ) -> None:
+        """Receive what is broadcast; answers when it has."""
+        ...
+
+    async def end_weight_update(self) -> None:
+        """Close an update."""
+        ...
+
+    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
+        """Give the weights another name."""
         ...

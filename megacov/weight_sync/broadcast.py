@@ -1,4 +1,4 @@
-"""Weights by broadcast: the trainer sends buckets of bytes, and every rank of every server keeps its own part of them."""
+"""Weights by broadcast: the trainer sends buckets of bytes, and every rank of every server keeps its part of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from megacov.weight_sync.process_group import join_as_rank_zero, open_store
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch._C._distributed_c10d import TCPStore
     from torch.distributed import ProcessGroup
 
 
@@ -71,7 +72,7 @@ class BroadcastTransport:
         self._clients, self._ranks_per_server = clients, ranks_per_server
         self._device, self._settings = device, settings
         self._group: ProcessGroup | None = None
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         self._name = ""
         self._is_dirty = False
 

@@ -1,4 +1,4 @@
-"""Weights in buckets: many tensors laid one behind another as bytes, so that each message is large and memory bounded."""
+"""Weights in buckets: many tensors laid one behind another as bytes, so that messages are large and memory bounded."""
 
 from __future__ import annotations
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.distributed_c10d import (
+    Backend,
+    PrefixStore,
+    _new_process_group_helper,
+    _world,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def open_store(host: str, *, world_size: int, timeout_s: float) -> dist.TCPStore:
+def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
     """Where the ranks of a weight group meet, on a free port of this machine.
 
     Args:
@@ -27,12 +32,10 @@ def open_store(host: str, *, world_size: int, timeout_s: float) -> dist.TCPStore
     with socket.create_server((host, 0)) as free:
         port: int = free.getsockname()[1]
     timeout = timedelta(seconds=timeout_s)
-    return dist.TCPStore(host, port, world_size, is_master=True, wait_for_workers=False, timeout=timeout)
+    return TCPStore(host, port, world_size, is_master=True, wait_for_workers=False, timeout=timeout)
 
 
-def join_as_rank_zero(
-    store: dist.TCPStore, *, name: str, backend: str, world_size: int, timeout_s: float
-) -> ProcessGroup:
+def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: int, timeout_s: float) -> ProcessGroup:
     """Join a group apart from whatever groups this process has; returns when all have joined.
 
     SGLang makes the other side of it in the same way (sglang.srt.utils.common.init_custom_process_group), and the two
@@ -55,7 +58,7 @@ def join_as_rank_zero(
         [],
         Backend(backend),
         PrefixStore(name, store),
-        group_name=name,
+        group_name=cast(Any, name),  # a type of its own in newer torch only
         timeout=timedelta(seconds=timeout_s),
         backend_options=None,
     )

@@ -17,8 +17,7 @@ from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_proces
 from megacov.errors import RolloutError
 from megacov.rollout import Fleet, GenerateRequest, Member, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
-from megacov.rollout.weight_calls import WeightBucket, WeightGroup
-from megacov.types import Completion
+from megacov.types import Completion, WeightBucket, WeightGroup
 from megacov.weight_sync import DiskTransport
 from tests.support.sglang_servers import (
     MODEL,

@@ -13,7 +13,7 @@ import pytest
 from megacov.errors import RolloutError
 from megacov.rollout.capabilities import read_capabilities
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.weight_calls import WeightBucket, WeightGroup
+from megacov.types import WeightBucket, WeightGroup
 from tests.support.scripted_server import Reply, in_turn, scripted_server
 
 CAPTURES = Path(__file__).parents[2] / "captures"
