@@ -164,6 +164,16 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
     )
 
 
+def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
+    """The embedded server knows one way for weights to come."""
+    if config.rollout.engine != "embedded" or config.weight_sync.transport == "disk":
+        return None
+    return (
+        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, which takes weights "
+        "from disk only: set weight_sync.transport=disk or rollout.engine=sglang."
+    )
+
+
 RULES: tuple[Rule, ...] = (
     ratio_is_a_fraction,
     loss_and_selection_fit,
@@ -176,6 +186,7 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
+    the_embedded_server_reads_weights_from_disk,
 )
 
 
