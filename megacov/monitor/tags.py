@@ -168,14 +168,14 @@ _TABLE = (
     Tag("rollout/empty", "Responses without a token.", "responses", "none"),
     Tag(
         "rollout/version_lag",
-        "Mean number of updates between the weights that sampled a token and the current ones.",
+        "Mean number of steps between the weights that sampled a token and those that are trained on it.",
         "versions",
         "tokens",
     ),
     Tag("rollout/version_lag_max", "Largest such number.", "versions", "none"),
     # perf: of one step; times are rank 0's, on the wall clock.
     Tag("perf/step_s", "The whole step.", "s", "none"),
-    Tag("perf/rollout_s", "Sampling and judging.", "s", "none"),
+    Tag("perf/rollout_s", "Waiting for samples and their rewards.", "s", "none"),
     Tag("perf/log_probs_s", "Forward-only passes: old log-probs, entropy, reference.", "s", "none"),
     Tag("perf/selection_s", "Covariance and selection, with their forward-only passes.", "s", "none"),
     Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),

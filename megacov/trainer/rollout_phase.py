@@ -21,7 +21,7 @@ class RolloutPhase:
     """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
 
     def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
-        """Hold what rank 0 works with.
+        """Hold what rank 0 works with. `is_under_way` says on every rank whether a batch was begun.
 
         Args:
             groups: of this rank.
@@ -30,9 +30,11 @@ class RolloutPhase:
         assert (worker is not None) == (groups.world_rank == 0)
         self._groups = groups
         self._worker = worker
+        self._pushed: int | None = None
+        self.is_under_way = False
 
     def push_weights(self, policy: Policy, *, version: int) -> None:
-        """Give the current weights to the rollout servers.
+        """Give the current weights to the rollout servers, if they do not have them.
 
         Collectives: those of `Policy.hf_weights`, then of `on_rank_zero`.
 
@@ -43,11 +45,26 @@ class RolloutPhase:
         Raises:
             WeightSyncError: a server did not take them; raised on every rank.
         """
+        if self._pushed == version:
+            return
         weights = list(policy.hf_weights())
         on_rank_zero(lambda: self._rank_zero.push_weights(weights, version=version), self._groups)
+        self._pushed = version
+
+    def begin(self, state: TrainState, *, step: int) -> None:
+        """Begin to sample and judge a rollout batch, from the weights that were pushed last. Comes back at once.
+
+        Args:
+            state: where the run stands.
+            step: that will be trained on the batch, from 0.
+        """
+        assert not self.is_under_way and self._pushed is not None
+        self.is_under_way = True
+        if self._worker is not None:
+            self._worker.begin(step=step, version=self._pushed, prompt_position=state.prompt_position)
 
     def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]]:
-        """Sample and judge one rollout batch.
+        """Wait for the rollout batch that was begun.
 
         Collectives: control: `on_rank_zero`, then `broadcast_tensor` of each tensor of the batch, then
         `from_rank_zero` of metrics and data position.
@@ -63,6 +80,7 @@ class RolloutPhase:
             RewardError: a reward is not a finite number; raised on every rank.
             LeaveRequested: interrupted, on every rank; the state is as before.
         """
+        self.is_under_way = False
         told: dict[str, Any]
         collected = on_rank_zero(lambda: self._rank_zero.collect(state), self._groups)
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
@@ -72,7 +90,7 @@ class RolloutPhase:
         return batch, told["metrics"]
 
     def interrupt(self) -> None:
-        """Have `collect` give up where it samples; it then raises LeaveRequested on all ranks. For signal handlers."""
+        """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
         if self._worker is not None:
             self._worker.interrupt()
 
