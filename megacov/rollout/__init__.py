@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
+from megacov.rollout.fleet import Fleet, Member, ServersWaitError
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
@@ -22,6 +22,7 @@ __all__ = [
     "SamplingReport",
     "ServerKeys",
     "ServerProcess",
+    "ServersWaitError",
     "SglangServer",
     "make_keys",
     "refuse_unsafe",

@@ -230,6 +230,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         max_mismatch=config.weight_sync.max_mismatch,
         max_skipped_updates=config.optimizer.max_skipped_updates,
         log_folder=config.run.directory / "logs",
+        last_step=config.run.steps - 1,
+        samples_ahead=config.rollout.max_staleness > 0,
     )
 
 
@@ -252,7 +254,7 @@ def _make_progress(config: RunConfig) -> ProgressReport:
 
 
 def _start_worker(
-    config: RunConfig, vocab_size: int, on_group: Callable[[], None] | None, stack: ExitStack
+    config: RunConfig, vocab_size: int, on_group: Callable[[int], None] | None, stack: ExitStack
 ) -> RolloutWorker:
     worker = RolloutWorker(config, config.run.directory, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)
