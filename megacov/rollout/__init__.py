@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
+from megacov.rollout.fleet import Fleet
+from megacov.rollout.member import Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.wire import GenerateRequest, Prefix
 
 __all__ = [
     "Capabilities",
@@ -16,6 +17,7 @@ __all__ = [
     "Fleet",
     "GenerateRequest",
     "Member",
+    "Prefix",
     "RolloutClient",
     "SampledGroups",
     "Sampler",

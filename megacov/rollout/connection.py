@@ -17,6 +17,7 @@ from megacov.errors import RolloutError
 from megacov.rollout.wire import error_sentence
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_REFUSALS = frozenset({400, 413, 422})  # of what was sent; another server would say the same
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
 # Everything else wants the administrator's key, if there is one.
@@ -28,7 +29,7 @@ class RequestRefusedError(RolloutError):
 
 
 class UnreachableError(RolloutError):
-    """The server did not answer, however often it was asked."""
+    """The server could not be talked to, however often that was tried."""
 
 
 class Connection:
@@ -116,7 +117,7 @@ class Connection:
         """
         max_retries = self._max_retries if is_repeatable else 0
         deadline = time.monotonic() + timeout_s
-        said = "no time was left"
+        said, failure = "no time was left", RolloutError
         for attempt in range(max_retries + 1):
             if attempt:
                 backoff_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
@@ -127,15 +128,18 @@ class Connection:
             left_s = deadline - time.monotonic()
             try:
                 response = await self.send_once(method, path, body, timeout_s=left_s)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 said = what_happened(error)
+                # One that is late, or has too much to do, may yet answer others.
+                failure = RolloutError if isinstance(error, TimeoutError | httpx.ReadTimeout) else UnreachableError
                 continue
             if response.is_success or (accepts_404 and response.status_code == httpx.codes.NOT_FOUND):
                 return response
-            said = f"status {response.status_code}: {error_sentence(response.content)}"
+            said, failure = f"status {response.status_code}: {error_sentence(response.content)}", RolloutError
             if response.status_code not in _RETRIED_STATUSES:
-                raise RequestRefusedError(f"{self.address} refused {path} with {said}")
-        raise UnreachableError(
+                kind = RequestRefusedError if response.status_code in _REFUSALS else RolloutError
+                raise kind(f"{self.address} refused {path} with {said}")
+        raise failure(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "
             "look at the server's log, or raise the timeout."
         )
@@ -155,7 +159,7 @@ class Connection:
             Any reply.
 
         Raises:
-            TransportError: no reply; from httpx.
+            RequestError: no reply; from httpx.
             TimeoutError: none in time.
         """
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))

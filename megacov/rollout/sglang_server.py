@@ -88,13 +88,6 @@ class SglangServer(ServerProcess):
         self._host = host
         self._reserved: socket.socket | None = None
         self._folder: Path | None = None
-        self._num_starts = 0
-
-    def start(self) -> None:
-        """Start the process and come back at once; under another port if it was stopped before."""
-        if self.pid is None:
-            self._process = None
-        super().start()
 
     def settle(self) -> None:
         """Remove the keys from the disk, now that the server has read them."""
@@ -116,9 +109,7 @@ class SglangServer(ServerProcess):
             self._folder / COMMAND_FILE, json.dumps({"command": command, "environment": environment}, indent=2)
         )
         supervisor = [sys.executable, "-m", "megacov.launch.supervise", str(os.getpid()), str(self._folder)]
-        # Of a server that is started again, the log goes on.
         with os.fdopen(_open_privately(self._log_path, is_new=self._num_starts == 0), "ab") as log:
-            self._num_starts += 1
             return subprocess.Popen(
                 supervisor,
                 env=environment_without_rank(),
@@ -128,8 +119,13 @@ class SglangServer(ServerProcess):
                 start_new_session=True,  # so that Ctrl-C does not end it before the trainer is done with it
             )
 
-    def _find_address(self, deadline: float) -> None:
-        """Known since the launch."""
+    def look_for_address(self) -> bool:
+        """Known since the launch.
+
+        Returns:
+            True.
+        """
+        return True
 
     def _clean_up(self) -> None:
         if self._reserved is not None:

@@ -124,6 +124,7 @@ class RolloutWorker:
         self._runner.run(self._push(weights, version))
 
     async def _push(self, weights: Sequence[tuple[str, Tensor]], version: int) -> None:
+        self._fleet.versions.add(str(version))
         while True:
             try:
                 await self._transport.push(version, weights)

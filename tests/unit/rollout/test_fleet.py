@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from megacov.errors import DataError, RolloutError
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
-from megacov.rollout.wire import GenerateRequest
-from tests.support.scripted_server import DROP, Call, Reply, Script, completion, hang, scripted_server
-
-INFO = Reply({"version": "0.5.23", "weight_version": "v1"})
-
-
-def served(generate: Script) -> Script:
-    """A server that is well, and answers /generate by the script."""
-
-    async def script(call: Call) -> Reply:
-        if call.path == "/generate":
-            return await generate(call)
-        return INFO
-
-    return script
+from megacov.rollout.fleet import Fleet
+from megacov.rollout.wire import GenerateRequest, Prefix
+from tests.support.scripted_fleet import INFO, fleet_of, served
+from tests.support.scripted_server import DROP, Call, Reply, Script, completion, hang
 
 
 async def echo(call: Call) -> Reply:
@@ -49,28 +35,6 @@ class Dead:
         if self.is_dead:
             return DROP
         return await served(self.generate)(call)
-
-
-@contextlib.asynccontextmanager
-async def fleet_of(*scripts: Script, update: Callable[[RolloutClient], Awaitable[None]] | None = None, **options: Any):
-    """A fleet of scripted servers, with what each was asked to generate."""
-
-    def make_client(address: str) -> RolloutClient:
-        return RolloutClient(address, vocab_size=1000, max_retries=1, request_timeout_s=10.0)
-
-    async def nothing(_client: RolloutClient) -> None:
-        return
-
-    async with contextlib.AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
-        fleet = Fleet(
-            members=[Member(make_client(address)) for address, _ in opened],
-            make_client=make_client,
-            bring_up_to_date=update or nothing,
-            **{"watch_s": 0.05, "health_timeout_s": 0.3, "start_timeout_s": 5.0} | options,
-        )
-        stack.push_async_callback(fleet.aclose)
-        yield fleet, [calls for _, calls in opened]
 
 
 def requests(number: int) -> list[GenerateRequest]:
@@ -181,7 +145,7 @@ def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
         only = Dead(echo, first=0)
         async with fleet_of(only) as (fleet, _):
             waiting = asyncio.create_task(answers(fleet, 5))
-            while not only.is_dead:
+            while fleet.serving:
                 await asyncio.sleep(0.02)
             only.is_dead, only.left = False, 1000
             assert await waiting == list(range(5))
@@ -198,7 +162,7 @@ def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
             with pytest.raises(RolloutError, match="too long"):
                 await answers(fleet, 1)
             with pytest.raises(DataError):
-                await fleet.generate(GenerateRequest(input_ids=(5000,), n=1, max_new_tokens=4))
+                await fleet.generate(GenerateRequest(input_ids=(500_000,), n=1, max_new_tokens=4))
             assert sum(map(generated, calls)) == 1
             assert len(fleet.serving) == 2
 
@@ -214,5 +178,99 @@ def test_servers_that_are_there_are_told_from_those_that_are_not():
             assert await fleet.drop_lost()
             assert len(fleet.serving) == 1
             assert fleet.may_recover
+
+    asyncio.run(run())
+
+
+def test_what_goes_wrong_in_the_watch_ends_the_work():
+    async def odd(_client: RolloutClient) -> None:
+        raise ZeroDivisionError
+
+    async def run():
+        only = Dead(echo, first=0)
+        async with fleet_of(only, update=odd) as (fleet, _):
+            waiting = asyncio.create_task(answers(fleet, 1))
+            while fleet.serving:
+                await asyncio.sleep(0.02)
+            only.is_dead, only.left = False, 1000
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(waiting, 10.0)
+            assert asyncio.all_tasks() == {asyncio.current_task()} | serving_tasks()
+
+    asyncio.run(run())
+
+
+def serving_tasks() -> set[asyncio.Task[Any]]:
+    """Tasks of the scripted servers."""
+    return {task for task in asyncio.all_tasks() if "scripted_server" in task.get_coro().__qualname__}
+
+
+def test_a_cancelled_work_leaves_nothing_behind():
+    async def run():
+        async with fleet_of(served(hang), served(hang)) as (fleet, _):
+            waiting = asyncio.create_task(answers(fleet, 3))
+            await asyncio.sleep(0.2)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert asyncio.all_tasks() == {asyncio.current_task()} | serving_tasks()
+            assert [member.under_way for member in fleet.members] == [0, 0]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("reply", [Reply(status=503), Reply(status=404), Reply({"text": 3})])
+def test_an_odd_answer_now_and_then_costs_no_server(reply):
+    async def sometimes(call: Call) -> Reply:
+        return reply if call.body["input_ids"][0] % 3 == 2 else await echo(call)
+
+    async def run():
+        async with fleet_of(served(sometimes), served(echo)) as (fleet, _):
+            for each in range(1, 10):
+                fleet.members[1].under_way += 1  # so that the first is asked first
+                assert (await fleet.generate(requests(10)[each]))[0].token_ids == (each,)
+            assert len(fleet.serving) == 2
+            assert fleet.num_failovers == 3
+
+    asyncio.run(run())
+
+
+def test_failures_of_a_server_that_was_lost_do_not_count_against_it_when_it_is_back():
+    async def run():
+        async with fleet_of(served(hang), served(echo), watch_s=60.0) as (fleet, _):
+            first = fleet.members[0]
+            fleet.members[1].under_way += 50
+            waiting = [asyncio.create_task(fleet.generate(request)) for request in requests(5)]
+            await asyncio.sleep(0.2)
+            assert first.under_way == 5
+            first.lose("lost", max_restarts=0)
+            first.admit()
+            fleet.members[1].under_way -= 50
+            assert len(await asyncio.gather(*waiting)) == 5
+            assert (first.state, first.failures) == ("serving", 0)
+
+    asyncio.run(run())
+
+
+def test_requests_of_one_prefix_go_to_one_server_unless_it_has_much_to_do():
+    async def run():
+        async with fleet_of(served(echo), served(echo)) as (fleet, calls):
+            prefix = Prefix()
+            request = GenerateRequest(input_ids=(1,), n=1, max_new_tokens=4, prefix=prefix)
+            first, second = fleet.members
+            second.under_way = 1
+            await fleet.generate(request)
+            assert prefix.address == first.client.address
+            first.under_way, second.under_way = 5, 0
+            await fleet.generate(request)
+            assert list(map(generated, calls)) == [2, 0]
+            first.under_way = 20
+            await fleet.generate(request)
+            assert list(map(generated, calls)) == [2, 1]
+            assert prefix.address == second.client.address
+            first.under_way = 0
+            second.lose("lost", max_restarts=0)
+            await fleet.generate(request)
+            assert list(map(generated, calls)) == [3, 1]
 
     asyncio.run(run())
