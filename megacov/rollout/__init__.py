@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from megacov.rollout.address_file import read_addresses
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
+from megacov.rollout.keys import ServerKeys, make_keys, read_keys
 from megacov.rollout.member import Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
-from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
+from megacov.rollout.sglang_server import SglangServer
 from megacov.rollout.wire import GenerateRequest, Prefix
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "ServerProcess",
     "SglangServer",
     "make_keys",
+    "read_addresses",
+    "read_keys",
     "refuse_unsafe",
     "version_warning",
 ]

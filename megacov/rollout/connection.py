@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
+from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import RolloutError
 from megacov.rollout.wire import error_sentence
 
@@ -171,7 +174,7 @@ class Connection:
     @contextlib.asynccontextmanager
     async def _lane(self) -> AsyncIterator[httpx.AsyncClient]:
         async with self._free_lanes:
-            lane = self._idle_lanes.pop() if self._idle_lanes else self._open_lane()
+            lane = self._idle_lanes.pop() if self._idle_lanes else await self._open_lane()
             is_idle = False
             try:
                 yield lane
@@ -182,10 +185,29 @@ class Connection:
                 else:
                     await lane.aclose()  # its connection may be in the middle of an exchange
 
-    def _open_lane(self) -> httpx.AsyncClient:
+    async def _open_lane(self) -> httpx.AsyncClient:
+        await self._look_up_host()
         # trust_env would send requests to a server on this machine through the proxy of the environment.
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
+
+    async def _look_up_host(self) -> None:
+        if self.address.startswith("https:"):
+            return
+        host = urlsplit(self.address).hostname or ""
+        if is_ip_address(host):
+            found = [host]
+        else:
+            try:
+                infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                raise httpx.ConnectError(f"{host} cannot be looked up: {error}") from error
+            found = [str(info[4][0]) for info in infos]
+        try:
+            for each in found:
+                refuse_public(each, url=self.address)
+        except ValueError as error:
+            raise RolloutError(str(error)) from error
 
 
 def _bearer(key: str | None) -> dict[str, str]:

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacov.launch.supervise import COMMAND_FILE
+from megacov.rollout.keys import ServerKeys
 from megacov.rollout.server_process import ServerProcess, environment_without_rank
 
 Option = str | int | float | bool | Sequence[str | int | float]
 
 _KEYS_FILE = "keys.yaml"  # SGLang takes no other suffix
-
-
-@dataclass(frozen=True, slots=True)
-class ServerKeys:
-    """What a server wants to be shown: one key with requests for tokens, the other with weights and control."""
-
-    api: str = field(repr=False)
-    admin: str = field(repr=False)
-
-
-def make_keys() -> ServerKeys:
-    """Fresh random keys. Hexadecimal: SGLang would take a key with a leading dash for an option."""
-    return ServerKeys(secrets.token_hex(32), secrets.token_hex(32))
 
 
 class SglangServer(ServerProcess):

@@ -19,8 +19,8 @@ from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, WeightSyncError
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
-from megacov.trainer.rollout_servers import make_fleet, make_servers
+from megacov.rollout import RolloutClient, SampledGroups, Sampler, refuse_unsafe, version_warning
+from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -53,7 +53,7 @@ class RolloutWorker:
             on_group: called after each sampled group.
 
         Raises:
-            ConfigError: an unknown verifier.
+            ConfigError: an unknown verifier, or keys that cannot be used.
             DataError: prompts or tokenizer do not fit.
             RolloutError: a server cannot be started.
         """
@@ -72,7 +72,7 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
-        self._keys = make_keys()
+        self._keys = find_keys(config)
         self._servers = make_servers(config, folder, self._keys)
         for server in self._servers:
             self._stack.callback(server.stop)
@@ -95,7 +95,7 @@ class RolloutWorker:
             self._servers,
             self._keys,
             vocab_size=self._vocab_size,
-            bring_up_to_date=lambda client: self._transport.bring_up_to_date(client),
+            bring_up_to_date=self._bring_up_to_date,
         )
         self._stack.callback(lambda: self._runner.run(self._fleet.aclose()))
         for client in self._fleet.serving:
@@ -122,6 +122,10 @@ class RolloutWorker:
             WeightSyncError: a server did not take them.
         """
         self._runner.run(self._push(weights, version))
+
+    async def _bring_up_to_date(self, client: RolloutClient) -> None:
+        self._check_version(client.capabilities.version, client.address)
+        await self._transport.bring_up_to_date(client)
 
     async def _push(self, weights: Sequence[tuple[str, Tensor]], version: int) -> None:
         self._fleet.versions.add(str(version))
@@ -167,6 +171,7 @@ class RolloutWorker:
         write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
         metrics = _metrics(groups, state.weight_version) | {
             "rollout/failovers": fleet.num_failovers - before[0],
+            "rollout/servers": len(fleet.serving),
             "rollout/server_restarts": fleet.num_restarts - before[1],
         }
         return Collected(batch, metrics, stream.position)
