@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megacov.rollout.address_file import read_addresses
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
@@ -14,6 +14,7 @@ from megacov.rollout.sglang_server import SglangServer
 from megacov.rollout.wire import GenerateRequest, Prefix
 
 __all__ = [
+    "AddressFile",
     "Capabilities",
     "EmbeddedServer",
     "Fleet",
@@ -28,7 +29,6 @@ __all__ = [
     "ServerProcess",
     "SglangServer",
     "make_keys",
-    "read_addresses",
     "read_keys",
     "refuse_unsafe",
     "version_warning",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from megacov.errors import RolloutError, WeightSyncError
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.connection import RequestRefusedError, UnreachableError
-from megacov.rollout.member import LostWeightsError, Member
+from megacov.rollout.member import LostWeightsError, Member, pick
 from megacov.rollout.wire import GenerateRequest, Prefix
 from megacov.types import Completion
 
@@ -20,8 +21,10 @@ Result = TypeVar("Result")
 
 _MAX_ATTEMPTS = 4  # of one request, on whatever servers
 _MAX_FAILURES = 3  # in a row, of a server that still answers
-# Requests under way at a server that has a prefix cached, up to which it is no use to read the prefix elsewhere.
-_MUCH_LOAD = 8
+
+
+class ServersWaitError(RolloutError):
+    """No server has the current weights, but some that are well would take them now."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,31 +33,31 @@ class Fleet:
 
     members: at least one; all hold the same weights at the beginning.
     make_client: for the address of a server that was added or started anew.
-    bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on.
-    read_addresses: the servers there should be now, where that changes; it may raise RolloutError.
+    bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on. None where that
+        cannot be done between two pushes.
+    address_file: names the servers there should be, where that changes.
     max_restarts: of one server that this process has started. [restarts]
     start_timeout_s: until a restarted server must generate, and for which a request waits for any server. [s]
     watch_s: between two looks at all servers. [s]
     health_timeout_s: for one sign of health; two missing in a row are too many. [s]
     versions: of all weights that servers are given, which the owner adds before it gives them. One that holds others
         has been started anew by somebody else. Nothing is checked while this is empty.
-    serving: clients of the servers that get requests and new weights now; the same list always.
+    receiving: clients of the servers that a push of new weights goes to; the same list always.
     num_failovers: requests that went on to another server. [requests]
     """
 
     members: list[Member]
     make_client: Callable[[str], RolloutClient]
-    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]]
-    read_addresses: Callable[[], Sequence[str]] | None = None
+    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None
+    address_file: AddressFile | None = None
     max_restarts: int = 0
     start_timeout_s: float = 300.0
     watch_s: float = 2.0
     health_timeout_s: float = 30.0
     versions: set[str] = field(default_factory=set, init=False)
-    serving: list[RolloutClient] = field(default_factory=list, init=False)
+    receiving: list[RolloutClient] = field(default_factory=list, init=False)
     num_failovers: int = field(default=0, init=False)
     _retries_of_former: int = field(default=0, init=False)
-    _complaint: str = field(default="", init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
@@ -135,17 +138,34 @@ class Fleet:
             watch.cancel()
             await asyncio.gather(working, watch, return_exceptions=True)
 
-    async def drop_lost(self) -> bool:
-        """See which serving servers are there at all, which they can tell while they are paused.
+    @property
+    def serving(self) -> list[RolloutClient]:
+        """Clients of the servers that get requests now."""
+        return [member.client for member in self.members if member.serves]
+
+    async def drop_failed(self, failures: Mapping[Any, RolloutError]) -> bool:
+        """Take servers that did not take new weights out of service; they come back with whole ones, or not at all.
+
+        Args:
+            failures: client -> why.
 
         Returns:
-            Whether one was lost, so that what failed may succeed without it.
+            Whether a push to those that are left can do better: not if all refused, since a restart mends no refusal.
         """
-        before = len(self.serving)
-        await asyncio.gather(
-            *(self._examine(member, member.check_presence()) for member in self.members if member.serves)
-        )
-        return len(self.serving) < before
+        failed = [member for member in self.members if member.client in failures]
+        if len(failed) == len(self.receiving) and all(
+            isinstance(failures[member.client], RequestRefusedError) for member in failed
+        ):
+            return False
+        for member in failed:
+            self._lose(member, str(failures[member.client]))
+        return bool(failed) and (bool(self.receiving) or self.may_recover)
+
+    async def admit(self) -> None:
+        """After a push that all receiving servers have taken: all of them serve."""
+        for member in self.members:
+            if member.state == "waiting":
+                self._put_to_service(member)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -157,11 +177,9 @@ class Fleet:
         while True:
             serving = [member for member in self.members if member.serves]
             if serving:
-                best = min(serving, key=lambda member: (member in tried, member.under_way))
-                address = "" if prefix is None else prefix.address
-                homes = (member for member in serving if member.client.address == address and member not in tried)
-                home = next(homes, best)
-                return home if home.under_way <= 2 * best.under_way + _MUCH_LOAD else best
+                return pick(serving, tried, "" if prefix is None else prefix.address)
+            if any(member.receives for member in self.members):
+                raise ServersWaitError("The rollout servers that are left wait for the weights of the next push.")
             left_s = deadline - time.monotonic()
             if not self.may_recover or left_s <= 0.0:
                 whys = "; ".join(member.why for member in self.members)
@@ -194,11 +212,11 @@ class Fleet:
     def _lose(self, member: Member, why: str) -> None:
         member.lose(why, max_restarts=self.max_restarts)
         self._note_change()
-        if self.serving or self.may_recover:  # otherwise the error that ends the run says it
+        if self.receiving or self.may_recover:  # otherwise the error that ends the run says it
             print(f"megacov: a rollout server is lost: {why}", flush=True)
 
     def _note_change(self) -> None:
-        self.serving[:] = [member.client for member in self.members if member.serves]
+        self.receiving[:] = [member.client for member in self.members if member.receives]
         self._changed.set()
 
     async def _watch(self) -> None:
@@ -206,8 +224,8 @@ class Fleet:
         try:
             async with asyncio.TaskGroup() as watchers:
                 while True:
-                    if self.read_addresses is not None:
-                        await self._follow(self.read_addresses)
+                    if self.address_file is not None:
+                        self._follow(await asyncio.to_thread(self.address_file.read_again))
                     for member in set(self.members) - watched:
                         watchers.create_task(self._watch_member(member))
                     watched = set(self.members)
@@ -217,8 +235,8 @@ class Fleet:
 
     async def _watch_member(self, member: Member) -> None:
         while member.state != "gone" and (member.under_way or not member.is_leaving):
-            if member.state == "serving":
-                await self._examine(member, member.check_health(self.health_timeout_s, self.versions))
+            if member.state in ("serving", "waiting"):
+                await self._examine(member)
             elif not member.is_leaving and (member.state != "out" or time.monotonic() >= member.retry_at):
                 try:
                     await self._recover(member)
@@ -230,16 +248,10 @@ class Fleet:
             self._retries_of_former += member.num_retries
             await member.client.aclose()
 
-    async def _follow(self, read_addresses: Callable[[], Sequence[str]]) -> None:
+    def _follow(self, addresses: Sequence[str] | None) -> None:
         """Drain and add servers, so that there are those that should be."""
-        try:
-            addresses = await asyncio.to_thread(read_addresses)
-        except RolloutError as error:
-            if str(error) != self._complaint:
-                print(f"megacov: the rollout servers stay as they are: {error}", flush=True)
-            self._complaint = str(error)
+        if addresses is None:
             return
-        self._complaint = ""
         known = {member.client.address: member for member in self.members if not member.is_leaving}
         for address in [address for address in known if address not in addresses]:
             known[address].is_leaving = True
@@ -249,11 +261,12 @@ class Fleet:
             self.members.append(Member(self.make_client(address), state="out", why=why))
         self._note_change()
 
-    async def _examine(self, member: Member, examination: Coroutine[Any, Any, None]) -> None:
+    async def _examine(self, member: Member) -> None:
+        lost = member.lost
         try:
-            await examination
+            await member.check_health(self.health_timeout_s, self.versions)
         except RolloutError as error:
-            if member.state == "serving":  # and not found lost by a request meanwhile
+            if not lost.is_set():  # found lost by a request meanwhile
                 self._lose(member, str(error))
 
     async def _recover(self, member: Member) -> None:
@@ -267,8 +280,19 @@ class Fleet:
             return
         await member.client.learn_capabilities()
         # First: a server that was lost in an update is paused, and gives no sign of health.
-        await self.bring_up_to_date(member.client)
+        if self.bring_up_to_date is not None:
+            await self.bring_up_to_date(member.client)
+        else:
+            await member.client.abandon_weight_update()
+            await member.client.resume()
         await member.client.wait_healthy(self.health_timeout_s)
-        member.admit()
+        if self.bring_up_to_date is not None:
+            self._put_to_service(member)
+        else:
+            member.enter("waiting")
+            self._note_change()
+
+    def _put_to_service(self, member: Member) -> None:
+        member.enter("serving")
         self._note_change()
         print(f"megacov: the rollout server {member.client.address} serves with the current weights.", flush=True)

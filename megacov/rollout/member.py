@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,8 @@ from megacov.rollout.server_process import ServerProcess
 
 _FIRST_BACKOFF_S = 1.0
 _LAST_BACKOFF_S = 60.0
+# Requests under way at a server that has a prefix cached, up to which it is no use to read the prefix elsewhere.
+_MUCH_LOAD = 8
 
 
 class LostWeightsError(RolloutError):
@@ -25,12 +27,13 @@ class Member:
     """One server and what is known of it.
 
     serving: it holds the current weights and gets requests. out: nothing is asked of it until `retry_at`. starting: its
-    process has been started anew. started: that generates, and wants the current weights. gone: it will not come back.
+    process has been started anew. started: that generates, and wants the current weights. waiting: it is well, and can
+    have them with the next push only. gone: it will not come back.
     """
 
     client: RolloutClient
     server: ServerProcess | None = None
-    state: Literal["serving", "out", "starting", "started", "gone"] = "serving"
+    state: Literal["serving", "out", "starting", "started", "waiting", "gone"] = "serving"
     is_leaving: bool = False  # gets no more requests, and is forgotten once it has answered those under way
     under_way: int = 0
     failures: int = 0
@@ -46,6 +49,11 @@ class Member:
     def serves(self) -> bool:
         """Whether it may be asked now."""
         return self.state == "serving" and not self.is_leaving
+
+    @property
+    def receives(self) -> bool:
+        """Whether new weights are pushed to it."""
+        return self.state in ("serving", "waiting") and not self.is_leaving
 
     @property
     def may_come_back(self) -> bool:
@@ -72,19 +80,13 @@ class Member:
         if self.server is not None and self.restarts >= max_restarts:
             self.state = "gone"
 
-    def admit(self) -> None:
-        """Let it serve."""
-        self.state, self.lost, self.failures = "serving", asyncio.Event(), 0
+    def enter(self, state: Literal["serving", "waiting"]) -> None:
+        """Have it back.
 
-    async def check_presence(self) -> None:
-        """See whether the server is there at all, which it can tell while it is paused.
-
-        Raises:
-            RolloutError: it is not.
+        Args:
+            state: whether it has the current weights.
         """
-        if self.server is not None:
-            self.server.check_alive()
-        await self.client.model_info()
+        self.state, self.lost, self.failures = state, asyncio.Event(), 0
 
     async def check_health(self, timeout_s: float, versions: Set[str]) -> None:
         """See whether the server generates, with weights that it was given.
@@ -101,7 +103,8 @@ class Member:
         if not await self.client.is_healthy(timeout_s):
             # Once more: a server with much to do may be late.
             await self.client.wait_healthy(timeout_s)
-        self.check_weights([str((await self.client.model_info(timeout_s)).get("weight_version"))], versions)
+        if self.state == "serving":
+            self.check_weights([str((await self.client.model_info(timeout_s)).get("weight_version"))], versions)
 
     def check_weights(self, held: Iterable[str], versions: Set[str]) -> None:
         """See whether the server was started anew by somebody else since it was given weights.
@@ -175,3 +178,20 @@ class Member:
         if address != self.client.address:
             self._former_retries += self.client.num_retries
             self.client = make_client(address)
+
+
+def pick(members: Collection[Member], tried: Set[Member], home: str) -> Member:
+    """Choose where a request goes.
+
+    Args:
+        members: that serve, at least one.
+        tried: those that have failed to answer it; only if there is no other.
+        home: address of the server that has its prefix cached, which is preferred unless it has much more to do.
+
+    Returns:
+        One of them.
+    """
+    best = min(members, key=lambda member: (member in tried, member.under_way))
+    at_home = (member for member in members if member.client.address == home and member not in tried)
+    wanted = next(at_home, best)
+    return wanted if wanted.under_way <= 2 * best.under_way + _MUCH_LOAD else best

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megacov.errors import WeightSyncError
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import broadcast_tensor
 from megacov.parallel.groups import ParallelGroups
@@ -15,6 +18,9 @@ from megacov.trainer.agreement import from_rank_zero, on_rank_zero
 from megacov.trainer.rollout_worker import RolloutWorker
 from megacov.trainer.state import TrainState
 from megacov.types import RolloutBatch
+from megacov.weight_sync import PushTimes
+
+_MAX_PUSHES = 4  # of the same weights, each to the servers that the last one has left
 
 
 class RolloutPhase:
@@ -30,21 +36,39 @@ class RolloutPhase:
         assert (worker is not None) == (groups.world_rank == 0)
         self._groups = groups
         self._worker = worker
+        self._failure = ""  # of the last push
 
-    def push_weights(self, policy: Policy, *, version: int) -> None:
-        """Give the current weights to the rollout servers.
+    def push_weights(self, policy: Policy, *, version: int) -> PushTimes:
+        """Give the current weights to the rollout servers; again to those that are left, where some are lost meanwhile.
 
-        Collectives: those of `Policy.hf_weights`, then of `on_rank_zero`.
+        Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`.
 
         Args:
             policy: the policy.
             version: name of these weights.
 
+        Returns:
+            What the last push cost; all 0 off rank 0.
+
         Raises:
-            WeightSyncError: a server did not take them; raised on every rank.
+            WeightSyncError: no server took them; raised on every rank.
         """
-        weights = list(policy.hf_weights())
-        on_rank_zero(lambda: self._rank_zero.push_weights(weights, version=version), self._groups)
+        why = ""
+        for _ in range(_MAX_PUSHES):
+            weights = _when_wanted(policy.hf_weights(), self._groups)
+            if self._worker is None:
+                _exhaust(weights)
+            on_rank_zero(lambda: self._push(weights, version), self._groups)  # noqa: B023 - called at once
+            why = from_rank_zero(self._failure, self._groups)
+            if not why:
+                return self._worker.push_times if self._worker is not None else PushTimes()
+        raise WeightSyncError(f"New weights did not reach the rollout servers in {_MAX_PUSHES} attempts: {why}")
+
+    def _push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        try:
+            self._failure = self._rank_zero.push_weights(weights, version=version) or ""
+        finally:
+            _exhaust(weights)  # the other ranks take part in gathering them to the end
 
     def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]]:
         """Sample and judge one rollout batch.
@@ -80,6 +104,16 @@ class RolloutPhase:
     def _rank_zero(self) -> RolloutWorker:
         assert self._worker is not None
         return self._worker
+
+
+def _when_wanted(weights: Iterator[tuple[str, Tensor]], groups: ParallelGroups) -> Iterator[tuple[str, Tensor]]:
+    """Weights that are gathered from when rank 0 asks for the first: it may have to wait for servers until then."""
+    from_rank_zero("now", groups)  # on the control group, which has the patience for that
+    yield from weights
+
+
+def _exhaust(weights: Iterator[object]) -> None:
+    deque(weights, maxlen=0)
 
 
 def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:

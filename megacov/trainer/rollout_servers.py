@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from megacov.config import RunConfig
 from megacov.rollout import (
+    AddressFile,
     EmbeddedServer,
     Fleet,
     Member,
@@ -16,7 +16,6 @@ from megacov.rollout import (
     ServerProcess,
     SglangServer,
     make_keys,
-    read_addresses,
     read_keys,
 )
 
@@ -62,7 +61,7 @@ def make_fleet(
     keys: ServerKeys,
     *,
     vocab_size: int,
-    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]],
+    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None,
 ) -> Fleet:
     """All servers, which must be running.
 
@@ -71,7 +70,7 @@ def make_fleet(
         servers: what `make_servers` made.
         keys: of the run.
         vocab_size: rows of the model's embedding.
-        bring_up_to_date: gives a server that was lost the current weights.
+        bring_up_to_date: gives a server that was lost the current weights; None leaves that to the next push.
 
     Returns:
         The fleet.
@@ -92,12 +91,12 @@ def make_fleet(
             admin_key=keys.admin,
         )
 
-    read = None if rollout.addresses_file is None else partial(read_addresses, rollout.addresses_file)
-    addresses = rollout.addresses if read is None else read()
+    file = None if rollout.addresses_file is None else AddressFile(rollout.addresses_file)
+    addresses = rollout.addresses if file is None else file.read()
     members = [Member(make_client(server.address), server) for server in servers]
     return Fleet(
         members=members or [Member(make_client(address)) for address in addresses],
-        read_addresses=read,
+        address_file=file,
         make_client=make_client,
         bring_up_to_date=bring_up_to_date,
         max_restarts=rollout.max_restarts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,9 @@ from megacov.rollout import RolloutClient, SampledGroups, Sampler, refuse_unsafe
 from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
+from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
-from megacov.weight_sync import DiskTransport
-
-_TRANSPORTS = {"disk": DiskTransport}
+from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class RolloutWorker:
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
         self._is_interrupted = False
+        self.push_times = PushTimes()
         self._sampling: asyncio.Task[SampledGroups] | None = None
         self._verify = get_verifier(config.rewards.verifier)
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
@@ -95,48 +95,42 @@ class RolloutWorker:
             self._servers,
             self._keys,
             vocab_size=self._vocab_size,
-            bring_up_to_date=self._bring_up_to_date,
+            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
         )
         self._stack.callback(lambda: self._runner.run(self._fleet.aclose()))
-        for client in self._fleet.serving:
+        for client in self._fleet.receiving:
             self._runner.run(client.wait_healthy(rollout.start_timeout_s))
             self._check_version(self._runner.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
-        sync = self._config.weight_sync
-        self._transport = _TRANSPORTS[sync.transport](
-            self._fleet.serving,
-            source_model=self._config.model.path,
-            directory=sync.directory or self._folder / "weights",
-            keep=sync.keep,
-            verify=sync.verify,
-        )
+        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._runner.run)
 
-    def push_weights(self, weights: Sequence[tuple[str, Tensor]], *, version: int) -> None:
-        """Give new weights to every server, as one transaction. A server that is lost meanwhile does not hinder others.
+    def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
+        """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
 
         Args:
-            weights: (Hugging Face name, tensor on the CPU).
+            weights: (Hugging Face name, tensor); taken one by one.
             version: their name.
 
+        Returns:
+            None, or why they must be pushed again, to the servers that are left.
+
         Raises:
-            WeightSyncError: a server did not take them.
+            WeightSyncError: another push would not help.
         """
-        self._runner.run(self._push(weights, version))
+        self._fleet.versions.add(str(version))
+        try:
+            self.push_times = self._transport.push(version, weights)
+        except ServersFailedError as error:
+            if error.failures and not self._runner.run(self._fleet.drop_failed(error.failures)):
+                raise WeightSyncError(str(error)) from error
+            return str(error)
+        self._runner.run(self._fleet.admit())
+        return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
+        assert isinstance(self._transport, DiskTransport)
         self._check_version(client.capabilities.version, client.address)
         await self._transport.bring_up_to_date(client)
-
-    async def _push(self, weights: Sequence[tuple[str, Tensor]], version: int) -> None:
-        self._fleet.versions.add(str(version))
-        while True:
-            try:
-                await self._transport.push(version, weights)
-                return
-            except WeightSyncError:
-                was_lost = await self._fleet.drop_lost()
-                if not was_lost or not (self._fleet.serving or self._fleet.may_recover):
-                    raise
 
     def collect(self, state: TrainState) -> Collected:
         """Sample and judge one rollout batch.

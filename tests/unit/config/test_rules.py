@@ -112,6 +112,10 @@ BROKEN = {
         },
         "run.deterministic is true and rollout.engine is sglang: .* or rollout.engine=embedded",
     ),
+    "the_embedded_server_reads_weights_from_disk": (
+        {"weight_sync": {"transport": "broadcast"}},
+        "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import pytest
 
 from megacov.errors import DataError, RolloutError
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet
-from megacov.rollout.wire import GenerateRequest, Prefix
-from tests.support.scripted_fleet import INFO, fleet_of, served
-from tests.support.scripted_server import DROP, Call, Reply, Script, completion, hang
-
-
-async def echo(call: Call) -> Reply:
-    """One completion that tells which prompt it is of."""
-    await asyncio.sleep(0.01)
-    return Reply(completion([call.body["input_ids"][0]]))
-
-
-class Dead:
-    """Answers until it is told to die, then never again until it lives anew."""
-
-    def __init__(self, generate: Script, *, first: int) -> None:
-        self.generate, self.left, self.is_dead = generate, first, False
-
-    async def __call__(self, call: Call) -> Reply:
-        if call.path == "/generate":
-            self.left -= 1
-            self.is_dead = self.is_dead or self.left < 0
-        if self.is_dead:
-            return DROP
-        return await served(self.generate)(call)
-
-
-def requests(number: int) -> list[GenerateRequest]:
-    return [GenerateRequest(input_ids=(each,), n=1, max_new_tokens=4) for each in range(number)]
-
-
-async def answers(fleet: Fleet, number: int) -> list[int]:
-    """The prompt that each answer tells, in the order of the requests."""
-    got = await fleet.watched(_all(fleet, number))
-    return [completions[0].token_ids[0] for completions in got]
-
-
-async def _all(fleet: Fleet, number: int) -> list[Any]:
-    return await asyncio.gather(*map(fleet.generate, requests(number)))
-
-
-def generated(calls: list[Call]) -> int:
-    return sum(call.path == "/generate" for call in calls)
+from megacov.rollout.connection import RequestRefusedError, UnreachableError
+from megacov.rollout.fleet import ServersWaitError
+from megacov.rollout.wire import GenerateRequest
+from tests.support.scripted_fleet import (
+    INFO,
+    Dead,
+    answer_all,
+    answers,
+    echo,
+    fleet_of,
+    generated,
+    requests,
+    served,
+    until,
+)
+from tests.support.scripted_server import Call, Reply, hang
 
 
 def test_requests_are_shared_out():
@@ -125,11 +97,7 @@ def test_a_server_that_comes_back_serves_only_after_it_has_the_current_weights()
             assert told == []
             first.is_dead, first.left = False, 1000
 
-            async def back() -> None:
-                while len(fleet.serving) < 2:
-                    await asyncio.sleep(0.02)
-
-            await asyncio.wait_for(fleet.watched(back()), 10.0)
+            await until(fleet, lambda: len(fleet.serving) == 2)
             assert told == [address]
             assert await answers(fleet, 10) == list(range(10))
 
@@ -169,108 +137,51 @@ def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
     asyncio.run(run())
 
 
-def test_servers_that_are_there_are_told_from_those_that_are_not():
+def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
+    updated: list[str] = []
+
+    async def update(client: RolloutClient) -> None:
+        updated.append(client.address)
+
     async def run():
-        gone = Dead(echo, first=0)
-        async with fleet_of(gone, served(echo)) as (fleet, _):
-            assert not await fleet.drop_lost()
-            gone.is_dead = True
-            assert await fleet.drop_lost()
-            assert len(fleet.serving) == 1
-            assert fleet.may_recover
+        async with fleet_of(served(echo), served(echo), update=update) as (fleet, calls):
+            first, second = fleet.receiving
+            assert await fleet.drop_failed({first: RolloutError("half an update")})
+            assert fleet.receiving == [second]
+            assert await answer_all(fleet, 6)
+            assert [generated(each) for each in calls] == [0, 6]
+            await until(fleet, lambda: len(fleet.serving) == 2)
+            assert updated == [first.address]
 
     asyncio.run(run())
 
 
-def test_what_goes_wrong_in_the_watch_ends_the_work():
-    async def odd(_client: RolloutClient) -> None:
-        raise ZeroDivisionError
-
+def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
     async def run():
-        only = Dead(echo, first=0)
-        async with fleet_of(only, update=odd) as (fleet, _):
-            waiting = asyncio.create_task(answers(fleet, 1))
-            while fleet.serving:
-                await asyncio.sleep(0.02)
-            only.is_dead, only.left = False, 1000
-            with pytest.raises(ZeroDivisionError):
-                await asyncio.wait_for(waiting, 10.0)
-            assert asyncio.all_tasks() == {asyncio.current_task()} | serving_tasks()
-
-    asyncio.run(run())
-
-
-def serving_tasks() -> set[asyncio.Task[Any]]:
-    """Tasks of the scripted servers."""
-    return {task for task in asyncio.all_tasks() if "scripted_server" in task.get_coro().__qualname__}
-
-
-def test_a_cancelled_work_leaves_nothing_behind():
-    async def run():
-        async with fleet_of(served(hang), served(hang)) as (fleet, _):
-            waiting = asyncio.create_task(answers(fleet, 3))
-            await asyncio.sleep(0.2)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            assert asyncio.all_tasks() == {asyncio.current_task()} | serving_tasks()
-            assert [member.under_way for member in fleet.members] == [0, 0]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("reply", [Reply(status=503), Reply(status=404), Reply({"text": 3})])
-def test_an_odd_answer_now_and_then_costs_no_server(reply):
-    async def sometimes(call: Call) -> Reply:
-        return reply if call.body["input_ids"][0] % 3 == 2 else await echo(call)
-
-    async def run():
-        async with fleet_of(served(sometimes), served(echo)) as (fleet, _):
-            for each in range(1, 10):
-                fleet.members[1].under_way += 1  # so that the first is asked first
-                assert (await fleet.generate(requests(10)[each]))[0].token_ids == (each,)
+        async with fleet_of(served(echo), served(echo)) as (fleet, _):
+            refusals = {client: RequestRefusedError("no such folder") for client in fleet.receiving}
+            assert not await fleet.drop_failed(refusals)
             assert len(fleet.serving) == 2
-            assert fleet.num_failovers == 3
+            # One that is lost besides is reason to go on with the other.
+            assert await fleet.drop_failed({fleet.receiving[0]: UnreachableError("gone")})
 
     asyncio.run(run())
 
 
-def test_failures_of_a_server_that_was_lost_do_not_count_against_it_when_it_is_back():
-    async def run():
-        async with fleet_of(served(hang), served(echo), watch_s=60.0) as (fleet, _):
-            first = fleet.members[0]
-            fleet.members[1].under_way += 50
-            waiting = [asyncio.create_task(fleet.generate(request)) for request in requests(5)]
-            await asyncio.sleep(0.2)
-            assert first.under_way == 5
-            first.lose("lost", max_restarts=0)
-            first.admit()
-            fleet.members[1].under_way -= 50
-            assert len(await asyncio.gather(*waiting)) == 5
-            assert (first.state, first.failures) == ("serving", 0)
-
-    asyncio.run(run())
-
-
-def test_requests_of_one_prefix_go_to_one_server_unless_it_has_much_to_do():
+def test_where_weights_come_by_a_push_only_a_lost_server_waits_for_the_next():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
-            prefix = Prefix()
-            request = GenerateRequest(input_ids=(1,), n=1, max_new_tokens=4, prefix=prefix)
-            first, second = fleet.members
-            second.under_way = 1
-            await fleet.generate(request)
-            assert prefix.address == first.client.address
-            first.under_way, second.under_way = 5, 0
-            await fleet.generate(request)
-            assert list(map(generated, calls)) == [2, 0]
-            first.under_way = 20
-            await fleet.generate(request)
-            assert list(map(generated, calls)) == [2, 1]
-            assert prefix.address == second.client.address
-            first.under_way = 0
-            second.lose("lost", max_restarts=0)
-            await fleet.generate(request)
-            assert list(map(generated, calls)) == [3, 1]
+            fleet.bring_up_to_date = None
+            first, second = fleet.receiving
+            await fleet.drop_failed({first: RolloutError("half an update")})
+            await until(fleet, lambda: fleet.receiving == [first, second])
+            assert fleet.serving == [second]
+            assert "/end_weight_update" in [call.path for call in calls[0]]
+            await fleet.drop_failed({second: RolloutError("lost as well")})
+            with pytest.raises(ServersWaitError):
+                await fleet.generate(requests(1)[0])
+            assert generated(calls[0]) == 0
+            await fleet.admit()
+            assert (await fleet.generate(requests(2)[1]))[0].token_ids == (1,)
 
     asyncio.run(run())

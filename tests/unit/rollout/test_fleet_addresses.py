@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from megacov.errors import RolloutError
-from megacov.rollout.address_file import read_addresses
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
 from megacov.rollout.member import Member
@@ -57,10 +56,10 @@ async def following(path: Path, *scripts: Script) -> AsyncIterator[tuple[Fleet, 
         addresses = [(await stack.enter_async_context(scripted_server(script)))[0] for script in scripts]
         path.write_text(f"{addresses[0]}\n")
         fleet = Fleet(
-            members=[Member(make_client(address)) for address in read_addresses(path)],
+            members=[Member(make_client(address)) for address in AddressFile(path).read()],
             make_client=make_client,
             bring_up_to_date=update,
-            read_addresses=partial(read_addresses, path),
+            address_file=AddressFile(path),
             watch_s=0.05,
             health_timeout_s=0.5,
             start_timeout_s=5.0,

@@ -32,7 +32,7 @@ def test_servers_of_a_file_are_shown_the_keys_of_a_file(tmp_path: Path, monkeypa
             assert make_servers(config, tmp_path, keys) == []
             fleet = make_fleet(config, [], keys, vocab_size=16, bring_up_to_date=nothing)
             assert [client.address for client in fleet.serving] == [address]
-            assert fleet.read_addresses is not None and fleet.read_addresses() == (address,)
+            assert fleet.address_file is not None and fleet.address_file.read() == (address,)
             await fleet.serving[0].model_info()
             await fleet.serving[0].flush_cache()
             await fleet.aclose()
