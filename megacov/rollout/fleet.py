@@ -99,7 +99,7 @@ class Fleet:
             lost = member.lost
             member.under_way += 1
             try:
-                completions = await self._ask(member, request)
+                completions = await self._unless_lost(member, member.client.generate(request))
                 member.check_weights((span.version for one in completions for span in one.version_spans), self.versions)
             except RequestRefusedError:
                 raise
@@ -188,9 +188,9 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
 
-    async def _ask(self, member: Member, request: GenerateRequest) -> list[Completion]:
-        """Ask one server, and stop waiting when it is found lost."""
-        asked = asyncio.ensure_future(member.client.generate(request))
+    async def _unless_lost(self, member: Member, question: Coroutine[Any, Any, Result]) -> Result:
+        """Ask a server something, and stop waiting when it is found lost."""
+        asked = asyncio.ensure_future(question)
         lost = asyncio.ensure_future(member.lost.wait())
         try:
             await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -264,7 +264,7 @@ class Fleet:
     async def _examine(self, member: Member) -> None:
         lost = member.lost
         try:
-            await member.check_health(self.health_timeout_s, self.versions)
+            await self._unless_lost(member, member.check_health(self.health_timeout_s, self.versions))
         except RolloutError as error:
             if not lost.is_set():  # found lost by a request meanwhile
                 self._lose(member, str(error))

@@ -98,9 +98,9 @@ class Member:
         Raises:
             RolloutError: it does not.
         """
-        if self.server is not None:
-            self.server.check_alive()
+        self._check_process()
         if not await self.client.is_healthy(timeout_s):
+            self._check_process()
             # Once more: a server with much to do may be late.
             await self.client.wait_healthy(timeout_s)
         if self.state == "serving":
@@ -157,6 +157,10 @@ class Member:
         if self.state == "starting" and time.monotonic() > self.retry_at:
             raise RolloutError(f"The {server.name} was not healthy within {start_timeout_s:g} s of its restart.")
         return self.state == "started"
+
+    def _check_process(self) -> None:
+        if self.server is not None:
+            self.server.check_alive()
 
     async def _stop_what_is_left(self, server: ServerProcess) -> None:
         # The thread goes on when this is cancelled; a second one beside it could stop the server that comes after.

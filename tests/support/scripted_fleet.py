@@ -30,7 +30,7 @@ def served(generate: Script) -> Script:
 
 def make_client(address: str) -> RolloutClient:
     """With short deadlines."""
-    return RolloutClient(address, vocab_size=VOCAB_SIZE, max_retries=1, request_timeout_s=10.0)
+    return RolloutClient(address, vocab_size=VOCAB_SIZE, max_retries=1, request_timeout_s=30.0)
 
 
 @contextlib.asynccontextmanager
@@ -51,7 +51,7 @@ async def fleet_of(
             members=[Member(make_client(address)) for address, _ in opened],
             make_client=make_client,
             bring_up_to_date=update or nothing,
-            **{"watch_s": 0.05, "health_timeout_s": 0.3, "start_timeout_s": 5.0} | options,
+            **{"watch_s": 0.05, "health_timeout_s": 2.0, "start_timeout_s": 5.0} | options,
         )
         stack.push_async_callback(fleet.aclose)
         yield fleet, [calls for _, calls in opened]
@@ -101,7 +101,7 @@ async def until(fleet: Fleet, condition: Callable[[], bool]) -> None:
         while not condition():
             await asyncio.sleep(0.02)
 
-    await asyncio.wait_for(fleet.watched(wait()), 10.0)
+    await asyncio.wait_for(fleet.watched(wait()), 30.0)
 
 
 def generated(calls: list[Call]) -> int:

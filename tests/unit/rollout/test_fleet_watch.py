@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from megacov.rollout.client import RolloutClient
+from megacov.rollout.fleet import Fleet
 from megacov.rollout.wire import GenerateRequest, Prefix
 from tests.support.scripted_fleet import Dead, answers, echo, fleet_of, generated, requests, served
 from tests.support.scripted_server import Call, Reply, hang
@@ -103,5 +104,28 @@ def test_requests_of_one_prefix_go_to_one_server_unless_it_has_much_to_do():
             second.lose("lost", max_restarts=0)
             await fleet.generate(request)
             assert list(map(generated, calls)) == [3, 1]
+
+    asyncio.run(run())
+
+
+def test_a_server_that_a_request_found_lost_is_not_waited_for_by_the_watch():
+    first = Dead(echo, first=1000)
+
+    async def lose(fleet: Fleet) -> None:
+        await asyncio.sleep(0.2)
+        fleet.members[0].lose("a request did not reach it", max_restarts=0)
+        stalled.clear()
+        while len(fleet.serving) < 2:
+            await asyncio.sleep(0.01)
+
+    async def stall(call: Call) -> Reply:
+        return await hang(call) if stalled.is_set() else await first(call)
+
+    stalled = asyncio.Event()
+    stalled.set()
+
+    async def run():
+        async with fleet_of(stall, served(echo), health_timeout_s=300.0) as (fleet, _):
+            await asyncio.wait_for(fleet.watched(lose(fleet)), 20.0)
 
     asyncio.run(run())
