@@ -25,6 +25,8 @@ FREE = frozenset(
         "optimizer.max_skipped_updates",
         "rollout.engine",
         "rollout.addresses",
+        "rollout.addresses_file",
+        "rollout.keys_file",
         "rollout.servers",
         "rollout.server_command",
         "rollout.server_arguments",

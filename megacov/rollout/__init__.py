@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member, ServersWaitError
+from megacov.rollout.fleet import Fleet, ServersWaitError
+from megacov.rollout.keys import ServerKeys, make_keys, read_keys
+from megacov.rollout.member import Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
-from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.sglang_server import SglangServer
+from megacov.rollout.wire import GenerateRequest, Prefix
 
 __all__ = [
+    "AddressFile",
     "Capabilities",
     "EmbeddedServer",
     "Fleet",
     "GenerateRequest",
     "Member",
+    "Prefix",
     "RolloutClient",
     "SampledGroups",
     "Sampler",
@@ -25,6 +30,7 @@ __all__ = [
     "ServersWaitError",
     "SglangServer",
     "make_keys",
+    "read_keys",
     "refuse_unsafe",
     "version_warning",
 ]

@@ -79,13 +79,20 @@ class RolloutClient(WeightCalls):
             response.content, num_completions=request.n, vocab_size=self._vocab_size, server=self.address
         )
 
-    async def model_info(self) -> dict[str, Any]:
-        """What the server says of its model, `weight_version` among it."""
-        return await self._get_info("/model_info")
+    async def model_info(self, timeout_s: float = _INFO_TIMEOUT_S) -> dict[str, Any]:
+        """Ask the server about its model.
+
+        Args:
+            timeout_s: deadline.
+
+        Returns:
+            What it says, `weight_version` among it.
+        """
+        return await self._get_info("/model_info", timeout_s)
 
     async def server_info(self) -> dict[str, Any]:
         """What the server says of itself, its SGLang `version` among it; keys too, so show it to nobody."""
-        return await self._get_info("/server_info")
+        return await self._get_info("/server_info", _INFO_TIMEOUT_S)
 
     async def pause(self, mode: PauseMode) -> None:
         """Stop generation between two tokens.
@@ -126,7 +133,7 @@ class RolloutClient(WeightCalls):
         """
         try:
             return (await self.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
-        except (httpx.TransportError, TimeoutError):
+        except (httpx.RequestError, TimeoutError):
             return False
 
     async def wait_healthy(self, timeout_s: float) -> None:
@@ -143,7 +150,7 @@ class RolloutClient(WeightCalls):
         while (left_s := deadline - time.monotonic()) > 0.0:
             try:
                 response = await self.send_once("GET", "/health", None, timeout_s=left_s)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 said = what_happened(error)
             else:
                 if response.is_success:
@@ -152,8 +159,8 @@ class RolloutClient(WeightCalls):
             await asyncio.sleep(_HEALTH_POLL_S)
         raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({said}); look at the server's log.")
 
-    async def _get_info(self, path: str) -> dict[str, Any]:
-        timeout_s = min(_INFO_TIMEOUT_S, self.request_timeout_s)
+    async def _get_info(self, path: str, timeout_s: float) -> dict[str, Any]:
+        timeout_s = min(timeout_s, self.request_timeout_s)
         response = await self.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
         if response.status_code == httpx.codes.NOT_FOUND:  # SGLang before 0.5.6
             response = await self.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)

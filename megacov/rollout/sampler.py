@@ -13,7 +13,7 @@ from typing import Literal
 from megacov.errors import RewardError, RolloutError
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.wire import GenerateRequest, Prefix
 from megacov.types import Completion, Prompt, Sample
 
 Verifier = Callable[[str, str], float]
@@ -187,7 +187,7 @@ class Sampler:
 
     async def _complete(self, call: _Call, number: int, prompt: Prompt) -> list[Completion]:
         completions: list[Completion] = []
-        num_missing = self.samples_per_prompt
+        num_missing, prefix = self.samples_per_prompt, Prefix()
         for attempt in range(self.max_resamples + 1):
             request = GenerateRequest(
                 input_ids=prompt.token_ids,
@@ -198,6 +198,7 @@ class Sampler:
                 top_k=self.top_k,
                 stop=self.stop,
                 sampling_seed=call.seed_of(number, attempt),
+                prefix=prefix,
             )
             for completion in await self._generate(request):
                 if completion.finish_reason == "abort":

@@ -12,12 +12,20 @@ from megacov.errors import DataError, RolloutError
 from megacov.types import Completion, FinishReason, VersionSpan
 
 
+@dataclass(slots=True, eq=False)
+class Prefix:
+    """Shared by requests that begin alike: `address` is of the server that has answered the last of them."""
+
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One prompt and how to complete it n times.
 
     `sampling_seed` makes the completions a function of the seed on the embedded server, each copy its own. SGLang needs
-    --enable-deterministic-inference for it and may then give all copies the same tokens: leave it out there.
+    --enable-deterministic-inference for it and may then give all copies the same tokens: leave it out there. A fleet
+    sends requests of one `prefix` to the server that has it in its cache, as long as that is sensible.
     """
 
     input_ids: tuple[int, ...]
@@ -29,6 +37,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     sampling_seed: int | None = None
+    prefix: Prefix | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON body of POST /generate."""

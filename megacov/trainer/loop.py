@@ -91,7 +91,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,
     )
-    with opened_run(config, groups, resumption=resumption) as run:
+    with opened_run(config, groups, resumption=resumption) as run, run.saved_if_servers_are_lost():
         if config.checkpoint.every > 0:
             leaving.save_first(grace_s=config.checkpoint.grace_s, interrupt=run.rollout.interrupt)
         while run.state.step < config.run.steps:

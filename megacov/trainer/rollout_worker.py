@@ -22,9 +22,9 @@ from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, WeightSyncError
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import RolloutClient, SampledGroups, Sampler, make_keys, refuse_unsafe, version_warning
+from megacov.rollout import RolloutClient, SampledGroups, Sampler, refuse_unsafe, version_warning
 from megacov.trainer.loop_thread import LoopThread
-from megacov.trainer.rollout_servers import make_fleet, make_servers
+from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.trainer.weight_transport import make_transport
@@ -68,7 +68,7 @@ class RolloutWorker:
             on_group: called after each sampled group, on another thread, with the number of them in this batch.
 
         Raises:
-            ConfigError: an unknown verifier.
+            ConfigError: an unknown verifier, or keys that cannot be used.
             DataError: prompts or tokenizer do not fit.
             RolloutError: a server cannot be started.
         """
@@ -89,7 +89,7 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
-        self._keys = make_keys()
+        self._keys = find_keys(config)
         # Before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
         self._servers = make_servers(config, folder, self._keys)
@@ -137,6 +137,7 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
+        self._fleet.versions.add(str(version))
         try:
             self.push_times = self._transport.push(version, weights)
         except ServersFailedError as error:
@@ -148,6 +149,7 @@ class RolloutWorker:
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         assert isinstance(self._transport, DiskTransport)
+        self._check_version(client.capabilities.version, client.address)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
@@ -198,6 +200,7 @@ class RolloutWorker:
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         metrics = _metrics(groups, state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
+            "rollout/servers": len(self._fleet.serving),
             "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
