@@ -32,6 +32,7 @@ FREE = frozenset(
         "rollout.server_arguments",
         "rollout.server_environment",
         "rollout.server_devices",
+        "rollout.colocated",
         "rollout.host",
         "rollout.port",
         "rollout.num_threads",

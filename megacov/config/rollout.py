@@ -47,6 +47,8 @@ class RolloutSection(Section):
     """Environment variables of such servers, beside those of the trainer."""
     server_devices: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES of each such server, as in ["4,5", "6,7"]; if empty, each sees what the trainer sees."""
+    colocated: StrictBool = False
+    """SGLang servers share the GPUs of the trainer, and give their memory back while it computes."""
     host: str = Field("127.0.0.1", min_length=1)
     """Private address that servers listen on which the trainer starts."""
     port: StrictInt = Field(0, ge=0, le=65535)

@@ -11,6 +11,7 @@ from math import gcd
 
 from megacov.config.schema import RunConfig
 from megacov.config.server_rules import (
+    colocated_servers_take_turns_with_the_trainer,
     engine_has_its_servers,
     every_server_has_its_devices,
     keys_are_of_servers_that_already_run,
@@ -160,6 +161,7 @@ RULES: tuple[Rule, ...] = (
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
     the_embedded_server_reads_weights_from_disk,
+    colocated_servers_take_turns_with_the_trainer,
 )
 
 

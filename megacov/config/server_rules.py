@@ -49,3 +49,26 @@ def every_server_has_its_devices(config: RunConfig) -> str | None:
         f"rollout.server_devices has {len(devices)} entries and rollout.servers is {servers}: give each server that "
         "the trainer starts its devices, or none of them."
     )
+
+
+def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | None:
+    """Servers on the trainer's GPUs sample while it waits, and their weights cannot come by NCCL."""
+    rollout, transport = config.rollout, config.weight_sync.transport
+    if not rollout.colocated:
+        return None
+    if rollout.engine == "embedded":
+        return (
+            "rollout.colocated is true and rollout.engine is embedded, which holds no GPU memory: set "
+            "rollout.colocated=false or rollout.engine=sglang."
+        )
+    if rollout.max_staleness > 0:
+        return (
+            f"rollout.colocated is true and rollout.max_staleness is {rollout.max_staleness}: servers that sample "
+            "while the trainer computes cannot give their memory to it; set one of them to its default."
+        )
+    if transport == "broadcast":
+        return (
+            "rollout.colocated is true and weight_sync.transport is broadcast: NCCL takes no two ranks on one GPU; set "
+            "weight_sync.transport to ipc or disk."
+        )
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import httpx
@@ -108,6 +109,21 @@ class RolloutClient(WeightCalls):
         """Go on after a pause."""
         body: dict[str, Any] | None = {} if self.capabilities.pause_takes_body else None
         await self.send("POST", "/continue_generation", body, timeout_s=self.request_timeout_s)
+
+    async def release_memory(self) -> None:
+        """Have a server that is idle free its GPU memory: weights, keys and values, CUDA graphs."""
+        await self.send("POST", "/release_memory_occupation", {}, timeout_s=self.request_timeout_s, is_repeatable=False)
+
+    async def resume_memory(self, tags: Sequence[str]) -> None:
+        """Have it take memory again. The content is undefined.
+
+        Args:
+            tags: of what it has freed: weights, kv_cache, cuda_graph.
+        """
+        body = {"tags": list(tags)}
+        await self.send(
+            "POST", "/resume_memory_occupation", body, timeout_s=self.request_timeout_s, is_repeatable=False
+        )
 
     async def flush_cache(self) -> None:
         """Drop the prefix cache, which belongs to the old weights after an update."""

@@ -122,7 +122,9 @@ def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:
 
 def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> SglangServer:
     rollout = config.rollout
-    environment = dict(rollout.server_environment)
+    environment, arguments = dict(rollout.server_environment), dict(rollout.server_arguments)
+    if rollout.colocated:
+        arguments["enable-memory-saver"] = True
     if rollout.server_devices:
         environment["CUDA_VISIBLE_DEVICES"] = rollout.server_devices[number]
     return SglangServer(
@@ -131,7 +133,7 @@ def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> S
         keys=keys,
         log_path=folder / "logs" / f"server_{number}.log",
         command=rollout.server_command,
-        arguments=rollout.server_arguments,
+        arguments=arguments,
         environment=environment,
         host=rollout.host,
         dtype=config.model.dtype,

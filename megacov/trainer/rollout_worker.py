@@ -19,13 +19,15 @@ from torch import Tensor
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
-from megacov.errors import LeaveRequested, WeightSyncError
+from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import RolloutClient, SampledGroups, Sampler, refuse_unsafe, version_warning
+from megacov.rollout import RolloutClient, SampledGroups, Sampler
+from megacov.trainer.colocation import LentMemory
 from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
+from megacov.trainer.server_checks import check_server
 from megacov.trainer.state import TrainState
 from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
@@ -117,7 +119,10 @@ class RolloutWorker:
         self._stack.callback(self._disconnect)
         for client in self._fleet.receiving:
             self._loop.run(client.wait_healthy(rollout.start_timeout_s))
-            self._check_version(self._loop.run(client.learn_capabilities()).version, client.address)
+            self._loop.run(client.learn_capabilities())
+            self._check(client)
+        self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
+        self._give_memory()
         self._sampler = self._make_sampler()
         self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
@@ -139,7 +144,11 @@ class RolloutWorker:
         assert self._under_way is None
         self._fleet.versions.add(str(version))
         try:
+            if self._memory is not None:
+                self._loop.run(self._memory.take_weights())
             self.push_times = self._transport.push(version, weights)
+            if self._memory is not None:
+                self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
             if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
@@ -149,7 +158,7 @@ class RolloutWorker:
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         assert isinstance(self._transport, DiskTransport)
-        self._check_version(client.capabilities.version, client.address)
+        self._check(client)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
@@ -195,6 +204,7 @@ class RolloutWorker:
         assert self._under_way is not None
         begun, self._under_way = self._under_way, None
         groups = begun.sampling.result()
+        self._give_memory()
         batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
@@ -234,12 +244,18 @@ class RolloutWorker:
         with suppress(TimeoutError):
             self._loop.run(self._fleet.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
 
-    def _check_version(self, version: str, address: str) -> None:
-        if self._servers:
-            refuse_unsafe(version, server=address)
-        warning = version_warning(version, server=address)
-        if warning is not None:
-            print(f"megacov: {warning}", flush=True)
+    def _check(self, client: RolloutClient) -> None:
+        check_server(self._config, client.capabilities, address=client.address, is_own=bool(self._servers))
+
+    def _give_memory(self) -> None:
+        """Have colocated servers leave theirs to the trainer."""
+        if self._memory is None:
+            return
+        try:
+            self._loop.run(self._memory.give())
+        except ServersFailedError as error:
+            why = next(iter(error.failures.values()))
+            raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
 
     def _make_sampler(self) -> Sampler:
         rollout = self._config.rollout

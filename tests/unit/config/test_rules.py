@@ -116,6 +116,10 @@ BROKEN = {
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
     ),
+    "colocated_servers_take_turns_with_the_trainer": (
+        {"rollout": {"colocated": True}},
+        "rollout.colocated is true and rollout.engine is embedded.*rollout.engine=sglang",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
