@@ -63,6 +63,12 @@ class CheckpointError(MegacovError):
     exit_code = 9
 
 
+class SubmitError(MegacovError):
+    """SLURM does not take the job, or does not answer."""
+
+    exit_code = 10
+
+
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
     """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to go on from."""
 

@@ -48,6 +48,7 @@ FREE = frozenset(
         "weight_sync",
         "checkpoint",
         "cluster",
+        "slurm",
     }
 )
 

@@ -13,6 +13,7 @@ from megacov.config.checkpoint import CheckpointSection
 from megacov.config.cluster import ClusterSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
+from megacov.config.slurm import SlurmSection
 from megacov.config.weight_sync import WeightSyncSection
 
 
@@ -188,6 +189,8 @@ class RunConfig(Section):
     """Checkpoints."""
     cluster: ClusterSection = ClusterSection()
     """The machines."""
+    slurm: SlurmSection = SlurmSection()
+    """The job on them."""
 
     @property
     def world_size(self) -> int:

@@ -33,6 +33,13 @@ class RankEnvironment(NamedTuple):
     init_method: str
 
 
+class NodePlace(NamedTuple):
+    """This machine among several that each run equally many ranks of one run."""
+
+    number: int
+    nodes: int
+
+
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankEnvironment | None:
     """Which rank this process is, if something has started it as one.
 
@@ -88,20 +95,27 @@ def _rank(
 
 
 def run_local_ranks(
-    command: Sequence[str], *, num_ranks: int, grace_s: float = 10.0, leave_s: float | None = None
+    command: Sequence[str],
+    *,
+    num_ranks: int,
+    grace_s: float = 10.0,
+    leave_s: float | None = None,
+    node: NodePlace | None = None,
 ) -> int:
     """Run the command once per rank as processes of this machine, and end when all have ended.
 
     Every rank gets RANK, LOCAL_RANK, WORLD_SIZE, MEGACOV_STORE (path of a FileStore), MEGACOV_PARENT_PID, and
     OMP_NUM_THREADS=1 unless it is set; it must call `die_with_parent` first thing, so that no rank outlives this
-    process. Output passes through. SIGINT, SIGTERM and SIGUSR1 are passed on once; a second SIGINT or SIGTERM kills the
-    ranks. The first rank that fails stops the others. Call it from the main thread.
+    process. On one of several nodes there is no MEGACOV_STORE: they meet at MASTER_ADDR and MASTER_PORT, which this
+    process must have. Output passes through. SIGINT, SIGTERM and SIGUSR1 are passed on once; a second SIGINT or SIGTERM
+    kills the ranks. The first rank that fails stops the others. Call it from the main thread.
 
     Args:
         command: program and arguments of every rank.
-        num_ranks: how many.
+        num_ranks: how many on this machine.
         grace_s: seconds a rank has to end after SIGTERM because another has failed, before SIGKILL.
         leave_s: seconds that ranks have to end after a signal was passed on; None for grace_s.
+        node: place of this machine; None where it has all ranks.
 
     Returns:
         0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
@@ -112,7 +126,7 @@ def run_local_ranks(
     with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, _CaughtSignals() as caught:
         try:
             for rank in range(num_ranks):
-                environment = _environment_of(rank, num_ranks=num_ranks, store=Path(folder, "store"))
+                environment = _environment_of(rank, num_ranks=num_ranks, store=Path(folder, "store"), node=node)
                 # A session of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
             first_failure = _supervise(ranks, caught, grace_s=grace_s, leave_s=grace_s if leave_s is None else leave_s)
@@ -123,14 +137,15 @@ def run_local_ranks(
     return first_failure
 
 
-def _environment_of(rank: int, *, num_ranks: int, store: Path) -> dict[str, str]:
+def _environment_of(rank: int, *, num_ranks: int, store: Path, node: NodePlace | None) -> dict[str, str]:
+    number, nodes = node or (0, 1)
     return {
         "OMP_NUM_THREADS": "1",
         **os.environ,
-        "RANK": str(rank),
+        "RANK": str(number * num_ranks + rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_ranks),
-        STORE_VARIABLE: str(store),
+        "WORLD_SIZE": str(nodes * num_ranks),
+        **({} if node else {STORE_VARIABLE: str(store)}),
         PARENT_PID_VARIABLE: str(os.getpid()),
     }
 

@@ -1,0 +1,151 @@
+"""megacov launch: submit a run as a SLURM job that survives its time limit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from megacov.cli.check_plan import plan_run, problems
+from megacov.config import RunConfig, load_config
+from megacov.errors import ConfigError, DataError
+from megacov.launch.job import Job, Servers, as_arguments, lay_out
+from megacov.launch.partitions import ask_partitions, check_partition
+from megacov.launch.sbatch import render
+from megacov.launch.site import Site, read_site, refuse_secret
+from megacov.launch.submit import submit_chain
+
+# What ranks need beyond their own grace to close what they opened; and how late a signal of SLURM's may be.
+_CLOSING_S = 10
+_LATE_S = 60
+
+
+def launch(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in run.steps=5.")] = None,
+    site: Annotated[Path | None, typer.Option(help="File of the cluster, such as slurm/sites/generic.env.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script and submit nothing.")] = False,
+    chain: Annotated[int, typer.Option(min=1, help="Jobs of a chain, each after the one before.")] = 1,
+    seeds: Annotated[str, typer.Option(help="One run for each of these seeds, as in 0,1,2.")] = "",
+) -> None:
+    """Submit a run as a SLURM job, which goes on from its last checkpoint whenever it starts again."""
+    run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
+    found = list(problems(plan_run(run)))
+    if found:
+        raise ConfigError(" ".join(found))
+    job = make_job(run, config, overrides or [], read_site(site) if site else Site())
+    if numbers and job.layout.shape == "heterogeneous":
+        raise ConfigError(
+            "SLURM has no arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
+        )
+    script = render(job)
+    _check_partitions(job)
+    if dry_run:
+        print(script)
+        return
+    path = Path(f"{job.run}.sbatch")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+    for job_id in submit_chain(path, links=chain, seeds=numbers):
+        print(f"submitted job {job_id}: {path}")
+
+
+def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> Job:
+    """From a configuration to a job: here configuration ends, and plain values go to `megacov.launch`.
+
+    Args:
+        run: the configuration, checked by the rules.
+        config: its file.
+        overrides: of it.
+        site: the cluster.
+
+    Returns:
+        The job.
+
+    Raises:
+        ConfigError: the run cannot be laid out on its nodes, or has no time to leave.
+    """
+    slurm, rollout, sync = run.slurm, run.rollout, run.weight_sync
+    leave_s = _CLOSING_S + (int(run.checkpoint.grace_s) if run.checkpoint.every else 0)
+    if slurm.signal_lead_s < leave_s + _LATE_S or slurm.signal_lead_s >= slurm.time_limit_min * 60:
+        raise ConfigError(
+            f"slurm.signal_lead_s is {slurm.signal_lead_s}, checkpoint.grace_s {run.checkpoint.grace_s:g} and "
+            f"slurm.time_limit_min {slurm.time_limit_min}: set it to at least {leave_s + _LATE_S} s and below the time "
+            "limit."
+        )
+    layout = lay_out(
+        ranks=run.world_size,
+        gpus_per_node=run.cluster.gpus_per_node,
+        nodes=run.cluster.nodes,
+        gpus_per_server=None if rollout.addresses_file is None else _tensor_size(run),
+        colocated=rollout.colocated,
+        heterogeneous=slurm.heterogeneous,
+    )
+    servers = _servers(run) if layout.servers else None
+    return Job(
+        name=run.run.name,
+        folder=Path.cwd(),
+        config=config.absolute(),
+        run=run.run.directory.absolute(),
+        overrides=tuple(each for each in overrides if each.partition("=")[0].strip() != "run.directory"),
+        seed=run.run.seed,
+        layout=layout,
+        gpus_per_node=0 if run.parallel.backend == "gloo" else run.cluster.gpus_per_node,
+        servers=servers,
+        time_limit_min=slurm.time_limit_min,
+        signal_lead_s=slurm.signal_lead_s,
+        max_requeues=slurm.max_requeues,
+        leave_s=leave_s,
+        reached_by_servers=servers is not None and sync.transport == "broadcast" and sync.host == "127.0.0.1",
+        python=site.python or ("python" if site.container else sys.executable),
+        site=site,
+        partition=slurm.partition or site.partition,
+        server_partition=slurm.server_partition or "",
+    )
+
+
+def _check_partitions(job: Job) -> None:
+    partitions = ask_partitions()
+    if isinstance(partitions, str):
+        print(f"megacov: {partitions}", file=sys.stderr)
+        return
+    wanted = {job.partition: job.layout.nodes}
+    if job.layout.shape == "heterogeneous" and job.server_partition not in ("", job.partition):
+        wanted = {job.partition: job.layout.train_nodes, job.server_partition: job.layout.server_nodes}
+    for name, nodes in wanted.items():
+        check_partition(partitions, name, nodes=nodes, minutes=job.time_limit_min)
+
+
+def _parse_seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
+        raise ConfigError(f"--seeds is {text!r}: give different numbers, as in 0,1,2.")
+    return [int(word) for word in words]
+
+
+def _tensor_size(run: RunConfig) -> int:
+    arguments = _server_arguments(run)
+    return next((int(arguments[name]) for name in ("tp-size", "tensor-parallel-size", "tp") if name in arguments), 1)
+
+
+def _server_arguments(run: RunConfig) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in run.rollout.server_arguments.items()}
+
+
+def _servers(run: RunConfig) -> Servers:
+    rollout, arguments = run.rollout, _server_arguments(run)
+    for name in rollout.server_environment:
+        refuse_secret(name, where="rollout.server_environment")
+    if rollout.colocated:
+        arguments["enable-memory-saver"] = True
+    return Servers(
+        command=rollout.server_command,
+        arguments=as_arguments(arguments | {"model-path": str(run.model.path.absolute()), "dtype": run.model.dtype}),
+        environment=rollout.server_environment,
+        start_timeout_s=int(rollout.start_timeout_s),
+    )

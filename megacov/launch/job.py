@@ -1,0 +1,184 @@
+"""What a SLURM job of a run consists of: nodes for the trainer, nodes for the rollout servers, and what runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from megacov.errors import ConfigError
+from megacov.launch.site import Site
+
+_PORTS = 16  # of servers on a node, as slurm/job.sh gives them out
+
+Shape = Literal["split", "heterogeneous", "colocated"]
+
+
+@dataclass(frozen=True)
+class JobLayout:
+    """Nodes of a job. Without servers, or with colocated ones, all of them train.
+
+    servers_per_node: 1 where a server takes several nodes.
+    gpus_per_server: on each of its nodes.
+    """
+
+    shape: Shape
+    train_nodes: int
+    ranks_per_node: int
+    server_nodes: int = 0
+    servers: int = 0
+    servers_per_node: int = 1
+    nodes_per_server: int = 1
+    gpus_per_server: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Of the whole job."""
+        return self.train_nodes + (0 if self.shape == "colocated" else self.server_nodes)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The SGLang servers that a job starts.
+
+    command: starts one, before its options.
+    arguments: options that all have in common.
+    environment: variables beside those of the job.
+    start_timeout_s: until they must listen.
+    """
+
+    command: tuple[str, ...]
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: int = 300
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a job script is made of. Paths are absolute.
+
+    folder: in which the run's relative paths begin.
+    gpus_per_node: that are asked for; 0 for a run on the CPU.
+    overrides: settings that the user has given, without run.directory.
+    leave_s: that ranks have to save and leave.
+    reached_by_servers: trainer and servers meet at the address of the trainer's first node.
+    """
+
+    name: str
+    folder: Path
+    config: Path
+    run: Path
+    overrides: tuple[str, ...]
+    seed: int
+    layout: JobLayout
+    gpus_per_node: int
+    servers: Servers | None
+    time_limit_min: int
+    signal_lead_s: int
+    max_requeues: int
+    leave_s: int
+    reached_by_servers: bool
+    python: str
+    site: Site
+    partition: str = ""
+    server_partition: str = ""
+
+
+def lay_out(
+    *,
+    ranks: int,
+    gpus_per_node: int,
+    nodes: int | None,
+    gpus_per_server: int | None,
+    colocated: bool,
+    heterogeneous: bool,
+) -> JobLayout:
+    """Give trainer and servers their nodes.
+
+    Args:
+        ranks: of the trainer, one a GPU.
+        gpus_per_node: of every node.
+        nodes: of the whole job; None for the trainer's alone. Without others, servers run outside of the job.
+        gpus_per_server: of each server that the job may start; None where it starts none.
+        colocated: servers share the nodes of the trainer.
+        heterogeneous: trainer and servers are components of a heterogeneous job.
+
+    Returns:
+        The layout; servers fill their nodes.
+
+    Raises:
+        ConfigError: the nodes cannot be shared out that way.
+    """
+    train_nodes, ranks_per_node = _trainer(ranks, gpus_per_node)
+    spare = (nodes or train_nodes) - train_nodes
+    if spare < 0 or (spare > 0 and (gpus_per_server is None or colocated)):
+        raise ConfigError(
+            f"cluster.nodes is {nodes} and the trainer takes {train_nodes}: correct cluster.nodes, or the layout; "
+            "more nodes are only for servers that are not colocated, named by rollout.addresses_file."
+        )
+    server_nodes = train_nodes if colocated else spare
+    if gpus_per_server is None or server_nodes == 0:
+        return JobLayout("colocated", train_nodes, ranks_per_node)
+    shape: Shape = "colocated" if colocated else "heterogeneous" if heterogeneous else "split"
+    per_node, per_server = _servers(gpus_per_server, gpus_per_node, server_nodes)
+    return JobLayout(
+        shape,
+        train_nodes,
+        ranks_per_node,
+        server_nodes=server_nodes,
+        servers=server_nodes * per_node // per_server,
+        servers_per_node=per_node,
+        nodes_per_server=per_server,
+        gpus_per_server=gpus_per_server // per_server,
+    )
+
+
+def _trainer(ranks: int, gpus_per_node: int) -> tuple[int, int]:
+    """Nodes, and ranks on each."""
+    nodes = -(-ranks // gpus_per_node)
+    if ranks % nodes:
+        raise ConfigError(
+            f"the trainer has {ranks} ranks and cluster.gpus_per_node is {gpus_per_node}: {nodes} nodes cannot have "
+            "equally many of them; change the layout."
+        )
+    return nodes, ranks // nodes
+
+
+def _servers(gpus_per_server: int, gpus_per_node: int, nodes: int) -> tuple[int, int]:
+    """Servers on a node, and nodes of a server; one of them is 1."""
+    if gpus_per_server <= gpus_per_node:
+        if gpus_per_node // gpus_per_server > _PORTS:
+            raise ConfigError(
+                f"{gpus_per_node // gpus_per_server} servers would be on each node, and a job has ports for {_PORTS}: "
+                "raise rollout.server_arguments.tp-size."
+            )
+        return gpus_per_node // gpus_per_server, 1
+    per_server = gpus_per_server // gpus_per_node
+    if gpus_per_server % gpus_per_node or nodes % per_server:
+        raise ConfigError(
+            f"rollout.server_arguments.tp-size is {gpus_per_server}, and {nodes} nodes of {gpus_per_node} GPUs are for "
+            "servers: such servers take whole nodes, all of them; change tp-size or cluster.nodes."
+        )
+    return 1, per_server
+
+
+def as_arguments(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Options as words of a command line.
+
+    Args:
+        options: by their names without dashes; true is an option alone, false none at all, a list several words.
+
+    Returns:
+        The words.
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        if value is False:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            words += map(str, value)
+        elif value is not True:
+            words.append(str(value))
+    return tuple(words)

@@ -1,0 +1,59 @@
+"""The ranks of one node of a SLURM job: `python -m megacov.launch.node_ranks NUM_RANKS LEAVE_S FOLDER COMMAND...`.
+
+One such task runs on each node of the trainer, where torchrun would. torchrun dies of SIGUSR1 and turns every exit code
+into 1; this passes the signal on, waits for the checkpoint, and keeps the code. As srun tells only the highest code of
+all tasks, be it of those that it killed itself, the code goes to FOLDER, on the shared file system:
+
+FOLDER/failed  exit code of the first ranks that failed
+FOLDER/left    they were asked to leave, and have saved a checkpoint
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megacov.errors import LeaveRequested
+from megacov.launch.local_ranks import NodePlace, run_local_ranks
+
+FAILED, LEFT = "failed", "left"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the ranks of this node.
+
+    Args:
+        arguments: ranks of a node, seconds they have to save and leave, the folder, and the command of each.
+
+    Returns:
+        Exit code for srun: that of the ranks, but 0 where they left with a checkpoint, because srun kills the nodes
+        that are still about it when the first ends with another code.
+    """
+    num_ranks, leave_s, folder, *command = arguments
+    node = NodePlace(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]))
+    code = run_local_ranks(command, num_ranks=int(num_ranks), leave_s=float(leave_s), node=node)
+    if code == LeaveRequested.exit_code:
+        _note(Path(folder, LEFT), code)
+        return 0
+    if code:
+        _note(Path(folder, FAILED), code)
+    return code
+
+
+def _note(path: Path, code: int) -> None:
+    """The first node to fail knows why; the others fail of its absence."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return
+    except OSError as error:
+        print(f"megacov: {path} cannot be written: {error.strerror}.", file=sys.stderr)
+        return
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{code}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

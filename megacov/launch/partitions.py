@@ -1,0 +1,110 @@
+"""What the partitions of a cluster take, asked before a job is submitted that could never start."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megacov.errors import ConfigError
+
+_ASK = ("scontrol", "show", "partition", "--oneliner")
+_ASK_S = 20.0
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition; None is no limit."""
+
+    name: str
+    is_default: bool
+    is_up: bool
+    nodes: int
+    max_nodes: int | None
+    max_minutes: int | None
+
+
+def ask_partitions() -> tuple[Partition, ...] | str:
+    """Ask SLURM.
+
+    Returns:
+        The partitions, or a sentence why they are not known.
+    """
+    try:
+        answer = subprocess.run(_ASK, capture_output=True, text=True, timeout=_ASK_S, check=False)
+    except FileNotFoundError:
+        return "the partition is not checked, as there is no SLURM on this machine."
+    except subprocess.TimeoutExpired:
+        return f"the partition is not checked, as SLURM has not answered within {_ASK_S:g} s."
+    if answer.returncode:
+        return f"the partition is not checked: scontrol says {answer.stderr.strip().rpartition(chr(10))[2]!r}."
+    return parse_partitions(answer.stdout)
+
+
+def parse_partitions(text: str) -> tuple[Partition, ...]:
+    """Read what `scontrol show partition --oneliner` prints.
+
+    Args:
+        text: a partition a line.
+
+    Returns:
+        The partitions.
+    """
+    found = []
+    for line in text.splitlines():
+        words = dict(word.partition("=")[::2] for word in line.split())
+        if "PartitionName" not in words:
+            continue
+        max_nodes = words.get("MaxNodes", "UNLIMITED")
+        found.append(
+            Partition(
+                words["PartitionName"],
+                is_default=words.get("Default") == "YES",
+                is_up=words.get("State", "UP") == "UP",
+                nodes=int(words.get("TotalNodes", "0")),
+                max_nodes=int(max_nodes) if max_nodes.isdecimal() else None,
+                max_minutes=_minutes(words.get("MaxTime", "UNLIMITED")),
+            )
+        )
+    return tuple(found)
+
+
+def check_partition(partitions: Sequence[Partition], name: str, *, nodes: int, minutes: int) -> None:
+    """Refuse a job that would wait for ever.
+
+    Args:
+        partitions: of the cluster.
+        name: of the one that is asked for; empty for the default one.
+        nodes: of the job.
+        minutes: its time limit.
+
+    Raises:
+        ConfigError: there is no such partition, or it does not take the job.
+    """
+    named = [each for each in partitions if each.name == name or (not name and each.is_default)]
+    there_are = ", ".join(each.name for each in partitions) or "none"
+    if not named:
+        what = f"there is no partition {name}" if name else "the cluster has no default partition"
+        raise ConfigError(f"{what}; there are {there_are}: set slurm.partition, or MEGACOV_PARTITION of the site.")
+    (partition,) = named
+    where = f"the partition {partition.name}"
+    if not partition.is_up:
+        raise ConfigError(f"{where} takes no jobs now: set slurm.partition to another one ({there_are}).")
+    if nodes > partition.nodes:
+        raise ConfigError(f"the job takes {nodes} nodes and {where} has {partition.nodes}: take fewer, or another one.")
+    if partition.max_nodes is not None and nodes > partition.max_nodes:
+        raise ConfigError(f"the job takes {nodes} nodes and {where} gives a job {partition.max_nodes}: take fewer.")
+    if partition.max_minutes is not None and minutes > partition.max_minutes:
+        raise ConfigError(
+            f"slurm.time_limit_min is {minutes} and the limit of {where} is {partition.max_minutes} minutes: lower it; "
+            "the run goes on in a requeued job."
+        )
+
+
+def _minutes(text: str) -> int | None:
+    """Of [days-]hours:minutes:seconds; None for UNLIMITED."""
+    if not text[:1].isdecimal():
+        return None
+    days, _, clock = text.rpartition("-")
+    hours, minutes, _ = (int(part) for part in clock.split(":"))
+    return (int(days or 0) * 24 + hours) * 60 + minutes

@@ -1,0 +1,129 @@
+"""A job script from the templates in slurm/: bash with placeholders such as @NAME@, each filled with quoted words."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from megacov.errors import ConfigError, DataError
+from megacov.launch.job import Job
+from megacov.launch.site import Site
+
+TEMPLATES = Path(__file__).parents[2] / "slurm"
+PLACEHOLDER = re.compile(r"@([A-Z][A-Z_]*)@")
+
+_SLURM_PATH = re.compile(r"[A-Za-z0-9_./+=,:-]+")
+
+
+def render(job: Job, *, templates: Path = TEMPLATES) -> str:
+    """Write a job script.
+
+    Args:
+        job: what it is to do.
+        templates: their folder.
+
+    Returns:
+        The script, which needs no other file.
+
+    Raises:
+        DataError: there are no templates.
+        ConfigError: a path cannot stand in an #SBATCH line.
+    """
+    for path, what in ((job.run, "run.directory"), (job.folder, "the current folder")):
+        if not _SLURM_PATH.fullmatch(str(path)):
+            raise ConfigError(
+                f"{what} is {str(path)!r}, and paths in #SBATCH lines have no blanks, quotes or percent signs: choose "
+                "another folder."
+            )
+    try:
+        head = (templates / f"{job.layout.shape}.sbatch").read_text(encoding="utf-8")
+        body = (templates / "job.sh").read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{templates} has no templates of job scripts: run megacov from its repository.") from error
+    # What the body says to readers and to shellcheck about itself ends with its first blank line.
+    values = _values(job) | {"JOB": body.partition("\n\n")[2].rstrip("\n")}
+    script = PLACEHOLDER.sub(lambda match: values[match[1]], head)
+    return PLACEHOLDER.sub(lambda match: values[match[1]], script)
+
+
+def _values(job: Job) -> dict[str, str]:
+    layout, servers, site = job.layout, job.servers, job.site
+    return {
+        "NAME": shlex.quote(job.name),
+        "FOLDER": str(job.folder),
+        "CONFIG": shlex.quote(str(job.config)),
+        "RUN": shlex.quote(str(job.run)),
+        "OUTPUT": str(job.run),
+        "OVERRIDES": shlex.join(job.overrides),
+        "SEED": str(job.seed),
+        "NODES": str(layout.nodes),
+        "TRAIN_NODES": str(layout.train_nodes),
+        "RANKS_PER_NODE": str(layout.ranks_per_node),
+        "SERVER_NODES": str(layout.server_nodes),
+        "SERVERS": str(layout.servers),
+        "SERVERS_PER_NODE": str(layout.servers_per_node),
+        "NODES_PER_SERVER": str(layout.nodes_per_server),
+        "GPUS_PER_NODE": str(job.gpus_per_node),
+        "GPUS_PER_SERVER": str(layout.gpus_per_server if job.gpus_per_node else 0),
+        "OPTIONS": _option_lines([*_node_options(job, job.partition), *_job_options(site)]),
+        "SERVER_NODE_OPTIONS": _option_lines(_node_options(job, job.server_partition or job.partition)),
+        "TIME_LIMIT_MIN": str(job.time_limit_min),
+        "SIGNAL_LEAD_S": str(job.signal_lead_s),
+        "MAX_REQUEUES": str(job.max_requeues),
+        "LEAVE_S": str(job.leave_s),
+        "START_TIMEOUT_S": str(servers.start_timeout_s if servers else 0),
+        "SERVER_COMMAND": shlex.join(servers.command) if servers else "",
+        "SERVER_ARGUMENTS": shlex.join(servers.arguments) if servers else "",
+        "SERVER_ENVIRONMENT": shlex.join(_assignments(servers.environment)) if servers else "",
+        "PYTHON": shlex.quote(job.python),
+        "STEP_CONTAINER": shlex.join(_step_container(site, job.folder)),
+        "CONTAINER_COMMAND": shlex.join(_container_command(site)),
+        "SITE_LINES": "\n  ".join(_site_lines(site)) or ":",
+        "JOB_OVERRIDES": 'job_overrides+=("weight_sync.host=$MASTER_ADDR")' if job.reached_by_servers else ":",
+    }
+
+
+def _option_lines(options: Iterable[str]) -> str:
+    return "\n#SBATCH ".join(options)
+
+
+def _node_options(job: Job, partition: str) -> Iterator[str]:
+    yield from ("--ntasks-per-node=1", "--exclusive", "--mem=0")
+    if job.gpus_per_node:
+        yield f"--gpus-per-node={job.gpus_per_node}"
+    if partition:
+        yield f"--partition={partition}"
+
+
+def _job_options(site: Site) -> Iterator[str]:
+    if site.account:
+        yield f"--account={site.account}"
+    if site.qos:
+        yield f"--qos={site.qos}"
+
+
+def _assignments(environment: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in environment.items()]
+
+
+def _step_container(site: Site, folder: Path) -> list[str]:
+    if site.container != "pyxis":
+        return []
+    mounts = [f"--container-mounts={site.mounts}"] if site.mounts else []
+    return [f"--container-image={site.image}", f"--container-workdir={folder}", *mounts]
+
+
+def _container_command(site: Site) -> list[str]:
+    if site.container != "apptainer":
+        return []
+    mounts = ["--bind", site.mounts] if site.mounts else []
+    return ["apptainer", "exec", "--nv", *mounts, site.image]
+
+
+def _site_lines(site: Site) -> Iterator[str]:
+    if site.modules:
+        yield f"set +u; module load {shlex.join(site.modules)}; set -u"
+    for name, value in site.environment.items():
+        yield f"export {name}={shlex.quote(value)}"

@@ -1,0 +1,110 @@
+"""What is particular to a cluster, from a file of `NAME=value` lines such as those in slurm/sites."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megacov.errors import ConfigError, DataError
+
+_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+_SECRET = re.compile(r"(?i)(key|token|secret|pass|credential|auth|cookie)")
+_PREFIX = "MEGACOV_"
+_SETTINGS = ("PARTITION", "ACCOUNT", "QOS", "MODULES", "CONTAINER", "IMAGE", "MOUNTS", "PYTHON")
+_CONTAINERS = ("", "pyxis", "apptainer")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster; an empty text is a setting that it leaves alone.
+
+    modules: to load.
+    container: pyxis, apptainer or neither.
+    image, mounts: of the container.
+    python: that runs the trainer.
+    environment: variables of the job.
+    """
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    modules: tuple[str, ...] = ()
+    container: str = ""
+    image: str = ""
+    mounts: str = ""
+    python: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_site(path: Path) -> Site:
+    """Read a site file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The site.
+
+    Raises:
+        DataError: the file cannot be read.
+        ConfigError: a line is no `NAME=value`, a setting is unknown or wrong, or a value looks like a secret.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--site {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}."
+        ) from error
+    settings: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ConfigError(f"{path}, line {number}: {line!r} is no NAME=value.")
+        name, value = match[1], match[2].strip()
+        if name.startswith(_PREFIX):
+            settings[_setting(name, value, where=f"{path}, line {number}")] = value
+        else:
+            refuse_secret(name, where=f"{path}, line {number}")
+            environment[name] = value
+    modules = tuple(settings.pop("modules", "").split())
+    site = Site(**settings, modules=modules, environment=environment)
+    if bool(site.container) != bool(site.image):
+        raise ConfigError(
+            f"{path}: MEGACOV_CONTAINER is {site.container or 'not set'} and MEGACOV_IMAGE is "
+            f"{site.image or 'not set'}: set both, or none of them."
+        )
+    return site
+
+
+def refuse_secret(name: str, *, where: str) -> None:
+    """Refuse a value that would stand in a script which others may read.
+
+    Args:
+        name: of the value.
+        where: it was found.
+
+    Raises:
+        ConfigError: by its name it is a key, a token or the like.
+    """
+    if _SECRET.search(name):
+        raise ConfigError(
+            f"{where}: {name} looks like a secret and would be written into the job script: remove it there, and "
+            "export it in the shell that runs `megacov launch`, whose environment the job inherits."
+        )
+
+
+def _setting(name: str, value: str, *, where: str) -> str:
+    plain = name.removeprefix(_PREFIX)
+    if plain not in _SETTINGS:
+        known = ", ".join(_PREFIX + each for each in _SETTINGS)
+        raise ConfigError(f"{where}: there is no setting {name}; there are {known}.")
+    if plain == "CONTAINER" and value not in _CONTAINERS:
+        raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value}: set pyxis or apptainer, or remove it.")
+    if plain in ("PARTITION", "ACCOUNT", "QOS") and not re.fullmatch(r"[A-Za-z0-9._,-]+", value):
+        raise ConfigError(f"{where}: {name} is {value!r}, and SLURM's names are letters, digits, dots and dashes.")
+    return plain.lower()

@@ -1,0 +1,54 @@
+"""Ranks of one node among several: their place, and the exit code that the job is judged by."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megacov.launch.local_ranks import rank_from_environment
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_node(folder: Path, code: str, *, index: int = 1, nodes: int = 3, num_ranks: int = 2) -> int:
+    """The task that srun starts on a node, with ranks that run the code."""
+    head = "import os, pathlib, sys\nrank = int(os.environ['RANK'])\n"
+    place = {"SLURM_PROCID": str(index), "SLURM_NTASKS": str(nodes), "SLURM_STEP_ID": "0"}
+    environment = os.environ | place | {"MASTER_ADDR": "node0", "MASTER_PORT": "12345"}
+    arguments = [str(num_ranks), "20", str(folder), sys.executable, "-c", head + code]
+    command = [sys.executable, "-m", "megacov.launch.node_ranks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=False).returncode
+
+
+def test_ranks_are_counted_over_all_nodes(tmp_path: Path) -> None:
+    code = f"import json; pathlib.Path({str(tmp_path)!r}, str(rank)).write_text(json.dumps(dict(os.environ)))"
+    assert run_node(tmp_path, code) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    for rank in (2, 3):
+        place = rank_from_environment(json.loads((tmp_path / str(rank)).read_text()))
+        assert place == (rank, rank - 2, 6, "env://")
+
+
+@pytest.mark.parametrize(
+    ("ending", "told_srun", "files"),
+    [
+        ("sys.exit(0)", 0, {}),
+        ("sys.exit(7)", 7, {"failed": "7\n"}),
+        ("sys.exit(7 if rank == 3 else 0)", 7, {"failed": "7\n"}),
+        ("sys.exit(75)", 0, {"left": "75\n"}),
+    ],
+)
+def test_the_code_is_kept(tmp_path: Path, ending: str, told_srun: int, files: dict[str, str]) -> None:
+    assert run_node(tmp_path, ending) == told_srun
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_the_first_node_that_failed_is_believed(tmp_path: Path) -> None:
+    run_node(tmp_path, "sys.exit(7)", index=0)
+    run_node(tmp_path, "sys.exit(8)", index=1)
+    assert (tmp_path / "failed").read_text() == "7\n"
