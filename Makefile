@@ -15,6 +15,7 @@ VENV_SGLANG := .venv-sglang
 BIN_SGLANG := $(VENV_SGLANG)/bin
 STAMP_SGLANG := $(VENV_SGLANG)/.installed
 TORCH_SGLANG := $(shell grep '^torch==' constraints-sglang.txt)
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge iproute2 shellcheck
 CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
@@ -23,7 +24,7 @@ TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --durations
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format sglang try-sglang test test-long test-newest run-test-newest check quickstart clean
+.PHONY: help env lint format sglang try-sglang try-slurm test test-long test-newest run-test-newest check quickstart clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +66,20 @@ $(STAMP_SGLANG): constraints-sglang.txt
 try-sglang:
 	@$(MAKE) --no-print-directory sglang || echo "make: tests marked sglang are skipped: SGLang could not be installed"
 
-test: env try-sglang  ## all quick tests that need no GPU
+# SLURM's daemons, for tests that bring up a cluster inside this machine; shellcheck reads job scripts. As root only.
+try-slurm:
+	@if command -v slurmctld slurmd munged shellcheck ip >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then why="apt-get and root are needed to install SLURM"; \
+	elif { timeout 300 apt-get install -qq -y --no-install-recommends $(SLURM_PACKAGES) || \
+		{ timeout 120 apt-get update -qq && \
+		  timeout 300 apt-get install -qq -y --no-install-recommends $(SLURM_PACKAGES); }; } >/dev/null 2>&1; then exit 0; \
+	else why="apt-get could not install SLURM"; fi; \
+	echo "make: tests marked slurm are skipped: $$why"
+
+test: env try-sglang try-slurm  ## all quick tests that need no GPU
 	$(TEST) -m "not slow"
 
-test-long: env try-sglang  ## all tests that can run here
+test-long: env try-sglang try-slurm  ## all tests that can run here
 	$(TEST)
 
 # A python3.12 on the PATH may be pyenv's, which fails unless that version is selected: so it is run, then pyenv is asked.

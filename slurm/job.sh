@@ -117,7 +117,8 @@ make_keys() {
   (umask 077 && printf 'api-key: "%s"\nadmin-api-key: "%s"\n' "$(random_key)" "$(random_key)" >"$keys_file")
 }
 
-step() { srun --cpu-bind=none --overlap --ntasks-per-node=1 --open-mode=append "${STEP_CONTAINER[@]}" "$@"; }
+# Always with &: srun takes the place of the subshell, so that $! is the process that passes signals on.
+step() { exec srun --cpu-bind=none --overlap --ntasks-per-node=1 --open-mode=append "${STEP_CONTAINER[@]}" "$@"; }
 
 # Runs on each node of a server, in its container: picks GPUs among those that SLURM shows, and becomes the server.
 # shellcheck disable=SC2317  # called by name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ hypothesis.settings.load_profile("megacov")
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip what this machine cannot run."""
-    reasons = {"gpu": _no_gpu, "sglang": _no_sglang}
+    reasons = {"gpu": _no_gpu, "sglang": _no_sglang, "slurm": _no_slurm}
     for marker, reason in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and (why := reason()):
@@ -55,3 +57,14 @@ def _no_sglang() -> str:
     if not any(SGLANG.glob("lib/python3*/site-packages/sglang/launch_server.py")):
         return "SGLang is not installed in .venv-sglang; `make sglang` says why"
     return ""
+
+
+def _no_slurm() -> str:
+    """Namespaces of network and processes, and device files, are root's to make."""
+    if os.geteuid() != 0:
+        return "a SLURM cluster in this machine needs root"
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch", "ip", "unshare") if not shutil.which(name)]
+    if missing:
+        return f"{', '.join(missing)} cannot be found; `make try-slurm` installs them where it can"
+    allowed = subprocess.run(["unshare", "-n", "-u", "-m", "-p", "-f", "true"], capture_output=True, timeout=60)
+    return "" if allowed.returncode == 0 else "this machine lets nobody make namespaces"

@@ -1,0 +1,86 @@
+"""A SLURM cluster of several nodes inside this machine, each with its own network, host name and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RIG = ROOT / "tests" / "rigs" / "slurm" / "cluster.sh"
+DEADLINE_S = 240
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """A running cluster, whose state is in a folder."""
+
+    folder: Path
+    nodes: int
+
+    def _rig(self, *words: str, deadline_s: float = 60) -> subprocess.CompletedProcess[str]:
+        place = {"SLURMRIG": str(self.folder), "NODES": str(self.nodes), "PYTHONPATH": str(ROOT)}
+        environment = os.environ | place | {"OMP_NUM_THREADS": "1"}
+        # Daemons keep what they inherit: a pipe would not end with the command that starts them.
+        with (self.folder / "said").open("w+") as said, (self.folder / "complained").open("w+") as complained:
+            ended = subprocess.run(
+                ["bash", str(RIG), *words],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=complained,
+                timeout=deadline_s,
+                cwd=ROOT,
+                check=False,
+            )
+            said.seek(0), complained.seek(0)
+            return subprocess.CompletedProcess(ended.args, ended.returncode, said.read(), complained.read())
+
+    def do(self, *words: str) -> None:
+        """Something to the cluster itself, as in start or stop."""
+        done = self._rig(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command on its login node."""
+        return self._rig("run", *command)
+
+    def megacov(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`megacov` on its login node."""
+        return self.run(sys.executable, "-m", "megacov", *arguments)
+
+    def wait(self, job: str, states: Sequence[str]) -> str:
+        """Until the job is in one of the states; returns what SLURM says of it."""
+        shown = ""
+
+        def is_there() -> bool:
+            nonlocal shown
+            shown = self.run("scontrol", "show", "job", "--oneliner", job).stdout
+            return any(f"JobState={state} " in shown for state in states)
+
+        self.wait_for(is_there, f"job {job} in {' or '.join(states)}")
+        return shown
+
+    def wait_for(self, is_there: Callable[[], bool], what: str) -> None:
+        """Until something is there."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not is_there():
+            assert time.monotonic() < deadline, f"no {what} in time"
+            time.sleep(0.5)
+
+
+@contextmanager
+def slurm_cluster(folder: Path, *, nodes: int) -> Iterator[SlurmCluster]:
+    """A cluster that lasts as long as the context."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = SlurmCluster(folder, nodes)
+    try:
+        cluster.do("start")
+        yield cluster
+    finally:
+        cluster.do("stop")
