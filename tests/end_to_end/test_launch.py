@@ -75,7 +75,7 @@ def test_a_permanent_error_is_not_requeued(cluster: SlurmCluster, tmp_path: Path
 @pytest.mark.slow
 def test_a_job_that_is_asked_to_leave_is_requeued_and_goes_on(cluster: SlurmCluster, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    settings = ("run.steps=30", "checkpoint.every=1", f"run.directory={folder}")
+    settings = ("run.steps=12", "checkpoint.every=1", f"run.directory={folder}")
     job = submit(cluster, TINY, *TWO_NODES, *settings)
     cluster.wait_for(lambda: any(folder.glob("checkpoints/step_*/MANIFEST.json")), "a checkpoint")
     # As SLURM does before the time limit: to the script alone.
@@ -84,7 +84,7 @@ def test_a_job_that_is_asked_to_leave_is_requeued_and_goes_on(cluster: SlurmClus
     assert "JobState=COMPLETED" in shown and "Restarts=1" in shown
     said = (tmp_path / f"run-{job}.out").read_text()
     assert "ended with 75 and is requeued" in said and "resume on" in said
-    assert (folder / "checkpoints" / "step_00000030").is_dir()
+    assert (folder / "checkpoints" / "step_00000012").is_dir()
     assert [path.name for path in tmp_path.glob("run.*")] == ["run.sbatch"]  # no run was moved aside
 
 

@@ -1,0 +1,71 @@
+"""From a configuration to a job, and what `megacov launch` refuses on the login node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from megacov.cli.launch import make_job
+from megacov.cli.main import app
+from megacov.config import load_config
+from megacov.errors import ConfigError
+from megacov.launch.job import Job
+from megacov.launch.site import Site
+
+RUNS = Path(__file__).parents[3] / "yaml_configs" / "runs"
+ONE = RUNS / "qwen2.5_32b_kl_cov_8n.yaml"
+
+
+def job_of(*overrides: str, path: Path = ONE, site: Site | None = None) -> Job:
+    """The job of a run."""
+    return make_job(load_config(path, overrides), path, list(overrides), site or Site())
+
+
+def test_half_of_the_nodes_serve() -> None:
+    job = job_of("run.directory=runs/x", "run.steps=5")
+    assert (job.layout.shape, job.layout.train_nodes, job.layout.servers) == ("split", 4, 16)
+    assert job.overrides == ("run.steps=5",)  # resume takes no folder
+    assert job.run == Path.cwd() / "runs" / "x"
+    assert job.reached_by_servers and job.gpus_per_node == 8
+
+
+def test_servers_of_the_trainer_are_none_of_the_job() -> None:
+    job = job_of(path=RUNS / "qwen2.5_7b_kl_cov_1n.yaml")
+    assert (job.layout.shape, job.layout.nodes, job.servers) == ("colocated", 1, None)
+
+
+def test_no_gpus_are_asked_for_where_none_are_used() -> None:
+    assert job_of("parallel.backend=gloo").gpus_per_node == 0
+
+
+def test_the_partition_of_the_run_wins_over_that_of_the_site() -> None:
+    assert job_of(site=Site(partition="a")).partition == "a"
+    assert job_of("slurm.partition=b", site=Site(partition="a")).partition == "b"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["slurm.signal_lead_s=189"], "set it to at least 190 s"),
+        (["slurm.time_limit_min=5"], "slurm.time_limit_min 5"),
+        (["rollout.server_environment.HF_TOKEN=abc"], "HF_TOKEN looks like a secret"),
+    ],
+)
+def test_what_makes_no_job(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        job_of(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--seeds", "0,1,1"], "give different numbers"),
+        (["--seeds", "0,1", "slurm.heterogeneous=true"], "no arrays of heterogeneous jobs"),
+        (["cluster.gpu_memory_gib=20"], "GPU of pipeline stage 0 needs"),
+    ],
+)
+def test_what_is_not_submitted(arguments: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(app, ["launch", str(ONE), *arguments, "--dry-run"])
+    assert isinstance(result.exception, ConfigError) and sentence in str(result.exception)
