@@ -72,6 +72,16 @@ def warmup_ends(config: RunConfig) -> str | None:
     )
 
 
+def stale_samples_are_corrected(config: RunConfig) -> str | None:
+    """Samples of older weights are not the policy's own."""
+    if config.rollout.max_staleness == 0 or config.algorithm.rollout_correction.level != "none":
+        return None
+    return (
+        f"rollout.max_staleness is {config.rollout.max_staleness} and algorithm.rollout_correction.level is none: "
+        "samples of older weights count as the policy's own; set algorithm.rollout_correction.level=token."
+    )
+
+
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
     band_needs_normalized_advantages,
@@ -79,6 +89,7 @@ ADVICE: tuple[Rule, ...] = (
     micro_batch_scope_depends_on_the_layout,
     min_lr_needs_a_decay,
     warmup_ends,
+    stale_samples_are_corrected,
 )
 
 

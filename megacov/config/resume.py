@@ -59,7 +59,9 @@ def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str
     Returns:
         section.key -> "section.key was A and is B".
     """
-    before, after = dict(_leaves(saved)), settings(config)
+    after = settings(config)
+    # A setting that is newer than the checkpoint had no effect then, and has none as its default.
+    before = {name: _default(name) for name in after} | dict(_leaves(saved))
     found = {
         name: f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
         for name in sorted(before.keys() | after.keys())
@@ -83,6 +85,14 @@ def settings(config: RunConfig) -> dict[str, Any]:
         section.key -> JSON value.
     """
     return dict(_leaves(config.model_dump(mode="json")))
+
+
+def _default(name: str) -> Any:
+    """Of a setting right inside a section; None for what lies deeper, or has none."""
+    section, _, key = name.partition(".")
+    kind = RunConfig.model_fields[section].annotation
+    field = getattr(kind, "model_fields", {}).get(key)
+    return None if field is None or field.is_required() else field.get_default()
 
 
 def _is_free(name: str) -> bool:

@@ -72,6 +72,8 @@ class RolloutSection(Section):
     """Drop groups in which all rewards are equal, and sample others in their place."""
     max_filter_rounds: StrictInt = Field(10, ge=1)
     """Sampling rounds of one step before filtering gives up. [rounds]"""
+    max_staleness: StrictInt = Field(0, ge=0)
+    """Steps from the weights that sample to those that train; above 0, sampling goes on beside training. [steps]"""
 
     max_concurrency: StrictInt = Field(256, ge=1)
     """Requests in flight at any time. [requests]"""

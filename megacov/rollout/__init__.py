@@ -5,7 +5,7 @@ from __future__ import annotations
 from megacov.rollout.address_file import AddressFile
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet
+from megacov.rollout.fleet import Fleet, ServersWaitError
 from megacov.rollout.keys import ServerKeys, make_keys, read_keys
 from megacov.rollout.member import Member
 from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
@@ -27,6 +27,7 @@ __all__ = [
     "SamplingReport",
     "ServerKeys",
     "ServerProcess",
+    "ServersWaitError",
     "SglangServer",
     "make_keys",
     "read_keys",

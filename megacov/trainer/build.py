@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -92,20 +92,22 @@ class Run:
     def saved_if_servers_are_lost(self) -> Iterator[None]:
         """Inside, an error of the rollout servers ends the run after a save. A collective of all ranks if it happens.
 
-        Servers are used only between two steps, so that the state is that after the last finished one.
+        What is saved is as it was on entering: such errors come before a step's first update, but perhaps after its
+        batch was taken from the data.
 
         Raises:
             RolloutError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
+        before = replace(self.state)
         try:
             yield
         except (RolloutError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
                 with suppress(CheckpointError):  # the first error counts; this one has been said
-                    self.checkpointer.save_now(self.policy, self.state)
+                    self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"
-                    error.args = (f"{error} (step {self.state.step} is saved; go on with {resume})",)
+                    error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
             raise
 
 
@@ -250,6 +252,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         max_mismatch=config.weight_sync.max_mismatch,
         max_skipped_updates=config.optimizer.max_skipped_updates,
         log_folder=config.run.directory / "logs",
+        last_step=config.run.steps - 1,
+        samples_ahead=config.rollout.max_staleness > 0,
     )
 
 
@@ -272,7 +276,7 @@ def _make_progress(config: RunConfig) -> ProgressReport:
 
 
 def _start_worker(
-    config: RunConfig, vocab_size: int, on_group: Callable[[], None] | None, stack: ExitStack
+    config: RunConfig, vocab_size: int, on_group: Callable[[int], None] | None, stack: ExitStack
 ) -> RolloutWorker:
     worker = RolloutWorker(config, config.run.directory, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)

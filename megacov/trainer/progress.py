@@ -48,7 +48,6 @@ class ProgressReport:
             choice: "auto" (a bar where stderr is a terminal), "on" or "off".
         """
         self._name, self._num_steps, self._num_groups = name, num_steps, num_groups
-        self._sampled = 0
         self._line_at = time.monotonic() + _LINE_EVERY_S
         self._bar: Progress | None = None
         if choice == "on" or (choice == "auto" and sys.stderr.isatty()):
@@ -72,14 +71,17 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.stop()
 
-    def group_sampled(self) -> None:
-        """Show that the rollout has come one group further. Refilled groups count too."""
-        self._sampled += 1
+    def group_sampled(self, num_sampled: int) -> None:
+        """Show that the rollout has come one group further. Any thread may call this.
+
+        Args:
+            num_sampled: groups of this rollout so far; refilled ones count too.
+        """
         if self._bar is not None:
-            total = max(self._sampled, self._num_groups)
-            self._bar.update(self._groups_task, completed=self._sampled, total=total, visible=True)
+            total = max(num_sampled, self._num_groups)
+            self._bar.update(self._groups_task, completed=num_sampled, total=total, visible=True)
         elif time.monotonic() > self._line_at:
-            print(f"{self._name}  sampling: {self._sampled} of {self._num_groups} groups", flush=True)
+            print(f"{self._name}  sampling: {num_sampled} of {self._num_groups} groups", flush=True)
             self._line_at = time.monotonic() + _LINE_EVERY_S
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -89,7 +91,6 @@ class ProgressReport:
             step: steps finished so far.
             metrics: of the last one.
         """
-        self._sampled = 0
         self._line_at = time.monotonic() + _LINE_EVERY_S
         if self._bar is not None:
             self._bar.update(self._groups_task, visible=False)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megacov.errors import WeightSyncError
+from megacov.errors import RolloutError, WeightSyncError
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import broadcast_tensor
 from megacov.parallel.groups import ParallelGroups
+from megacov.rollout import ServersWaitError
 from megacov.trainer.agreement import from_rank_zero, on_rank_zero
-from megacov.trainer.rollout_worker import RolloutWorker
+from megacov.trainer.rollout_worker import Collected, RolloutWorker
 from megacov.trainer.state import TrainState
 from megacov.types import RolloutBatch
-from megacov.weight_sync import PushTimes
 
 _MAX_PUSHES = 4  # of the same weights, each to the servers that the last one has left
 
@@ -27,7 +27,7 @@ class RolloutPhase:
     """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
 
     def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
-        """Hold what rank 0 works with.
+        """Hold what rank 0 works with. `is_under_way` says on every rank whether a batch was begun.
 
         Args:
             groups: of this rank.
@@ -37,9 +37,14 @@ class RolloutPhase:
         self._groups = groups
         self._worker = worker
         self._failure = ""  # of the last push
+        self._num_waits = 0  # of servers for a push, since the last batch
+        self._pushed: int | None = None
+        self.is_under_way = False
 
-    def push_weights(self, policy: Policy, *, version: int) -> PushTimes:
-        """Give the current weights to the rollout servers; again to those that are left, where some are lost meanwhile.
+    def push_weights(self, policy: Policy, *, version: int) -> None:
+        """Give the current weights to the rollout servers, if they do not have them.
+
+        Where some servers are lost meanwhile, again to those that are left.
 
         Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`.
 
@@ -47,12 +52,11 @@ class RolloutPhase:
             policy: the policy.
             version: name of these weights.
 
-        Returns:
-            What the last push cost; all 0 off rank 0.
-
         Raises:
             WeightSyncError: no server took them; raised on every rank.
         """
+        if self._pushed == version:
+            return
         why = ""
         for _ in range(_MAX_PUSHES):
             weights = _when_wanted(policy.hf_weights(), self._groups)
@@ -61,7 +65,8 @@ class RolloutPhase:
             on_rank_zero(lambda: self._push(weights, version), self._groups)  # noqa: B023 - called at once
             why = from_rank_zero(self._failure, self._groups)
             if not why:
-                return self._worker.push_times if self._worker is not None else PushTimes()
+                self._pushed = version
+                return
         raise WeightSyncError(f"New weights did not reach the rollout servers in {_MAX_PUSHES} attempts: {why}")
 
     def _push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
@@ -70,33 +75,61 @@ class RolloutPhase:
         finally:
             _exhaust(weights)  # the other ranks take part in gathering them to the end
 
-    def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]]:
-        """Sample and judge one rollout batch.
+    def begin(self, state: TrainState, *, step: int) -> None:
+        """Begin to sample and judge a rollout batch, from the weights that were pushed last. Comes back at once.
 
-        Collectives: control: `on_rank_zero`, then `broadcast_tensor` of each tensor of the batch, then
-        `from_rank_zero` of metrics and data position.
+        Args:
+            state: where the run stands.
+            step: that will be trained on the batch, from 0.
+        """
+        assert not self.is_under_way and self._pushed is not None
+        self.is_under_way = True
+        if self._worker is not None:
+            self._worker.begin(step=step, version=self._pushed, prompt_position=state.prompt_position)
+
+    def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]] | None:
+        """Wait for the rollout batch that was begun.
+
+        Collectives: control: `on_rank_zero`, `from_rank_zero`; then, of a batch, `broadcast_tensor` of each tensor of
+        it and `from_rank_zero` of metrics and data position.
 
         Args:
             state: where the run stands; its data position is advanced here.
 
         Returns:
-            The batch on the CPU and its metrics, equal on all ranks.
+            The batch on the CPU and its metrics, equal on all ranks. None if the weights must be pushed again and the
+            batch be begun anew, because only servers are left that were lost since the last push.
 
         Raises:
             RolloutError: no full batch could be had; raised on every rank.
             RewardError: a reward is not a finite number; raised on every rank.
             LeaveRequested: interrupted, on every rank; the state is as before.
         """
+        self.is_under_way = False
         told: dict[str, Any]
-        collected = on_rank_zero(lambda: self._rank_zero.collect(state), self._groups)
+        collected = on_rank_zero(lambda: self._collect(state), self._groups)
+        if not from_rank_zero(collected is not None, self._groups):
+            self._pushed = None
+            return None
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
         told = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
         told = from_rank_zero(told, self._groups)
         state.prompt_position = told["position"]
         return batch, told["metrics"]
 
+    def _collect(self, state: TrainState) -> Collected | None:
+        try:
+            collected = self._rank_zero.collect(state)
+        except ServersWaitError as error:
+            self._num_waits += 1
+            if self._num_waits == _MAX_PUSHES:
+                raise RolloutError(f"All rollout servers were lost {_MAX_PUSHES} times in one step: {error}") from error
+            return None
+        self._num_waits = 0
+        return collected
+
     def interrupt(self) -> None:
-        """Have `collect` give up where it samples; it then raises LeaveRequested on all ranks. For signal handlers."""
+        """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
         if self._worker is not None:
             self._worker.interrupt()
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ from megacov.errors import LeaveRequested, WeightSyncError
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
 from megacov.rollout import RolloutClient, SampledGroups, Sampler, refuse_unsafe, version_warning
+from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
 from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
+
+_CLOSE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,21 @@ class Collected:
     prompt_position: int
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A batch that is being sampled, and what the fleet had counted before."""
+
+    sampling: Future[SampledGroups]
+    stream: PromptStream
+    num_failovers: int
+    num_restarts: int
+
+
 class RolloutWorker:
-    """Prompts, servers and verifier of a run. It owns an event loop, on which its clients live."""
+    """Prompts, servers and verifier of a run. Its clients and its verifier live on an event loop of their own."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[], None] | None = None
+        self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
         """Read the data and start the servers that the run has for itself; `wait_ready` waits for them.
 
@@ -49,7 +65,7 @@ class RolloutWorker:
             config: of the run.
             folder: of the run.
             vocab_size: rows of the model's embedding.
-            on_group: called after each sampled group.
+            on_group: called after each sampled group, on another thread, with the number of them in this batch.
 
         Raises:
             ConfigError: an unknown verifier, or keys that cannot be used.
@@ -60,7 +76,8 @@ class RolloutWorker:
         self._stack = ExitStack()
         self._is_interrupted = False
         self.push_times = PushTimes()
-        self._sampling: asyncio.Task[SampledGroups] | None = None
+        self._sampling: asyncio.Task[Any] | None = None
+        self._under_way: _UnderWay | None = None
         self._verify = get_verifier(config.rewards.verifier)
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
         self._prompts = load_prompts(
@@ -73,6 +90,8 @@ class RolloutWorker:
             max_prompt_length=config.data.max_prompt_length,
         )
         self._keys = find_keys(config)
+        # Before the servers, so that it ends after them.
+        self._loop = self._stack.enter_context(LoopThread())
         self._servers = make_servers(config, folder, self._keys)
         for server in self._servers:
             self._stack.callback(server.stop)
@@ -88,8 +107,6 @@ class RolloutWorker:
         deadline = time.monotonic() + rollout.start_timeout_s
         for server in self._servers:
             server.wait_ready(deadline)
-        self._runner = self._stack.enter_context(asyncio.Runner())
-        self._runner.get_loop().set_exception_handler(_report_unless_leaving)
         self._fleet = make_fleet(
             self._config,
             self._servers,
@@ -97,15 +114,17 @@ class RolloutWorker:
             vocab_size=self._vocab_size,
             bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
         )
-        self._stack.callback(lambda: self._runner.run(self._fleet.aclose()))
+        self._stack.callback(self._disconnect)
         for client in self._fleet.receiving:
-            self._runner.run(client.wait_healthy(rollout.start_timeout_s))
-            self._check_version(self._runner.run(client.learn_capabilities()).version, client.address)
+            self._loop.run(client.wait_healthy(rollout.start_timeout_s))
+            self._check_version(self._loop.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
-        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._runner.run)
+        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
+
+        No batch is under way then: its samples come from one version.
 
         Args:
             weights: (Hugging Face name, tensor); taken one by one.
@@ -117,14 +136,15 @@ class RolloutWorker:
         Raises:
             WeightSyncError: another push would not help.
         """
+        assert self._under_way is None
         self._fleet.versions.add(str(version))
         try:
             self.push_times = self._transport.push(version, weights)
         except ServersFailedError as error:
-            if error.failures and not self._runner.run(self._fleet.drop_failed(error.failures)):
+            if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
             return str(error)
-        self._runner.run(self._fleet.admit())
+        self._loop.run(self._fleet.admit())
         return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
@@ -132,11 +152,35 @@ class RolloutWorker:
         self._check_version(client.capabilities.version, client.address)
         await self._transport.bring_up_to_date(client)
 
-    def collect(self, state: TrainState) -> Collected:
-        """Sample and judge one rollout batch.
+    def begin(self, *, step: int, version: int, prompt_position: int) -> None:
+        """Begin to sample and judge a rollout batch, and come back at once.
 
         Args:
-            state: where the run stands.
+            step: that will be trained on it, from 0.
+            version: of the weights on the servers.
+            prompt_position: where its prompts begin in the data.
+        """
+        assert self._under_way is None
+        run, rollout = self._config.run, self._config.rollout
+        stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
+        numbers, on_group = count(1), self._on_group
+        sample = partial(
+            self._sampler.sample_groups,
+            _one_by_one(stream),
+            rollout.prompts_per_step,
+            expected_version=str(version),
+            # SGLang gives all copies of a request with a seed the same tokens.
+            seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
+            on_group=None if on_group is None else lambda: on_group(next(numbers)),
+        )
+        future = self._loop.start(self._interruptible(sample))
+        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._fleet.num_restarts)
+
+    def collect(self, state: TrainState) -> Collected:
+        """Wait for the batch that was begun.
+
+        Args:
+            state: where the run stands that trains on it.
 
         Returns:
             The batch, its metrics and the data position after it.
@@ -146,51 +190,49 @@ class RolloutWorker:
             RewardError: a reward is not a finite number.
             DataError: no completion holds a token.
             LeaveRequested: `interrupt` was called.
+            ServersWaitError: only servers are left that must be given the current weights by a push.
         """
-        run, rollout = self._config.run, self._config.rollout
-        stream = PromptStream(
-            self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=state.prompt_position
-        )
-        sampling = self._sampler.sample_groups(
-            _one_by_one(stream),
-            rollout.prompts_per_step,
-            expected_version=str(state.weight_version),
-            # SGLang gives all copies of a request with a seed the same tokens.
-            seed=run.seed * 1_000_003 + state.step if rollout.engine == "embedded" else None,
-            on_group=self._on_group,
-        )
-        fleet, before = self._fleet, (self._fleet.num_failovers, self._fleet.num_restarts)
-        groups = self._runner.run(self._interruptible(fleet.watched(sampling)))
-        batch = build_rollout_batch(groups.samples, max_response_length=rollout.max_response_length)
-        write_samples(self._folder, groups.samples[: self._config.monitor.samples_per_step], step=state.step + 1)
+        assert self._under_way is not None
+        begun, self._under_way = self._under_way, None
+        groups = begun.sampling.result()
+        batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
+        kept = groups.samples[: self._config.monitor.samples_per_step]
+        write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         metrics = _metrics(groups, state.weight_version) | {
-            "rollout/failovers": fleet.num_failovers - before[0],
-            "rollout/servers": len(fleet.serving),
-            "rollout/server_restarts": fleet.num_restarts - before[1],
+            "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
+            "rollout/servers": len(self._fleet.serving),
+            "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
+            **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
-        return Collected(batch, metrics, stream.position)
+        return Collected(batch, metrics, begun.stream.position)
 
     def interrupt(self) -> None:
-        """Have this and every later `collect` give up. For signal handlers, in the thread that collects."""
+        """Have the batch under way and every later one give up, which `collect` then tells. For signal handlers."""
         self._is_interrupted = True
-        if self._sampling is not None:
-            # Wakes the event loop, which a signal handler alone would not.
-            self._runner.get_loop().call_soon_threadsafe(self._sampling.cancel)
+        sampling = self._sampling  # as it is now: the loop's thread may end it
+        if sampling is not None:
+            self._loop.cancel(sampling)
 
-    async def _interruptible(self, sampling: Coroutine[None, None, SampledGroups]) -> SampledGroups:
-        self._sampling = asyncio.ensure_future(sampling)
+    async def _interruptible(self, sample: Callable[[], Coroutine[None, None, SampledGroups]]) -> SampledGroups:
+        # First, so that `interrupt` finds it or is found.
+        self._sampling = asyncio.current_task()
         try:
             if self._is_interrupted:
-                self._sampling.cancel()
-            return await self._sampling
+                raise LeaveRequested("the rollout was interrupted.")
+            return await self._fleet.watched(sample())
         except asyncio.CancelledError as error:
             raise LeaveRequested("the rollout was interrupted.") from error
         finally:
             self._sampling = None
 
     def close(self) -> None:
-        """Close the connections and end the servers. Safe to call again."""
+        """Give up what is under way, close the connections and end the servers. Safe to call again."""
         self._stack.close()
+
+    def _disconnect(self) -> None:
+        self._loop.cancel_all()
+        with suppress(TimeoutError):
+            self._loop.run(self._fleet.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
 
     def _check_version(self, version: str, address: str) -> None:
         if self._servers:
@@ -214,12 +256,6 @@ class RolloutWorker:
             filter_groups=rollout.filter_groups,
             max_filter_rounds=rollout.max_filter_rounds,
         )
-
-
-def _report_unless_leaving(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A signal that ends the run may be raised inside any task; that is no failure of the task."""
-    if not isinstance(context.get("exception"), SystemExit):
-        loop.default_exception_handler(context)
 
 
 def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:

@@ -83,13 +83,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update=changed)
 
 
-def write_samples(folder: Path, samples: Sequence[Sample], *, step: int) -> None:
+def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version: int) -> None:
     """Keep some responses of a step for reading.
 
     Args:
         folder: of the run.
         samples: to write, one JSON object a line.
         step: of the run.
+        version: of the weights that are trained on them.
 
     Raises:
         DataError: the disk does not take them.
@@ -104,6 +105,8 @@ def write_samples(folder: Path, samples: Sequence[Sample], *, step: int) -> None
                 "reward": sample.reward,
                 "tokens": len(sample.completion.token_ids),
                 "finish_reason": sample.completion.finish_reason,
+                "versions": [span.version for span in sample.completion.version_spans],
+                "staleness": max((version - int(span.version) for span in sample.completion.version_spans), default=0),
             },
             ensure_ascii=False,
         )

@@ -50,6 +50,8 @@ class StepSettings:
     max_mismatch: of the servers' log-probs and the trainer's; None for any. [nats]
     max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
     log_folder: where rank 0 writes why; None for nowhere.
+    last_step: of the run, from 0.
+    samples_ahead: the batch of the next step is sampled while this step trains.
     """
 
     num_updates: int
@@ -63,6 +65,8 @@ class StepSettings:
     max_skipped_updates: int = 0
     log_folder: Path | None = None
     same_count: bool = False
+    last_step: int = 0
+    samples_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,36 @@ def run_updates(
     return outcomes
 
 
+def next_batch(
+    policy: Policy, rollout: RolloutPhase, settings: StepSettings, state: TrainState, clock: PhaseClock
+) -> tuple[RolloutBatch, dict[str, float]]:
+    """The batch to train on; where batches are sampled ahead, the one after it is begun. A collective of all ranks.
+
+    Args:
+        policy: the policy.
+        rollout: prompts, servers and verifier.
+        settings: plain values.
+        state: where the run stands; its data position is advanced.
+        clock: of the step.
+
+    Returns:
+        The batch and its metrics: of the current weights, or, where it was begun a step ago, of those before.
+    """
+    collected = None
+    while collected is None:
+        if not rollout.is_under_way:
+            with clock.phase("weight_sync"):
+                rollout.push_weights(policy, version=state.weight_version)
+            rollout.begin(state, step=state.step)
+        with clock.phase("rollout"):
+            collected = rollout.collect(state)
+    if settings.samples_ahead and state.step < settings.last_step:
+        with clock.phase("weight_sync"):
+            rollout.push_weights(policy, version=state.weight_version)
+        rollout.begin(state, step=state.step + 1)
+    return collected
+
+
 def train_step(
     policy: Policy, rollout: RolloutPhase, algorithm: Algorithm, settings: StepSettings, state: TrainState
 ) -> StepReport:
@@ -212,10 +246,7 @@ def train_step(
         Metrics.
     """
     clock = PhaseClock()
-    with clock.phase("weight_sync"):
-        rollout.push_weights(policy, version=state.weight_version)
-    with clock.phase("rollout"):
-        batch, metrics = rollout.collect(state)
+    batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.phase("log_probs"):
         updates = plan_updates(policy, batch, algorithm, settings)
         inputs = [part for planned in updates for part in planned.inputs]

@@ -47,6 +47,13 @@ def test_the_length_of_a_run_is_free_unless_the_learning_rate_follows_it() -> No
     assert _found("run.steps=500", "optimizer.decay=cosine", before=("optimizer.decay=cosine",)) == ["run.steps"]
 
 
+def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
+    saved = _config().model_dump(mode="json")
+    del saved["rollout"]["max_staleness"]
+    assert contradictions(saved, _config()) == {}
+    assert list(contradictions(saved, _config("rollout.max_staleness=1"))) == ["rollout.max_staleness"]
+
+
 def test_every_free_setting_is_one() -> None:
     names = settings(_config())
     for free in FREE:

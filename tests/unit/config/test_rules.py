@@ -239,6 +239,7 @@ WARNED = {
     },
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
+    "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
 }
 
 

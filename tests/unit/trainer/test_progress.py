@@ -10,7 +10,7 @@ from megacov.trainer.progress import ProgressReport
 
 def test_one_line_a_step_with_the_numbers_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressReport("name", num_steps=3, num_groups=4, choice="off") as report:
-        report.group_sampled()
+        report.group_sampled(1)
         report.step(1, {"reward/mean": 0.25, "entropy/token_mean": 1.5, "cov/mean": 7.0})
     assert capsys.readouterr().out == "name  step 1/3  reward 0.250  entropy 1.500\n"
 
@@ -18,10 +18,10 @@ def test_one_line_a_step_with_the_numbers_that_are_there(capsys: pytest.CaptureF
 def test_a_long_rollout_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
     with ProgressReport("name", num_steps=3, num_groups=2, choice="off") as report:
-        report.group_sampled()
-        report.group_sampled()
+        report.group_sampled(1)
+        report.group_sampled(2)
         report.step(1, {})
-        report.group_sampled()
+        report.group_sampled(1)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "sampling" in line] == [
         "name  sampling: 1 of 2 groups",
@@ -32,8 +32,8 @@ def test_a_long_rollout_says_how_far_it_is(capsys: pytest.CaptureFixture[str], m
 
 def test_bars_are_drawn_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressReport("name", num_steps=3, num_groups=2, choice="on") as report:
-        for _ in range(3):
-            report.group_sampled()
+        for number in range(3):
+            report.group_sampled(number + 1)
         report.step(1, {"reward/mean": 0.25})
     shown = capsys.readouterr().err
     assert "1/3" in shown
