@@ -239,7 +239,7 @@ def _log_probs(some: Sequence[tuple[int, Completion]]) -> Tensor:
 def main(
     requests: Annotated[int, typer.Option(min=1, max=VOCAB_SIZE**PROMPT_LENGTH, help="Requests in all.")] = 10_000,
     servers: Annotated[int, typer.Option(min=1, help="Embedded servers.")] = 4,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 256,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 64,
     kill_every_s: Annotated[float, typer.Option(help="Seconds between two kills.")] = 5.0,
 ) -> None:
     """Run the load, account for every sample, and print what it took."""
