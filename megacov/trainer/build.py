@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -92,20 +92,22 @@ class Run:
     def saved_if_servers_are_lost(self) -> Iterator[None]:
         """Inside, an error of the rollout servers ends the run after a save. A collective of all ranks if it happens.
 
-        Servers are used only between two steps, so that the state is that after the last finished one.
+        What is saved is as it was on entering: such errors come before a step's first update, but perhaps after its
+        batch was taken from the data.
 
         Raises:
             RolloutError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
+        before = replace(self.state)
         try:
             yield
         except (RolloutError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
                 with suppress(CheckpointError):  # the first error counts; this one has been said
-                    self.checkpointer.save_now(self.policy, self.state)
+                    self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"
-                    error.args = (f"{error} (step {self.state.step} is saved; go on with {resume})",)
+                    error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
             raise
 
 

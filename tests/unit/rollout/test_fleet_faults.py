@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from megacov.errors import RolloutError
+from megacov.rollout import fleet as fleet_module
 from megacov.rollout import member
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
@@ -125,6 +126,7 @@ FAULTS: dict[str, tuple[Fault, bool, str]] = {
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     monkeypatch.setattr(member, "_FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(fleet_module, "_MAX_ATTEMPTS", 4)
 
 
 def make_client(address: str) -> RolloutClient:
