@@ -163,9 +163,22 @@ _TABLE = (
     Tag("rollout/server_restarts", "Servers that were lost and started again.", "restarts", "none"),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
     Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),
-    Tag("rollout/aborted", "Responses that the server aborted, thrown away and sampled again.", "responses", "none"),
+    Tag(
+        "rollout/aborted",
+        "Responses that the server aborted unasked, sampled again or gone on with.",
+        "responses",
+        "none",
+    ),
     Tag("rollout/wrong_version", "Responses from other weights, thrown away.", "responses", "none"),
     Tag("rollout/empty", "Responses without a token.", "responses", "none"),
+    Tag("rollout/carried", "Responses finished or begun that were left for the next step.", "responses", "none"),
+    Tag(
+        "rollout/continued_tokens",
+        "Tokens of earlier steps in responses that were gone on with.",
+        "tokens",
+        "none",
+    ),
+    Tag("rollout/stale_dropped", "Responses begun under weights too old by now, sampled anew.", "responses", "none"),
     Tag(
         "rollout/version_lag",
         "Mean number of steps between the weights that sampled a token and those that are trained on it.",

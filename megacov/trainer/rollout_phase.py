@@ -11,6 +11,7 @@ from torch import Tensor
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import broadcast_tensor
 from megacov.parallel.groups import ParallelGroups
+from megacov.rollout import CarriedGroup
 from megacov.trainer.agreement import from_rank_zero, on_rank_zero
 from megacov.trainer.rollout_worker import RolloutWorker
 from megacov.trainer.state import TrainState
@@ -88,6 +89,20 @@ class RolloutPhase:
         told = from_rank_zero(told, self._groups)
         state.prompt_position = told["position"]
         return batch, told["metrics"]
+
+    @property
+    def carried(self) -> tuple[CarriedGroup, ...]:
+        """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
+        return () if self._worker is None else self._worker.carried
+
+    def go_on_with(self, carried: tuple[CarriedGroup, ...]) -> None:
+        """Begin the next batch with what an earlier run has left. Does nothing off rank 0.
+
+        Args:
+            carried: of that run's checkpoint.
+        """
+        if self._worker is not None:
+            self._worker.carried = carried
 
     def interrupt(self) -> None:
         """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""

@@ -104,6 +104,18 @@ BROKEN = {
         },
         "run.deterministic is true and rollout.engine is sglang: .* or rollout.engine=embedded",
     ),
+    "partial_rollouts_have_room_to_age": (
+        {"rollout": {"max_staleness": 1, "extra_prompts": 4}},
+        "rollout.extra_prompts is 4 and rollout.max_staleness is 1: .* set rollout.max_staleness=2",
+    ),
+    "partial_rollouts_have_room_to_age (deadline)": (
+        {"rollout": {"partial_after_s": 60.0}},
+        "rollout.partial_after_s is 60.0 and rollout.max_staleness is 0",
+    ),
+    "partial_rollouts_do_not_repeat": (
+        {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 2, "extra_prompts": 4}},
+        "rollout.extra_prompts is 4 and run.deterministic is true: .* set run.deterministic=false",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
@@ -132,6 +144,8 @@ HELD = [
         "parallel": {"data": 3},
     },
     {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"]}},
+    {"rollout": {"max_staleness": 2, "extra_prompts": 4, "partial_after_s": 60.0}},
+    {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 1}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},

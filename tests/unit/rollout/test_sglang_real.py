@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import psutil
@@ -13,11 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world
+from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import Fleet, GenerateRequest, Member, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
-from megacov.types import Completion, WeightBucket, WeightGroup
+from megacov.types import Completion, Prompt, WeightBucket, WeightGroup
 from megacov.weight_sync import DiskTransport
 from tests.support.sglang_servers import (
     MODEL,
@@ -193,6 +195,44 @@ def test_weights_arrive_by_broadcast_on_both(running):
             await client.destroy_weights_update_group("weights")
 
     asyncio.run(run())
+
+
+def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
+    weights = {str(version): changed_weights(version) for version in range(1, 5)}
+
+    async def run():
+        clients = clients_of(running)
+        transport = DiskTransport(clients, source_model=MODEL, directory=tmp_path / "weights")
+        sampler = PartialSampler(
+            clients=clients,
+            verify=lambda text, _: float(len(text)),
+            samples_per_prompt=8,
+            max_response_length=48,
+            decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
+            max_staleness=4,
+            extra_prompts=6,
+        )
+        source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
+        phases, carried = [], ()
+        for version, tensors in weights.items():
+            await transport.push(int(version), tensors.items())
+            settings = {"carried": carried, "expected_version": version, "trained_version": int(version) + 1}
+            phases.append(await sampler.sample_phase(source, 2, **settings))
+            carried = phases[-1].carried
+        return phases, carried
+
+    phases, carried = asyncio.run(run())
+    samples = [sample for phase in phases for sample in phase.samples]
+    indices = [sample.prompt.index for sample in samples[::8]] + [group.prompt.index for group in carried]
+    assert sorted(indices) == list(range(len(indices))) and len(samples) == 4 * 2 * 8
+    pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
+    assert pieced
+    for sample in pieced[:6]:
+        completion = sample.completion
+        for span in completion.version_spans:
+            expected = log_probs_of(weights[span.version], sample.prompt.token_ids, completion.token_ids)
+            found = torch.tensor(completion.log_probs).double()[span.start : span.end]
+            torch.testing.assert_close(found, expected[span.start : span.end], atol=1e-4, rtol=0.0)
 
 
 @pytest.mark.slow
