@@ -171,6 +171,7 @@ _TABLE = (
     ),
     Tag("rollout/wrong_version", "Responses from other weights, thrown away.", "responses", "none"),
     Tag("rollout/empty", "Responses without a token.", "responses", "none"),
+    Tag("rollout/groups", "Groups that were trained on.", "groups", "none"),
     Tag("rollout/carried", "Responses finished or begun that were left for the next step.", "responses", "none"),
     Tag(
         "rollout/continued_tokens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -44,9 +45,13 @@ class _Growing:
 
 @dataclass(slots=True, eq=False)
 class _Phase:
-    """One call of `sample_phase`: the groups under way by their tasks, and those that came to an end."""
+    """One call of `sample_phase`: the groups under way by their tasks, and those that came to an end.
+
+    oldest: weight version of a token that may still be trained on.
+    """
 
     call: SamplingCall
+    oldest: int
     tasks: dict[asyncio.Task[None], _Growing] = field(default_factory=dict)
     kept: list[tuple[_Growing, JudgedGroup]] = field(default_factory=list)
     dropped: list[JudgedGroup] = field(default_factory=list)
@@ -105,14 +110,11 @@ class PartialSampler(Sampler):
         """
         source, report, retries_before = iter(prompts), SamplingReport(), self._num_retries()
         call = SamplingCall(report, expected_version, seed, on_group, asyncio.Semaphore(self.max_concurrency))
-        phase = _Phase(call)
+        phase = _Phase(call, oldest=trained_version - self.max_staleness)
+        num_fresh = max(0, num_groups + self.extra_prompts - len(carried))
         try:
-            for group in carried:
-                self._start(
-                    phase, group.prompt, self._pieces(group, report, oldest=trained_version - self.max_staleness)
-                )
-            for prompt in islice(source, max(0, num_groups + self.extra_prompts - len(carried))):
-                self._start(phase, prompt, self._pieces(CarriedGroup(prompt, ()), report, oldest=0))
+            for group in [*carried, *map(_fresh, islice(source, num_fresh))]:
+                self._start(phase, group)
             await self._wait_for_enough(phase, source, num_groups)
             await self._end(phase)
         finally:
@@ -122,21 +124,18 @@ class PartialSampler(Sampler):
         report.retries = self._num_retries() - retries_before
         return self._sorted_out(phase, num_groups)
 
-    def _pieces(self, group: CarriedGroup, report: SamplingReport, *, oldest: int) -> list[Completion]:
-        """One for every sample; those too old to be trained on begin anew."""
+    def _start(self, phase: _Phase, group: CarriedGroup, *, refill_round: int = 0) -> None:
         pieces = [*group.completions, *[NOT_BEGUN] * self.samples_per_prompt][: self.samples_per_prompt]
+        report = phase.call.report
         for copy, piece in enumerate(pieces):
-            if is_too_old(piece, oldest=oldest):
+            if is_too_old(piece, oldest=phase.oldest):
                 pieces[copy] = NOT_BEGUN
                 report.stale_dropped += 1
             elif piece.finish_reason == "abort":
                 report.continued_tokens += len(piece.token_ids)
-        return pieces
-
-    def _start(self, phase: _Phase, prompt: Prompt, pieces: list[Completion], *, refill_round: int = 0) -> None:
-        group = _Growing(phase.num_started, prompt, pieces, refill_round)
+        growing = _Growing(phase.num_started, group.prompt, pieces, refill_round)
         phase.num_started += 1
-        phase.tasks[asyncio.create_task(self._grow(phase, group))] = group
+        phase.tasks[asyncio.create_task(self._grow(phase, growing))] = growing
 
     async def _wait_for_enough(self, phase: _Phase, source: Iterable[Prompt], num_groups: int) -> None:
         late_at = None if self.partial_after_s is None else time.monotonic() + self.partial_after_s
@@ -155,9 +154,8 @@ class PartialSampler(Sampler):
                 group = phase.tasks.pop(task)
                 task.result()
                 if not self._keeps(phase, group) and group.round < self.max_filter_rounds:
-                    for prompt in islice(source, 1):
-                        fresh = [NOT_BEGUN] * self.samples_per_prompt
-                        self._start(phase, prompt, fresh, refill_round=group.round + 1)
+                    for fresh in map(_fresh, islice(source, 1)):
+                        self._start(phase, fresh, refill_round=group.round + 1)
 
     def _keeps(self, phase: _Phase, group: _Growing) -> bool:
         """Judge a finished group, and say whether it can be trained on."""
@@ -218,16 +216,23 @@ class PartialSampler(Sampler):
         ]
 
     def _sorted_out(self, phase: _Phase, num_groups: int) -> SampledGroups:
-        """The groups to train on, in the order in which they began; whatever else was under way is carried."""
+        """The groups to train on, those that ended first; whatever else was under way is carried."""
         report = phase.call.report
-        num_used = min(num_groups, self._usable(len(phase.kept)))
-        used = sorted(phase.kept[:num_used], key=lambda pair: pair[0].number)
         # The wanted number itself is one that can be trained on.
+        num_used = min(num_groups, self._usable(len(phase.kept)))
+        # Mixed: in the order of their beginning or end, the first update would get all the carried or the short ones.
+        used = sorted(
+            phase.kept[:num_used], key=lambda pair: random.Random(f"{phase.oldest}/{pair[0].prompt.index}").random()
+        )
         left = [*(group for group, _ in phase.kept[num_used:]), *phase.tasks.values()]
         carried = [CarriedGroup(group.prompt, tuple(group.pieces)) for group in left]
         report.dropped_groups = len(phase.dropped)
         report.carried = sum(piece != NOT_BEGUN for group in carried for piece in group.completions)
         return self._sampled([judged for _, judged in used], phase.dropped, report, carried)
+
+
+def _fresh(prompt: Prompt) -> CarriedGroup:
+    return CarriedGroup(prompt, ())
 
 
 async def _abort_all(client: RolloutClient) -> None:

@@ -144,7 +144,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutPhase(groups, worker)
         if worker is not None and good is not None:
-            rollout.go_on_with(read_carried(good))
+            worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         writer = None
         if progress is not None:

@@ -31,6 +31,7 @@ def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
         "rollout/aborted": report.aborted,
         "rollout/wrong_version": report.wrong_version,
         "rollout/empty": report.empty,
+        "rollout/groups": len({sample.group for sample in groups.samples}),
         "rollout/carried": report.carried,
         "rollout/continued_tokens": report.continued_tokens,
         "rollout/stale_dropped": report.stale_dropped,

@@ -95,15 +95,6 @@ class RolloutPhase:
         """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
         return () if self._worker is None else self._worker.carried
 
-    def go_on_with(self, carried: tuple[CarriedGroup, ...]) -> None:
-        """Begin the next batch with what an earlier run has left. Does nothing off rank 0.
-
-        Args:
-            carried: of that run's checkpoint.
-        """
-        if self._worker is not None:
-            self._worker.carried = carried
-
     def interrupt(self) -> None:
         """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
         if self._worker is not None:

@@ -10,6 +10,8 @@ from megacov.rollout import EmbeddedServer, Fleet, Member, RolloutClient, Server
 
 _SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
 
+_CONTROL_CONNECTIONS = 8
+
 
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
     """What is to be started; nothing is started here.
@@ -48,6 +50,8 @@ def make_fleet(
         The fleet.
     """
     rollout = config.rollout
+    # What partial rollouts go on with is one request a response. Control and signs of health find a place as well.
+    most_requests = rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
     def make_client(address: str) -> RolloutClient:
         return RolloutClient(
@@ -55,7 +59,7 @@ def make_fleet(
             vocab_size=vocab_size,
             request_timeout_s=rollout.request_timeout_s,
             max_retries=rollout.max_retries,
-            max_connections=rollout.max_concurrency,
+            max_connections=most_requests + _CONTROL_CONNECTIONS,
             api_key=keys.api if rollout.servers else None,
             admin_key=keys.admin if rollout.servers else None,
         )

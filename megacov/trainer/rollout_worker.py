@@ -29,7 +29,7 @@ from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
 from megacov.weight_sync import DiskTransport
 
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 3.0
 _TRANSPORTS = {"disk": DiskTransport}
 
 

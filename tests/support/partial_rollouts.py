@@ -84,11 +84,11 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
 
 
 def trained(sampled: SampledGroups) -> list[int]:
-    """Indices of the prompts that are trained on."""
+    """Indices of the prompts that are trained on, in their order."""
     for one in sampled.samples:
         assert one.completion.token_ids == tuple(BIG + place for place in range(LENGTH))
     assert [one.group for one in sampled.samples] == [i // N for i in range(len(sampled.samples))]
-    return [one.prompt.index for one in sampled.samples[::N]]
+    return sorted(one.prompt.index for one in sampled.samples[::N])
 
 
 async def phase(

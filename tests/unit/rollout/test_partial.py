@@ -37,14 +37,15 @@ def test_what_is_slow_is_left_and_gone_on_with():
     assert sorted(continued) == [[0, BIG, BIG + 1]] * 2 + [[2, BIG, BIG + 1]]
     assert second.report.continued_tokens == 3 * MADE
     assert [group.prompt.index for group in second.carried] == [4, 5]
-    spans = [[(span.version, span.start, span.end) for span in one.completion.version_spans] for one in second.samples]
+    samples = sorted(second.samples, key=lambda one: one.prompt.index)
+    spans = [[(span.version, span.start, span.end) for span in one.completion.version_spans] for one in samples]
     cut = [("0", 0, MADE), ("1", MADE, LENGTH)]
     assert spans == [cut, cut, [("0", 0, LENGTH)], cut]
-    for one in second.samples:
-        versions = {place: int(v) for v, start, end in spans[second.samples.index(one)] for place in range(start, end)}
+    for one, of_one in zip(samples, spans, strict=True):
+        versions = {place: int(version) for version, start, end in of_one for place in range(start, end)}
         expected = [-(BIG + place) - versions[place] / 10 for place in range(LENGTH)]
         assert list(one.completion.log_probs) == pytest.approx(expected)
-    assert second.samples[0].completion.text == ",".join(str(BIG + place) for place in range(LENGTH))
+    assert samples[0].completion.text == ",".join(str(BIG + place) for place in range(LENGTH))
 
 
 def test_groups_that_end_beyond_the_wanted_number_are_carried_whole():
@@ -64,6 +65,22 @@ def test_groups_that_end_beyond_the_wanted_number_are_carried_whole():
     assert whole == num_asked - 2
     assert first.report.carried == N * whole
     assert [group.prompt.index for group in first.carried] == list(range(2, 8))
+
+
+def test_what_was_carried_is_spread_over_the_batch():
+    async def run():
+        server = Server(is_slow=lambda index, copy: index < 20)
+        async with sampler_of(server, extra_prompts=20) as sampler:
+            source = map(prompt, range(100))
+            first = await phase(sampler, server, source, num_groups=20)
+            server.is_slow = lambda index, copy: index >= 60
+            return await phase(sampler, server, source, first.carried, version=1, num_groups=40)
+
+    sampled = asyncio.run(run())
+    is_carried = [one.prompt.index < 20 for one in sampled.samples[::N]]
+    assert sum(is_carried) == 20
+    # In hardly any order has a half fewer or more of them; this one is fixed.
+    assert 4 <= sum(is_carried[:20]) <= 16
 
 
 def test_tokens_that_would_be_too_old_are_sampled_anew():
@@ -88,8 +105,8 @@ def test_tokens_that_would_be_too_old_are_sampled_anew():
     assert oldest == {"2"}
 
 
-@pytest.mark.parametrize(("fewest", "expected"), [(1, [0, 1]), (4, [0, 1, 2, 3])])
-def test_after_a_time_fewer_groups_will_do_if_they_can_be_trained_on(fewest: int, expected: list[int]):
+@pytest.mark.parametrize(("fewest", "usable", "candidates"), [(1, 2, {0, 1, 2}), (4, 4, {0, 1, 2, 3})])
+def test_after_a_time_fewer_groups_will_do_if_they_can_be_trained_on(fewest: int, usable: int, candidates: set[int]):
     async def run():
         late = asyncio.Event()
         server = Server(is_slow=lambda index, copy: index > 3)
@@ -112,8 +129,8 @@ def test_after_a_time_fewer_groups_will_do_if_they_can_be_trained_on(fewest: int
             return sampled
 
     sampled = asyncio.run(run())
-    assert trained(sampled) == expected
-    assert [group.prompt.index for group in sampled.carried] == [index for index in range(6) if index not in expected]
+    assert len(trained(sampled)) == usable and set(trained(sampled)) <= candidates
+    assert sorted(trained(sampled) + [group.prompt.index for group in sampled.carried]) == list(range(6))
 
 
 def test_all_groups_come_where_there_is_time():
