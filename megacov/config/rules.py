@@ -165,6 +165,16 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
     )
 
 
+def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
+    """The embedded server knows one way for weights to come."""
+    if config.rollout.engine != "embedded" or config.weight_sync.transport == "disk":
+        return None
+    return (
+        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, which takes weights "
+        "from disk only: set weight_sync.transport=disk or rollout.engine=sglang."
+    )
+
+
 RULES: tuple[Rule, ...] = (
     ratio_is_a_fraction,
     loss_and_selection_fit,
@@ -179,6 +189,7 @@ RULES: tuple[Rule, ...] = (
     repeatable_samples_come_from_the_embedded_server,
     partial_rollouts_have_room_to_age,
     partial_rollouts_do_not_repeat,
+    the_embedded_server_reads_weights_from_disk,
 )
 
 

@@ -13,6 +13,7 @@ from megacov.config.algorithm import AlgorithmSection
 from megacov.config.checkpoint import CheckpointSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
+from megacov.config.weight_sync import WeightSyncSection
 
 
 class RunSection(Section):
@@ -154,19 +155,6 @@ class MonitorSection(Section):
     """Progress bars; auto shows them on a terminal and prints plain lines elsewhere."""
     samples_per_step: StrictInt = Field(8, ge=0)
     """Responses written to RUN/samples in each step. [sequences]"""
-
-
-class WeightSyncSection(Section):
-    """How new weights reach the rollout servers."""
-
-    transport: Literal["disk"] = "disk"
-    """disk: safetensors in a folder that trainer and servers both see."""
-    directory: Path | None = None
-    """That folder; null for RUN/weights."""
-    keep: StrictInt = Field(2, ge=1)
-    """Newest versions left on disk. [versions]"""
-    verify: bool = True
-    """Check after each update that every server answers with the new version."""
 
 
 class RunConfig(Section):

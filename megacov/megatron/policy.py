@@ -170,7 +170,7 @@ class Policy:
         """The whole model by Hugging Face name; every rank iterates to the end, only rank 0 receives tensors.
 
         Returns:
-            Iterator of (name, tensor on the CPU).
+            Iterator of (name, tensor on the model's device); each is put together when it is asked for.
         """
         return gather_hf_weights(self.chunks, self.shape, self.groups)
 

@@ -159,7 +159,7 @@ def gather_hf_weights(
         groups: of this rank.
 
     Yields:
-        (name, full tensor on the CPU, in the model's dtype, its own copy) on global rank 0.
+        (name, full tensor on the model's device and in its dtype, its own copy) on global rank 0.
     """
     if groups.replica_rank != 0 and groups.expert_replica_rank != 0:
         return
@@ -184,7 +184,7 @@ def gather_hf_weights(
                 assert groups.pp is not None
                 dist.broadcast(tensor, dist.get_global_rank(groups.pp, owner), group=groups.pp)
             if groups.pp_rank == 0:
-                yield name, tensor.cpu()
+                yield name, tensor
 
 
 def _gather_shards(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.carried import CarriedGroup, dump_carried, load_carried
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
+from megacov.rollout.fleet import Fleet, Member, ServersWaitError
 from megacov.rollout.groups import SampledGroups, SamplingReport
 from megacov.rollout.partial import PartialSampler
 from megacov.rollout.sampler import Sampler
@@ -27,6 +27,7 @@ __all__ = [
     "SamplingReport",
     "ServerKeys",
     "ServerProcess",
+    "ServersWaitError",
     "SglangServer",
     "dump_carried",
     "load_carried",

@@ -30,6 +30,9 @@ class Capabilities:
     version_spans: completions tell which of their tokens came from which weights; before, only the version at the end.
     flattened_buckets: many tensors may arrive as one.
     request_seeds: a seed in a request has an effect; SGLang then gives all copies of the request the same tokens.
+    tensor_parallel: ranks that hold parts of the weights. [ranks]
+    other_parallel: copies or pipeline stages of these. [copies]
+    memory_saver: memory can be given back and taken again.
     """
 
     version: str = NEWEST_TESTED_VERSION
@@ -38,6 +41,9 @@ class Capabilities:
     version_spans: bool = True
     flattened_buckets: bool = True
     request_seeds: bool = True
+    tensor_parallel: int = 1
+    other_parallel: int = 1
+    memory_saver: bool = False
 
 
 def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
@@ -67,7 +73,15 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         version_spans=number >= Version("0.5.19"),
         flattened_buckets=number >= Version("0.5.6"),
         request_seeds=bool(server_info.get("enable_deterministic_inference", False)),
+        tensor_parallel=_size(server_info, "tp_size"),
+        other_parallel=_size(server_info, "pp_size") * _size(server_info, "dp_size"),
+        memory_saver=bool(server_info.get("enable_memory_saver", False)),
     )
+
+
+def _size(server_info: Mapping[str, Any], name: str) -> int:
+    size = server_info.get(name, 1)
+    return size if isinstance(size, int) else 1
 
 
 def refuse_unsafe(version: str, *, server: str) -> None:

@@ -153,7 +153,8 @@ class RolloutClient(WeightCalls):
         raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({said}); look at the server's log.")
 
     async def _get_info(self, path: str) -> dict[str, Any]:
-        response = await self.send("GET", path, None, timeout_s=_INFO_TIMEOUT_S, accepts_404=True)
+        timeout_s = min(_INFO_TIMEOUT_S, self.request_timeout_s)
+        response = await self.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
         if response.status_code == httpx.codes.NOT_FOUND:  # SGLang before 0.5.6
-            response = await self.send("GET", path.replace("/", "/get_"), None, timeout_s=_INFO_TIMEOUT_S)
+            response = await self.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)
         return parsed(response, self.address)

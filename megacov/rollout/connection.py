@@ -19,6 +19,8 @@ from megacov.rollout.wire import error_sentence
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
+# SGLang closes a connection that is idle for 5 s, and a request that meets the close is lost.
+_KEEP_ALIVE_S = 2.0
 # Everything else wants the administrator's key, if there is one.
 _OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
@@ -180,7 +182,7 @@ class Connection:
 
     def _open_lane(self) -> httpx.AsyncClient:
         # trust_env would send requests to a server on this machine through the proxy of the environment.
-        limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
         return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
 
 

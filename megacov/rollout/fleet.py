@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -24,17 +24,22 @@ _FIRST_BACKOFF_S = 1.0
 _LAST_BACKOFF_S = 60.0
 
 
+class ServersWaitError(RolloutError):
+    """No server has the current weights, but some that are well would take them now."""
+
+
 @dataclass(eq=False)
 class Member:
     """One server and what is known of it.
 
     serving: it holds the current weights and gets requests. out: nothing is asked of it until `retry_at`. starting: its
-    process has been started anew. started: that generates, and wants the current weights. gone: it will not come back.
+    process has been started anew. started: that generates, and wants the current weights. waiting: it is well, and can
+    have them with the next push only. gone: it will not come back.
     """
 
     client: RolloutClient
     server: ServerProcess | None = None
-    state: Literal["serving", "out", "starting", "started", "gone"] = "serving"
+    state: Literal["serving", "out", "starting", "started", "waiting", "gone"] = "serving"
     under_way: int = 0
     failures: int = 0
     setbacks: int = 0  # times lost since it last answered
@@ -50,24 +55,25 @@ class Fleet:
 
     members: at least one; all hold the same weights at the beginning.
     make_client: for the address of a server that was started anew.
-    bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on.
+    bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on. None where that
+        cannot be done between two pushes.
     max_restarts: of one server that this process has started. [restarts]
     start_timeout_s: until a restarted server must generate, and for which a request waits for any server. [s]
     watch_s: between two looks at all servers. [s]
     health_timeout_s: for one sign of health; two missing in a row are too many. [s]
-    serving: clients of the servers that get requests and new weights now; the same list always.
+    receiving: clients of the servers that a push of new weights goes to; the same list always.
     num_failovers: requests that went on to another server. [requests]
     num_restarts: servers that were started anew. [restarts]
     """
 
     members: Sequence[Member]
     make_client: Callable[[str], RolloutClient]
-    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]]
+    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None
     max_restarts: int = 0
     start_timeout_s: float = 300.0
     watch_s: float = 2.0
     health_timeout_s: float = 30.0
-    serving: list[RolloutClient] = field(default_factory=list, init=False)
+    receiving: list[RolloutClient] = field(default_factory=list, init=False)
     num_failovers: int = field(default=0, init=False)
     num_restarts: int = field(default=0, init=False)
     _retries_of_former: int = field(default=0, init=False)
@@ -137,15 +143,34 @@ class Fleet:
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
 
-    async def drop_lost(self) -> bool:
-        """See which serving servers are there at all, which they can tell while they are paused.
+    @property
+    def serving(self) -> list[RolloutClient]:
+        """Clients of the servers that get requests now."""
+        return [member.client for member in self.members if member.state == "serving"]
+
+    async def drop_failed(self, failures: Mapping[Any, RolloutError]) -> bool:
+        """Take servers that did not take new weights out of service; they come back with whole ones, or not at all.
+
+        Args:
+            failures: client -> why.
 
         Returns:
-            Whether one was lost, so that what failed may succeed without it.
+            Whether a push to those that are left can do better: not if all refused, since a restart mends no refusal.
         """
-        before = len(self.serving)
-        await asyncio.gather(*(self._check_presence(member) for member in self.members if member.state == "serving"))
-        return len(self.serving) < before
+        failed = [member for member in self.members if member.client in failures]
+        if len(failed) == len(self.receiving) and all(
+            isinstance(failures[member.client], RequestRefusedError) for member in failed
+        ):
+            return False
+        for member in failed:
+            self._lose(member, str(failures[member.client]))
+        return bool(failed) and (bool(self.receiving) or self.may_recover)
+
+    async def admit(self) -> None:
+        """After a push that all receiving servers have taken: all of them serve."""
+        for member in self.members:
+            if member.state == "waiting":
+                self._put_to_service(member)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -158,6 +183,8 @@ class Fleet:
             serving = [member for member in self.members if member.state == "serving"]
             if serving:
                 return min(serving, key=lambda member: (member in tried, member.under_way))
+            if any(member.state == "waiting" for member in self.members):
+                raise ServersWaitError("The rollout servers that are left wait for the weights of the next push.")
             left_s = deadline - time.monotonic()
             if not self.may_recover or left_s <= 0.0:
                 whys = "; ".join(member.why for member in self.members)
@@ -195,11 +222,11 @@ class Fleet:
         if member.server is not None and member.restarts >= self.max_restarts:
             member.state = "gone"
         self._note_change()
-        if self.serving or self.may_recover:  # otherwise the error that ends the run says it
+        if self.receiving or self.may_recover:  # otherwise the error that ends the run says it
             print(f"megacov: a rollout server is lost: {why}", flush=True)
 
     def _note_change(self) -> None:
-        self.serving[:] = [member.client for member in self.members if member.state == "serving"]
+        self.receiving[:] = [member.client for member in self.members if member.state in ("serving", "waiting")]
         self._changed.set()
 
     async def _watch(self) -> None:
@@ -207,7 +234,7 @@ class Fleet:
 
     async def _watch_member(self, member: Member) -> None:
         while member.state != "gone":
-            if member.state == "serving":
+            if member.state in ("serving", "waiting"):
                 await self._check_health(member)
             elif member.state != "out" or time.monotonic() >= member.retry_at:
                 try:
@@ -215,14 +242,6 @@ class Fleet:
                 except (RolloutError, WeightSyncError) as error:
                     self._lose(member, str(error))
             await asyncio.sleep(self.watch_s)
-
-    async def _check_presence(self, member: Member) -> None:
-        try:
-            if member.server is not None:
-                member.server.check_alive()
-            await member.client.model_info()
-        except RolloutError as error:
-            self._lose(member, str(error))
 
     async def _check_health(self, member: Member) -> None:
         try:
@@ -232,7 +251,7 @@ class Fleet:
                 # Once more: a server with much to do may be late.
                 await member.client.wait_healthy(self.health_timeout_s)
         except RolloutError as error:
-            if member.state == "serving":  # and not found lost by a request meanwhile
+            if member.state in ("serving", "waiting"):  # and not found lost by a request meanwhile
                 self._lose(member, str(error))
 
     async def _recover(self, member: Member) -> None:
@@ -241,8 +260,19 @@ class Fleet:
             return
         await member.client.learn_capabilities()
         # First: a server that was lost in an update is paused, and gives no sign of health.
-        await self.bring_up_to_date(member.client)
+        if self.bring_up_to_date is not None:
+            await self.bring_up_to_date(member.client)
+        else:
+            await member.client.abandon_weight_update()
+            await member.client.resume()
         await member.client.wait_healthy(self.health_timeout_s)
+        if self.bring_up_to_date is not None:
+            self._put_to_service(member)
+        else:
+            member.state, member.lost = "waiting", asyncio.Event()
+            self._note_change()
+
+    def _put_to_service(self, member: Member) -> None:
         member.state, member.lost, member.failures = "serving", asyncio.Event(), 0
         self._note_change()
         print(f"megacov: the rollout server {member.client.address} is back with the current weights.", flush=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from megacov.errors import RolloutError
 from megacov.rollout.capabilities import Capabilities
-from megacov.rollout.connection import Connection, parsed
+from megacov.rollout.connection import Connection, RequestRefusedError, parsed
 from megacov.rollout.wire import error_sentence
 from megacov.types import WeightBucket, WeightGroup
+
+_PROBE_TIMEOUT_S = 30.0
 
 
 class _RankChecksums(BaseModel):
@@ -29,6 +32,11 @@ class WeightCalls(Connection):
     """
 
     capabilities = Capabilities()
+
+    @property
+    def num_ranks(self) -> int:
+        """Tensor-parallel ranks of the server."""
+        return self.capabilities.tensor_parallel
 
     async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
         """Let the server load new weights.
@@ -61,6 +69,17 @@ class WeightCalls(Connection):
         """
         if self.capabilities.weight_sessions:
             await self._update("/end_weight_update", {}, "end the update of its weights")
+
+    async def abandon_weight_update(self) -> None:
+        """Close an update by tensors that failed, if one is open. The weights stay mixed, and keep the old name.
+
+        Raises:
+            RolloutError: the server did not answer.
+        """
+        # Either call goes through to what holds the weights, and so tells whether that still answers.
+        path = "/end_weight_update" if self.capabilities.weight_sessions else "/flush_cache"
+        with suppress(RequestRefusedError):
+            await self.send("POST", path, {}, timeout_s=min(self.request_timeout_s, _PROBE_TIMEOUT_S))
 
     async def init_weights_update_group(self, group: WeightGroup) -> None:
         """Have the server join a process group; answers when rank 0 has joined as well.
@@ -126,6 +145,19 @@ class WeightCalls(Connection):
         if weight_version is not None:
             body["weight_version"] = weight_version
         await self._update("/update_weights_from_distributed", body, f"take {len(bucket.names)} tensors")
+
+    async def update_weights_from_tensor(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
+        """Have the server take tensors that stand in the request, or whose memory the request names.
+
+        Args:
+            payloads: for each of its tensor-parallel ranks, base64 of a pickled list of (Hugging Face name, tensor).
+            flush_cache: drop the prefix cache with the old weights.
+
+        Raises:
+            RolloutError: the server did not take all of them.
+        """
+        body = {"serialized_named_tensors": list(payloads), "flush_cache": flush_cache}
+        await self._update("/update_weights_from_tensor", body, "take tensors")
 
     async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
         """Give the present weights another name.

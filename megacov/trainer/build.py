@@ -232,6 +232,7 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         seed=config.run.seed,
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
+        max_mismatch=config.weight_sync.max_mismatch,
         max_skipped_updates=config.optimizer.max_skipped_updates,
         log_folder=config.run.directory / "logs",
         last_step=config.run.steps - 1,

@@ -8,7 +8,15 @@ import re
 import torch
 
 from megacov.config import RunConfig
-from megacov.errors import CheckpointError, ConfigError, LeaveRequested, MegacovError, NumericsError, RankError
+from megacov.errors import (
+    CheckpointError,
+    ConfigError,
+    LeaveRequested,
+    MegacovError,
+    NumericsError,
+    RankError,
+    WeightSyncError,
+)
 from megacov.launch import RankEnvironment
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.parallel.collectives import any_rank
@@ -20,7 +28,7 @@ from megacov.trainer.step import train_step
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
 # Errors that follow from what all ranks share, so that rank 0 raises them too; others may be one rank's alone.
-_SHARED = (CheckpointError, ConfigError, LeaveRequested, NumericsError)
+_SHARED = (CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
 
 
 def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumption | None = None) -> None:

@@ -35,7 +35,7 @@ def make_fleet(
     keys: ServerKeys,
     *,
     vocab_size: int,
-    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]],
+    bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None,
 ) -> Fleet:
     """All servers, which must be running.
 
@@ -44,7 +44,7 @@ def make_fleet(
         servers: what `make_servers` made.
         keys: of the run.
         vocab_size: rows of the model's embedding.
-        bring_up_to_date: gives a server that was lost the current weights.
+        bring_up_to_date: gives a server that was lost the current weights; None leaves that to the next push.
 
     Returns:
         The fleet.

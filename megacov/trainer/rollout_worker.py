@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,17 +20,25 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, PartialSampler, SampledGroups, make_keys, refuse_unsafe, version_warning
+from megacov.rollout import (
+    CarriedGroup,
+    PartialSampler,
+    RolloutClient,
+    SampledGroups,
+    make_keys,
+    refuse_unsafe,
+    version_warning,
+)
 from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_metrics import metrics_of
 from megacov.trainer.rollout_servers import make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
+from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
-from megacov.weight_sync import DiskTransport
+from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
 
 _CLOSE_TIMEOUT_S = 3.0
-_TRANSPORTS = {"disk": DiskTransport}
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class RolloutWorker:
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
         self._is_interrupted = False
+        self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
         self.carried: tuple[CarriedGroup, ...] = ()
@@ -115,46 +124,43 @@ class RolloutWorker:
             self._servers,
             self._keys,
             vocab_size=self._vocab_size,
-            bring_up_to_date=lambda client: self._transport.bring_up_to_date(client),
+            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
         )
         self._stack.callback(self._disconnect)
-        for client in self._fleet.serving:
+        for client in self._fleet.receiving:
             self._loop.run(client.wait_healthy(rollout.start_timeout_s))
             self._check_version(self._loop.run(client.learn_capabilities()).version, client.address)
         self._sampler = self._make_sampler()
-        sync = self._config.weight_sync
-        self._transport = _TRANSPORTS[sync.transport](
-            self._fleet.serving,
-            source_model=self._config.model.path,
-            directory=sync.directory or self._folder / "weights",
-            keep=sync.keep,
-            verify=sync.verify,
-        )
+        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
-    def push_weights(self, weights: Sequence[tuple[str, Tensor]], *, version: int) -> None:
-        """Give new weights to every server, as one transaction. A server that is lost meanwhile does not hinder others.
+    def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
+        """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
 
         No batch is under way then: its samples come from one version.
 
         Args:
-            weights: (Hugging Face name, tensor on the CPU).
+            weights: (Hugging Face name, tensor); taken one by one.
             version: their name.
 
+        Returns:
+            None, or why they must be pushed again, to the servers that are left.
+
         Raises:
-            WeightSyncError: a server did not take them.
+            WeightSyncError: another push would not help.
         """
         assert self._under_way is None
-        self._loop.run(self._push(weights, version))
+        try:
+            self.push_times = self._transport.push(version, weights)
+        except ServersFailedError as error:
+            if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
+                raise WeightSyncError(str(error)) from error
+            return str(error)
+        self._loop.run(self._fleet.admit())
+        return None
 
-    async def _push(self, weights: Sequence[tuple[str, Tensor]], version: int) -> None:
-        while True:
-            try:
-                await self._transport.push(version, weights)
-                return
-            except WeightSyncError:
-                was_lost = await self._fleet.drop_lost()
-                if not was_lost or not (self._fleet.serving or self._fleet.may_recover):
-                    raise
+    async def _bring_up_to_date(self, client: RolloutClient) -> None:
+        assert isinstance(self._transport, DiskTransport)
+        await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
         """Begin to sample and judge a rollout batch, and come back at once.
@@ -198,6 +204,7 @@ class RolloutWorker:
             RewardError: a reward is not a finite number.
             DataError: no completion holds a token.
             LeaveRequested: `interrupt` was called.
+            ServersWaitError: only servers are left that must be given the current weights by a push.
         """
         assert self._under_way is not None
         begun, self._under_way = self._under_way, None
@@ -209,6 +216,7 @@ class RolloutWorker:
         metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
+            **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
         return Collected(batch, metrics, begun.stream.position)
 

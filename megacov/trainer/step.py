@@ -15,6 +15,7 @@ from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import PhaseClock
 from megacov.trainer.composition import compose
+from megacov.trainer.mismatch import check_mismatch
 from megacov.trainer.not_finite import SkippedUpdates, examine_inputs
 from megacov.trainer.rollout_phase import RolloutPhase
 from megacov.trainer.selection import Selection, select_tokens, split_selection
@@ -46,6 +47,7 @@ class StepSettings:
     log_every: steps between two computations of the covariance's tails, which take five selections, and of the overlap
         with a selection per micro-batch, which takes one each.
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
+    max_mismatch: of the servers' log-probs and the trainer's; None for any. [nats]
     max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
     log_folder: where rank 0 writes why; None for nowhere.
     last_step: of the run, from 0.
@@ -59,6 +61,7 @@ class StepSettings:
     log_every: int
     cov_histogram_every: int
     count_multiple: int = 1
+    max_mismatch: float | None = None
     max_skipped_updates: int = 0
     log_folder: Path | None = None
     same_count: bool = False
@@ -212,17 +215,19 @@ def next_batch(
     Returns:
         The batch and its metrics: of the current weights, or, where it was begun a step ago, of those before.
     """
-    if not rollout.is_under_way:
-        with clock.phase("weight_sync"):
-            rollout.push_weights(policy, version=state.weight_version)
-        rollout.begin(state, step=state.step)
-    with clock.phase("rollout"):
-        batch, metrics = rollout.collect(state)
+    collected = None
+    while collected is None:
+        if not rollout.is_under_way:
+            with clock.phase("weight_sync"):
+                rollout.push_weights(policy, version=state.weight_version)
+            rollout.begin(state, step=state.step)
+        with clock.phase("rollout"):
+            collected = rollout.collect(state)
     if settings.samples_ahead and state.step < settings.last_step:
         with clock.phase("weight_sync"):
             rollout.push_weights(policy, version=state.weight_version)
         rollout.begin(state, step=state.step + 1)
-    return batch, metrics
+    return collected
 
 
 def train_step(
@@ -244,6 +249,8 @@ def train_step(
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.phase("log_probs"):
         updates = plan_updates(policy, batch, algorithm, settings)
+        inputs = [part for planned in updates for part in planned.inputs]
+        check_mismatch(inputs, policy.groups, max_mismatch=settings.max_mismatch)
     skipped = SkippedUpdates(
         state,
         policy.groups,

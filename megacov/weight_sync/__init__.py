@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from megacov.weight_sync.base import PushTimes, WeightClient, WeightTransport
+from megacov.weight_sync.base import (
+    PushTimes,
+    RunOnLoop,
+    ServersFailedError,
+    SessionClient,
+    WeightClient,
+    WeightTransport,
+)
+from megacov.weight_sync.broadcast import BroadcastTransport, Meeting
 from megacov.weight_sync.disk import DiskTransport
+from megacov.weight_sync.session import SessionSettings, SessionTransport
 from megacov.weight_sync.snapshot import write_snapshot
+from megacov.weight_sync.tensors import TensorTransport
 
-__all__ = ["DiskTransport", "PushTimes", "WeightClient", "WeightTransport", "write_snapshot"]
+__all__ = [
+    "BroadcastTransport",
+    "DiskTransport",
+    "Meeting",
+    "PushTimes",
+    "RunOnLoop",
+    "ServersFailedError",
+    "SessionClient",
+    "SessionSettings",
+    "SessionTransport",
+    "TensorTransport",
+    "WeightClient",
+    "WeightTransport",
+    "write_snapshot",
+]

@@ -2,23 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from megacov.errors import RolloutError, WeightSyncError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from megacov.types import WeightBucket, WeightGroup
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
+PauseMode = Literal["abort", "retract", "in_place"]
+Verification = Literal["none", "version", "checksums"]
+Phase = Literal["pause", "gather", "transfer", "load", "flush"]
+
+
+@dataclass(slots=True)
 class PushTimes:
-    """What one push cost: seconds to hand the weights over, seconds in which nothing was generated, and bytes sent."""
+    """What one push cost: seconds by phase, and bytes.
 
-    transfer_s: float
-    paused_s: float
-    num_bytes: int
+    pause_s: until no server generates.
+    gather_s: in which shards were put together, on all ranks of the trainer.
+    transfer_s: in which weights were written to the disk, or sent to the servers and taken by them.
+    load_s: in which servers made of them what they compute with; by disk, in which they read them as well.
+    flush_s: from there on until all servers went on: names of the weights, caches, checks.
+    num_bytes: of all tensors; each is counted once, however many servers get it.
+    """
+
+    pause_s: float = 0.0
+    gather_s: float = 0.0
+    transfer_s: float = 0.0
+    load_s: float = 0.0
+    flush_s: float = 0.0
+    num_bytes: int = 0
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Add the time inside to a phase.
+
+        Args:
+            name: of the phase.
+        """
+        started = time.perf_counter()
+        yield
+        attribute = f"{name}_s"
+        setattr(self, attribute, getattr(self, attribute) + time.perf_counter() - started)
+
+    def gathered(self, named_tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Pass tensors on, and count their bytes and the time that it takes to have each.
+
+        Args:
+            named_tensors: weights by name.
+
+        Yields:
+            The same.
+        """
+        source = iter(named_tensors)
+        while True:
+            with self.phase("gather"):
+                found = next(source, None)
+            if found is None:
+                return
+            self.num_bytes += found[1].nbytes
+            yield found
+
+
+class ServersFailedError(WeightSyncError):
+    """New weights did not reach all servers; none generates until they have. `failures`: client -> reason."""
+
+    def __init__(self, failures: Mapping[WeightClient, RolloutError], why: str = "") -> None:
+        """Say the first reason.
+
+        Args:
+            failures: client of the server -> what went wrong.
+            why: what went wrong where no single server is known to be the cause.
+        """
+        self.failures = failures
+        first = next(iter(failures.values()), why)
+        super().__init__(f"New weights did not arrive whole, so the servers stay paused until they do: {first}")
+
+
+class RunOnLoop(Protocol):
+    """Runs a coroutine on the event loop of the clients, to its end."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T:
+        """Run it and wait."""
+        ...
 
 
 class WeightTransport(Protocol):
@@ -28,12 +102,12 @@ class WeightTransport(Protocol):
     servers that might hold mixed weights stay paused until a later push succeeds.
     """
 
-    async def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
-        """Replace the weights of all servers.
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+        """Replace the weights of all servers. Called on the thread on which the tensors may be computed.
 
         Args:
             version: of the new weights; servers report it as its decimal string.
-            named_tensors: every weight by its Hugging Face name, on the CPU; must stay as they are until this returns.
+            named_tensors: every weight by its Hugging Face name; taken one by one, each when it is sent.
 
         Returns:
             What it cost.
@@ -42,14 +116,14 @@ class WeightTransport(Protocol):
 
 
 class WeightClient(Protocol):
-    """The part of a rollout client that a transport by disk uses. Every method raises RolloutError if it failed."""
+    """The part of a rollout client that every transport uses. Every method raises RolloutError if it failed."""
 
     @property
     def address(self) -> str:
         """Of the server, for messages."""
         ...
 
-    async def pause(self, mode: Literal["abort", "retract", "in_place"]) -> None:
+    async def pause(self, mode: PauseMode) -> None:
         """Stop generation between two tokens."""
         ...
 
@@ -61,17 +135,42 @@ class WeightClient(Protocol):
         """Drop the prefix cache."""
         ...
 
-    async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
-        """Load the weights of a folder on the server's file system."""
-        ...
-
     async def model_info(self) -> Mapping[str, Any]:
         """Tells the `weight_version`, among other things."""
         ...
 
+    async def weight_checksums(self) -> tuple[dict[str, str], ...]:
+        """Of the weights of each rank, by the server's own names."""
+        ...
 
-class BroadcastClient(WeightClient, Protocol):
-    """The part of a rollout client that a transport by process group uses besides."""
+    async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
+        """Load the weights of a folder on the server's file system."""
+        ...
+
+
+class SessionClient(WeightClient, Protocol):
+    """The part of a rollout client by which tensors reach its server."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Tensor-parallel ranks of the server."""
+        ...
+
+    async def begin_weight_update(self) -> None:
+        """Open an update."""
+        ...
+
+    async def end_weight_update(self) -> None:
+        """Close an update."""
+        ...
+
+    async def abandon_weight_update(self) -> None:
+        """Close an update that failed, if one is open; fails only if the server does not answer."""
+        ...
+
+    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
+        """Give the weights another name."""
+        ...
 
     async def init_weights_update_group(self, group: WeightGroup) -> None:
         """Join a process group; answers when all have joined."""
@@ -81,20 +180,12 @@ class BroadcastClient(WeightClient, Protocol):
         """Leave it."""
         ...
 
-    async def begin_weight_update(self) -> None:
-        """Open an update."""
-        ...
-
     async def update_weights_from_distributed(
         self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
     ) -> None:
         """Receive what is broadcast; answers when it has."""
         ...
 
-    async def end_weight_update(self) -> None:
-        """Close an update."""
-        ...
-
-    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
-        """Give the weights another name."""
+    async def update_weights_from_tensor(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
+        """Take tensors, serialized for each rank."""
         ...

@@ -3,187 +3,163 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch.distributed as dist
 
-from megacov.errors import RolloutError, WeightSyncError
+from megacov.errors import RolloutError
 from megacov.types import WeightGroup
-from megacov.weight_sync.base import BroadcastClient, PushTimes
-from megacov.weight_sync.buckets import FilledBucket, fill_buckets
-from megacov.weight_sync.process_group import join_as_rank_zero, open_store
+from megacov.weight_sync.base import RunOnLoop, ServersFailedError, SessionClient, WeightClient
+from megacov.weight_sync.buckets import describe, flatten
+from megacov.weight_sync.process_group import join_as_rank_zero, leave, open_store
+from megacov.weight_sync.servers import on_every_server
+from megacov.weight_sync.session import SessionSettings, SessionTransport
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch._C._distributed_c10d import TCPStore
     from torch.distributed import ProcessGroup
+
+Result = TypeVar("Result")
+
+_POLL_S = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where this process meets the servers. host: address of this machine that they reach."""
+
+    backend: Literal["gloo", "nccl"]
+    host: str
+    device: torch.device = field(repr=False)
 
 
 @dataclass(frozen=True)
-class BroadcastSettings:
-    """How weights are broadcast.
+class _Joined:
+    """A process group of this process and some servers."""
 
-    backend: of the group, "gloo" or "nccl".
-    host: address of this machine that the servers reach.
-    max_bucket_bytes: sent as one message; as much memory is needed on either side.
-    timeout_s: of one message, and of joining the group.
-    pause_mode: retract has requests under way read anew with the new weights; in_place keeps what they have.
-    verify: ask every server for its version before it goes on.
-    """
-
-    backend: Literal["gloo", "nccl"]
-    host: str = "127.0.0.1"
-    max_bucket_bytes: int = 1 << 30
-    timeout_s: float = 600.0
-    pause_mode: Literal["abort", "retract", "in_place"] = "retract"
-    verify: bool = True
+    group: ProcessGroup
+    name: str
+    members: tuple[SessionClient, ...]
 
 
-class BroadcastTransport:
+class BroadcastTransport(SessionTransport):
     """A `WeightTransport` over a process group of this process and all servers.
 
-    The group lasts from push to push. After a failure it is given up, and the next push makes another with whichever
-    servers there are then; a server that the failed one has left with mixed weights stays paused until that succeeds.
+    The group lasts from push to push. When the servers are others, or after a failure, another one is made.
     """
 
     def __init__(
-        self,
-        clients: Sequence[BroadcastClient],
-        *,
-        ranks_per_server: Sequence[int],
-        device: torch.device,
-        settings: BroadcastSettings,
+        self, clients: Sequence[SessionClient], *, run: RunOnLoop, settings: SessionSettings, meeting: Meeting
     ) -> None:
         """Set up; nobody is asked yet.
 
         Args:
-            clients: one per server.
-            ranks_per_server: tensor-parallel ranks of each server, in the same order.
-            device: where messages are put together: the GPU for NCCL, the CPU for gloo.
-            settings: how they are sent.
+            clients: one per server; each push goes to those that are in it then.
+            run: runs what the clients do.
+            settings: how tensors are handed over.
+            meeting: of this process and the servers. Its device is where messages are put together: the GPU for NCCL,
+                the CPU for gloo.
         """
-        assert len(clients) == len(ranks_per_server)
-        self._clients, self._ranks_per_server = clients, ranks_per_server
-        self._device, self._settings = device, settings
-        self._group: ProcessGroup | None = None
-        self._store: TCPStore | None = None
-        self._name = ""
-        self._is_dirty = False
+        super().__init__(clients, run=run, settings=settings)
+        self._meeting = meeting
+        self._joined: _Joined | None = None
 
-    async def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
-        """Broadcast the weights to all servers while they are paused.
+    async def _prepare(self) -> None:
+        members = tuple(self._clients)
+        if self._joined is not None and self._joined.members != members:
+            await self._leave()
+        if self._joined is None:
+            # A rank that waits in vain for another one does so until its deadline: so first see that all are there.
+            await on_every_server(members, lambda member: member.model_info())
+            try:
+                self._joined = await self._join(members)
+            except ServersFailedError as error:
+                raise ServersFailedError(await self._abandon() or error.failures, str(error)) from error
 
-        Args:
-            version: of the new weights.
-            named_tensors: every weight by its Hugging Face name; read once, in order.
-
-        Returns:
-            Seconds of the transfer, seconds paused, and bytes.
-
-        Raises:
-            WeightSyncError: the weights are not whole on every server. None goes on then, and a later push starts from
-                the beginning.
-        """
-        started, num_bytes = time.monotonic(), 0
-        try:
-            await self._join()
-            await self._on_every_server(self._open)
-            self._is_dirty = True
-            paused = time.monotonic()
-            for bucket in fill_buckets(named_tensors, max_bytes=self._settings.max_bucket_bytes):
-                await self._send(bucket)
-                num_bytes += bucket.data.nbytes
-            sent = time.monotonic()
-            await self._on_every_server(self._close, str(version))
-            # Only when all have them: a batch of rollouts must not come from two versions.
-            await self._on_every_server(lambda client: client.resume())
-        except (RolloutError, RuntimeError, TimeoutError) as error:
-            await self._give_up()
-            raise WeightSyncError(
-                f"New weights did not arrive whole, so the servers stay paused until they do: {error}"
-            ) from error
-        self._is_dirty = False
-        return PushTimes(transfer_s=sent - started, paused_s=time.monotonic() - paused, num_bytes=num_bytes)
-
-    async def _join(self) -> None:
-        """Make the group, unless there is one."""
-        if self._group is not None:
-            return
-        settings, world_size = self._settings, 1 + sum(self._ranks_per_server)
-        self._name = f"megacov-{secrets.token_hex(4)}"
-        self._store = open_store(settings.host, world_size=world_size, timeout_s=settings.timeout_s)
-        offsets = [1 + sum(self._ranks_per_server[:place]) for place in range(len(self._clients))]
-        store, name = self._store, self._name
+    async def _join(self, members: tuple[SessionClient, ...]) -> _Joined:
+        meeting, timeout_s = self._meeting, self._settings.timeout_s
+        offsets = [1 + sum(member.num_ranks for member in members[:place]) for place in range(len(members))]
+        world_size = 1 + sum(member.num_ranks for member in members)
+        name = f"megacov-{secrets.token_hex(4)}"
+        store = open_store(meeting.host, world_size=world_size, timeout_s=timeout_s)
 
         def join() -> ProcessGroup:
             return join_as_rank_zero(
-                store, name=name, backend=settings.backend, world_size=world_size, timeout_s=settings.timeout_s
+                store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=timeout_s
             )
 
-        async with asyncio.timeout(settings.timeout_s):
-            self._group, *_ = await asyncio.gather(
-                asyncio.to_thread(join),
-                *(
-                    client.init_weights_update_group(
-                        WeightGroup(
-                            name=name,
-                            master_address=settings.host,
-                            master_port=store.port,
-                            rank_offset=offset,
-                            world_size=world_size,
-                            backend=settings.backend,
-                        )
-                    )
-                    for client, offset in zip(self._clients, offsets, strict=True)
-                ),
+        groups = {
+            member: WeightGroup(
+                name=name,
+                master_address=meeting.host,
+                master_port=store.port,
+                rank_offset=offset,
+                world_size=world_size,
+                backend=meeting.backend,
             )
+            for member, offset in zip(members, offsets, strict=True)
+        }
+        joined = _in_thread(join)
+        await on_every_server(members, lambda member: member.init_weights_update_group(groups[member]))
+        try:
+            return _Joined(await joined, name, members)
+        except RuntimeError as error:  # of torch.distributed
+            raise ServersFailedError({}, f"the process group of the servers did not form ({error}).") from error
 
-    async def _open(self, client: BroadcastClient) -> None:
-        await client.pause(self._settings.pause_mode)
-        if self._is_dirty:
-            # A session that a failed push has left open; a server that has none refuses.
-            with suppress(RolloutError):
-                await client.end_weight_update()
-        await client.begin_weight_update()
-
-    async def _send(self, bucket: FilledBucket) -> None:
-        data, group = bucket.data.to(self._device), self._group
-        async with asyncio.timeout(self._settings.timeout_s):
-            await asyncio.gather(
-                asyncio.to_thread(dist.broadcast, data, 0, group=group),
-                *(
-                    client.update_weights_from_distributed(bucket.content, group_name=self._name, flush_cache=False)
-                    for client in self._clients
-                ),
+    async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
+        assert self._joined is not None
+        name, content = self._joined.name, describe(bucket)
+        data = flatten(bucket).to(self._meeting.device)
+        # Servers are asked first: with NCCL a broadcast that nobody takes cannot be called back.
+        taking = asyncio.ensure_future(
+            on_every_server(
+                self._joined.members,
+                lambda member: member.update_weights_from_distributed(content, group_name=name, flush_cache=False),
             )
+        )
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                work = dist.broadcast(data, 0, group=self._joined.group, async_op=True)
+                assert work is not None
+                while not (work.is_completed() or taking.done()):
+                    await asyncio.sleep(_POLL_S)
+                await taking
+                work.wait()
+        except (RuntimeError, TimeoutError) as error:  # of torch.distributed
+            raise ServersFailedError({}, f"a broadcast failed ({error!r}).") from error
+        finally:
+            taking.cancel()
 
-    async def _close(self, client: BroadcastClient, version: str) -> None:
-        await client.end_weight_update()
-        await client.update_weight_version(version)
-        if self._settings.pause_mode != "in_place":
-            await client.flush_cache()
-        if self._settings.verify:
-            found = (await client.model_info()).get("weight_version")
-            if found != version:
-                raise RolloutError(f"{client.address} reports weight version {found} after an update to {version}.")
+    async def _abandon(self) -> dict[WeightClient, RolloutError]:
+        await self._leave()
+        return await super()._abandon()
 
-    async def _give_up(self) -> None:
+    async def _leave(self) -> None:
         """Leave the group, in which a rank may be stuck; servers that still answer leave it too."""
-        if self._group is None:
+        if self._joined is None:
             return
-        self._group = self._store = None
-        leaving = (client.destroy_weights_update_group(self._name) for client in self._clients)
+        joined, self._joined = self._joined, None
+        leave(joined.group)
+        leaving = (member.destroy_weights_update_group(joined.name) for member in joined.members)
         await asyncio.gather(*leaving, return_exceptions=True)
 
-    async def _on_every_server(self, action: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Act on all servers at once, to the end on each of them, then raise the first failure."""
-        outcomes = await asyncio.gather(*(action(client, *args) for client in self._clients), return_exceptions=True)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+
+def _in_thread(function: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Call something in a thread that the end of this process does not wait for, unlike those of asyncio."""
+    loop = asyncio.get_running_loop()
+    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function())
+        except RuntimeError as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return asyncio.wrap_future(outcome, loop=loop)

@@ -1,9 +1,8 @@
-"""Weights in buckets: many tensors laid one behind another as bytes, so that messages are large and memory bounded."""
+"""Weights in buckets: many tensors at a time, so that messages are large and memory is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,19 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class FilledBucket:
-    """A bucket with its bytes. data: [n] uint8, the tensors in the order of `content`."""
-
-    content: WeightBucket
-    data: Tensor
-
-
-def fill_buckets(named_tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> Iterator[FilledBucket]:
+def in_buckets(named_tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
     """Put tensors into buckets, in order. Holds one bucket at a time.
 
     Args:
-        named_tensors: every weight by its Hugging Face name, any shapes and dtypes.
+        named_tensors: weights by name, any shapes and dtypes.
         max_bytes: of a bucket, unless one tensor alone is larger.
 
     Yields:
@@ -36,19 +27,38 @@ def fill_buckets(named_tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int)
     num_bytes = 0
     for name, tensor in named_tensors:
         if pending and num_bytes + tensor.nbytes > max_bytes:
-            yield _fill(pending)
+            yield pending
             pending, num_bytes = [], 0
         pending.append((name, tensor.detach()))
         num_bytes += tensor.nbytes
     if pending:
-        yield _fill(pending)
+        yield pending
 
 
-def _fill(pending: list[tuple[str, Tensor]]) -> FilledBucket:
-    content = WeightBucket(
-        names=tuple(name for name, _ in pending),
-        dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in pending),
-        shapes=tuple(tuple(tensor.shape) for _, tensor in pending),
+def describe(bucket: Sequence[tuple[str, Tensor]]) -> WeightBucket:
+    """What a server must know to take a bucket apart that comes as one message.
+
+    Args:
+        bucket: weights by name.
+
+    Returns:
+        Names, dtypes and shapes.
+    """
+    return WeightBucket(
+        names=tuple(name for name, _ in bucket),
+        dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in bucket),
+        shapes=tuple(tuple(tensor.shape) for _, tensor in bucket),
         is_flattened=True,
     )
-    return FilledBucket(content, torch.cat([tensor.contiguous().flatten().view(torch.uint8) for _, tensor in pending]))
+
+
+def flatten(bucket: Sequence[tuple[str, Tensor]]) -> Tensor:
+    """The bytes of all tensors, one behind another.
+
+    Args:
+        bucket: weights by name, on one device.
+
+    Returns:
+        [n] uint8, on their device.
+    """
+    return torch.cat([tensor.contiguous().flatten().view(torch.uint8) for _, tensor in bucket])

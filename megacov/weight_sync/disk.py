@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megacov.errors import RolloutError, WeightSyncError
-from megacov.weight_sync.base import PushTimes, WeightClient
+from megacov.weight_sync.base import PauseMode, PushTimes, RunOnLoop, Verification, WeightClient
+from megacov.weight_sync.servers import on_every_server, verify_servers
 from megacov.weight_sync.snapshot import write_snapshot
 
 if TYPE_CHECKING:
@@ -28,58 +26,65 @@ class DiskTransport:
         self,
         clients: Sequence[WeightClient],
         *,
+        run: RunOnLoop,
         source_model: Path,
         directory: Path,
         keep: int = 2,
-        verify: bool = True,
+        pause_mode: PauseMode = "retract",
+        verify: Verification = "version",
         max_shard_bytes: int = _MAX_SHARD_BYTES,
     ) -> None:
         """Set up; nothing is written yet.
 
         Args:
             clients: one per server; each push goes to those that are in it then.
+            run: runs what the clients do.
             source_model: folder to copy configuration and tokenizer from.
             directory: of the versions, under one path for the trainer and all servers; used for nothing else.
             keep: versions that stay on disk, at least 1.
-            verify: ask every server for its version before it goes on.
+            pause_mode: what becomes of requests under way.
+            verify: what is checked before servers go on.
             max_shard_bytes: of one file of weights.
         """
-        self._clients = clients
+        self._clients, self._run = clients, run
         self._source_model = source_model
         self._directory = directory.resolve()
         self._keep = keep
-        self._verify = verify
+        self._pause_mode, self._verify = pause_mode, verify
+        self._flushes = pause_mode != "in_place"  # which keeps the keys and values of requests under way
         self._newest: tuple[Path, str] | None = None
         self._max_shard_bytes = max_shard_bytes
 
-    async def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
         """Write the weights, and have all servers load them while they are paused.
 
         Requests under way are paused as well, and go on with the new weights; their tokens tell the version of each.
 
         Args:
             version: of the new weights.
-            named_tensors: every weight by its Hugging Face name, on the CPU.
+            named_tensors: every weight by its Hugging Face name.
 
         Returns:
-            Seconds for writing, seconds paused, and bytes.
+            What it cost.
 
         Raises:
-            WeightSyncError: if the weights are not whole on every server. No server goes on then: all that could be
+            WeightSyncError: they cannot be written.
+            ServersFailedError: the weights are not whole on every server. No server goes on then: all that could be
                 reached stay paused, and a later push starts from the beginning.
         """
-        started = time.monotonic()
-        folder = self._directory / f"v{version}"
-        num_bytes = write_snapshot(
-            folder, named_tensors, source_model=self._source_model, max_shard_bytes=self._max_shard_bytes
-        )
-        written = time.monotonic()
+        times, folder = PushTimes(), self._directory / f"v{version}"
+        with times.phase("transfer"):
+            write_snapshot(
+                folder,
+                times.gathered(named_tensors),
+                source_model=self._source_model,
+                max_shard_bytes=self._max_shard_bytes,
+            )
+        times.transfer_s -= times.gather_s
         self._newest = folder, str(version)
-        await self._on_every_server(self._load, folder, str(version))
-        # Only when all have loaded: a batch of rollouts must not come from two versions.
-        await self._on_every_server(self._resume)
+        self._run(self._load_everywhere(folder, str(version), times))
         self._remove_old(folder)
-        return PushTimes(transfer_s=written - started, paused_s=time.monotonic() - written, num_bytes=num_bytes)
+        return times
 
     async def bring_up_to_date(self, client: WeightClient) -> None:
         """Give one server what the last push wrote, as to a server that was not there then, and let it go on.
@@ -91,31 +96,30 @@ class DiskTransport:
             RolloutError: it does not have them.
         """
         if self._newest is not None:
-            await self._load(client, *self._newest)
+            folder, version = self._newest
+            # What it may still have under way has been answered by others.
+            await client.pause("abort")
+            await client.update_weights_from_disk(str(folder), weight_version=version, flush_cache=True)
+            await client.flush_cache()
+            await verify_servers([client], version, "version")
         await client.resume()
 
-    async def _load(self, client: WeightClient, folder: Path, version: str) -> None:
-        await client.pause("retract")
-        await client.update_weights_from_disk(str(folder), weight_version=version, flush_cache=True)
-        await client.flush_cache()
-        if self._verify:
-            loaded = (await client.model_info()).get("weight_version")
-            if loaded != version:
-                raise RolloutError(f"{client.address} reports weight version {loaded} after an update to {version}.")
-
-    async def _resume(self, client: WeightClient) -> None:
-        await client.resume()
-
-    async def _on_every_server(self, action: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Act on all servers at once, to the end on each of them, then raise the first failure."""
-        outcomes = await asyncio.gather(*(action(client, *args) for client in self._clients), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, RolloutError):
-                raise WeightSyncError(
-                    f"New weights did not arrive whole, so the servers stay paused until they do: {outcome}"
-                ) from outcome
-            if outcome is not None:
-                raise outcome
+    async def _load_everywhere(self, folder: Path, version: str, times: PushTimes) -> None:
+        with times.phase("pause"):
+            await on_every_server(self._clients, lambda client: client.pause(self._pause_mode))
+        with times.phase("load"):
+            await on_every_server(
+                self._clients,
+                lambda client: client.update_weights_from_disk(
+                    str(folder), weight_version=version, flush_cache=self._flushes
+                ),
+            )
+        with times.phase("flush"):
+            if self._flushes:
+                await on_every_server(self._clients, lambda client: client.flush_cache())
+            await verify_servers(self._clients, version, self._verify)
+            # Only when all have loaded: a batch of rollouts must not come from two versions.
+            await on_every_server(self._clients, lambda client: client.resume())
 
     def _remove_old(self, newest: Path) -> None:
         """Keep the versions written last; after a resumed run those are not the ones with the highest numbers."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from torch._C._distributed_c10d import TCPStore
+from torch.distributed import destroy_process_group
 from torch.distributed.distributed_c10d import (
     Backend,
     PrefixStore,
@@ -64,3 +65,12 @@ def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: i
     )
     _world.pg_group_ranks[group] = {rank: rank for rank in range(world_size)}
     return group
+
+
+def leave(group: ProcessGroup) -> None:
+    """Close the connections of a group, which ends whatever its other ranks still wait for.
+
+    Args:
+        group: from `join_as_rank_zero`.
+    """
+    destroy_process_group(group)

@@ -29,7 +29,7 @@ def write_snapshot(
 
     Args:
         folder: to be written; its parent is created.
-        named_tensors: every weight by its Hugging Face name, on the CPU.
+        named_tensors: every weight by its Hugging Face name, on any device.
         source_model: folder to copy configuration and tokenizer from.
         max_shard_bytes: a file of weights is closed before it grows beyond this, unless one tensor alone does.
 
@@ -76,7 +76,7 @@ def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *,
         if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
             close_shard()
             pending_bytes = 0
-        pending[name] = _owned(tensor, pending.values())
+        pending[name] = _owned(tensor.cpu(), pending.values())
         pending_bytes += tensor.nbytes
         total_bytes += tensor.nbytes
     close_shard()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from megacov.rollout.client import RolloutClient
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,23 @@ async def _read_call(reader: asyncio.StreamReader) -> Call:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     content = await reader.readexactly(int(headers.get("content-length", "0")))
     return Call(method, path, json.loads(content) if content else None, headers)
+
+
+@contextlib.contextmanager
+def scripted_clients(*scripts: Script, **options: Any) -> Iterator[tuple[list[RolloutClient], Callable[..., Any]]]:
+    """Run servers; gives a client of each, and what runs coroutines of theirs to the end."""
+
+    async def start() -> list[RolloutClient]:
+        opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
+        clients = [RolloutClient(address, vocab_size=4, **{"max_retries": 0} | options) for address, _ in opened]
+        return [await stack.enter_async_context(client) for client in clients]
+
+    stack = contextlib.AsyncExitStack()
+    with asyncio.Runner() as runner:
+        try:
+            yield runner.run(start()), lambda coroutine: runner.run(asyncio.wait_for(coroutine, 30.0))
+        finally:
+            runner.run(stack.aclose())
 
 
 def completion(

@@ -20,13 +20,15 @@ START_TIMEOUT_S = 400.0  # half a minute on idle cores, which others may use
 
 
 @contextmanager
-def sglang_servers(number: int, folder: Path) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
+def sglang_servers(
+    number: int, folder: Path, *, model: Path = MODEL
+) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
     """So many servers that generate, with logs in the folder, and their keys."""
     rollout, keys = load_config(RUN).rollout, make_keys()
     with ExitStack() as stack:
         servers = [
             SglangServer(
-                MODEL.resolve(),
+                model.resolve(),
                 number=each,
                 keys=keys,
                 log_path=folder / f"server_{each}.log",

@@ -116,6 +116,10 @@ BROKEN = {
         {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 2, "extra_prompts": 4}},
         "rollout.extra_prompts is 4 and run.deterministic is true: .* set run.deterministic=false",
     ),
+    "the_embedded_server_reads_weights_from_disk": (
+        {"weight_sync": {"transport": "broadcast"}},
+        "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",

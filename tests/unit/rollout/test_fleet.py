@@ -12,7 +12,8 @@ import pytest
 
 from megacov.errors import DataError, RolloutError
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
+from megacov.rollout.connection import RequestRefusedError, UnreachableError
+from megacov.rollout.fleet import Fleet, Member, ServersWaitError
 from megacov.rollout.wire import GenerateRequest
 from tests.support.scripted_server import DROP, Call, Reply, Script, completion, hang, scripted_server
 
@@ -85,6 +86,16 @@ async def answers(fleet: Fleet, number: int) -> list[int]:
 
 async def _all(fleet: Fleet, number: int) -> list[Any]:
     return await asyncio.gather(*map(fleet.generate, requests(number)))
+
+
+async def until(fleet: Fleet, condition: Callable[[], bool]) -> None:
+    """Watch the fleet until something is so."""
+
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.02)
+
+    await asyncio.wait_for(fleet.watched(wait()), 10.0)
 
 
 def generated(calls: list[Call]) -> int:
@@ -161,11 +172,7 @@ def test_a_server_that_comes_back_serves_only_after_it_has_the_current_weights()
             assert told == []
             first.is_dead, first.left = False, 1000
 
-            async def back() -> None:
-                while len(fleet.serving) < 2:
-                    await asyncio.sleep(0.02)
-
-            await asyncio.wait_for(fleet.watched(back()), 10.0)
+            await until(fleet, lambda: len(fleet.serving) == 2)
             assert told == [address]
             assert await answers(fleet, 10) == list(range(10))
 
@@ -205,14 +212,51 @@ def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
     asyncio.run(run())
 
 
-def test_servers_that_are_there_are_told_from_those_that_are_not():
+def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
+    updated: list[str] = []
+
+    async def update(client: RolloutClient) -> None:
+        updated.append(client.address)
+
     async def run():
-        gone = Dead(echo, first=0)
-        async with fleet_of(gone, served(echo)) as (fleet, _):
-            assert not await fleet.drop_lost()
-            gone.is_dead = True
-            assert await fleet.drop_lost()
-            assert len(fleet.serving) == 1
-            assert fleet.may_recover
+        async with fleet_of(served(echo), served(echo), update=update) as (fleet, calls):
+            first, second = fleet.receiving
+            assert await fleet.drop_failed({first: RolloutError("half an update")})
+            assert fleet.receiving == [second]
+            assert await _all(fleet, 6)
+            assert [generated(each) for each in calls] == [0, 6]
+            await until(fleet, lambda: len(fleet.serving) == 2)
+            assert updated == [first.address]
+
+    asyncio.run(run())
+
+
+def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
+    async def run():
+        async with fleet_of(served(echo), served(echo)) as (fleet, _):
+            refusals = {client: RequestRefusedError("no such folder") for client in fleet.receiving}
+            assert not await fleet.drop_failed(refusals)
+            assert len(fleet.serving) == 2
+            # One that is lost besides is reason to go on with the other.
+            assert await fleet.drop_failed({fleet.receiving[0]: UnreachableError("gone")})
+
+    asyncio.run(run())
+
+
+def test_where_weights_come_by_a_push_only_a_lost_server_waits_for_the_next():
+    async def run():
+        async with fleet_of(served(echo), served(echo)) as (fleet, calls):
+            fleet.bring_up_to_date = None
+            first, second = fleet.receiving
+            await fleet.drop_failed({first: RolloutError("half an update")})
+            await until(fleet, lambda: fleet.receiving == [first, second])
+            assert fleet.serving == [second]
+            assert "/end_weight_update" in [call.path for call in calls[0]]
+            await fleet.drop_failed({second: RolloutError("lost as well")})
+            with pytest.raises(ServersWaitError):
+                await fleet.generate(requests(1)[0])
+            assert generated(calls[0]) == 0
+            await fleet.admit()
+            assert (await fleet.generate(requests(2)[1]))[0].token_ids == (1,)
 
     asyncio.run(run())

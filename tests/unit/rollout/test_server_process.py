@@ -63,21 +63,19 @@ def test_completions_carry_the_models_log_probs(server, model_folder, temperatur
 
 def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_folder, tmp_path):
     prompts = [Prompt(index, "", (3 + index, 4), "") for index in range(8)]
-
-    async def run():
-        async with client_of(server) as client:
-            sampler = Sampler(
-                clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
-            )
-            transport = DiskTransport([client], source_model=model_folder, directory=tmp_path / "weights")
-            batches = []
-            # The same seed each time: what is sampled depends on the weights, and on nothing else.
-            for version, folder in ((1, model_folder), (2, other_folder), (3, model_folder)):
-                await transport.push(version, load_file(folder / "model.safetensors").items())
-                batches.append(await sampler.sample_groups(prompts, 8, expected_version=str(version), seed=4))
-            return batches
-
-    tokens = [[sample.completion.token_ids for sample in batch.samples] for batch in asyncio.run(run())]
+    batches = []
+    with asyncio.Runner() as runner:
+        client = client_of(server)
+        sampler = Sampler(
+            clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+        )
+        transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
+        # The same seed each time: what is sampled depends on the weights, and on nothing else.
+        for version, folder in ((1, model_folder), (2, other_folder), (3, model_folder)):
+            transport.push(version, load_file(folder / "model.safetensors").items())
+            batches.append(runner.run(sampler.sample_groups(prompts, 8, expected_version=str(version), seed=4)))
+        runner.run(client.aclose())
+    tokens = [[sample.completion.token_ids for sample in batch.samples] for batch in batches]
     assert len(tokens[0]) == 32
     assert tokens[0] == tokens[2]
     assert tokens[0] != tokens[1]
@@ -87,30 +85,25 @@ def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, mod
     weights = load_file(model_folder / "model.safetensors")
     decode = AutoTokenizer.from_pretrained(model_folder).decode
     source = (Prompt(index, "", (5 + index % 4, 6, 7, 8), "") for index in range(1000))
-
-    async def run():
-        async with client_of(server) as client:
-            sampler = PartialSampler(
-                clients=[client],
-                verify=lambda text, _: float(len(text)),
-                samples_per_prompt=2,
-                max_response_length=50,
-                decode=partial(decode, skip_special_tokens=True),
-                max_staleness=4,
-                extra_prompts=6,
-            )
-            transport = DiskTransport([client], source_model=model_folder, directory=tmp_path / "weights")
-            phases, carried = [], ()
-            for version in range(12):
-                await transport.push(version, weights.items())
-                sampled = await sampler.sample_phase(
-                    source, 2, carried=carried, expected_version=str(version), trained_version=version + 1
-                )
-                phases.append(sampled)
-                carried = sampled.carried
-            return phases, carried
-
-    phases, carried = asyncio.run(run())
+    phases, carried = [], ()
+    with asyncio.Runner() as runner:
+        client = client_of(server)
+        sampler = PartialSampler(
+            clients=[client],
+            verify=lambda text, _: float(len(text)),
+            samples_per_prompt=2,
+            max_response_length=50,
+            decode=partial(decode, skip_special_tokens=True),
+            max_staleness=4,
+            extra_prompts=6,
+        )
+        transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
+        for version in range(12):
+            transport.push(version, weights.items())
+            versions = {"expected_version": str(version), "trained_version": version + 1}
+            phases.append(runner.run(sampler.sample_phase(source, 2, carried=carried, **versions)))
+            carried = phases[-1].carried
+        runner.run(client.aclose())
     samples = [sample for phase in phases for sample in phase.samples]
     indices = [sample.prompt.index for sample in samples[::2]] + [group.prompt.index for group in carried]
     assert sorted(indices) == list(range(len(indices))) and len(samples) == 12 * 2 * 2

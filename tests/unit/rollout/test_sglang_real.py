@@ -1,26 +1,32 @@
-"""The client, the transport by disk and the broadcast of weights with two real SGLang servers on the CPU."""
+"""The client, every transport of weights and the fleet with two real SGLang servers on the CPU."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
-from datetime import timedelta
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import Backend, PrefixStore, _new_process_group_helper, _world
 from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
 from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
-from megacov.types import Completion, Prompt, WeightBucket, WeightGroup
-from megacov.weight_sync import DiskTransport
+from megacov.types import Completion, Prompt
+from megacov.weight_sync import (
+    BroadcastTransport,
+    DiskTransport,
+    Meeting,
+    RunOnLoop,
+    ServersFailedError,
+    SessionSettings,
+    TensorTransport,
+)
 from tests.support.sglang_servers import (
     MODEL,
     START_TIMEOUT_S,
@@ -40,10 +46,12 @@ def running(tmp_path_factory) -> Iterator[tuple[list[SglangServer], ServerKeys]]
         yield started
 
 
-def clients_of(running: tuple[list[SglangServer], ServerKeys]) -> list[RolloutClient]:
+def clients_of(
+    running: tuple[list[SglangServer], ServerKeys], *, request_timeout_s: float = 60.0
+) -> list[RolloutClient]:
     servers, keys = running
-    options = {"vocab_size": VOCAB_SIZE, "request_timeout_s": 60.0, "api_key": keys.api, "admin_key": keys.admin}
-    return [RolloutClient(server.address, **options) for server in servers]
+    keyed = {"api_key": keys.api, "admin_key": keys.admin, "request_timeout_s": request_timeout_s}
+    return [RolloutClient(server.address, vocab_size=VOCAB_SIZE, **keyed) for server in servers]
 
 
 async def assert_both_hold(clients: list[RolloutClient], weights: dict[str, torch.Tensor], version: str) -> None:
@@ -79,18 +87,100 @@ def test_nobody_gets_in_without_the_right_key(running):
         assert httpx.post(server.address + "/generate", json={}, trust_env=False).status_code == 401
 
 
-def test_weights_arrive_by_disk_on_both(running, tmp_path):
+def test_servers_tell_what_they_can(running):
     async def run():
-        clients = clients_of(running)
-        for client in clients:
+        for client in clients_of(running):
             assert await client.learn_capabilities() == Capabilities(request_seeds=False)
-        transport = DiskTransport(clients, source_model=MODEL, directory=tmp_path / "weights")
-        for version in (1, 2):
-            weights = changed_weights(version)
-            await transport.push(version, weights.items())
-            await assert_both_hold(clients, weights, str(version))
 
     asyncio.run(run())
+
+
+def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, folder: Path, **options: Any):
+    """One of the three, with messages much smaller than the model."""
+    if name == "disk":
+        return DiskTransport(clients, run=run, source_model=MODEL, directory=folder / "weights", **options)
+    settings = SessionSettings(bucket_bytes=200_000, **{"timeout_s": 60.0} | options)
+    if name == "ipc":
+        return TensorTransport(clients, run=run, settings=settings)
+    meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
+    return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)
+
+
+TRANSPORTS = ("disk", "broadcast", "ipc")
+
+
+def test_weights_arrive_the_same_by_every_transport(running, tmp_path):
+    with asyncio.Runner() as runner:
+        clients = clients_of(running)
+        sums = []
+        for number, name in enumerate(TRANSPORTS):
+            transport = make_transport(name, clients, runner.run, tmp_path, verify="checksums")
+            other, weights = changed_weights(number), changed_weights(9)
+            for version, each in ((10 * number, other), (10 * number + 1, weights)):
+                times = transport.push(version, each.items())
+                assert times.num_bytes == sum(tensor.nbytes for tensor in weights.values())
+            runner.run(assert_both_hold(clients, weights, str(10 * number + 1)))
+            sums.append(runner.run(clients[0].weight_checksums()))
+        assert sums[0] == sums[1] == sums[2]
+
+
+@pytest.mark.parametrize("pause_mode", ["abort", "retract", "in_place"])
+def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_path, pause_mode):
+    weights = changed_weights(9)
+    with asyncio.Runner() as runner:
+        client = clients_of(running)[0]
+        transport = make_transport("broadcast", [client], runner.run, tmp_path, pause_mode=pause_mode)
+        transport.push(1, weights.items())
+
+        async def begin() -> asyncio.Task[list[Completion]]:
+            request = GenerateRequest(input_ids=PROMPT, n=32, max_new_tokens=56)
+            task = asyncio.create_task(client.generate(request))
+            await asyncio.sleep(0.15)
+            return task
+
+        task = runner.run(begin())
+        transport.push(2, weights.items())
+        completions = runner.run(asyncio.wait_for(task, 60.0))
+        versions = {tuple(span.version for span in each.version_spans) for each in completions}
+        if pause_mode == "abort":
+            assert "abort" in {each.finish_reason for each in completions}
+            assert all("2" not in names for names in versions)
+        else:
+            assert "abort" not in {each.finish_reason for each in completions}
+            assert ("1", "2") in versions
+        # The weights are the same ones, and so is what they say of all tokens.
+        for each in completions[:4]:
+            expected = log_probs_of(weights, PROMPT, each.token_ids)
+            torch.testing.assert_close(torch.tensor(each.log_probs).double(), expected, atol=1e-4, rtol=0.0)
+
+
+def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(running, tmp_path):
+    server = psutil.Process(running[0][0].pid)
+    scheduler = next(each for each in server.children(recursive=True) if "scheduler" in each.name())
+    weights = changed_weights(9)
+
+    def stopping() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, pair in enumerate(weights.items()):
+            if number == len(weights) // 2:
+                scheduler.suspend()
+            yield pair
+
+    with asyncio.Runner() as runner:
+        clients = clients_of(running, request_timeout_s=4.0)
+        served = list(clients)
+        transport = make_transport("broadcast", served, runner.run, tmp_path, timeout_s=5.0)
+        transport.push(1, changed_weights(1).items())
+        try:
+            with pytest.raises(ServersFailedError) as failure:
+                transport.push(2, stopping())
+            assert list(failure.value.failures) == [clients[0]]
+            del served[0]
+            transport.push(3, weights.items())
+        finally:
+            scheduler.resume()
+        served.insert(0, clients[0])
+        transport.push(4, weights.items())
+        runner.run(assert_both_hold(clients, weights, "4"))
 
 
 def test_a_pause_aborts_with_status_200_and_what_there_is(running):
@@ -129,80 +219,13 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
     asyncio.run(run())
 
 
-def join_as_rank_zero(group: WeightGroup, store: dist.TCPStore) -> dist.ProcessGroup:
-    """A group of this process and servers, apart from whatever groups this process has."""
-    process_group, _ = _new_process_group_helper(
-        group.world_size,
-        0,
-        [],
-        Backend(group.backend),
-        PrefixStore(group.name, store),
-        group_name=group.name,
-        timeout=timedelta(seconds=60),
-        backend_options=None,
-    )
-    _world.pg_group_ranks[process_group] = {rank: rank for rank in range(group.world_size)}
-    return process_group
-
-
-def test_weights_arrive_by_broadcast_on_both(running):
-    weights = changed_weights(7)
-    names = sorted(weights)
-    bucket = WeightBucket(
-        names=tuple(names),
-        dtypes=("float32",) * len(names),
-        shapes=tuple(tuple(weights[name].shape) for name in names),
-        is_flattened=True,
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = dist.TCPStore("127.0.0.1", port, 3, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
-
-    async def run():
-        clients = clients_of(running)
-        groups = [
-            WeightGroup(
-                name="weights",
-                master_address="127.0.0.1",
-                master_port=port,
-                rank_offset=rank,
-                world_size=3,
-                backend="gloo",
-            )
-            for rank in (1, 2)
-        ]
-        process_group, *_ = await asyncio.gather(
-            asyncio.to_thread(join_as_rank_zero, groups[0], store),
-            *(client.init_weights_update_group(group) for client, group in zip(clients, groups, strict=True)),
-        )
-        flat = torch.cat([weights[name].contiguous().view(-1).view(torch.uint8) for name in names])
-        for client in clients:
-            await client.pause("retract")
-            await client.begin_weight_update()
-        await asyncio.gather(
-            asyncio.to_thread(dist.broadcast, flat, 0, group=process_group),
-            *(
-                client.update_weights_from_distributed(bucket, group_name="weights", weight_version="seven")
-                for client in clients
-            ),
-        )
-        for client in clients:
-            await client.end_weight_update()
-            await client.flush_cache()
-            await client.resume()
-        await assert_both_hold(clients, weights, "seven")
-        for client in clients:
-            await client.destroy_weights_update_group("weights")
-
-    asyncio.run(run())
-
-
 def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
     weights = {str(version): changed_weights(version) for version in range(1, 5)}
-
-    async def run():
+    source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
+    samples, carried = [], ()
+    with asyncio.Runner() as runner:
         clients = clients_of(running)
-        transport = DiskTransport(clients, source_model=MODEL, directory=tmp_path / "weights")
+        transport = make_transport("disk", clients, runner.run, tmp_path)
         sampler = PartialSampler(
             clients=clients,
             verify=lambda text, _: float(len(text)),
@@ -210,21 +233,13 @@ def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_
             max_response_length=48,
             decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
             max_staleness=4,
-            extra_prompts=6,
         )
-        source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
-        phases, carried = [], ()
-        for version, tensors in weights.items():
-            await transport.push(int(version), tensors.items())
-            settings = {"carried": carried, "expected_version": version, "trained_version": int(version) + 1}
-            is_last = version == "4"
-            sampler.extra_prompts = 0 if is_last else 6
-            phases.append(await sampler.sample_phase(source, 6 if is_last else 2, **settings))
-            carried = phases[-1].carried
-        assert carried == ()
-        return phases
-
-    samples = [sample for phase in asyncio.run(run()) for sample in phase.samples]
+        for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+            transport.push(int(version), weights[version].items())
+            versions = {"expected_version": version, "trained_version": int(version) + 1}
+            sampled = runner.run(sampler.sample_phase(source, num_groups, carried=carried, **versions))
+            samples, carried = samples + sampled.samples, sampled.carried
+    assert carried == ()
     assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
     pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
     assert pieced
@@ -245,27 +260,19 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         keyed = {"api_key": keys.api, "admin_key": keys.admin}
         return RolloutClient(address, vocab_size=VOCAB_SIZE, request_timeout_s=60.0, max_retries=1, **keyed)
 
-    async def run():
-        members = [Member(make_client(server.address), server) for server in servers]
-        fleet = Fleet(
-            members=members,
-            make_client=make_client,
-            bring_up_to_date=lambda client: transport.bring_up_to_date(client),
-            max_restarts=1,
-            start_timeout_s=START_TIMEOUT_S,
-        )
-        transport = DiskTransport(fleet.serving, source_model=MODEL, directory=tmp_path / "weights")
-        await transport.push(9, weights.items())
+    async def batch(fleet: Fleet) -> list[list[Completion]]:
+        request = GenerateRequest(input_ids=PROMPT, n=8, max_new_tokens=48)
+        return await asyncio.gather(*(fleet.generate(request) for _ in range(32)))
 
-        async def batch() -> list[list[Completion]]:
-            request = GenerateRequest(input_ids=PROMPT, n=8, max_new_tokens=48)
-            return await asyncio.gather(*(fleet.generate(request) for _ in range(32)))
+    async def both_serve(fleet: Fleet) -> None:
+        while len(fleet.serving) < 2:
+            await asyncio.sleep(0.1)
 
-        async def both_serve() -> None:
-            while len(fleet.serving) < 2:
-                await asyncio.sleep(0.1)
+    async def bring_up_to_date(client: RolloutClient) -> None:
+        await transport.bring_up_to_date(client)
 
-        sampling = asyncio.create_task(fleet.watched(batch()))
+    async def run(fleet: Fleet) -> None:
+        sampling = asyncio.create_task(fleet.watched(batch(fleet)))
         await asyncio.sleep(0.3)
         assert not sampling.done()
         psutil.Process(servers[0].pid).children()[0].kill()
@@ -273,9 +280,19 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         assert [len(each) for each in completions] == [8] * 32
         assert all(span.version == "9" for each in completions for one in each for span in one.version_spans)
         assert fleet.num_failovers > 0
-        await asyncio.wait_for(fleet.watched(both_serve()), START_TIMEOUT_S)
+        await asyncio.wait_for(fleet.watched(both_serve(fleet)), START_TIMEOUT_S)
         assert fleet.num_restarts == 1
         await assert_both_hold(fleet.serving, weights, "9")
         await fleet.aclose()
 
-    asyncio.run(run())
+    with asyncio.Runner() as runner:
+        fleet = Fleet(
+            members=[Member(make_client(server.address), server) for server in servers],
+            make_client=make_client,
+            bring_up_to_date=bring_up_to_date,
+            max_restarts=1,
+            start_timeout_s=START_TIMEOUT_S,
+        )
+        transport = make_transport("disk", fleet.receiving, runner.run, tmp_path)
+        transport.push(9, weights.items())
+        runner.run(run(fleet))

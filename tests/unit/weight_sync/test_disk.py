@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,8 @@ import pytest
 import torch
 
 from megacov.errors import WeightSyncError
-from megacov.rollout.client import RolloutClient
 from megacov.weight_sync import DiskTransport, WeightTransport
-from tests.support.scripted_server import Call, Reply, scripted_server
+from tests.support.scripted_server import Call, Reply, scripted_clients
 
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.zeros(4)}
 TRANSACTION = [
@@ -57,24 +54,18 @@ def source(tmp_path) -> Path:
 def push(servers: list[FakeServer], source: Path, versions: Iterable[int] = (1,), **options: Any) -> list[Any]:
     """Push versions one after the other; an error stands for its version."""
 
-    async def run() -> list[Any]:
-        outcomes: list[Any] = []
-        async with asyncio.timeout(30.0), contextlib.AsyncExitStack() as stack:
-            clients = []
-            for server in servers:
-                address, _ = await stack.enter_async_context(scripted_server(server))
-                client = RolloutClient(address, vocab_size=4, max_retries=0)
-                clients.append(await stack.enter_async_context(client))
-            directory = source.parent / "weights"
-            transport: WeightTransport = DiskTransport(clients, source_model=source, directory=directory, **options)
-            for version in versions:
-                try:
-                    outcomes.append(await transport.push(version, WEIGHTS.items()))
-                except WeightSyncError as error:
-                    outcomes.append(error)
-        return outcomes
-
-    return asyncio.run(run())
+    outcomes: list[Any] = []
+    with scripted_clients(*servers) as (clients, run):
+        directory = source.parent / "weights"
+        transport: WeightTransport = DiskTransport(
+            clients, run=run, source_model=source, directory=directory, **options
+        )
+        for version in versions:
+            try:
+                outcomes.append(transport.push(version, WEIGHTS.items()))
+            except WeightSyncError as error:
+                outcomes.append(error)
+    return outcomes
 
 
 def test_a_push_is_one_transaction(source):
@@ -89,12 +80,12 @@ def test_a_push_is_one_transaction(source):
         "flush_cache": True,
     }
     assert times.num_bytes == 40
-    assert times.transfer_s > 0.0 and times.paused_s > 0.0
+    assert min(times.transfer_s, times.pause_s, times.load_s, times.flush_s) > 0.0
 
 
 def test_verifying_can_be_left_out(source):
     server = FakeServer()
-    push([server], source, verify=False)
+    push([server], source, verify="none")
     assert server.calls == [path for path in TRANSACTION if path != "/model_info"]
 
 

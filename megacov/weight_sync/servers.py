@@ -1,0 +1,92 @@
+"""All rollout servers at once: what is done to them in an update, and whether they hold the same weights afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from megacov.errors import RolloutError
+from megacov.weight_sync.base import ServersFailedError, Verification, WeightClient
+
+Client = TypeVar("Client", bound=WeightClient)
+Result = TypeVar("Result")
+
+
+async def on_every_server(
+    clients: Sequence[Client], action: Callable[[Client], Awaitable[Result]]
+) -> dict[Client, Result]:
+    """Act on all servers at once, to the end on each of them.
+
+    Args:
+        clients: one per server.
+        action: what is done; whatever it raises beside RolloutError is raised here.
+
+    Returns:
+        client -> what the action gave.
+
+    Raises:
+        ServersFailedError: the action failed on some.
+    """
+    outcomes = await asyncio.gather(*map(action, clients), return_exceptions=True)
+    failures: dict[WeightClient, RolloutError] = {}
+    results: dict[Client, Result] = {}
+    for client, outcome in zip(clients, outcomes, strict=True):
+        if isinstance(outcome, RolloutError):
+            failures[client] = outcome
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            results[client] = outcome
+    if failures:
+        raise ServersFailedError(failures)
+    return results
+
+
+async def verify_servers(clients: Sequence[WeightClient], version: str, how: Verification) -> None:
+    """Check what servers hold after an update, before they go on.
+
+    Args:
+        clients: one per server.
+        version: that each must report.
+        how: version asks for it; checksums compares the weights of servers with equally many ranks as well, which finds
+            one that has taken a part of the update only.
+
+    Raises:
+        ServersFailedError: a server holds something else than it should, or than most of the others do.
+    """
+    if how == "none":
+        return
+    await on_every_server(clients, lambda client: _check_version(client, version))
+    if how == "checksums":
+        sums = await on_every_server(clients, lambda client: client.weight_checksums())
+        strangers = _unlike_the_others(sums)
+        if strangers:
+            raise ServersFailedError(
+                {
+                    client: RolloutError(f"{client.address} holds other weights than other servers.")
+                    for client in strangers
+                }
+            )
+
+
+async def _check_version(client: WeightClient, version: str) -> None:
+    found = (await client.model_info()).get("weight_version")
+    if found != version:
+        raise RolloutError(f"{client.address} reports weight version {found} after an update to {version}.")
+
+
+def _unlike_the_others(sums: dict[WeightClient, tuple[dict[str, str], ...]]) -> list[WeightClient]:
+    """Those outside the largest set of servers that hold the same, among those of as many ranks; of a tie, all."""
+    contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
+    strangers: list[WeightClient] = []
+    for num_ranks in {length for length, _ in contents.values()}:
+        counts = Counter(content for content in contents.values() if content[0] == num_ranks).most_common(2)
+        is_tie = len(counts) == 2 and counts[0][1] == counts[1][1]
+        strangers += [
+            client
+            for client, content in contents.items()
+            if content[0] == num_ranks and (is_tie or content != counts[0][0])
+        ]
+    return strangers

@@ -1,0 +1,127 @@
+"""Ranks give weights together: in step whatever befalls the servers, and with one verdict on what these hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from megacov.errors import MegacovError, WeightSyncError
+from megacov.megatron.policy import Policy
+from megacov.parallel.collectives import all_reduce_sum
+from megacov.trainer.mismatch import check_mismatch
+from megacov.trainer.rollout_phase import RolloutPhase
+from megacov.trainer.step import plan_updates
+from tests.support.policies import GRPO, TINY_POLICY, laid_out_policy, make_rollout_batch, step_settings
+from tests.support.run_ranks import run_cases
+
+LAYOUTS = [(2, 1), (1, 2)]
+
+
+class Taker:
+    """In place of what talks to the servers: takes so many tensors of each push, and says so much of each."""
+
+    def __init__(self, *pushes: tuple[int, str | MegacovError | None]) -> None:
+        self.pushes, self.taken = list(pushes), {}
+
+    def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
+        """As of RolloutWorker."""
+        count, outcome = self.pushes.pop(0)
+        self.taken = dict(pair for pair, _ in zip(weights, range(count), strict=False))
+        if isinstance(outcome, MegacovError):
+            raise outcome
+        return outcome
+
+
+ALL = 1000
+PUSHES: dict[str, tuple[tuple[int, Any], ...]] = {
+    "well": ((ALL, None),),
+    "fails before the first tensor": ((0, "gone"), (ALL, None)),
+    "fails in the middle": ((3, "gone"), (5, "gone, too"), (ALL, None)),
+    "would fail for ever": ((3, "gone"),) * 10,
+    "refused": ((3, WeightSyncError("no")),),
+}
+
+
+def _push(tensor: int, pipeline: int, name: str) -> Any:
+    with laid_out_policy(tensor, pipeline) as policy:
+        taker = Taker(*PUSHES[name])
+        phase = RolloutPhase(policy.groups, taker if policy.groups.world_rank == 0 else None)  # type: ignore[arg-type]
+        try:
+            phase.push_weights(policy, version=1)
+            phase.push_weights(policy, version=1)  # they have them
+        except WeightSyncError as error:
+            return str(error)
+        assert not taker.pushes or policy.groups.world_rank > 0
+        return taker.taken
+
+
+def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -> str:
+    """What is said of a batch whose log-probs by the servers are so far off."""
+    with laid_out_policy(tensor, pipeline) as policy:
+        batch = make_rollout_batch()
+        batch.rollout_log_probs.copy_(_own_log_probs(policy, batch) + off)
+        inputs = [part for each in plan_updates(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
+        try:
+            check_mismatch(inputs, policy.groups, max_mismatch=max_mismatch)
+        except WeightSyncError as error:
+            return str(error)
+    return ""
+
+
+def _settings(policy: Policy) -> Any:
+    return step_settings(policy, num_updates=2)
+
+
+def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
+    """The trainer's, on every rank."""
+    found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
+    for planned in plan_updates(policy, batch, GRPO, _settings(policy)):
+        for part in planned.inputs:
+            found[part.token_ids] = part.old_log_probs.double()
+    if policy.groups.pp_size > 1:
+        found = all_reduce_sum(found, group=policy.groups.pp)
+    return found.view_as(batch.rollout_log_probs).float()
+
+
+PUSH_CASES = [(_push, *layout, name) for layout in LAYOUTS for name in PUSHES]
+# How far off, and the limit; only the third is refused.
+JUDGED = [(0.0, 1e-4), (0.4, 0.5), (-0.6, 0.5), (9.0, None)]
+JUDGE_CASES = [(_judge, *layout, *case) for layout in LAYOUTS for case in JUDGED]
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+@pytest.fixture(scope="module")
+def results() -> list[list[Any]]:
+    """Of each case, what both ranks say."""
+    return run_cases(_call, [*PUSH_CASES, *JUDGE_CASES], world_size=2)
+
+
+@pytest.mark.dist
+def test_ranks_stay_in_step_whatever_befalls_a_push(results) -> None:
+    expected = load_file(TINY_POLICY / "model.safetensors")
+    for (*_, name), (first, second) in zip(PUSH_CASES, results, strict=False):
+        if name == "refused":
+            assert first == second == "no"
+        elif name == "would fail for ever":
+            assert first == second
+            assert "in 4 attempts: gone" in first
+        else:
+            assert second == {}
+            assert first.keys() >= expected.keys()
+            assert all(torch.equal(first[each], tensor) for each, tensor in expected.items())
+
+
+@pytest.mark.dist
+def test_all_ranks_refuse_log_probs_of_other_weights(results) -> None:
+    judged = results[len(PUSH_CASES) :]
+    assert [first for first, _ in judged] == [second for _, second in judged]
+    for (*_, off, _limit), (sentence, _) in zip(JUDGE_CASES, judged, strict=True):
+        assert ("differ by 0.6 nats a token" in sentence) == bool(sentence) == (off == -0.6)
