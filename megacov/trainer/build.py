@@ -28,6 +28,7 @@ from megacov.trainer.restore import (
     GoodCheckpoint,
     check_continuation,
     find_good_checkpoint,
+    read_carried,
     restore,
     set_newer_aside,
 )
@@ -164,6 +165,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutPhase(groups, worker)
+        if worker is not None and good is not None:
+            worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         writer = None
         if progress is not None:
@@ -173,7 +176,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         last_saved = None if good is None else state.step
-        checkpointer = Checkpointer(store, groups, settings, about_run=about_run, last_saved=last_saved)
+        checkpointer = Checkpointer(
+            store, groups, settings, about_run=about_run, carried=lambda: rollout.carried, last_saved=last_saved
+        )
         yield Run(
             config, policy, rollout, algorithm, _step_settings(config, groups), state, checkpointer, writer, progress
         )

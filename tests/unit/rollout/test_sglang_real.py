@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import httpx
 import psutil
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import Fleet, GenerateRequest, Member, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
-from megacov.types import Completion
+from megacov.types import Completion, Prompt
 from megacov.weight_sync import (
     BroadcastTransport,
     DiskTransport,
@@ -215,6 +217,38 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
         await client.flush_cache()
 
     asyncio.run(run())
+
+
+def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
+    weights = {str(version): changed_weights(version) for version in range(1, 5)}
+    source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
+    samples, carried = [], ()
+    with asyncio.Runner() as runner:
+        clients = clients_of(running)
+        transport = make_transport("disk", clients, runner.run, tmp_path)
+        sampler = PartialSampler(
+            clients=clients,
+            verify=lambda text, _: float(len(text)),
+            samples_per_prompt=8,
+            max_response_length=48,
+            decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
+            max_staleness=4,
+        )
+        for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+            transport.push(int(version), weights[version].items())
+            versions = {"expected_version": version, "trained_version": int(version) + 1}
+            sampled = runner.run(sampler.sample_phase(source, num_groups, carried=carried, **versions))
+            samples, carried = samples + sampled.samples, sampled.carried
+    assert carried == ()
+    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
+    pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
+    assert pieced
+    for sample in pieced[:6]:
+        completion = sample.completion
+        for span in completion.version_spans:
+            expected = log_probs_of(weights[span.version], sample.prompt.token_ids, completion.token_ids)
+            found = torch.tensor(completion.log_probs).double()[span.start : span.end]
+            torch.testing.assert_close(found, expected[span.start : span.end], atol=1e-4, rtol=0.0)
 
 
 @pytest.mark.slow
