@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator
 
+from megacov.config.addresses import check_addresses, is_ip_address, is_private
 from megacov.config.section import Section
 
 # Options of SGLang's that follow from other settings, or that must not be seen by others.
@@ -30,6 +31,10 @@ class RolloutSection(Section):
     """Who samples: a server on the CPU that the trainer starts for itself, or SGLang servers."""
     addresses: tuple[str, ...] = ()
     """URLs of SGLang servers that already run, as in [http://10.0.0.5:30000]."""
+    addresses_file: Path | None = None
+    """Text file with such URLs, one a line, instead of addresses; servers are added and drained as it changes."""
+    keys_file: Path | None = None
+    """YAML file with api-key and admin-api-key of servers that already run, readable for its owner alone."""
     servers: StrictInt = Field(0, ge=0)
     """SGLang servers that the trainer starts on its own machine, instead of using addresses. [servers]"""
     server_command: tuple[str, ...] = Field(("python", "-m", "sglang.launch_server"), min_length=1)
@@ -42,6 +47,8 @@ class RolloutSection(Section):
     """Environment variables of such servers, beside those of the trainer."""
     server_devices: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES of each such server, as in ["4,5", "6,7"]; if empty, each sees what the trainer sees."""
+    colocated: StrictBool = False
+    """SGLang servers share the GPUs of the trainer, and give their memory back while it computes."""
     host: str = Field("127.0.0.1", min_length=1)
     """Private address that servers listen on which the trainer starts."""
     port: StrictInt = Field(0, ge=0, le=65535)
@@ -81,7 +88,7 @@ class RolloutSection(Section):
     request_timeout_s: StrictFloat = Field(600.0, gt=0)
     """Deadline of one request. [s]"""
     max_restarts: StrictInt = Field(5, ge=0)
-    """Times that an SGLang server which the trainer has started is started again after it was lost. [restarts]"""
+    """Times that a server which the trainer has started is started again after it was lost. [restarts]"""
     start_timeout_s: StrictFloat = Field(300.0, gt=0)
     """Deadline for a server to answer after its start, and for any to come back when all are lost. [s]"""
 
@@ -93,10 +100,7 @@ class RolloutSection(Section):
     @field_validator("addresses")
     @classmethod
     def _addresses_are_urls(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        for address in addresses:
-            if not address.startswith(("http://", "https://")):
-                raise ValueError(f"{address!r} is no URL: write it as http://HOST:PORT.")
-        return addresses
+        return check_addresses(addresses)
 
     @field_validator("server_arguments")
     @classmethod
@@ -113,13 +117,11 @@ class RolloutSection(Section):
     @field_validator("host")
     @classmethod
     def _host_is_private(cls, host: str) -> str:
-        try:
-            address = ip_address(host)
-        except ValueError:
-            if host == "localhost":
-                return host
-            raise ValueError("give an IP address, such as 127.0.0.1, or localhost.") from None
-        if address.is_unspecified or not address.is_private:
+        if host == "localhost":
+            return host
+        if not is_ip_address(host):
+            raise ValueError("give an IP address, such as 127.0.0.1, or localhost.")
+        if not is_private(host):
             raise ValueError(
                 "whoever reaches a rollout server can replace its weights, so it listens on one private address only: "
                 "set 127.0.0.1, or the machine's address in its private network."

@@ -11,6 +11,12 @@ from math import gcd
 
 from megacov.config.rollout_rules import partial_rollouts_do_not_repeat, partial_rollouts_have_room_to_age
 from megacov.config.schema import RunConfig
+from megacov.config.server_rules import (
+    colocated_servers_take_turns_with_the_trainer,
+    engine_has_its_servers,
+    every_server_has_its_devices,
+    keys_are_of_servers_that_already_run,
+)
 from megacov.errors import ConfigError
 
 LARGE_RATIO = 0.05
@@ -65,39 +71,6 @@ def every_rank_has_a_sequence(config: RunConfig) -> str | None:
         f"parallel.data is {config.parallel.data} and an optimizer step has {config.sequences_per_update} sequences "
         f"({config.sequences_per_step} in {config.batch.updates_per_rollout} updates): lower parallel.data or "
         "batch.updates_per_rollout, or raise rollout.prompts_per_step."
-    )
-
-
-def engine_has_its_servers(config: RunConfig) -> str | None:
-    """SGLang servers are found by address or started by the trainer, which always starts the embedded one."""
-    engine, addresses, servers = config.rollout.engine, config.rollout.addresses, config.rollout.servers
-    if engine == "embedded" and (addresses or servers):
-        named = f"addresses names {len(addresses)} servers" if addresses else f"servers is {servers}"
-        return (
-            f"rollout.engine is embedded and rollout.{named}, which it would not use: remove them, or set "
-            "rollout.engine=sglang."
-        )
-    if engine == "sglang" and not addresses and not servers:
-        return (
-            "rollout.engine is sglang, rollout.addresses is empty and rollout.servers is 0: list the servers' URLs, as "
-            "in rollout.addresses=[http://127.0.0.1:30000], or have some started, as in rollout.servers=1."
-        )
-    if addresses and servers:
-        return (
-            f"rollout.addresses names {len(addresses)} servers and rollout.servers is {servers}: name servers that "
-            "already run or have some started, not both."
-        )
-    return None
-
-
-def every_server_has_its_devices(config: RunConfig) -> str | None:
-    """Devices are given to servers one by one."""
-    devices, servers = config.rollout.server_devices, config.rollout.servers
-    if not devices or len(devices) == servers:
-        return None
-    return (
-        f"rollout.server_devices has {len(devices)} entries and rollout.servers is {servers}: give each server that "
-        "the trainer starts its devices, or none of them."
     )
 
 
@@ -181,6 +154,7 @@ RULES: tuple[Rule, ...] = (
     updates_divide_the_batch,
     every_rank_has_a_sequence,
     engine_has_its_servers,
+    keys_are_of_servers_that_already_run,
     every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
     virtual_stages_have_a_pipeline,
@@ -190,6 +164,7 @@ RULES: tuple[Rule, ...] = (
     partial_rollouts_have_room_to_age,
     partial_rollouts_do_not_repeat,
     the_embedded_server_reads_weights_from_disk,
+    colocated_servers_take_turns_with_the_trainer,
 )
 
 

@@ -160,6 +160,7 @@ _TABLE = (
     ),
     Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
     Tag("rollout/failovers", "Requests that went on to another server when one was lost.", "requests", "none"),
+    Tag("rollout/servers", "Servers that serve at the end of a rollout.", "servers", "none"),
     Tag("rollout/server_restarts", "Servers that were lost and started again.", "restarts", "none"),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
     Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
 from megacov.rollout.carried import CarriedGroup, dump_carried, load_carried
 from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member, ServersWaitError
+from megacov.rollout.fleet import Fleet, ServersWaitError
 from megacov.rollout.groups import SampledGroups, SamplingReport
+from megacov.rollout.keys import ServerKeys, make_keys, read_keys
+from megacov.rollout.member import Member
 from megacov.rollout.partial import PartialSampler
 from megacov.rollout.sampler import Sampler
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
-from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.sglang_server import SglangServer
+from megacov.rollout.wire import GenerateRequest, Prefix
 
 __all__ = [
+    "AddressFile",
     "Capabilities",
     "CarriedGroup",
     "EmbeddedServer",
@@ -21,6 +25,7 @@ __all__ = [
     "GenerateRequest",
     "Member",
     "PartialSampler",
+    "Prefix",
     "RolloutClient",
     "SampledGroups",
     "Sampler",
@@ -32,6 +37,7 @@ __all__ = [
     "dump_carried",
     "load_carried",
     "make_keys",
+    "read_keys",
     "refuse_unsafe",
     "version_warning",
 ]

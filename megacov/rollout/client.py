@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import httpx
@@ -79,13 +80,20 @@ class RolloutClient(WeightCalls):
             response.content, num_completions=request.n, vocab_size=self._vocab_size, server=self.address
         )
 
-    async def model_info(self) -> dict[str, Any]:
-        """What the server says of its model, `weight_version` among it."""
-        return await self._get_info("/model_info")
+    async def model_info(self, timeout_s: float = _INFO_TIMEOUT_S) -> dict[str, Any]:
+        """Ask the server about its model.
+
+        Args:
+            timeout_s: deadline.
+
+        Returns:
+            What it says, `weight_version` among it.
+        """
+        return await self._get_info("/model_info", timeout_s)
 
     async def server_info(self) -> dict[str, Any]:
         """What the server says of itself, its SGLang `version` among it; keys too, so show it to nobody."""
-        return await self._get_info("/server_info")
+        return await self._get_info("/server_info", _INFO_TIMEOUT_S)
 
     async def pause(self, mode: PauseMode) -> None:
         """Stop generation between two tokens.
@@ -101,6 +109,21 @@ class RolloutClient(WeightCalls):
         """Go on after a pause."""
         body: dict[str, Any] | None = {} if self.capabilities.pause_takes_body else None
         await self.send("POST", "/continue_generation", body, timeout_s=self.request_timeout_s)
+
+    async def release_memory(self) -> None:
+        """Have a server that is idle free its GPU memory: weights, keys and values, CUDA graphs."""
+        await self.send("POST", "/release_memory_occupation", {}, timeout_s=self.request_timeout_s, is_repeatable=False)
+
+    async def resume_memory(self, tags: Sequence[str]) -> None:
+        """Have it take memory again. The content is undefined.
+
+        Args:
+            tags: of what it has freed: weights, kv_cache, cuda_graph.
+        """
+        body = {"tags": list(tags)}
+        await self.send(
+            "POST", "/resume_memory_occupation", body, timeout_s=self.request_timeout_s, is_repeatable=False
+        )
 
     async def flush_cache(self) -> None:
         """Drop the prefix cache, which belongs to the old weights after an update."""
@@ -126,7 +149,7 @@ class RolloutClient(WeightCalls):
         """
         try:
             return (await self.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
-        except (httpx.TransportError, TimeoutError):
+        except (httpx.RequestError, TimeoutError):
             return False
 
     async def wait_healthy(self, timeout_s: float) -> None:
@@ -143,7 +166,7 @@ class RolloutClient(WeightCalls):
         while (left_s := deadline - time.monotonic()) > 0.0:
             try:
                 response = await self.send_once("GET", "/health", None, timeout_s=left_s)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 said = what_happened(error)
             else:
                 if response.is_success:
@@ -152,8 +175,8 @@ class RolloutClient(WeightCalls):
             await asyncio.sleep(_HEALTH_POLL_S)
         raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({said}); look at the server's log.")
 
-    async def _get_info(self, path: str) -> dict[str, Any]:
-        timeout_s = min(_INFO_TIMEOUT_S, self.request_timeout_s)
+    async def _get_info(self, path: str, timeout_s: float) -> dict[str, Any]:
+        timeout_s = min(timeout_s, self.request_timeout_s)
         response = await self.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
         if response.status_code == httpx.codes.NOT_FOUND:  # SGLang before 0.5.6
             response = await self.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
+from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import RolloutError
 from megacov.rollout.wire import error_sentence
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_REFUSALS = frozenset({400, 413, 422})  # of what was sent; another server would say the same
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
 # SGLang closes a connection that is idle for 5 s, and a request that meets the close is lost.
@@ -30,7 +34,7 @@ class RequestRefusedError(RolloutError):
 
 
 class UnreachableError(RolloutError):
-    """The server did not answer, however often it was asked."""
+    """The server could not be talked to, however often that was tried."""
 
 
 class Connection:
@@ -118,7 +122,7 @@ class Connection:
         """
         max_retries = self._max_retries if is_repeatable else 0
         deadline = time.monotonic() + timeout_s
-        said = "no time was left"
+        said, failure = "no time was left", RolloutError
         for attempt in range(max_retries + 1):
             if attempt:
                 backoff_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
@@ -129,15 +133,18 @@ class Connection:
             left_s = deadline - time.monotonic()
             try:
                 response = await self.send_once(method, path, body, timeout_s=left_s)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 said = what_happened(error)
+                # One that is late, or has too much to do, may yet answer others.
+                failure = RolloutError if isinstance(error, TimeoutError | httpx.ReadTimeout) else UnreachableError
                 continue
             if response.is_success or (accepts_404 and response.status_code == httpx.codes.NOT_FOUND):
                 return response
-            said = f"status {response.status_code}: {error_sentence(response.content)}"
+            said, failure = f"status {response.status_code}: {error_sentence(response.content)}", RolloutError
             if response.status_code not in _RETRIED_STATUSES:
-                raise RequestRefusedError(f"{self.address} refused {path} with {said}")
-        raise UnreachableError(
+                kind = RequestRefusedError if response.status_code in _REFUSALS else RolloutError
+                raise kind(f"{self.address} refused {path} with {said}")
+        raise failure(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "
             "look at the server's log, or raise the timeout."
         )
@@ -157,7 +164,7 @@ class Connection:
             Any reply.
 
         Raises:
-            TransportError: no reply; from httpx.
+            RequestError: no reply; from httpx.
             TimeoutError: none in time.
         """
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
@@ -169,7 +176,7 @@ class Connection:
     @contextlib.asynccontextmanager
     async def _lane(self) -> AsyncIterator[httpx.AsyncClient]:
         async with self._free_lanes:
-            lane = self._idle_lanes.pop() if self._idle_lanes else self._open_lane()
+            lane = self._idle_lanes.pop() if self._idle_lanes else await self._open_lane()
             is_idle = False
             try:
                 yield lane
@@ -180,10 +187,29 @@ class Connection:
                 else:
                     await lane.aclose()  # its connection may be in the middle of an exchange
 
-    def _open_lane(self) -> httpx.AsyncClient:
+    async def _open_lane(self) -> httpx.AsyncClient:
+        await self._look_up_host()
         # trust_env would send requests to a server on this machine through the proxy of the environment.
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
         return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
+
+    async def _look_up_host(self) -> None:
+        if self.address.startswith("https:"):
+            return
+        host = urlsplit(self.address).hostname or ""
+        if is_ip_address(host):
+            found = [host]
+        else:
+            try:
+                infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                raise httpx.ConnectError(f"{host} cannot be looked up: {error}") from error
+            found = [str(info[4][0]) for info in infos]
+        try:
+            for each in found:
+                refuse_public(each, url=self.address)
+        except ValueError as error:
+            raise RolloutError(str(error)) from error
 
 
 def _bearer(key: str | None) -> dict[str, str]:

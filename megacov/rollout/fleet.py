@@ -7,46 +7,24 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from megacov.errors import RolloutError, WeightSyncError
+from megacov.rollout.address_file import AddressFile
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.connection import RequestRefusedError, UnreachableError
-from megacov.rollout.server_process import ServerProcess
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.member import LostWeightsError, Member, pick
+from megacov.rollout.wire import GenerateRequest, Prefix
 from megacov.types import Completion
 
 Result = TypeVar("Result")
 
-_MAX_ATTEMPTS = 4  # of one request, on whatever servers
+_MAX_ATTEMPTS = 8  # of one request, on whatever servers: it may be what ends them
 _MAX_FAILURES = 3  # in a row, of a server that still answers
-_FIRST_BACKOFF_S = 1.0
-_LAST_BACKOFF_S = 60.0
 
 
 class ServersWaitError(RolloutError):
     """No server has the current weights, but some that are well would take them now."""
-
-
-@dataclass(eq=False)
-class Member:
-    """One server and what is known of it.
-
-    serving: it holds the current weights and gets requests. out: nothing is asked of it until `retry_at`. starting: its
-    process has been started anew. started: that generates, and wants the current weights. waiting: it is well, and can
-    have them with the next push only. gone: it will not come back.
-    """
-
-    client: RolloutClient
-    server: ServerProcess | None = None
-    state: Literal["serving", "out", "starting", "started", "waiting", "gone"] = "serving"
-    under_way: int = 0
-    failures: int = 0
-    setbacks: int = 0  # times lost since it last answered
-    restarts: int = 0
-    retry_at: float = 0.0
-    why: str = ""
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,28 +32,31 @@ class Fleet:
     """Servers of one model. Use it within one event loop, that of the clients.
 
     members: at least one; all hold the same weights at the beginning.
-    make_client: for the address of a server that was started anew.
+    make_client: for the address of a server that was added or started anew.
     bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on. None where that
         cannot be done between two pushes.
+    address_file: names the servers there should be, where that changes.
     max_restarts: of one server that this process has started. [restarts]
     start_timeout_s: until a restarted server must generate, and for which a request waits for any server. [s]
     watch_s: between two looks at all servers. [s]
     health_timeout_s: for one sign of health; two missing in a row are too many. [s]
+    versions: of all weights that servers are given, which the owner adds before it gives them. One that holds others
+        has been started anew by somebody else. Nothing is checked while this is empty.
     receiving: clients of the servers that a push of new weights goes to; the same list always.
     num_failovers: requests that went on to another server. [requests]
-    num_restarts: servers that were started anew. [restarts]
     """
 
-    members: Sequence[Member]
+    members: list[Member]
     make_client: Callable[[str], RolloutClient]
     bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None
+    address_file: AddressFile | None = None
     max_restarts: int = 0
     start_timeout_s: float = 300.0
     watch_s: float = 2.0
     health_timeout_s: float = 30.0
+    versions: set[str] = field(default_factory=set, init=False)
     receiving: list[RolloutClient] = field(default_factory=list, init=False)
     num_failovers: int = field(default=0, init=False)
-    num_restarts: int = field(default=0, init=False)
     _retries_of_former: int = field(default=0, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -86,12 +67,17 @@ class Fleet:
     @property
     def num_retries(self) -> int:
         """HTTP calls that were sent again, so far."""
-        return self._retries_of_former + sum(member.client.num_retries for member in self.members)
+        return self._retries_of_former + sum(member.num_retries for member in self.members)
+
+    @property
+    def num_restarts(self) -> int:
+        """Times that servers were started anew, so far."""
+        return sum(member.restarts for member in self.members)
 
     @property
     def may_recover(self) -> bool:
         """Whether some server that does not serve now may come back."""
-        return any(member.state in ("out", "starting", "started") for member in self.members)
+        return any(member.may_come_back for member in self.members)
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """Sample, on another server if one fails. A request is answered once: only what failed is sent elsewhere.
@@ -109,18 +95,24 @@ class Fleet:
         tried: set[Member] = set()
         for attempt in range(_MAX_ATTEMPTS):
             self.num_failovers += attempt > 0
-            member = await self._choose(tried)
+            member = await self._choose(tried, request.prefix)
+            lost = member.lost
             member.under_way += 1
             try:
-                completions = await self._ask(member, request)
+                completions = await self._unless_lost(member, member.client.generate(request))
+                member.check_weights((span.version for one in completions for span in one.version_spans), self.versions)
             except RequestRefusedError:
                 raise
             except RolloutError as error:
                 tried.add(member)
-                self._note_failure(member, error)
                 last = error
+                # A server that was lost meanwhile may be back already: this is no failure of the new one.
+                if not lost.is_set():
+                    self._note_failure(member, error)
             else:
                 member.failures = member.setbacks = 0
+                if request.prefix is not None:
+                    request.prefix.address = member.client.address
                 return completions
             finally:
                 member.under_way -= 1
@@ -135,18 +127,21 @@ class Fleet:
         Returns:
             Its result.
         """
-        watch = asyncio.ensure_future(self._watch())
+        working, watch = asyncio.ensure_future(work), asyncio.ensure_future(self._watch())
         try:
-            return await work
+            await asyncio.wait({working, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()  # it ends only by what it raises; without it a request might wait for ever
+            return working.result()
         finally:
+            working.cancel()
             watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            await asyncio.gather(working, watch, return_exceptions=True)
 
     @property
     def serving(self) -> list[RolloutClient]:
         """Clients of the servers that get requests now."""
-        return [member.client for member in self.members if member.state == "serving"]
+        return [member.client for member in self.members if member.serves]
 
     async def drop_failed(self, failures: Mapping[Any, RolloutError]) -> bool:
         """Take servers that did not take new weights out of service; they come back with whole ones, or not at all.
@@ -177,13 +172,13 @@ class Fleet:
         for member in self.members:
             await member.client.aclose()
 
-    async def _choose(self, tried: set[Member]) -> Member:
+    async def _choose(self, tried: set[Member], prefix: Prefix | None) -> Member:
         deadline = time.monotonic() + self.start_timeout_s
         while True:
-            serving = [member for member in self.members if member.state == "serving"]
+            serving = [member for member in self.members if member.serves]
             if serving:
-                return min(serving, key=lambda member: (member in tried, member.under_way))
-            if any(member.state == "waiting" for member in self.members):
+                return pick(serving, tried, "" if prefix is None else prefix.address)
+            if any(member.receives for member in self.members):
                 raise ServersWaitError("The rollout servers that are left wait for the weights of the next push.")
             left_s = deadline - time.monotonic()
             if not self.may_recover or left_s <= 0.0:
@@ -193,9 +188,9 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
 
-    async def _ask(self, member: Member, request: GenerateRequest) -> list[Completion]:
-        """Ask one server, and stop waiting when it is found lost."""
-        asked = asyncio.ensure_future(member.client.generate(request))
+    async def _unless_lost(self, member: Member, question: Coroutine[Any, Any, Result]) -> Result:
+        """Ask a server something, and stop waiting when it is found lost."""
+        asked = asyncio.ensure_future(question)
         lost = asyncio.ensure_future(member.lost.wait())
         try:
             await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -210,53 +205,78 @@ class Fleet:
     def _note_failure(self, member: Member, error: RolloutError) -> None:
         member.failures += 1
         # It may answer the next request; one that does not answer at all is found out by the watch as well.
-        if member.state == "serving" and (member.failures >= _MAX_FAILURES or isinstance(error, UnreachableError)):
+        is_certain = isinstance(error, UnreachableError | LostWeightsError)
+        if member.state == "serving" and (is_certain or member.failures >= _MAX_FAILURES):
             self._lose(member, str(error))
 
     def _lose(self, member: Member, why: str) -> None:
-        backoff_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**member.setbacks)
-        member.state, member.why, member.retry_at = "out", why, time.monotonic() + backoff_s
-        member.setbacks += 1
-        member.failures = 0
-        member.lost.set()
-        if member.server is not None and member.restarts >= self.max_restarts:
-            member.state = "gone"
+        member.lose(why, max_restarts=self.max_restarts)
         self._note_change()
         if self.receiving or self.may_recover:  # otherwise the error that ends the run says it
             print(f"megacov: a rollout server is lost: {why}", flush=True)
 
     def _note_change(self) -> None:
-        self.receiving[:] = [member.client for member in self.members if member.state in ("serving", "waiting")]
+        self.receiving[:] = [member.client for member in self.members if member.receives]
         self._changed.set()
 
     async def _watch(self) -> None:
-        await asyncio.gather(*map(self._watch_member, self.members))
+        watched: set[Member] = set()
+        try:
+            async with asyncio.TaskGroup() as watchers:
+                while True:
+                    if self.address_file is not None:
+                        self._follow(await asyncio.to_thread(self.address_file.read_again))
+                    for member in set(self.members) - watched:
+                        watchers.create_task(self._watch_member(member))
+                    watched = set(self.members)
+                    await asyncio.sleep(self.watch_s)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def _watch_member(self, member: Member) -> None:
-        while member.state != "gone":
+        while member.state != "gone" and (member.under_way or not member.is_leaving):
             if member.state in ("serving", "waiting"):
-                await self._check_health(member)
-            elif member.state != "out" or time.monotonic() >= member.retry_at:
+                await self._examine(member)
+            elif not member.is_leaving and (member.state != "out" or time.monotonic() >= member.retry_at):
                 try:
                     await self._recover(member)
                 except (RolloutError, WeightSyncError) as error:
                     self._lose(member, str(error))
             await asyncio.sleep(self.watch_s)
+        if member.is_leaving:
+            self.members.remove(member)
+            self._retries_of_former += member.num_retries
+            await member.client.aclose()
 
-    async def _check_health(self, member: Member) -> None:
+    def _follow(self, addresses: Sequence[str] | None) -> None:
+        """Drain and add servers, so that there are those that should be."""
+        if addresses is None:
+            return
+        known = {member.client.address: member for member in self.members if not member.is_leaving}
+        for address in [address for address in known if address not in addresses]:
+            known[address].is_leaving = True
+            print(f"megacov: the rollout server {address} is no longer listed and gets no more requests.", flush=True)
+        for address in [address for address in addresses if address not in known]:
+            why = f"{address} was listed, but has not served yet"
+            self.members.append(Member(self.make_client(address), state="out", why=why))
+        self._note_change()
+
+    async def _examine(self, member: Member) -> None:
+        lost = member.lost
         try:
-            if member.server is not None:
-                member.server.check_alive()
-            if not await member.client.is_healthy(self.health_timeout_s):
-                # Once more: a server with much to do may be late.
-                await member.client.wait_healthy(self.health_timeout_s)
+            await self._unless_lost(member, member.check_health(self.health_timeout_s, self.versions))
         except RolloutError as error:
-            if member.state in ("serving", "waiting"):  # and not found lost by a request meanwhile
+            if not lost.is_set():  # found lost by a request meanwhile
                 self._lose(member, str(error))
 
     async def _recover(self, member: Member) -> None:
         """Take the next steps back to service. May be cancelled between any two of them, and called again."""
-        if member.server is not None and not await self._has_restarted(member, member.server):
+        if member.server is not None and not await member.has_restarted(
+            member.server,
+            self.make_client,
+            start_timeout_s=self.start_timeout_s,
+            health_timeout_s=self.health_timeout_s,
+        ):
             return
         await member.client.learn_capabilities()
         # First: a server that was lost in an update is paused, and gives no sign of health.
@@ -269,32 +289,10 @@ class Fleet:
         if self.bring_up_to_date is not None:
             self._put_to_service(member)
         else:
-            member.state, member.lost = "waiting", asyncio.Event()
+            member.enter("waiting")
             self._note_change()
 
     def _put_to_service(self, member: Member) -> None:
-        member.state, member.lost, member.failures = "serving", asyncio.Event(), 0
+        member.enter("serving")
         self._note_change()
-        print(f"megacov: the rollout server {member.client.address} is back with the current weights.", flush=True)
-
-    async def _has_restarted(self, member: Member, server: ServerProcess) -> bool:
-        if member.state == "out":
-            await self._restart(member, server)
-        server.check_alive()
-        if member.state == "starting" and await member.client.is_healthy(self.health_timeout_s):
-            server.settle()
-            member.state = "started"
-        if member.state == "starting" and time.monotonic() > member.retry_at:
-            raise RolloutError(f"The {server.name} was not healthy within {self.start_timeout_s:g} s of its restart.")
-        return member.state == "started"
-
-    async def _restart(self, member: Member, server: ServerProcess) -> None:
-        await asyncio.to_thread(server.stop)  # what may be left of it
-        await member.client.aclose()
-        # From here on without a pause in which this might be cancelled.
-        server.start()
-        member.restarts += 1
-        self.num_restarts += 1
-        self._retries_of_former += member.client.num_retries
-        member.client = self.make_client(server.address)
-        member.state, member.retry_at = "starting", time.monotonic() + self.start_timeout_s
+        print(f"megacov: the rollout server {member.client.address} serves with the current weights.", flush=True)

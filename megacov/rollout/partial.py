@@ -16,6 +16,7 @@ from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
 from megacov.rollout.groups import JudgedGroup, SampledGroups, SamplingCall, SamplingReport, gather_all
 from megacov.rollout.sampler import Sampler
+from megacov.rollout.wire import Prefix
 from megacov.types import Completion, Prompt
 
 _ABORT_AGAIN_S = 0.2
@@ -31,6 +32,7 @@ class _Growing:
     prompt: Prompt
     pieces: list[Completion]
     round: int = 0
+    prefix: Prefix = field(default_factory=Prefix)
 
     @property
     def is_finished(self) -> bool:
@@ -190,6 +192,7 @@ class PartialSampler(Sampler):
             n=len(copies),
             max_new_tokens=self.max_response_length - len(piece.token_ids),
             seed=phase.call.seed_of(group.number, attempt, copies[0]),
+            prefix=group.prefix,
         )
         for copy, completion in zip(copies, await self._generate(request), strict=True):
             if any(span.version != phase.call.expected_version for span in completion.version_spans):

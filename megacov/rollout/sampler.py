@@ -14,7 +14,7 @@ from megacov.rollout.carried import CarriedGroup
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
 from megacov.rollout.groups import JudgedGroup, SampledGroups, SamplingCall, SamplingReport, gather_all
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.wire import GenerateRequest, Prefix
 from megacov.types import Completion, Prompt
 
 Verifier = Callable[[str, str], float]
@@ -137,13 +137,14 @@ class Sampler:
 
     async def _complete(self, call: SamplingCall, number: int, prompt: Prompt) -> list[Completion]:
         completions: list[Completion] = []
-        num_missing = self.samples_per_prompt
+        num_missing, prefix = self.samples_per_prompt, Prefix()
         for attempt in range(self.max_resamples + 1):
             request = self._request(
                 prompt.token_ids,
                 n=num_missing,
                 max_new_tokens=self.max_response_length,
                 seed=call.seed_of(number, attempt),
+                prefix=prefix,
             )
             for completion in await self._generate(request):
                 if completion.finish_reason == "abort":
@@ -158,7 +159,9 @@ class Sampler:
                 return completions
         raise RolloutError(self._never_right(call, prompt, num_missing))
 
-    def _request(self, input_ids: tuple[int, ...], *, n: int, max_new_tokens: int, seed: int | None) -> GenerateRequest:
+    def _request(
+        self, input_ids: tuple[int, ...], *, n: int, max_new_tokens: int, seed: int | None, prefix: Prefix
+    ) -> GenerateRequest:
         return GenerateRequest(
             input_ids=input_ids,
             n=n,
@@ -168,6 +171,7 @@ class Sampler:
             top_k=self.top_k,
             stop=self.stop,
             sampling_seed=seed,
+            prefix=prefix,
         )
 
     async def _generate(self, request: GenerateRequest) -> list[Completion]:

@@ -45,6 +45,7 @@ class ServerProcess(ABC):
         self._log_path = log_path
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._num_starts = 0
 
     @property
     def pid(self) -> int | None:
@@ -54,10 +55,11 @@ class ServerProcess(ABC):
     def start(self) -> None:
         """Start the process and come back at once; whoever calls this must enter the context or call `stop`.
 
-        After `stop` it may be started again, perhaps under another address.
+        After `stop` it may be started again, perhaps under another address. Its log goes on then.
         """
-        if self._process is None:
+        if self.pid is None:
             self._process = self._launch()
+            self._num_starts += 1
 
     def __enter__(self) -> Self:
         """Start the server if that has not been done, and wait until it generates.
@@ -89,7 +91,9 @@ class ServerProcess(ABC):
         """
         is_ready = False
         try:
-            self._find_address(deadline)
+            while not self.look_for_address():
+                self._check_starting(deadline)
+                time.sleep(_POLL_S)
             self._wait_healthy(deadline)
             self.settle()
             is_ready = True
@@ -116,16 +120,20 @@ class ServerProcess(ABC):
             self._clean_up()
 
     @abstractmethod
+    def look_for_address(self) -> bool:
+        """Set `address`, once the server knows its port.
+
+        Returns:
+            Whether it does.
+        """
+
+    @abstractmethod
     def settle(self) -> None:
         """Remove what was needed for the start alone, now that the server generates."""
 
     @abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
         """Start the process."""
-
-    @abstractmethod
-    def _find_address(self, deadline: float) -> None:
-        """Set `address`, which may take until the server knows its port."""
 
     @abstractmethod
     def _clean_up(self) -> None:
@@ -204,7 +212,7 @@ class EmbeddedServer(ServerProcess):
             command += [f"--{name}", str(value)]
         command += self._switches
         environment = environment_without_rank() | {"OMP_NUM_THREADS": str(self._num_threads)}
-        with self._log_path.open("wb") as log:
+        with self._log_path.open("ab" if self._num_starts else "wb") as log:
             # A session of its own, so that Ctrl-C in the terminal does not end it before the trainer is done with it.
             return subprocess.Popen(
                 command,
@@ -215,11 +223,16 @@ class EmbeddedServer(ServerProcess):
                 start_new_session=True,
             )
 
-    def _find_address(self, deadline: float) -> None:
-        while not self._port_file.exists():
-            self._check_starting(deadline)
-            time.sleep(_POLL_S)
+    def look_for_address(self) -> bool:
+        """Read the port file.
+
+        Returns:
+            Whether the server has written it.
+        """
+        if not self._port_file.exists():
+            return False
         self.address = f"http://{self._options['host']}:{int(self._port_file.read_text(encoding='ascii'))}"
+        return True
 
     def settle(self) -> None:
         """Nothing: the port file is wanted by whoever else looks for the server."""

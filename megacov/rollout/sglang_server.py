@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacov.launch.supervise import COMMAND_FILE
+from megacov.rollout.keys import ServerKeys
 from megacov.rollout.server_process import ServerProcess, environment_without_rank
 
 Option = str | int | float | bool | Sequence[str | int | float]
 
 _KEYS_FILE = "keys.yaml"  # SGLang takes no other suffix
-
-
-@dataclass(frozen=True, slots=True)
-class ServerKeys:
-    """What a server wants to be shown: one key with requests for tokens, the other with weights and control."""
-
-    api: str = field(repr=False)
-    admin: str = field(repr=False)
-
-
-def make_keys() -> ServerKeys:
-    """Fresh random keys. Hexadecimal: SGLang would take a key with a leading dash for an option."""
-    return ServerKeys(secrets.token_hex(32), secrets.token_hex(32))
 
 
 class SglangServer(ServerProcess):
@@ -88,13 +74,6 @@ class SglangServer(ServerProcess):
         self._host = host
         self._reserved: socket.socket | None = None
         self._folder: Path | None = None
-        self._num_starts = 0
-
-    def start(self) -> None:
-        """Start the process and come back at once; under another port if it was stopped before."""
-        if self.pid is None:
-            self._process = None
-        super().start()
 
     def settle(self) -> None:
         """Remove the keys from the disk, now that the server has read them."""
@@ -116,9 +95,7 @@ class SglangServer(ServerProcess):
             self._folder / COMMAND_FILE, json.dumps({"command": command, "environment": environment}, indent=2)
         )
         supervisor = [sys.executable, "-m", "megacov.launch.supervise", str(os.getpid()), str(self._folder)]
-        # Of a server that is started again, the log goes on.
         with os.fdopen(_open_privately(self._log_path, is_new=self._num_starts == 0), "ab") as log:
-            self._num_starts += 1
             return subprocess.Popen(
                 supervisor,
                 env=environment_without_rank(),
@@ -128,8 +105,13 @@ class SglangServer(ServerProcess):
                 start_new_session=True,  # so that Ctrl-C does not end it before the trainer is done with it
             )
 
-    def _find_address(self, deadline: float) -> None:
-        """Known since the launch."""
+    def look_for_address(self) -> bool:
+        """Known since the launch.
+
+        Returns:
+            True.
+        """
+        return True
 
     def _clean_up(self) -> None:
         if self._reserved is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +12,7 @@ from megacov.checkpoint.manifest import record_file
 from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
-from megacov.errors import LeaveRequested
+from megacov.errors import CheckpointError, LeaveRequested, RolloutError, WeightSyncError
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
@@ -88,6 +88,28 @@ class Run:
         raise LeaveRequested(
             f"asked to leave: step {self.state.step} is saved; go on with `megacov resume {directory}`."
         )
+
+    @contextmanager
+    def saved_if_servers_are_lost(self) -> Iterator[None]:
+        """Inside, an error of the rollout servers ends the run after a save. A collective of all ranks if it happens.
+
+        What is saved is as it was on entering: such errors come before a step's first update, but perhaps after its
+        batch was taken from the data.
+
+        Raises:
+            RolloutError: raised inside, on all ranks.
+            WeightSyncError: raised inside, on all ranks.
+        """
+        before = replace(self.state)
+        try:
+            yield
+        except (RolloutError, WeightSyncError) as error:
+            if self.config.checkpoint.every > 0:
+                with suppress(CheckpointError):  # the first error counts; this one has been said
+                    self.checkpointer.save_now(self.policy, before)
+                    resume = f"`megacov resume {self.config.run.directory}`"
+                    error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
+            raise
 
 
 def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) -> Policy:

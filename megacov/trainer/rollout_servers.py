@@ -6,11 +6,39 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from megacov.config import RunConfig
-from megacov.rollout import EmbeddedServer, Fleet, Member, RolloutClient, ServerKeys, ServerProcess, SglangServer
+from megacov.rollout import (
+    AddressFile,
+    EmbeddedServer,
+    Fleet,
+    Member,
+    RolloutClient,
+    ServerKeys,
+    ServerProcess,
+    SglangServer,
+    make_keys,
+    read_keys,
+)
 
 _SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
 
 _CONTROL_CONNECTIONS = 8
+
+
+def find_keys(config: RunConfig) -> ServerKeys:
+    """Keys of the servers.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        Fresh ones for servers that are to be started, those of the file for others.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if config.rollout.keys_file is not None:
+        return read_keys(config.rollout.keys_file)
+    return make_keys() if config.rollout.servers else ServerKeys()
 
 
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
@@ -48,6 +76,9 @@ def make_fleet(
 
     Returns:
         The fleet.
+
+    Raises:
+        RolloutError: the file of addresses cannot be used.
     """
     rollout = config.rollout
     # What partial rollouts go on with is one request a response. Control and signs of health find a place as well.
@@ -60,16 +91,19 @@ def make_fleet(
             request_timeout_s=rollout.request_timeout_s,
             max_retries=rollout.max_retries,
             max_connections=most_requests + _CONTROL_CONNECTIONS,
-            api_key=keys.api if rollout.servers else None,
-            admin_key=keys.admin if rollout.servers else None,
+            api_key=keys.api,
+            admin_key=keys.admin,
         )
 
+    file = None if rollout.addresses_file is None else AddressFile(rollout.addresses_file)
+    addresses = rollout.addresses if file is None else file.read()
     members = [Member(make_client(server.address), server) for server in servers]
     return Fleet(
-        members=members or [Member(make_client(address)) for address in rollout.addresses],
+        members=members or [Member(make_client(address)) for address in addresses],
+        address_file=file,
         make_client=make_client,
         bring_up_to_date=bring_up_to_date,
-        max_restarts=rollout.max_restarts if rollout.engine == "sglang" else 0,
+        max_restarts=rollout.max_restarts,
         start_timeout_s=rollout.start_timeout_s,
     )
 
@@ -92,7 +126,9 @@ def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:
 
 def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> SglangServer:
     rollout = config.rollout
-    environment = dict(rollout.server_environment)
+    environment, arguments = dict(rollout.server_environment), dict(rollout.server_arguments)
+    if rollout.colocated:
+        arguments["enable-memory-saver"] = True
     if rollout.server_devices:
         environment["CUDA_VISIBLE_DEVICES"] = rollout.server_devices[number]
     return SglangServer(
@@ -101,7 +137,7 @@ def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> S
         keys=keys,
         log_path=folder / "logs" / f"server_{number}.log",
         command=rollout.server_command,
-        arguments=rollout.server_arguments,
+        arguments=arguments,
         environment=environment,
         host=rollout.host,
         dtype=config.model.dtype,

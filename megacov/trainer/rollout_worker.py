@@ -18,21 +18,15 @@ from torch import Tensor
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
-from megacov.errors import LeaveRequested, WeightSyncError
+from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import (
-    CarriedGroup,
-    PartialSampler,
-    RolloutClient,
-    SampledGroups,
-    make_keys,
-    refuse_unsafe,
-    version_warning,
-)
+from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups
+from megacov.trainer.colocation import LentMemory
 from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_metrics import metrics_of
-from megacov.trainer.rollout_servers import make_fleet, make_servers
+from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
+from megacov.trainer.server_checks import check_server
 from megacov.trainer.state import TrainState
 from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
@@ -78,7 +72,7 @@ class RolloutWorker:
             on_group: called after each sampled group, on another thread, with the number of them in this batch.
 
         Raises:
-            ConfigError: an unknown verifier.
+            ConfigError: an unknown verifier, or keys that cannot be used.
             DataError: prompts or tokenizer do not fit.
             RolloutError: a server cannot be started.
         """
@@ -101,7 +95,7 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
-        self._keys = make_keys()
+        self._keys = find_keys(config)
         # Before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
         self._servers = make_servers(config, folder, self._keys)
@@ -129,7 +123,10 @@ class RolloutWorker:
         self._stack.callback(self._disconnect)
         for client in self._fleet.receiving:
             self._loop.run(client.wait_healthy(rollout.start_timeout_s))
-            self._check_version(self._loop.run(client.learn_capabilities()).version, client.address)
+            self._loop.run(client.learn_capabilities())
+            self._check(client)
+        self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
+        self._give_memory()
         self._sampler = self._make_sampler()
         self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
@@ -149,8 +146,13 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
+        self._fleet.versions.add(str(version))
         try:
+            if self._memory is not None:
+                self._loop.run(self._memory.take_weights())
             self.push_times = self._transport.push(version, weights)
+            if self._memory is not None:
+                self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
             if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
@@ -160,6 +162,7 @@ class RolloutWorker:
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         assert isinstance(self._transport, DiskTransport)
+        self._check(client)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
@@ -210,11 +213,13 @@ class RolloutWorker:
         begun, self._under_way = self._under_way, None
         groups = begun.sampling.result()
         self.carried = groups.carried
+        self._give_memory()
         batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
+            "rollout/servers": len(self._fleet.serving),
             "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
@@ -248,12 +253,18 @@ class RolloutWorker:
         with suppress(TimeoutError):
             self._loop.run(self._fleet.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
 
-    def _check_version(self, version: str, address: str) -> None:
-        if self._servers:
-            refuse_unsafe(version, server=address)
-        warning = version_warning(version, server=address)
-        if warning is not None:
-            print(f"megacov: {warning}", flush=True)
+    def _check(self, client: RolloutClient) -> None:
+        check_server(self._config, client.capabilities, address=client.address, is_own=bool(self._servers))
+
+    def _give_memory(self) -> None:
+        """Have colocated servers leave theirs to the trainer."""
+        if self._memory is None:
+            return
+        try:
+            self._loop.run(self._memory.give())
+        except ServersFailedError as error:
+            why = next(iter(error.failures.values()))
+            raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
 
     def _make_sampler(self) -> PartialSampler:
         rollout = self._config.rollout

@@ -69,17 +69,18 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     Returns:
         The same with absolute paths.
     """
-    sections = {
-        "run": ("directory", config.run.directory),
-        "model": ("path", config.model.path),
-        "data": ("path", config.data.path),
+    keys = {
+        "run": ("directory",),
+        "model": ("path",),
+        "data": ("path",),
+        "rollout": ("addresses_file", "keys_file"),
     }
-    return config.model_copy(
-        update={
-            section: getattr(config, section).model_copy(update={key: path.absolute()})
-            for section, (key, path) in sections.items()
-        }
-    )
+    changed = {}
+    for section, names in keys.items():
+        before = getattr(config, section)
+        paths = {name: getattr(before, name) for name in names}
+        changed[section] = before.model_copy(update={name: path and path.absolute() for name, path in paths.items()})
+    return config.model_copy(update=changed)
 
 
 def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version: int) -> None:

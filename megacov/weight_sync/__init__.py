@@ -12,6 +12,7 @@ from megacov.weight_sync.base import (
 )
 from megacov.weight_sync.broadcast import BroadcastTransport, Meeting
 from megacov.weight_sync.disk import DiskTransport
+from megacov.weight_sync.servers import on_every_server
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 from megacov.weight_sync.snapshot import write_snapshot
 from megacov.weight_sync.tensors import TensorTransport
@@ -29,5 +30,6 @@ __all__ = [
     "TensorTransport",
     "WeightClient",
     "WeightTransport",
+    "on_every_server",
     "write_snapshot",
 ]

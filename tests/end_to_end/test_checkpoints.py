@@ -57,6 +57,14 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
     _check(result, lost=0)
 
 
+def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path: Path, reference: bytes) -> None:
+    result = faults.server_killed(tmp_path / "run", reference, max_restarts=1)
+    assert result.code in (4, 5)  # whichever came first: a sample, or new weights
+    assert "a rollout server is lost: " in result.output and "serves with the current weights" in result.output
+    assert "is saved; go on with `megacov resume " in result.output
+    _check(result, lost=0)
+
+
 @pytest.mark.parametrize(
     ("fault", "rank"),
     [pytest.param(*kill, marks=[] if kill == ("writing", 1) else pytest.mark.slow) for kill in faults.KILLS],

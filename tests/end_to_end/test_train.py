@@ -150,7 +150,7 @@ def test_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
 def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log"
     arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={tmp_path / 'run'}", "parallel.tensor=2", *SMALL)
-    with started(*arguments, log=log) as process:
+    with started(*arguments, "rollout.max_restarts=0", "checkpoint.every=0", log=log) as process:
         wait_for_line(log, "step 2/", process)
         below = descendants(process.pid)
         server = next(child for child in below if "serve" in child.cmdline())

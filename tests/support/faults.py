@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.command import Ended, run, started, wait_for_line
+from tests.support.command import Ended, descendants, run, started, wait_for_line
 from tests.support.fault_rank import NUM_RANKS
 
 STEPS, EVERY = 6, 2
@@ -107,6 +107,21 @@ def signalled(number: signal.Signals, folder: Path, reference: bytes) -> Outcome
         process.send_signal(number)
         code = process.wait(timeout=60)
     return outcome(number.name, folder, Ended(code, log.read_text(), []), reference)
+
+
+def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outcome:
+    """The embedded server is killed, once more than it is started anew."""
+    log = folder.with_suffix(".log")
+    limit = f"rollout.max_restarts={max_restarts}"
+    with started("train", KL_COV, *SETTINGS, f"run.directory={folder}", limit, log=log) as process:
+        wait_for_line(log, f"step 1/{STEPS}", process)
+        for num_killed in range(max_restarts + 1):
+            while log.read_text().count("serves with the current weights") < num_killed:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            next(child for child in descendants(process.pid) if "serve" in child.cmdline()).kill()
+        code = process.wait(timeout=120)
+    return outcome("server killed", folder, Ended(code, log.read_text(), []), reference)
 
 
 def damaged(fault: str, damage: Callable[[Path], None], template: Path, folder: Path, reference: bytes) -> Outcome:

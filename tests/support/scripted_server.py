@@ -27,20 +27,23 @@ class Call:
 class Reply:
     """What is sent back: JSON of `content`, or its bytes.
 
-    `promised_bytes` lies about the length; then the connection is closed, or kept open for ever if `stalls`.
+    `promised_bytes` lies about the length; then the connection is closed, or kept open for ever if `stalls`. With
+    `trickle_s` the bytes come one by one, so many seconds apart.
     """
 
     content: Any = None
     status: int = 200
     promised_bytes: int | None = None
     stalls: bool = False
+    trickle_s: float = 0.0
+    headers: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """The whole HTTP message."""
         body = self.content if isinstance(self.content, bytes) else json.dumps(self.content).encode()
         length = len(body) if self.promised_bytes is None else self.promised_bytes
-        head = f"HTTP/1.1 {self.status} Scripted\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        return head.encode() + body
+        fields = (f"HTTP/1.1 {self.status} Scripted", "content-type: application/json", f"content-length: {length}")
+        return "\r\n".join((*fields, *self.headers, "", "")).encode() + body
 
 
 DROP = Reply(b"", promised_bytes=-1)  # the connection is closed without an answer
@@ -78,8 +81,11 @@ async def scripted_server(script: Script) -> AsyncIterator[tuple[str, list[Call]
                 reply = await script(call)
                 if reply is DROP:
                     return
-                writer.write(reply.encode())
-                await writer.drain()
+                encoded = reply.encode()
+                for i in range(0, len(encoded), 1 if reply.trickle_s else len(encoded)):
+                    writer.write(encoded[i : i + 1] if reply.trickle_s else encoded)
+                    await writer.drain()
+                    await asyncio.sleep(reply.trickle_s)
                 if reply.stalls:
                     await hang(call)
                 if reply.promised_bytes is not None:

@@ -34,7 +34,7 @@ MISTAKES = {
     "algorithm.loss.kl_coef=3": "algorithm.loss.name is missing: set it to ppo_clip, clip_cov or kl_cov.",
     "algorithm.loss=kl_cov": "algorithm.loss is 'kl_cov': it must be a section with keys such as name, "
     "clip_low, clip_high.",
-    "rollout=3": "rollout is 3: it must be a section with keys such as engine, addresses, servers.",
+    "rollout=3": "rollout is 3: it must be a section with keys such as engine, addresses, addresses_file.",
     # types
     "run.steps=many": "run.steps is 'many': it must be a whole number, at least 1 [steps].",
     "run.steps=2.5": "run.steps is 2.5: it must be a whole number, at least 1 [steps].",
@@ -63,6 +63,9 @@ MISTAKES = {
     "underscores.",
     "rollout.addresses=[10.0.0.5]": "rollout.addresses is ['10.0.0.5']: '10.0.0.5' is no URL: write it as "
     "http://HOST:PORT.",
+    "rollout.addresses=[http://8.8.8.8:1]": "rollout.addresses is ['http://8.8.8.8:1']: http://8.8.8.8:1 leads to the "
+    "public address 8.8.8.8 without TLS, where others can read and change what is sent: use the server's address in a "
+    "private network, or https.",
     "algorithm.loss={name: ppo_clip, dual_clip: 0.5}": "algorithm.loss.dual_clip is 0.5: it must be a number, above 1 "
     "[ratio], or null.",
     # two values of one section

@@ -80,6 +80,14 @@ BROKEN = {
         {"rollout": {"engine": "sglang", "addresses": ["http://127.0.0.1:1"], "servers": 2}},
         "rollout.addresses names 1 servers and rollout.servers is 2: .* not both",
     ),
+    "engine_has_its_servers (a list and a file)": (
+        {"rollout": {"engine": "sglang", "addresses": ["http://127.0.0.1:1"], "addresses_file": "servers.txt"}},
+        "rollout.addresses names 1 servers and rollout.addresses_file is servers.txt: .* in one place",
+    ),
+    "keys_are_of_servers_that_already_run": (
+        {"rollout": {"engine": "sglang", "servers": 1, "keys_file": "keys.yaml"}},
+        "rollout.keys_file is keys.yaml and neither rollout.addresses nor rollout.addresses_file names",
+    ),
     "every_server_has_its_devices": (
         {"rollout": {"engine": "sglang", "servers": 2, "server_devices": ["0,1"]}},
         "rollout.server_devices has 1 entries and rollout.servers is 2",
@@ -120,6 +128,10 @@ BROKEN = {
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
     ),
+    "colocated_servers_take_turns_with_the_trainer": (
+        {"rollout": {"colocated": True}},
+        "rollout.colocated is true and rollout.engine is embedded.*rollout.engine=sglang",
+    ),
     "virtual_stages_have_a_pipeline": (
         {"parallel": {"virtual_pipeline": 2}},
         "parallel.virtual_pipeline is 2 and parallel.pipeline is 1: raise parallel.pipeline",
@@ -147,7 +159,8 @@ HELD = [
         "batch": {"updates_per_rollout": 2},
         "parallel": {"data": 3},
     },
-    {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"]}},
+    {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"], "keys_file": "keys.yaml"}},
+    {"rollout": {"engine": "sglang", "addresses_file": "servers.txt", "keys_file": "keys.yaml"}},
     {"rollout": {"max_staleness": 2, "extra_prompts": 4, "partial_after_s": 60.0}},
     {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 1}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},

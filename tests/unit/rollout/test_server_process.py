@@ -63,13 +63,14 @@ def test_completions_carry_the_models_log_probs(server, model_folder, temperatur
 
 def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_folder, tmp_path):
     prompts = [Prompt(index, "", (3 + index, 4), "") for index in range(8)]
-    batches = []
+
     with asyncio.Runner() as runner:
         client = client_of(server)
         sampler = Sampler(
             clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
         )
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
+        batches = []
         # The same seed each time: what is sampled depends on the weights, and on nothing else.
         for version, folder in ((1, model_folder), (2, other_folder), (3, model_folder)):
             transport.push(version, load_file(folder / "model.safetensors").items())

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from megacov.errors import RolloutError
-from megacov.rollout.sglang_server import ServerKeys, SglangServer, make_keys
+from megacov.rollout.keys import ServerKeys, make_keys
+from megacov.rollout.sglang_server import SglangServer
 
 COMMAND = """
 import http.server, json, os, sys

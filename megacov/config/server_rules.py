@@ -1,0 +1,74 @@
+"""Rules of `rules` about rollout servers."""
+
+from __future__ import annotations
+
+from megacov.config.schema import RunConfig
+
+
+def engine_has_its_servers(config: RunConfig) -> str | None:
+    """SGLang servers are found by address or started by the trainer, which always starts the embedded one."""
+    rollout, named = config.rollout, []
+    if rollout.addresses:
+        named.append(f"rollout.addresses names {len(rollout.addresses)} servers")
+    if rollout.addresses_file is not None:
+        named.append(f"rollout.addresses_file is {rollout.addresses_file}")
+    if rollout.servers:
+        named.append(f"rollout.servers is {rollout.servers}")
+    if rollout.engine == "embedded" and named:
+        return (
+            f"rollout.engine is embedded and {named[0]}, which it would not use: remove it, or set "
+            "rollout.engine=sglang."
+        )
+    if rollout.engine == "sglang" and not named:
+        return (
+            "rollout.engine is sglang, rollout.addresses is empty and rollout.servers is 0: list the servers' URLs, as "
+            "in rollout.addresses=[http://127.0.0.1:30000], or have some started, as in rollout.servers=1."
+        )
+    if len(named) > 1:
+        return f"{' and '.join(named)}: name servers that already run in one place or have some started, not both."
+    return None
+
+
+def keys_are_of_servers_that_already_run(config: RunConfig) -> str | None:
+    """Servers that the trainer starts are given keys that it makes."""
+    rollout = config.rollout
+    if rollout.keys_file is None or rollout.addresses or rollout.addresses_file:
+        return None
+    return (
+        f"rollout.keys_file is {rollout.keys_file} and neither rollout.addresses nor rollout.addresses_file names a "
+        "server that already runs: remove it."
+    )
+
+
+def every_server_has_its_devices(config: RunConfig) -> str | None:
+    """Devices are given to servers one by one."""
+    devices, servers = config.rollout.server_devices, config.rollout.servers
+    if not devices or len(devices) == servers:
+        return None
+    return (
+        f"rollout.server_devices has {len(devices)} entries and rollout.servers is {servers}: give each server that "
+        "the trainer starts its devices, or none of them."
+    )
+
+
+def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | None:
+    """Servers on the trainer's GPUs sample while it waits, and their weights cannot come by NCCL."""
+    rollout, transport = config.rollout, config.weight_sync.transport
+    if not rollout.colocated:
+        return None
+    if rollout.engine == "embedded":
+        return (
+            "rollout.colocated is true and rollout.engine is embedded, which holds no GPU memory: set "
+            "rollout.colocated=false or rollout.engine=sglang."
+        )
+    if rollout.max_staleness > 0:
+        return (
+            f"rollout.colocated is true and rollout.max_staleness is {rollout.max_staleness}: servers that sample "
+            "while the trainer computes cannot give their memory to it; set one of them to its default."
+        )
+    if transport == "broadcast":
+        return (
+            "rollout.colocated is true and weight_sync.transport is broadcast: NCCL takes no two ranks on one GPU; set "
+            "weight_sync.transport to ipc or disk."
+        )
+    return None

@@ -1,0 +1,60 @@
+"""A list of rollout servers in a text file, which may change while a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megacov.config.addresses import check_addresses
+from megacov.errors import RolloutError
+
+
+class AddressFile:
+    """One URL a line; what follows a # is left out, and so are empty lines."""
+
+    def __init__(self, path: Path) -> None:
+        """Note where it is.
+
+        Args:
+            path: of the file.
+        """
+        self._path = path
+        self._complaint = ""
+
+    def read(self) -> tuple[str, ...]:
+        """Read the list.
+
+        Returns:
+            At least one URL.
+
+        Raises:
+            RolloutError: the file cannot be read, names no server, or names one that is not let in.
+        """
+        named = f"rollout.addresses_file {self._path}"
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise RolloutError(f"{named} cannot be read: {why}.") from error
+        try:
+            addresses = check_addresses(url for line in lines if (url := line.partition("#")[0].strip()))
+        except ValueError as error:
+            raise RolloutError(f"{named}: {error}") from error
+        if not addresses:
+            raise RolloutError(f"{named} names no server: write one URL a line, as in http://10.0.0.5:30000.")
+        return addresses
+
+    def read_again(self) -> tuple[str, ...] | None:
+        """Read the list once more.
+
+        Returns:
+            None if it cannot be used; why is said once.
+        """
+        try:
+            addresses = self.read()
+        except RolloutError as error:
+            if str(error) != self._complaint:
+                print(f"megacov: the rollout servers stay as they are: {error}", flush=True)
+            self._complaint = str(error)
+            return None
+        self._complaint = ""
+        return addresses

@@ -1,0 +1,97 @@
+"""Servers on the trainer's GPUs: memory changes hands once each way, and a server that cannot is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from megacov.config import load_config
+from megacov.errors import ConfigError, RolloutError
+from megacov.rollout import Capabilities
+from megacov.trainer.colocation import LentMemory
+from megacov.trainer.server_checks import check_server
+from megacov.weight_sync import ServersFailedError
+from tests.support.scripted_server import Call, Reply, scripted_clients
+from tests.support.sglang_servers import RUN
+
+COLOCATED = ("rollout.colocated=true", "weight_sync.transport=ipc")
+
+
+class Lender:
+    """Keeps account of its memory, and refuses to take what it holds or to give what it has given."""
+
+    def __init__(self) -> None:
+        self.held = {"weights", "kv_cache", "cuda_graph"}
+        self.calls: list[tuple[str, list[str]]] = []
+
+    async def __call__(self, call: Call) -> Reply:
+        tags = call.body.get("tags", ["weights", "kv_cache", "cuda_graph"])
+        self.calls.append((call.path, tags))
+        is_release = call.path == "/release_memory_occupation"
+        if set(tags).isdisjoint(self.held) == is_release:
+            return Reply({"error": {"message": f"cannot: {tags} of {self.held}"}}, status=400)
+        self.held = self.held - set(tags) if is_release else self.held | set(tags)
+        return Reply(None)
+
+
+def test_memory_is_given_whole_and_taken_in_two_parts():
+    servers = Lender(), Lender()
+    with scripted_clients(*servers) as (clients, run):
+        memory = LentMemory(clients)
+        for _ in range(2):
+            run(memory.give())
+            assert all(server.held == set() for server in servers)
+            run(memory.take_weights())
+            assert all(server.held == {"weights"} for server in servers)
+            run(memory.take_weights())  # as before a push that is made again
+            run(memory.take_everything_else())
+            assert all(server.held == {"weights", "kv_cache", "cuda_graph"} for server in servers)
+        assert [len(server.calls) for server in servers] == [6, 6]
+
+
+def test_a_server_that_was_started_anew_has_given_nothing():
+    servers = Lender(), Lender()
+    with scripted_clients(*servers) as (clients, run):
+        receiving = clients[:1]
+        memory = LentMemory(receiving)
+        run(memory.give())
+        receiving[:] = clients[1:]
+        run(memory.take_weights())
+        run(memory.take_everything_else())
+        assert servers[1].calls == []
+        run(memory.give())
+        assert servers[1].held == set()
+
+
+def test_a_refusal_names_the_server():
+    server = Lender()
+    server.held = set()
+    with scripted_clients(server) as (clients, run), pytest.raises(ServersFailedError, match="cannot"):
+        run(LentMemory(clients).give())
+
+
+def test_servers_that_cannot_do_what_is_asked_are_refused():
+    plain, colocated = load_config(RUN), load_config(RUN, COLOCATED)
+    able = Capabilities(memory_saver=True)
+    check_server(plain, Capabilities(), address="there", is_own=True)
+    check_server(colocated, able, address="there", is_own=True)
+    with pytest.raises(RolloutError, match="there cannot give its memory back: start it with --enable-memory-saver"):
+        check_server(colocated, Capabilities(), address="there", is_own=True)
+    with pytest.raises(RolloutError, match="there has 2 data-parallel copies.* set weight_sync.transport=disk"):
+        check_server(colocated, dataclasses.replace(able, other_parallel=2), address="there", is_own=True)
+    with pytest.raises(RolloutError, match="CVE-2026-3059"):
+        check_server(plain, Capabilities(version="0.5.9"), address="there", is_own=True)
+    check_server(plain, Capabilities(version="0.5.9"), address="there", is_own=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rollout.max_staleness=1", "colocated is true and rollout.max_staleness is 1"),
+        ("weight_sync.transport=broadcast", "NCCL takes no two ranks on one GPU"),
+    ],
+)
+def test_what_cannot_be_colocated_is_said(override, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(RUN, (*COLOCATED, override))
