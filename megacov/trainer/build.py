@@ -100,11 +100,12 @@ class Run:
             RolloutError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
-        before = replace(self.state)
+        before, carried = replace(self.state), self.rollout.carried
         try:
             yield
         except (RolloutError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
+                self.rollout.carried = carried
                 with suppress(CheckpointError):  # the first error counts; this one has been said
                     self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"

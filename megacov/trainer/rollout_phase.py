@@ -122,6 +122,11 @@ class RolloutPhase:
         """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
         return () if self._worker is None else self._worker.carried
 
+    @carried.setter
+    def carried(self, carried: tuple[CarriedGroup, ...]) -> None:
+        if self._worker is not None:
+            self._worker.carried = carried
+
     def _collect(self, state: TrainState) -> Collected | None:
         try:
             collected = self._rank_zero.collect(state)
