@@ -1,8 +1,9 @@
-"""What is saved when the rollout servers are lost: the state after the last finished step."""
+"""What is saved when the rollout servers are lost: the run after the last finished step, what is carried included."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,17 +19,21 @@ class Saves:
 
     def __init__(self, *, fails: bool = False) -> None:
         self.states: list[TrainState] = []
+        self.carried: list[tuple[str, ...]] = []
+        self.rollout = SimpleNamespace(carried=("before",))
         self.fails = fails
 
     def save_now(self, _policy: object, state: TrainState) -> None:
         if self.fails:
             raise CheckpointError("disk full")
         self.states.append(replace(state))
+        self.carried.append(self.rollout.carried)
 
 
 def run_of(saves: Saves, *overrides: str) -> Run:
     config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", ("run.directory=here", *overrides))
-    parts: dict[str, Any] = dict.fromkeys(("policy", "rollout", "algorithm", "settings", "writer", "progress"))
+    parts: dict[str, Any] = dict.fromkeys(("policy", "algorithm", "settings", "writer", "progress"))
+    parts["rollout"] = saves.rollout
     return Run(config=config, state=TrainState(step=3, prompt_position=24), checkpointer=saves, **parts)  # type: ignore[arg-type]
 
 
@@ -38,6 +43,7 @@ def fail(run: Run, error: MegacovError) -> str:
     def step() -> None:
         with run.saved_if_servers_are_lost():
             run.state.prompt_position = 32
+            run.rollout.carried = ("after",)  # type: ignore[misc,assignment]
             raise error
 
     with pytest.raises(type(error)) as caught:
@@ -53,6 +59,7 @@ def test_the_state_of_the_last_finished_step_is_saved_and_the_error_says_so(erro
         f"{said} (step 3 is saved; go on with `megacov resume here`)"
     )
     assert saves.states == [TrainState(step=3, prompt_position=24)]
+    assert saves.carried == [("before",)]
 
 
 def test_nothing_is_saved_where_that_is_not_wanted_or_would_not_help():
