@@ -1,7 +1,7 @@
 """How much memory each rank needs while it loads a model, from its config.json alone; nothing is allocated.
 
 Two configurations are here to try it on:
-python -m benchmarks.conversion_plan benchmarks/models/qwen2.5-32b --tensor 8 --pipeline 2
+python -m benchmarks.conversion_plan yaml_configs/models/qwen2.5-32b --tensor 8 --pipeline 2
 python -m benchmarks.conversion_plan benchmarks/models/qwen3-30b-a3b --expert 8
 """
 

@@ -14,7 +14,7 @@ import torch
 from megacov.megatron.loading_plan import plan_loading
 from megacov.megatron.model_shape import read_model_shape
 
-MODEL = Path(__file__).parent / "models" / "qwen2.5-32b"
+MODEL = Path(__file__).parents[1] / "yaml_configs" / "models" / "qwen2.5-32b"
 TENSOR, PIPELINE = 8, 2
 NUM_SERVERS, SERVER_TENSOR = 4, 4
 

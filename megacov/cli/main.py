@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import compare, doctor, export, resume, schema, serve, train
+from megacov.cli import check, compare, doctor, export, resume, schema, serve, train
 from megacov.errors import MegacovError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(train.train)
 app.command()(resume.resume)
 app.command()(serve.serve)
 app.command()(export.export)
+app.command()(check.check)
 app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.command()(schema.schema)

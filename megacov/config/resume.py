@@ -17,6 +17,7 @@ FREE = frozenset(
         "run.steps",
         "run.deterministic",
         "model.path",
+        "model.config_file",
         "model.vocab_divisible_by",
         "model.transformer_engine",
         "model.recompute",
@@ -48,6 +49,7 @@ FREE = frozenset(
         "monitor",
         "weight_sync",
         "checkpoint",
+        "cluster",
     }
 )
 

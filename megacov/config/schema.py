@@ -11,6 +11,7 @@ from pydantic import Field, StrictFloat, StrictInt, field_validator, model_valid
 
 from megacov.config.algorithm import AlgorithmSection
 from megacov.config.checkpoint import CheckpointSection
+from megacov.config.cluster import ClusterSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
 from megacov.config.weight_sync import WeightSyncSection
@@ -43,6 +44,8 @@ class ModelSection(Section):
 
     path: Path
     """Folder of the model in Hugging Face format, with its tokenizer."""
+    config_file: Path | None = None
+    """The model's config.json, for `megacov check` where model.path is not there yet; training does not read it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of weights and activations; the optimizer keeps float32 copies either way."""
     vocab_divisible_by: StrictInt = Field(128, ge=1)
@@ -184,6 +187,8 @@ class RunConfig(Section):
     """Weights for the rollout servers."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Checkpoints."""
+    cluster: ClusterSection = ClusterSection()
+    """The machines."""
 
     @property
     def world_size(self) -> int:

@@ -71,7 +71,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """
     keys = {
         "run": ("directory",),
-        "model": ("path",),
+        "model": ("path", "config_file"),
         "data": ("path",),
         "rollout": ("addresses_file", "keys_file"),
     }

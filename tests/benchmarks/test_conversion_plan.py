@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-QWEN_32B, QWEN_30B_A3B = "benchmarks/models/qwen2.5-32b", "benchmarks/models/qwen3-30b-a3b"
+QWEN_32B, QWEN_30B_A3B = "yaml_configs/models/qwen2.5-32b", "benchmarks/models/qwen3-30b-a3b"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,51 @@
+"""megacov check: what a run will need, on a login node, before it is queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megacov.config import dump_config, load_config
+from megacov.errors import ConfigError
+
+_LOG_WIDTH = 120
+"""Columns of the tables where there is no terminal to ask."""
+
+
+def check(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in parallel.data=2.")] = None,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Also show layouts that fit, fastest first.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Also show every setting, as YAML.")] = False,
+) -> None:
+    """Show a run's batches, its layout on nodes, and the memory of each GPU. Needs neither GPU nor torch.
+
+    Exits with 2 if it does not fit.
+    """
+    from rich.console import Console
+
+    from megacov.cli.check_plan import plan_run, problems, remarks
+    from megacov.cli.check_tables import render_plan, render_suggestions
+
+    run = load_config(config, overrides or [])
+    if resolved:
+        print(dump_config(run))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH, highlight=False)
+    plan = plan_run(run)
+    console.print(render_plan(plan))
+    for remark in remarks(plan):
+        console.print(f"warning: {remark}", soft_wrap=True, markup=False)
+    if suggest:
+        suggestions = plan.suggestions()
+        if suggestions:
+            console.print(render_suggestions(suggestions))
+        else:
+            console.print(f"No layout of {plan.layout.world_size} GPUs fits: the run needs more of them.")
+    found = list(problems(plan))
+    if found:
+        raise ConfigError(" ".join(found))
+    console.print("The run fits.")

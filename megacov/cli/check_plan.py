@@ -1,0 +1,294 @@
+"""From a configuration to a plan of its run: here configuration ends, and plain values go to `megacov.plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from megacov.config import RunConfig, check_experts, check_model, config_warnings
+from megacov.errors import DataError
+from megacov.plan import (
+    Batch,
+    BatchPlan,
+    Cluster,
+    Layout,
+    ModelSizes,
+    Placement,
+    ServerMemory,
+    ServerRequest,
+    StageMemory,
+    Suggestion,
+    TrainerSettings,
+    place,
+    plan_batch,
+    plan_server,
+    plan_trainer,
+    read_model_sizes,
+    suggest,
+)
+from megacov.plan.servers import STATIC_FRACTION
+
+GIB = 2**30
+# A plan is an estimate; closer to the limit than this, it is said.
+_TIGHT = 0.9
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run needs. `request` and `server` are None where no rollout server takes a GPU."""
+
+    config: RunConfig
+    model_file: Path
+    sizes: ModelSizes
+    layout: Layout
+    cluster: Cluster
+    batch: Batch
+    batch_plan: BatchPlan
+    settings: TrainerSettings
+    placement: Placement
+    stages: list[StageMemory]
+    request: ServerRequest | None
+    server: ServerMemory | None
+
+    @property
+    def staging(self) -> int:
+        """Main memory that a node's ranks take for a checkpoint, in bytes."""
+        return min(self.cluster.gpus_per_node, self.layout.world_size) * max(stage.staging for stage in self.stages)
+
+    def suggestions(self) -> list[Suggestion]:
+        """Layouts of the same GPUs that fit.
+
+        Returns:
+            The fastest first.
+        """
+        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster)
+
+
+def plan_run(config: RunConfig) -> RunPlan:
+    """Plan a run.
+
+    Args:
+        config: checked by the rules.
+
+    Returns:
+        The plan, whether it fits or not.
+
+    Raises:
+        DataError: there is no model to read sizes from.
+        ConfigError: the model cannot be laid out that way, or the nodes have too few GPUs.
+    """
+    model_file = _model_file(config)
+    sizes, parallel = read_model_sizes(model_file), config.parallel
+    check_model(
+        num_attention_heads=sizes.num_attention_heads,
+        num_key_value_heads=sizes.num_key_value_heads,
+        num_layers=sizes.num_layers,
+        # Experts are never cut, and 0 columns can be split over any number of ranks.
+        ffn_hidden_size=0 if sizes.num_experts else sizes.ffn_hidden_size,
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        virtual_pipeline=parallel.virtual_pipeline,
+    )
+    experts = sizes.num_experts or None
+    check_experts(num_experts=experts, expert=parallel.expert, tensor=parallel.tensor, sequence=parallel.sequence)
+    layout, cluster, batch, settings = _layout(config), _cluster(config), _batch(config), _settings(config)
+    request = _request(config)
+    batch_plan = plan_batch(batch, layout)
+    return RunPlan(
+        config=config,
+        model_file=model_file,
+        sizes=sizes,
+        layout=layout,
+        cluster=cluster,
+        batch=batch,
+        batch_plan=batch_plan,
+        settings=settings,
+        placement=place(layout, cluster, request),
+        stages=plan_trainer(sizes, layout, batch_plan, settings),
+        request=request,
+        server=None if request is None else _server(config, sizes, request, cluster),
+    )
+
+
+def problems(plan: RunPlan) -> Iterator[str]:
+    """Why a run does not fit.
+
+    Args:
+        plan: of the run.
+
+    Yields:
+        A sentence for each reason.
+    """
+    cluster, server = plan.cluster, plan.server
+    fullest = max(plan.stages, key=lambda stage: stage.peak)
+    limit = f"{cluster.usable_bytes / GIB:.1f} GiB (cluster.gpu_memory_gib less cluster.gpu_reserve_gib)"
+    if fullest.peak > cluster.usable_bytes:
+        yield (
+            f"a GPU of pipeline stage {fullest.stage} needs {fullest.peak / GIB:.1f} GiB and has {limit}: change the "
+            "layout, as `megacov check --suggest` shows."
+        )
+    if plan.staging > cluster.node_bytes:
+        yield (
+            f"a checkpoint takes {plan.staging / GIB:.0f} GiB of a node's main memory and cluster.node_memory_gib is "
+            f"{cluster.node_bytes / GIB:.0f}: spread the optimizer over more ranks by parallel.data."
+        )
+    longest, window = _longest(plan.config), plan.sizes.sliding_window
+    if window is not None and longest > window:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
+            f"sliding window of {window} tokens: lower them to fit into it."
+        )
+    if plan.request is None or server is None:
+        return
+    if server.sequences == 0:
+        yield (
+            f"a server of {plan.request.tensor} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "
+            f"values beside {server.weights / GIB:.1f} GiB of weights, too little for one sequence of "
+            f"{longest} tokens: raise rollout.server_arguments.tp-size or mem-fraction-static."
+        )
+    static = server.weights + server.key_value
+    if plan.request.colocated and fullest.resident + static > cluster.usable_bytes:
+        yield (
+            f"while servers sample, the trainer keeps {fullest.resident / GIB:.1f} GiB and a server takes "
+            f"{static / GIB:.1f} GiB of the same GPU, which has {limit}: lower "
+            "rollout.server_arguments.mem-fraction-static."
+        )
+
+
+def remarks(plan: RunPlan) -> list[str]:
+    """What to look at twice.
+
+    Args:
+        plan: of the run.
+
+    Returns:
+        A sentence for each.
+    """
+    return [*config_warnings(plan.config), *plan.placement.remarks, *_own_remarks(plan)]
+
+
+def _own_remarks(plan: RunPlan) -> Iterator[str]:
+    config, batch = plan.config, plan.batch_plan
+    peak, usable = max(stage.peak for stage in plan.stages), plan.cluster.usable_bytes
+    if _TIGHT * usable < peak <= usable:
+        yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
+    longest = _longest(config)
+    if longest > plan.sizes.max_position_embeddings:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has "
+            f"max_position_embeddings {plan.sizes.max_position_embeddings}: servers refuse longer sequences."
+        )
+    if batch.sequences_per_update % plan.layout.data:
+        yield (
+            f"{batch.sequences_per_update} sequences of an optimizer step over parallel.data {plan.layout.data}: some "
+            "ranks have one more than others."
+        )
+    if plan.request is not None:
+        yield from _server_remarks(plan, plan.request)
+
+
+def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
+    config = plan.config
+    if plan.placement.servers == 0:
+        yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
+    is_elsewhere = not request.colocated and config.rollout.servers == 0
+    if config.weight_sync.transport == "broadcast" and ip_address(config.weight_sync.host).is_loopback and is_elsewhere:
+        yield (
+            f"weight_sync.host is {config.weight_sync.host}, which servers on other nodes do not reach: override it "
+            "with the address of the trainer's first node."
+        )
+
+
+def _longest(config: RunConfig) -> int:
+    return config.data.max_prompt_length + config.rollout.max_response_length
+
+
+def _model_file(config: RunConfig) -> Path:
+    of_path, named = config.model.path / "config.json", config.model.config_file
+    if of_path.is_file():
+        return of_path
+    if named is None:
+        raise DataError(
+            f"model.path is {config.model.path}, which has no config.json: correct it, or set model.config_file to "
+            "that of the model."
+        )
+    return named
+
+
+def _layout(config: RunConfig) -> Layout:
+    parallel = config.parallel
+    return Layout(
+        tensor=parallel.tensor,
+        sequence=parallel.sequence,
+        pipeline=parallel.pipeline,
+        virtual_pipeline=parallel.virtual_pipeline,
+        context=parallel.context,
+        expert=parallel.expert,
+        data=parallel.data,
+    )
+
+
+def _cluster(config: RunConfig) -> Cluster:
+    cluster = config.cluster
+    return Cluster(
+        nodes=cluster.nodes,
+        gpus_per_node=cluster.gpus_per_node,
+        gpu_bytes=int(cluster.gpu_memory_gib * GIB),
+        reserved_bytes=int(cluster.gpu_reserve_gib * GIB),
+        node_bytes=int(cluster.node_memory_gib * GIB),
+    )
+
+
+def _batch(config: RunConfig) -> Batch:
+    return Batch(
+        prompts=config.rollout.prompts_per_step,
+        samples_per_prompt=config.rollout.samples_per_prompt,
+        max_prompt_length=config.data.max_prompt_length,
+        max_response_length=config.rollout.max_response_length,
+        updates=config.batch.updates_per_rollout,
+        micro_batch_tokens=config.batch.micro_batch_tokens,
+        steps=config.run.steps,
+    )
+
+
+def _settings(config: RunConfig) -> TrainerSettings:
+    sync = config.weight_sync
+    return TrainerSettings(
+        value_bytes=_value_bytes(config),
+        recompute=config.model.recompute,
+        fused=config.model.transformer_engine != "off",
+        vocab_divisible_by=config.model.vocab_divisible_by,
+        with_reference=config.algorithm.ref_kl_coef > 0,
+        bucket_bytes=0 if sync.transport == "disk" else sync.bucket_bytes,
+        saves=config.checkpoint.every > 0,
+    )
+
+
+def _value_bytes(config: RunConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else 4
+
+
+def _server_arguments(config: RunConfig) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in config.rollout.server_arguments.items()}
+
+
+def _request(config: RunConfig) -> ServerRequest | None:
+    rollout, arguments = config.rollout, _server_arguments(config)
+    if rollout.engine == "embedded" or arguments.get("device") == "cpu":
+        return None
+    tensor = int(arguments.get("tp-size", arguments.get("tensor-parallel-size", 1)))
+    return ServerRequest(tensor, rollout.servers or len(rollout.addresses) or None, colocated=rollout.colocated)
+
+
+def _server(config: RunConfig, sizes: ModelSizes, request: ServerRequest, cluster: Cluster) -> ServerMemory:
+    return plan_server(
+        sizes,
+        tensor=request.tensor,
+        gpu_bytes=cluster.gpu_bytes,
+        static_fraction=float(_server_arguments(config).get("mem-fraction-static", STATIC_FRACTION)),
+        value_bytes=_value_bytes(config),
+        longest=_longest(config),
+    )

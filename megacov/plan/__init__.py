@@ -1,0 +1,38 @@
+"""What a run needs before it runs: batch arithmetic, ranks on nodes, memory of each GPU, and layouts that fit.
+
+Pure arithmetic over plain values, without torch: it runs on a login node. Where a size follows from code of megacov,
+a test compares it with that code; what is an assumption is a named constant with its reason.
+"""
+
+from __future__ import annotations
+
+from megacov.plan.batch import Batch, BatchPlan, plan_batch
+from megacov.plan.layout import Cluster, Layout, Placement, ServerRequest, place
+from megacov.plan.memory import StageMemory, TrainerSettings, plan_trainer
+from megacov.plan.model_sizes import ModelSizes, read_model_sizes
+from megacov.plan.parameters import ParameterCount, count_parameters, total_parameters
+from megacov.plan.servers import ServerMemory, plan_server
+from megacov.plan.suggest import Suggestion, suggest
+
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "Cluster",
+    "Layout",
+    "ModelSizes",
+    "ParameterCount",
+    "Placement",
+    "ServerMemory",
+    "ServerRequest",
+    "StageMemory",
+    "Suggestion",
+    "TrainerSettings",
+    "count_parameters",
+    "place",
+    "plan_batch",
+    "plan_server",
+    "plan_trainer",
+    "read_model_sizes",
+    "suggest",
+    "total_parameters",
+]

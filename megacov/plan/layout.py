@@ -1,0 +1,176 @@
+"""Ranks on nodes: how the trainer's groups and the rollout servers lie on the machines of a job.
+
+Ranks are counted as Megatron counts them (order tp-cp-ep-dp-pp): tensor-parallel ranks are neighbours, context-parallel
+groups come next, and pipeline stages are the outermost, so a stage is a run of whole nodes where it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megacov.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The policy over ranks; each size as in the section `parallel` of a configuration."""
+
+    tensor: int = 1
+    sequence: bool = False
+    pipeline: int = 1
+    virtual_pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    data: int = 1
+
+    @property
+    def ranks_per_stage(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.tensor * self.context * self.data
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the trainer."""
+        return self.ranks_per_stage * self.pipeline
+
+    @property
+    def sequence_share(self) -> int:
+        """Ranks that share the positions between two layers: tensor-parallel ones under sequence parallelism."""
+        return self.tensor if self.sequence else 1
+
+    @property
+    def optimizer_shards(self) -> int:
+        """Ranks that share the optimizer state of one shard of weights."""
+        return self.data * self.context
+
+    @property
+    def expert_optimizer_shards(self) -> int:
+        """The same for the experts, which are whole on one expert-parallel rank."""
+        return self.ranks_per_stage // self.expert
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines.
+
+    nodes: of the job; None for as many as the trainer needs.
+    gpu_bytes: memory of a GPU.
+    reserved_bytes: of that, for what is not planned here: CUDA itself, libraries and fragments.
+    node_bytes: main memory of a node.
+    """
+
+    nodes: int | None
+    gpus_per_node: int
+    gpu_bytes: int
+    reserved_bytes: int
+    node_bytes: int
+
+    @property
+    def usable_bytes(self) -> int:
+        """Of a GPU, for what is planned."""
+        return self.gpu_bytes - self.reserved_bytes
+
+
+@dataclass(frozen=True)
+class ServerRequest:
+    """The SGLang servers that a run asks for.
+
+    tensor: GPUs of one server.
+    number: of servers; None for as many as the nodes have place for.
+    colocated: on the trainer's own GPUs.
+    """
+
+    tensor: int
+    number: int | None
+    colocated: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everything is.
+
+    nodes: of the job.
+    stage_nodes: first and last node of each pipeline stage.
+    servers: rollout servers.
+    server_nodes: first and last node with servers; None without servers.
+    idle_gpus: of the job, used by neither.
+    remarks: sentences on what will be slow.
+    """
+
+    nodes: int
+    stage_nodes: tuple[tuple[int, int], ...]
+    servers: int
+    server_nodes: tuple[int, int] | None
+    idle_gpus: int
+    remarks: tuple[str, ...]
+
+
+def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Placement:
+    """Lay the trainer from node 0 on, and rollout servers behind it.
+
+    Args:
+        layout: of the trainer.
+        cluster: the machines.
+        request: SGLang servers; None where none of them takes a GPU.
+
+    Returns:
+        The placement.
+
+    Raises:
+        ConfigError: the nodes have fewer GPUs than are asked for.
+    """
+    per_node = cluster.gpus_per_node
+    extra = 0 if request is None or request.colocated else request.tensor * (request.number or 0)
+    needed = layout.world_size + extra
+    nodes = cluster.nodes or -(-needed // per_node)
+    if needed > nodes * per_node:
+        and_servers = f" and the servers {extra}" if extra else ""
+        raise ConfigError(
+            f"the trainer takes {layout.world_size} GPUs{and_servers}, and cluster.nodes {nodes} x "
+            f"cluster.gpus_per_node {per_node} is {nodes * per_node}: give it more nodes, or lower parallel.data."
+        )
+    servers, first_gpu = _servers(layout, request, num_gpus=nodes * per_node)
+    server_gpus = servers * request.tensor if request else 0
+    span = (first_gpu // per_node, (first_gpu + server_gpus - 1) // per_node) if request and servers else None
+    stage = layout.ranks_per_stage
+    used = layout.world_size if request is None or request.colocated else layout.world_size + server_gpus
+    return Placement(
+        nodes=nodes,
+        stage_nodes=tuple((s * stage // per_node, ((s + 1) * stage - 1) // per_node) for s in range(layout.pipeline)),
+        servers=servers,
+        server_nodes=span,
+        idle_gpus=nodes * per_node - used,
+        remarks=tuple(_remarks(layout, cluster, request)),
+    )
+
+
+def _servers(layout: Layout, request: ServerRequest | None, *, num_gpus: int) -> tuple[int, int]:
+    """How many there are, and the GPU that the first begins at."""
+    if request is None:
+        return 0, 0
+    if request.colocated:
+        return request.number or layout.world_size // request.tensor, 0
+    free = num_gpus - layout.world_size
+    return free // request.tensor if request.number is None else request.number, layout.world_size
+
+
+def _remarks(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Iterator[str]:
+    per_node, with_context = cluster.gpus_per_node, layout.tensor * layout.context
+    if _crosses_nodes(layout.tensor, per_node):
+        yield (
+            f"parallel.tensor is {layout.tensor} and a node has {per_node} GPUs: tensor-parallel groups cross nodes, "
+            "where every layer waits for the network."
+        )
+    elif layout.context > 1 and _crosses_nodes(with_context, per_node):
+        yield (
+            f"parallel.tensor x parallel.context is {with_context} and a node has {per_node} GPUs: keys and values of "
+            "every layer cross nodes."
+        )
+    if request is not None and _crosses_nodes(request.tensor, per_node):
+        yield f"a server has {request.tensor} GPUs and a node {per_node}: servers cross nodes."
+
+
+def _crosses_nodes(group: int, per_node: int) -> bool:
+    """Whether some group of so many neighbouring ranks lies on several nodes."""
+    return per_node % group != 0

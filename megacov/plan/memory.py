@@ -1,0 +1,208 @@
+"""Memory of one GPU in each pipeline stage of the trainer, and of one node while a checkpoint is written.
+
+Sources: the state of mixed-precision Adam and its sharding from ZeRO (Rajbhandari et al., arXiv 1910.02054, stage 1)
+and Megatron-LM's `megatron/training/theoretical_memory_usage.py`; what is really allocated from
+`megacov/megatron/{model,optimizer,policy,checkpoint}.py` and `megacov/ops/log_probs_entropy.py`. Of each parameter:
+
+- weights: 2 bytes in bfloat16, 4 in float32 (`params_dtype`), on every GPU of the shard;
+- gradients: 4 bytes (`grad_reduce_in_fp32`), on every GPU of the shard: Megatron's distributed optimizer shares out
+  the optimizer, not the gradient buffer;
+- optimizer: Adam's two moments in float32, and a float32 copy of bfloat16 weights, shared out over data- and
+  context-parallel ranks. Float32 weights are their own copy.
+
+Three moments are compared, which never coincide: a training pass, a push of weights, and a save.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer, layers_in_flight
+from megacov.plan.batch import BatchPlan
+from megacov.plan.layout import Layout
+from megacov.plan.model_sizes import ModelSizes
+from megacov.plan.parameters import count_parameters, vocab_rows
+
+GRADIENT_BYTES = 4
+_MOMENT_BYTES, _MAIN_BYTES = 8, 4
+
+NCCL_GROUP_BYTES = 256 * 2**20
+"""Assumed for one NCCL communicator: 4 MiB (NCCL_BUFFSIZE) to and from a peer on each of 32 channels."""
+
+LOGIT_BLOCK_BYTES = 2 * 64 * 2**20
+"""Two scratch buffers of `megacov.ops.row_blocks` on a GPU, through which log-probs and entropy are computed."""
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How the trainer runs.
+
+    value_bytes: of a weight and an activation, 2 in bfloat16 and 4 in float32.
+    fused: Transformer Engine's layers.
+    with_reference: keeps the first weights as well, for a reference KL.
+    bucket_bytes: of a message of weights to the servers; 0 where they go by disk.
+    saves: whether checkpoints are written.
+    """
+
+    value_bytes: int
+    recompute: Recompute
+    fused: bool
+    vocab_divisible_by: int
+    with_reference: bool
+    bucket_bytes: int
+    saves: bool
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """One GPU of a pipeline stage, in bytes.
+
+    reference: first weights, kept beside the policy's.
+    communication: of NCCL, and messages between stages.
+    activations: kept for the backward pass at the fullest moment.
+    logits: with their gradient and the scratch of log-probs and entropy, on the last stage.
+    layer_work: what the backward pass of one layer allocates for itself, and takes when logits are gone.
+    push: whole matrices and buckets on their way to servers.
+    save: optimizer state put together for a checkpoint.
+    swap: weights set aside while the reference computes, with its logits.
+    staging: main memory, for the copy from which a checkpoint is written.
+    """
+
+    stage: int
+    num_layers: int
+    num_parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    communication: int
+    activations: int
+    logits: int
+    layer_work: int
+    push: int
+    save: int
+    swap: int
+    staging: int
+
+    @property
+    def resident(self) -> int:
+        """Held from the first step to the last."""
+        return self.weights + self.gradients + self.optimizer + self.reference + self.communication
+
+    @property
+    def training(self) -> int:
+        """What a training pass adds at its fullest."""
+        return self.activations + max(self.logits, self.layer_work)
+
+    @property
+    def peak(self) -> int:
+        """The fullest moment of a step."""
+        return self.resident + max(self.training, self.push, self.save, self.swap)
+
+
+def plan_trainer(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings) -> list[StageMemory]:
+    """Plan one GPU of every pipeline stage; those of equal stage hold equally much.
+
+    Args:
+        sizes: of the model.
+        layout: of the trainer.
+        batch: with the fullest forward pass.
+        settings: how the trainer runs.
+
+    Returns:
+        A plan for each stage.
+    """
+    return [_plan_stage(sizes, layout, batch, settings, stage) for stage in range(layout.pipeline)]
+
+
+def _plan_stage(
+    sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings, stage: int
+) -> StageMemory:
+    count = count_parameters(sizes, layout, stage=stage, vocab_divisible_by=settings.vocab_divisible_by)
+    weights = count.total * settings.value_bytes
+    per_parameter = optimizer_bytes(settings.value_bytes)
+    optimizer = per_parameter * count.dense / layout.optimizer_shards
+    optimizer += per_parameter * count.expert / layout.expert_optimizer_shards
+    is_last = stage == layout.pipeline - 1
+    logits = _logits(sizes, layout, settings, batch.positions_per_rank, with_gradient=True) if is_last else 0
+    logits_alone = _logits(sizes, layout, settings, batch.positions_per_rank, with_gradient=False) if is_last else 0
+    matrix = count.largest * settings.value_bytes
+    return StageMemory(
+        stage=stage,
+        num_layers=sizes.num_layers // layout.pipeline,
+        num_parameters=count.total,
+        weights=weights,
+        gradients=count.total * GRADIENT_BYTES,
+        optimizer=int(optimizer),
+        reference=weights if settings.with_reference else 0,
+        communication=_communication(sizes, layout, settings, batch.positions_per_rank),
+        activations=int(_activations(sizes, layout, batch, settings, stage)),
+        logits=logits,
+        layer_work=int(_layer_work(sizes, layout, settings, batch.positions_per_rank)) + matrix,
+        # Gathered shards, and the matrix put together from them; buckets leave from rank 0 alone, in the first stage.
+        push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
+        # Owners put whole parameters together, and hold all that they own until it is copied to main memory.
+        save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
+        swap=weights + logits_alone if settings.with_reference else 0,
+        staging=weights + int(optimizer) if settings.saves else 0,
+    )
+
+
+def optimizer_bytes(value_bytes: int) -> int:
+    """Of Adam's state, for one parameter.
+
+    Args:
+        value_bytes: of a weight.
+
+    Returns:
+        Bytes a parameter.
+    """
+    return _MOMENT_BYTES + (0 if value_bytes == GRADIENT_BYTES else _MAIN_BYTES)
+
+
+def _activations(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings, stage: int) -> float:
+    layers = layers_in_flight(layout, num_layers=sizes.num_layers, stage=stage, micro_batches=batch.micro_batches)
+    kept = layers * kept_by_layer(sizes, layout, _of_layers(settings))
+    if stage == layout.pipeline - 1:
+        kept += kept_after_layers(sizes, layout, _of_layers(settings))
+    return kept * batch.positions_per_rank
+
+
+def _of_layers(settings: TrainerSettings, recompute: Recompute | None = None) -> ActivationSettings:
+    return ActivationSettings(settings.value_bytes, recompute or settings.recompute, settings.fused)
+
+
+def _layer_work(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> float:
+    """The gradients of the widest activations, what sequence parallelism gathers, and a layer computed again."""
+    h, f = sizes.hidden_size, sizes.ffn_hidden_size / layout.tensor
+    if sizes.num_experts:
+        f = sizes.experts_per_token * sizes.expert_hidden_size / layout.sequence_share
+    work = settings.value_bytes * (3 * f + h + (h if layout.sequence_share > 1 else 0))
+    if settings.recompute == "full":
+        work += kept_by_layer(sizes, layout, _of_layers(settings, "none"))
+    return work * positions
+
+
+def _logits(
+    sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int, *, with_gradient: bool
+) -> int:
+    """No tensor of the size of the logits exists beside them but their gradient; entropy needs none of its own.
+
+    After the logits, the gradient of the output layer's weights and of the hidden states stands beside theirs.
+    """
+    rows = vocab_rows(sizes, tensor=layout.tensor, vocab_divisible_by=settings.vocab_divisible_by)
+    logits = positions * rows * settings.value_bytes
+    scratch = LOGIT_BLOCK_BYTES + positions * 4 * (4 * layout.tensor + 8)
+    if not with_gradient:
+        return logits + scratch
+    after = (rows + 2 * positions) * sizes.hidden_size * settings.value_bytes
+    return logits + max(logits + scratch, after)
+
+
+def _communication(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> int:
+    of_groups = (layout.world_size, layout.tensor, layout.pipeline, layout.context, layout.data, layout.expert)
+    buffers = sum(NCCL_GROUP_BYTES for size in of_groups if size > 1)
+    if layout.pipeline > 1:
+        # One message each way is received while another is worked on.
+        buffers += 4 * positions * sizes.hidden_size * settings.value_bytes // layout.sequence_share
+    return buffers

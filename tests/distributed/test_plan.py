@@ -1,0 +1,134 @@
+"""What `megacov check` plans is what ranks really hold: weights, gradients, Adam's state, and activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megacov.megatron.optimizer_state import distributed_optimizers
+from megacov.plan import Layout, count_parameters, read_model_sizes
+from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer
+from megacov.plan.memory import GRADIENT_BYTES, optimizer_bytes
+from tests.support.families import make_model
+from tests.support.policies import FLOAT32, laid_out_ranks, make_policy
+from tests.support.run_ranks import run_cases
+
+POSITIONS = 48
+FEW, MANY = 2, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model on two ranks."""
+
+    model: str
+    layout: Layout
+    recompute: Recompute = "none"
+    dtype: str = "float32"
+
+
+STATES = [
+    Case("llama3", Layout(data=2)),
+    Case("qwen3", Layout(data=2), dtype="bfloat16"),
+    Case("qwen2", Layout(tensor=2), dtype="bfloat16"),
+    Case("qwen2_yarn", Layout(context=2), dtype="bfloat16"),
+    Case("qwen3_moe", Layout(data=2, expert=2), dtype="bfloat16"),
+]
+ACTIVATIONS = [
+    Case("llama3", Layout(data=2)),
+    Case("qwen2", Layout(tensor=2)),
+    Case("qwen2", Layout(tensor=2, sequence=True)),
+    Case("qwen3", Layout(tensor=2, sequence=True)),
+    Case("qwen3", Layout(data=2), "selective"),
+    Case("qwen3", Layout(tensor=2, sequence=True), "full"),
+    Case("qwen2_yarn", Layout(context=2)),
+]
+
+
+def hold_state(folder: str, case: Case) -> dict[str, int]:
+    """Bytes on this rank after a step of Adam."""
+    layout = case.layout
+    with laid_out_ranks(layout.tensor, context=layout.context, expert=layout.expert) as groups:
+        policy = make_policy(groups, path=Path(folder), model=replace(FLOAT32, dtype=case.dtype))
+        policy.optimizer.step()
+        parameters = [parameter for chunk in policy.chunks for parameter in chunk.parameters()]
+        own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        state = 0
+        for each in distributed_optimizers(policy.optimizer):
+            for group in each.optimizer.param_groups:
+                for main in group["params"]:
+                    state += 0 if main.untyped_storage().data_ptr() in own else main.nbytes
+                    moments = each.optimizer.state[main]
+                    state += sum(moments[name].nbytes for name in ("exp_avg", "exp_avg_sq"))
+        return {
+            "weights": sum(parameter.nbytes for parameter in parameters),
+            "gradients": sum(parameter.main_grad.nbytes for parameter in parameters),
+            "optimizer": state,
+        }
+
+
+def keep_activations(folder: str, case: Case) -> int:
+    """Bytes that autograd keeps of one forward pass, parameters left out and shared storage counted once."""
+    layout = case.layout
+    with laid_out_ranks(layout.tensor, context=layout.context) as groups:
+        settings = replace(FLOAT32, recompute=case.recompute, sequence_parallel=layout.sequence)
+        policy = make_policy(groups, path=Path(folder), model=settings)
+        own = {p.untyped_storage().data_ptr() for chunk in policy.chunks for p in chunk.parameters()}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        tokens = torch.full((1, POSITIONS), 5)
+        positions = torch.arange(POSITIONS)[None]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = policy.chunks[0](tokens, positions, None)
+        del output
+        return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.dist
+def test_state_and_activations_are_those_of_the_plan(tmp_path: Path) -> None:
+    found = run_cases(hold_state, [(str(_model(tmp_path, case)), case) for case in STATES], world_size=2)
+    for case, by_rank in zip(STATES, found, strict=True):
+        _check_state(_model(tmp_path, case), case, by_rank)
+    work = [(str(_model(tmp_path, case, layers)), case) for case in ACTIVATIONS for layers in (FEW, MANY)]
+    kept = run_cases(keep_activations, work, world_size=2)
+    for index, case in enumerate(ACTIVATIONS):
+        few, many = kept[2 * index][0], kept[2 * index + 1][0]
+        _check_activations(_model(tmp_path, case), case, few, many)
+
+
+def _model(folder: Path, case: Case, num_layers: int = MANY) -> Path:
+    path = folder / f"{case.model}_{num_layers}"
+    return path if path.exists() else make_model(path, case.model, num_hidden_layers=num_layers)
+
+
+def _check_state(folder: Path, case: Case, by_rank: list[dict[str, int]]) -> None:
+    sizes, layout = read_model_sizes(folder / "config.json"), case.layout
+    count = count_parameters(sizes, layout, stage=0, vocab_divisible_by=FLOAT32.vocab_divisible_by)
+    value_bytes = 4 if case.dtype == "float32" else 2
+    for rank in by_rank:
+        assert rank["weights"] == count.total * value_bytes, case
+        assert rank["gradients"] == count.total * GRADIENT_BYTES, case
+    # Shards of a parameter may be uneven; over all ranks each parameter has its state once a copy of its shard.
+    per_rank = count.dense / layout.optimizer_shards + count.expert / layout.expert_optimizer_shards
+    planned = optimizer_bytes(value_bytes) * per_rank * len(by_rank)
+    assert sum(rank["optimizer"] for rank in by_rank) == planned, case
+
+
+def _check_activations(folder: Path, case: Case, few: int, many: int) -> None:
+    sizes, layout = read_model_sizes(folder / "config.json"), case.layout
+    settings = ActivationSettings(4, case.recompute, fused=False)
+    of_a_layer = (many - few) / (MANY - FEW) / POSITIONS
+    # Random states of a recomputed layer are a few bytes, whatever its size.
+    assert of_a_layer == pytest.approx(kept_by_layer(sizes, layout, settings), abs=4), case
+    rest = few / POSITIONS - FEW * of_a_layer
+    # Beside the last norm there are token ids, the statistics of that norm, and the angles of the rotary embedding.
+    assert 0 <= rest - kept_after_layers(sizes, layout, settings) < 64, case

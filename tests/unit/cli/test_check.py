@@ -1,0 +1,206 @@
+"""`megacov check`: what it says, what it never imports, and every ready configuration."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from megacov.cli.check_plan import plan_run, problems, remarks
+from megacov.cli.main import app
+from megacov.config import load_config
+from megacov.config.yaml_text import parse_yaml
+from megacov.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[3]
+RUNS = ROOT / "yaml_configs" / "runs"
+READY = sorted([*RUNS.glob("qwen*.yaml")])
+ALL = sorted(RUNS.glob("*.yaml"))
+ONE = "yaml_configs/runs/qwen2.5_32b_kl_cov_8n.yaml"
+# The packages that a login node need not have.
+HEAVY = ("torch", "transformers", "megatron", "transformer_engine", "safetensors", "tensorboard", "numpy")
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def check(*arguments: str) -> str:
+    """What it prints where it ends well."""
+    result = CliRunner().invoke(app, ["check", *arguments])
+    assert result.exception is None, result.output
+    return result.stdout
+
+
+def test_it_runs_where_torch_is_not_installed() -> None:
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Absent())
+from megacov.cli.main import main
+sys.argv = ['megacov', 'check', {ONE!r}, '--suggest']
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "fullest moment" in result.stdout
+    assert "Layouts of the same GPUs that fit" in result.stdout
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_run_of_the_repository_fits(path: Path) -> None:
+    plan = plan_run(load_config(path))
+    assert list(problems(plan)) == []
+    nearly_full = [remark for remark in remarks(plan) if "within the error of the plan" in remark]
+    assert nearly_full == []
+    if path in READY:
+        assert plan.placement.servers > 0
+        assert plan.placement.idle_gpus == 0
+
+
+def test_there_is_a_ready_run_for_each_algorithm_and_size() -> None:
+    algorithms = ("grpo", "clip_higher", "clip_cov", "kl_cov")
+    expected = {f"qwen2.5_7b_{name}_1n" for name in algorithms} | {f"qwen3_32b_{name}_cp_8n" for name in algorithms}
+    expected |= {f"qwen2.5_32b_{name}_{nodes}n" for name in algorithms for nodes in (4, 8, 16)}
+    assert {path.stem for path in READY} == expected
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_run_has_the_values_of_the_paper(path: Path) -> None:
+    config = load_config(path)
+    is_small = "7b" in path.stem
+    assert config.optimizer.lr == (5e-7 if is_small else 1e-6)
+    assert (config.optimizer.decay, config.optimizer.weight_decay, config.optimizer.clip_grad) == ("constant", 0.0, 1.0)
+    assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt) == (256, 8)
+    assert (config.batch.updates_per_rollout, config.data.max_prompt_length) == (8, 2048)
+    assert config.rollout.max_response_length == (32768 if "_cp_" in path.stem else 8192)
+    assert (config.rollout.temperature, config.rollout.top_p, config.rollout.top_k) == (1.0, 1.0, -1)
+    assert (config.rollout.filter_groups, config.rollout.max_filter_rounds) == (True, 10)
+    loss, selection = config.algorithm.loss, config.algorithm.selection
+    clips = {"grpo": (0.2, 0.2), "clip_higher": (0.2, 0.28), "clip_cov": (1.0, 1.0)}
+    for name, clip in clips.items():
+        if f"_{name}_" in path.stem:
+            assert (loss.clip_low, loss.clip_high) == clip
+    if "_clip_cov_" in path.stem:
+        assert (selection.ratio, selection.lower, selection.upper) == (2e-4, 1.0, 5.0)
+    if "_kl_cov_" in path.stem:
+        assert (selection.ratio, loss.kl_coef) == (2e-3 if is_small else 2e-4, 1.0)
+
+
+def test_it_prints_batches_layout_and_memory() -> None:
+    shown = check(ONE)
+    for words in ("2,048 sequences", "nodes 0-3", "16 servers, 2 GPUs each", "logits, their gradient", "The run fits."):
+        assert words in shown
+
+
+def test_docs_show_what_it_prints() -> None:
+    shown = check(ONE, "weight_sync.host=10.0.0.1", "model.path=gone")
+    assert "warning" not in shown
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    assert all(line.rstrip() in page for line in shown.splitlines())
+    for path in READY:
+        if "_kl_cov_" in path.stem:
+            assert row_of(path) in page, "\n".join(row_of(path) for path in READY if "_kl_cov_" in path.stem)
+
+
+def row_of(path: Path) -> str:
+    """A run in the table of docs/cluster.md; the algorithms differ in nothing that is planned."""
+    plan = plan_run(load_config(path))
+    layout, stages, server = plan.layout, plan.stages, plan.server
+    assert server is not None
+    names = ("weights", "gradients", "optimizer", "activations", "logits", "save", "peak")
+    held = [f"{max(getattr(stage, name) for stage in stages) / 2**30:.1f}" for name in names]
+    shape = f"TP {layout.tensor}, PP {layout.pipeline}, CP {layout.context}, DP {layout.data}"
+    servers = f"{plan.placement.servers} x {server.sequences}"
+    name = path.stem.replace("_kl_cov", "_*")
+    return f"| `{name}` | {shape} | {' | '.join(held)} | {servers} |"
+
+
+def test_every_setting_can_be_shown() -> None:
+    shown = check("yaml_configs/runs/tiny_grpo.yaml", "--resolved", "run.steps=7")
+    yaml = shown.partition("\n\n")[0]
+    assert parse_yaml(yaml, source="shown")["run"]["steps"] == 7
+
+
+def test_what_does_not_fit_ends_with_the_stage_both_numbers_and_a_way_out() -> None:
+    arguments = ["check", ONE, "parallel.tensor=2", "parallel.data=16", "--suggest"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert "GPU of pipeline stage 0 needs" in str(result.exception)
+    assert "has 76.0 GiB" in str(result.exception)
+    assert "--suggest" in str(result.exception)
+    assert "fastest first" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["cluster.node_memory_gib=64"], "a checkpoint takes 153 GiB of a node's main memory"),
+        (["rollout.server_arguments.tp-size=1", "cluster.gpu_memory_gib=70"], "a server of 1 GPUs has 0.0 GiB"),
+        (
+            [
+                "rollout.addresses_file=null",
+                "rollout.servers=16",
+                "rollout.colocated=true",
+                "weight_sync.transport=ipc",
+            ],
+            "while servers sample, the trainer keeps",
+        ),
+    ],
+)
+def test_each_thing_that_does_not_fit_is_said(overrides: list[str], sentence: str) -> None:
+    plan = plan_run(load_config(ONE, overrides))
+    assert any(problem.startswith(sentence) for problem in problems(plan)), list(problems(plan))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["rollout.max_response_length=200000"], "data.max_prompt_length + rollout.max_response_length is 202048"),
+        (["cluster.nodes=4"], "no GPU is left for rollout servers"),
+        (["weight_sync.host=127.0.0.1"], "weight_sync.host is 127.0.0.1"),
+        (["parallel.data=3"], "256 sequences of an optimizer step over parallel.data 3"),
+        (["cluster.gpu_memory_gib=66"], "the fullest GPU is planned at 9"),
+        (["batch.updates_per_rollout=1"], "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1"),
+    ],
+)
+def test_each_doubt_is_said(overrides: list[str], sentence: str) -> None:
+    found = remarks(plan_run(load_config(ONE, overrides)))
+    assert any(remark.startswith(sentence) for remark in found), found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "sentence"),
+    [
+        (["model.path=gone", "model.config_file=null"], DataError, "model.path is gone, which has no config.json"),
+        (["parallel.tensor=16"], ConfigError, "parallel.tensor is 16 and the model has 40 attention heads"),
+        (["parallel.expert=2"], ConfigError, "the model has no experts"),
+        (["cluster.nodes=2"], ConfigError, "the trainer takes 32 GPUs, and cluster.nodes 2"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(overrides: list[str], kind: type[Exception], sentence: str) -> None:
+    with pytest.raises(kind, match=sentence):
+        plan_run(load_config(ONE, overrides))
+
+
+def test_sequences_longer_than_a_sliding_window_are_refused(tmp_path: Path) -> None:
+    from tests.unit.plan.test_parameters import write_config
+
+    file = write_config(tmp_path, "mistral")
+    overrides = [f"model.config_file={file}", "parallel.tensor=4", "rollout.server_arguments.tp-size=1"]
+    (problem,) = problems(plan_run(load_config(ONE, overrides)))
+    assert "is 10240 and the model attends through a sliding window of 24 tokens" in problem
+
+
+def test_the_model_of_the_path_wins_over_the_file() -> None:
+    assert (
+        plan_run(load_config(ONE, ["model.path=examples/tiny_policy", "parallel.tensor=2"])).model_file.parent.name
+        == "tiny_policy"
+    )
