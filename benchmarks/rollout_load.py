@@ -87,27 +87,30 @@ def prompt_of(number: int) -> tuple[int, ...]:
 
 @dataclass
 class Killer:
-    """Ends one server after the other by SIGKILL.
+    """Ends one serving server after the other by SIGKILL.
 
     every_s: between two kills. [s]
     most: kills in all; None for as many as there is time for.
     kills: so far.
     """
 
-    servers: Sequence[EmbeddedServer]
+    fleet: Fleet
     every_s: float
     most: int | None = None
     kills: int = 0
 
     async def work(self) -> None:
         """Kill until cancelled."""
-        for server in cycle(self.servers):
+        for member in cycle(self.fleet.members):
             if self.kills == self.most:
                 return
-            await asyncio.sleep(self.every_s)
-            if server.pid is not None:
-                os.kill(server.pid, signal.SIGKILL)
-                self.kills += 1
+            pid = member.server.pid if member.server is not None and member.serves else None
+            if pid is not None:
+                await asyncio.sleep(self.every_s)
+                if member.server is not None and member.server.pid == pid:
+                    os.kill(pid, signal.SIGKILL)
+                    self.kills += 1
+            await asyncio.sleep(0.01)
 
 
 async def answer_all(fleet: Fleet, num_requests: int, *, concurrency: int) -> list[list[Completion]]:
@@ -185,7 +188,7 @@ def run_load(
         transport = DiskTransport(fleet.receiving, run=runner.run, source_model=MODEL, directory=folder / "weights")
         fleet.versions.add(str(VERSION))
         transport.push(VERSION, changed_weights(VERSION).items())
-        killer = Killer(servers, kill_every_s, max_kills)
+        killer = Killer(fleet, kill_every_s, max_kills)
         started = time.monotonic()
         answers = runner.run(killed_meanwhile())
         seconds = time.monotonic() - started
@@ -236,7 +239,7 @@ def _log_probs(some: Sequence[tuple[int, Completion]]) -> Tensor:
 def main(
     requests: Annotated[int, typer.Option(min=1, max=VOCAB_SIZE**PROMPT_LENGTH, help="Requests in all.")] = 10_000,
     servers: Annotated[int, typer.Option(min=1, help="Embedded servers.")] = 4,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 256,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 64,
     kill_every_s: Annotated[float, typer.Option(help="Seconds between two kills.")] = 5.0,
 ) -> None:
     """Run the load, account for every sample, and print what it took."""

@@ -135,13 +135,19 @@ def problems(plan: RunPlan) -> Iterator[str]:
             f"a checkpoint takes {plan.staging / GIB:.0f} GiB of a node's main memory and cluster.node_memory_gib is "
             f"{cluster.node_bytes / GIB:.0f}: spread the optimizer over more ranks by parallel.data."
         )
+    longest, window = _longest(plan.config), plan.sizes.sliding_window
+    if window is not None and longest > window:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
+            f"sliding window of {window} tokens: lower them to fit into it."
+        )
     if plan.request is None or server is None:
         return
     if server.sequences == 0:
         yield (
             f"a server of {plan.request.tensor} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "
             f"values beside {server.weights / GIB:.1f} GiB of weights, too little for one sequence of "
-            f"{_longest(plan.config)} tokens: raise rollout.server_arguments.tp-size or mem-fraction-static."
+            f"{longest} tokens: raise rollout.server_arguments.tp-size or mem-fraction-static."
         )
     static = server.weights + server.key_value
     if plan.request.colocated and fullest.resident + static > cluster.usable_bytes:

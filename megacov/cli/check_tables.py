@@ -36,12 +36,11 @@ def render_plan(plan: RunPlan) -> Group:
     return Group(*parts)
 
 
-def render_suggestions(suggestions: list[Suggestion], *, unit: int = GIB) -> Table:
+def render_suggestions(suggestions: list[Suggestion]) -> Table:
     """Layouts that fit, fastest first.
 
     Args:
-        suggestions: from `RunPlan.suggestions`.
-        unit: bytes of a unit of memory.
+        suggestions: from `RunPlan.suggestions`, at least one.
 
     Returns:
         The table, cut after a dozen.
@@ -55,7 +54,7 @@ def render_suggestions(suggestions: list[Suggestion], *, unit: int = GIB) -> Tab
         layout = one.layout
         sizes = (layout.tensor, layout.sequence, layout.pipeline, layout.virtual_pipeline, layout.context, layout.data)
         shown = [str(value).lower() for value in (*sizes, one.recompute, one.micro_batch_tokens)]
-        table.add_row(*shown, _memory(one.peak, unit), f"{one.seconds / suggestions[0].seconds:.2f} x")
+        table.add_row(*shown, _memory(one.peak, GIB), f"{one.seconds / suggestions[0].seconds:.2f} x")
     return table
 
 

@@ -37,6 +37,8 @@ FREE = frozenset(
         "rollout.host",
         "rollout.port",
         "rollout.num_threads",
+        "rollout.extra_prompts",
+        "rollout.partial_after_s",
         "rollout.max_concurrency",
         "rollout.max_retries",
         "rollout.max_restarts",

@@ -76,6 +76,10 @@ class RolloutSection(Section):
     """Sampling rounds of one step before filtering gives up. [rounds]"""
     max_staleness: StrictInt = Field(0, ge=0)
     """Steps from the weights that sample to those that train; above 0, sampling goes on beside training. [steps]"""
+    extra_prompts: StrictInt = Field(0, ge=0)
+    """Prompts sampled beyond prompts_per_step at the same time; a step takes the groups that end first. [prompts]"""
+    partial_after_s: StrictFloat | None = Field(None, gt=0)
+    """A step is content with fewer groups after this time, and the rest is gone on with later; null waits. [s]"""
 
     max_concurrency: StrictInt = Field(256, ge=1)
     """Requests in flight at any time. [requests]"""
@@ -87,6 +91,11 @@ class RolloutSection(Section):
     """Times that a server which the trainer has started is started again after it was lost. [restarts]"""
     start_timeout_s: StrictFloat = Field(300.0, gt=0)
     """Deadline for a server to answer after its start, and for any to come back when all are lost. [s]"""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a step may leave responses unfinished for the next one."""
+        return self.extra_prompts > 0 or self.partial_after_s is not None
 
     @field_validator("addresses")
     @classmethod

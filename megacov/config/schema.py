@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil, gcd
 from pathlib import Path
 from typing import Literal
 
@@ -207,6 +208,20 @@ class RunConfig(Section):
     def sequences_per_update(self) -> int:
         """Sequences of one optimizer step, over all ranks."""
         return self.sequences_per_step // self.batch.updates_per_rollout
+
+    @property
+    def group_multiple(self) -> int:
+        """A smaller rollout batch has a multiple of so many groups, so that its optimizer steps are equally large."""
+        updates = self.batch.updates_per_rollout
+        return updates // gcd(updates, self.rollout.samples_per_prompt)
+
+    @property
+    def fewest_groups(self) -> int:
+        """The smallest rollout batch: every data-parallel rank has work in every optimizer step. [groups]"""
+        sequences_per_rank = 2 if self.algorithm.selection.scope == "micro_batch" else 1
+        sequences = self.batch.updates_per_rollout * self.parallel.data * sequences_per_rank
+        groups = ceil(sequences / self.rollout.samples_per_prompt)
+        return ceil(groups / self.group_multiple) * self.group_multiple
 
     @property
     def num_updates(self) -> int:

@@ -32,8 +32,8 @@ class WeightSyncSection(Section):
     verify: Literal["none", "version", "checksums"] = "version"
     """Checked before servers go on: the version that each reports; with checksums, that all hold the same as well."""
     max_mismatch: StrictFloat | None = Field(0.5, gt=0)
-    """End the run where the servers' log-probs of samples from the current weights differ more from the trainer's, in
-    the mean of |difference|; null never does. [nats]"""
+    """End the run where the servers' log-probs of a batch differ more from the trainer's, in the mean of |difference|
+    over its tokens; with rollout.max_staleness that holds what the policy has moved. Null never does. [nats]"""
 
     @field_validator("host")
     @classmethod

@@ -16,6 +16,7 @@ class Batch:
     """What a configuration says.
 
     updates: optimizer steps that share a rollout batch.
+    steps: rollout batches of the run.
     micro_batch_tokens: most positions of a forward pass; a longer sequence goes alone.
     """
 
@@ -40,6 +41,7 @@ class BatchPlan:
     positions: of the fullest forward pass, over context-parallel ranks.
     positions_per_rank: on one of these.
     tokens_per_update: most tokens that an optimizer step can hold, over all ranks.
+    total_updates: optimizer steps of the run.
     """
 
     sequences: int

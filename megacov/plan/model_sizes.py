@@ -32,6 +32,7 @@ _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 class ModelSizes:
     """Sizes of a Hugging Face model.
 
+    sliding_window: keys that a query of any layer sees, its own included; None for all of them.
     num_experts: in place of the feed-forward part of every layer; 0 in a dense model.
     experts_per_token, expert_hidden_size: how many of them a token goes to, and the width of each.
     """
@@ -46,6 +47,7 @@ class ModelSizes:
     vocab_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool
+    sliding_window: int | None = None
     num_experts: int = 0
     experts_per_token: int = 0
     expert_hidden_size: int = 0
@@ -116,7 +118,19 @@ def _sizes(values: Mapping[str, Any]) -> ModelSizes:
         vocab_size=values["vocab_size"],
         max_position_embeddings=values["max_position_embeddings"],
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+        sliding_window=_sliding_window(values),
         num_experts=values["num_experts"] if has_experts else 0,
         experts_per_token=values["num_experts_per_tok"] if has_experts else 0,
         expert_hidden_size=values["moe_intermediate_size"] if has_experts else 0,
     )
+
+
+def _sliding_window(values: Mapping[str, Any]) -> int | None:
+    """Of any layer, as transformers reads it: Mistral has one by naming it, Qwen by turning it on as well."""
+    kinds = values.get("layer_types")
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    is_named = values["model_type"] == "mistral"
+    is_on = values.get("use_sliding_window") and values.get("max_window_layers", 0) < values["num_hidden_layers"]
+    window: int | None = values.get("sliding_window") if is_named or is_on else None
+    return window

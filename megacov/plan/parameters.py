@@ -53,7 +53,7 @@ def count_parameters(sizes: ModelSizes, layout: Layout, *, stage: int, vocab_div
     dense = num_layers * _dense_layer(sizes, tensor) + (vocab if is_first else 0) + outputs + (h if is_last else 0)
     expert = num_layers * (sizes.num_experts // layout.expert) * 3 * h * sizes.expert_hidden_size
     return ParameterCount(
-        dense, expert, largest_matrix(sizes, tensor=tensor, vocab=vocab if outputs or is_first else 0)
+        dense, expert, _largest_matrix(sizes, tensor=tensor, vocab=vocab if outputs or is_first else 0)
     )
 
 
@@ -70,22 +70,6 @@ def vocab_rows(sizes: ModelSizes, *, tensor: int, vocab_divisible_by: int) -> in
     """
     multiple = vocab_divisible_by * tensor
     return -(-sizes.vocab_size // multiple) * multiple // tensor
-
-
-def largest_matrix(sizes: ModelSizes, *, tensor: int, vocab: int) -> int:
-    """Entries of the largest matrix on a rank.
-
-    Args:
-        sizes: of the model.
-        tensor: tensor-parallel size.
-        vocab: entries of its vocabulary shard; 0 where it has none.
-
-    Returns:
-        The entries.
-    """
-    h = sizes.hidden_size
-    feed_forward = 2 * h * (sizes.expert_hidden_size if sizes.num_experts else sizes.ffn_hidden_size // tensor)
-    return max(vocab, feed_forward, h * (sizes.query_size + 2 * sizes.key_size) // tensor)
 
 
 def total_parameters(sizes: ModelSizes) -> int:
@@ -113,3 +97,10 @@ def _dense_layer(sizes: ModelSizes, tensor: int) -> int:
     if sizes.num_experts:
         return count + sizes.num_experts * h
     return count + 3 * h * (sizes.ffn_hidden_size // tensor)
+
+
+def _largest_matrix(sizes: ModelSizes, *, tensor: int, vocab: int) -> int:
+    """Entries of the largest matrix of a rank, whose vocabulary shard has so many; 0 where it has none."""
+    h = sizes.hidden_size
+    feed_forward = 2 * h * (sizes.expert_hidden_size if sizes.num_experts else sizes.ffn_hidden_size // tensor)
+    return max(vocab, feed_forward, h * (sizes.query_size + 2 * sizes.key_size) // tensor)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from megacov.rollout.address_file import AddressFile
 from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
+from megacov.rollout.carried import CarriedGroup, dump_carried, load_carried
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet, ServersWaitError
+from megacov.rollout.groups import SampledGroups, SamplingReport
 from megacov.rollout.keys import ServerKeys, make_keys, read_keys
 from megacov.rollout.member import Member
-from megacov.rollout.sampler import SampledGroups, Sampler, SamplingReport
+from megacov.rollout.partial import PartialSampler
+from megacov.rollout.sampler import Sampler
 from megacov.rollout.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.sglang_server import SglangServer
 from megacov.rollout.wire import GenerateRequest, Prefix
@@ -16,10 +19,12 @@ from megacov.rollout.wire import GenerateRequest, Prefix
 __all__ = [
     "AddressFile",
     "Capabilities",
+    "CarriedGroup",
     "EmbeddedServer",
     "Fleet",
     "GenerateRequest",
     "Member",
+    "PartialSampler",
     "Prefix",
     "RolloutClient",
     "SampledGroups",
@@ -29,6 +34,8 @@ __all__ = [
     "ServerProcess",
     "ServersWaitError",
     "SglangServer",
+    "dump_carried",
+    "load_carried",
     "make_keys",
     "read_keys",
     "refuse_unsafe",

@@ -19,7 +19,7 @@ from megacov.types import Completion
 
 Result = TypeVar("Result")
 
-_MAX_ATTEMPTS = 4  # of one request, on whatever servers
+_MAX_ATTEMPTS = 8  # of one request, on whatever servers: it may be what ends them
 _MAX_FAILURES = 3  # in a row, of a server that still answers
 
 

@@ -104,7 +104,8 @@ class Member:
             # Once more: a server with much to do may be late.
             await self.client.wait_healthy(timeout_s)
         if self.state == "serving":
-            self.check_weights([str((await self.client.model_info(timeout_s)).get("weight_version"))], versions)
+            version = (await self.client.model_info(timeout_s)).get("weight_version")
+            self.check_weights([] if version is None else [str(version)], versions)
 
     def check_weights(self, held: Iterable[str], versions: Set[str]) -> None:
         """See whether the server was started anew by somebody else since it was given weights.

@@ -3,88 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
 from megacov.errors import RewardError, RolloutError
+from megacov.rollout.carried import CarriedGroup
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
+from megacov.rollout.groups import JudgedGroup, SampledGroups, SamplingCall, SamplingReport, gather_all
 from megacov.rollout.wire import GenerateRequest, Prefix
-from megacov.types import Completion, Prompt, Sample
+from megacov.types import Completion, Prompt
 
 Verifier = Callable[[str, str], float]
 
 _LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
-
-
-@dataclass(slots=True)
-class SamplingReport:
-    """What happened on the way to the groups. Counts of completions unless they say otherwise.
-
-    `aborted` and `wrong_version` were thrown away; the others are among the kept or dropped samples.
-    """
-
-    retries: int = 0  # of HTTP calls
-    refill_rounds: int = 0
-    dropped_groups: int = 0
-    all_right_groups: int = 0  # every reward equal, and above 0
-    all_wrong_groups: int = 0  # every reward equal, and not above 0
-    aborted: int = 0
-    wrong_version: int = 0
-    truncated: int = 0  # ended by the length limit
-    empty: int = 0  # no token
-
-
-@dataclass(frozen=True, slots=True)
-class SampledGroups:
-    """Samples in the order of their groups, numbered from 0 in the order of the prompts.
-
-    `dropped` are samples of groups that dynamic filtering left out; their groups are numbered on from there.
-    """
-
-    samples: list[Sample]
-    dropped: list[Sample]
-    report: SamplingReport
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    prompt: Prompt
-    completions: list[Completion]
-    rewards: list[float]
-
-    @property
-    def rewards_differ(self) -> bool:
-        """Whether some advantage is not zero, so that the group teaches something."""
-        return len(set(self.rewards)) > 1
-
-    def samples(self, number: int) -> list[Sample]:
-        return [
-            Sample(prompt=self.prompt, completion=completion, group=number, reward=reward)
-            for completion, reward in zip(self.completions, self.rewards, strict=True)
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What one call of `sample_groups` is about."""
-
-    report: SamplingReport
-    expected_version: str
-    seed: int | None
-    on_group: Callable[[], None] | None
-    slots: asyncio.Semaphore
-
-    def seed_of(self, number: int, attempt: int) -> int | None:
-        """A seed of 63 bits for one request: the number of its prompt in this call, and which attempt it is."""
-        if self.seed is None:
-            return None
-        digest = hashlib.blake2b(f"{self.seed}/{number}/{attempt}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -153,51 +88,62 @@ class Sampler:
         source = iter(prompts)
         report = SamplingReport()
         retries_before = self._num_retries()
-        call = _Call(report, expected_version, seed, on_group, asyncio.Semaphore(self.max_concurrency))
-        kept: list[_Group] = []
-        dropped: list[_Group] = []
+        call = SamplingCall(report, expected_version, seed, on_group, asyncio.Semaphore(self.max_concurrency))
+        kept: list[JudgedGroup] = []
+        dropped: list[JudgedGroup] = []
         for refill_round in range(self.max_filter_rounds + 1):
             batch = list(islice(source, num_groups - len(kept)))
             if not batch:
                 break
             report.refill_rounds = refill_round
             first = len(kept) + len(dropped)
-            for group in await _gather(self._sample(call, first + index, prompt) for index, prompt in enumerate(batch)):
-                _count(group, report)
+            for group in await gather_all(
+                self._sample(call, first + index, prompt) for index, prompt in enumerate(batch)
+            ):
                 is_kept = group.rewards_differ if self.filter_groups else bool(group.completions)
                 (kept if is_kept else dropped).append(group)
         report.retries = self._num_retries() - retries_before
         report.dropped_groups = len(dropped)
         if len(kept) < num_groups and not (self.allow_short and kept):
             raise RolloutError(self._too_few(len(kept), num_groups, report))
+        return self._sampled(kept, dropped, report)
+
+    def _sampled(
+        self,
+        kept: Sequence[JudgedGroup],
+        dropped: Sequence[JudgedGroup],
+        report: SamplingReport,
+        carried: Iterable[CarriedGroup] = (),
+    ) -> SampledGroups:
         numbered = [group.samples(number) for number, group in enumerate([*kept, *dropped])]
         return SampledGroups(
             samples=[sample for samples in numbered[: len(kept)] for sample in samples],
             dropped=[sample for samples in numbered[len(kept) :] for sample in samples],
             report=report,
+            carried=tuple(carried),
         )
 
-    async def _sample(self, call: _Call, number: int, prompt: Prompt) -> _Group:
+    async def _sample(self, call: SamplingCall, number: int, prompt: Prompt) -> JudgedGroup:
         async with call.slots:
             completions = await self._complete(call, number, prompt)
-        rewards = [self._judge(prompt, completion) for completion in completions]
+        return self._judged(call, prompt, completions)
+
+    def _judged(self, call: SamplingCall, prompt: Prompt, completions: list[Completion]) -> JudgedGroup:
+        group = JudgedGroup(prompt, completions, [self._judge(prompt, completion) for completion in completions])
+        group.count(call.report)
         if call.on_group is not None:
             call.on_group()
-        return _Group(prompt, completions, rewards)
+        return group
 
-    async def _complete(self, call: _Call, number: int, prompt: Prompt) -> list[Completion]:
+    async def _complete(self, call: SamplingCall, number: int, prompt: Prompt) -> list[Completion]:
         completions: list[Completion] = []
         num_missing, prefix = self.samples_per_prompt, Prefix()
         for attempt in range(self.max_resamples + 1):
-            request = GenerateRequest(
-                input_ids=prompt.token_ids,
+            request = self._request(
+                prompt.token_ids,
                 n=num_missing,
                 max_new_tokens=self.max_response_length,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                stop=self.stop,
-                sampling_seed=call.seed_of(number, attempt),
+                seed=call.seed_of(number, attempt),
                 prefix=prefix,
             )
             for completion in await self._generate(request):
@@ -211,10 +157,21 @@ class Sampler:
                     num_missing -= 1
             if num_missing == 0:
                 return completions
-        raise RolloutError(
-            f"{num_missing} completions of prompt {prompt.index} were aborted or did not come from weight version "
-            f"{call.expected_version}, after {self.max_resamples + 1} attempts; see that nothing else pauses or "
-            "updates the rollout servers."
+        raise RolloutError(self._never_right(call, prompt, num_missing))
+
+    def _request(
+        self, input_ids: tuple[int, ...], *, n: int, max_new_tokens: int, seed: int | None, prefix: Prefix
+    ) -> GenerateRequest:
+        return GenerateRequest(
+            input_ids=input_ids,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop,
+            sampling_seed=seed,
+            prefix=prefix,
         )
 
     async def _generate(self, request: GenerateRequest) -> list[Completion]:
@@ -237,6 +194,13 @@ class Sampler:
     def _num_retries(self) -> int:
         return sum(client.num_retries for client in self.clients)
 
+    def _never_right(self, call: SamplingCall, prompt: Prompt, num_missing: int) -> str:
+        return (
+            f"{num_missing} completions of prompt {prompt.index} were aborted or did not come from weight version "
+            f"{call.expected_version}, after {self.max_resamples + 1} attempts; see that nothing else pauses or "
+            "updates the rollout servers."
+        )
+
     def _too_few(self, num_kept: int, num_groups: int, report: SamplingReport) -> str:
         got = f"Only {num_kept} of {num_groups} groups can be used after {report.refill_rounds} refills"
         if not self.filter_groups:
@@ -246,21 +210,3 @@ class Sampler:
             "throughout; set rollout.filter_groups to false, raise rollout.max_filter_rounds, or use prompts that the "
             "model answers rightly some of the time."
         )
-
-
-def _count(group: _Group, report: SamplingReport) -> None:
-    report.truncated += sum(completion.finish_reason == "length" for completion in group.completions)
-    report.empty += sum(not completion.token_ids for completion in group.completions)
-    if group.rewards and not group.rewards_differ:
-        report.all_right_groups += group.rewards[0] > 0
-        report.all_wrong_groups += group.rewards[0] <= 0
-
-
-async def _gather(coroutines: Iterable[Coroutine[None, None, _Group]]) -> list[_Group]:
-    """All results in order; the first failure cancels the others and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(coroutine) for coroutine in coroutines]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in running]

@@ -152,8 +152,11 @@ def read_completions(content: bytes, *, num_completions: int, vocab_size: int, s
 
 
 def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Completion:
-    ids = reply.output_ids
-    logged_ids = [token for _, token, _ in reply.meta_info.output_token_logprobs]
+    ids, meta = reply.output_ids, reply.meta_info
+    logged_ids = [token for _, token, _ in meta.output_token_logprobs]
+    if meta.finish_reason.type == "abort":
+        # SGLang may be between the two when it gives a request up: what both have is sure.
+        ids = logged_ids = ids[: len(logged_ids)] if logged_ids[: len(ids)] == ids[: len(logged_ids)] else []
     if logged_ids != ids:
         raise RolloutError(f"{server} sent {len(ids)} tokens, but the log-probs of {len(logged_ids)} or of other ones.")
     outside = _first_outside(ids, vocab_size)
@@ -164,10 +167,10 @@ def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Com
         )
     return Completion(
         token_ids=tuple(ids),
-        log_probs=tuple(log_prob for log_prob, _, _ in reply.meta_info.output_token_logprobs),
+        log_probs=tuple(log_prob for log_prob, _, _ in meta.output_token_logprobs[: len(ids)]),
         text=reply.text,
-        finish_reason=reply.meta_info.finish_reason.type,
-        version_spans=_version_spans(reply.meta_info, len(ids), server=server),
+        finish_reason=meta.finish_reason.type,
+        version_spans=_version_spans(meta, len(ids), server=server),
     )
 
 
@@ -175,6 +178,12 @@ def _version_spans(meta: _MetaInfo, num_tokens: int, *, server: str) -> tuple[Ve
     if meta.weight_versions is None:  # SGLang before 0.5.19 tells only the version at the end
         return (VersionSpan(meta.weight_version, 0, num_tokens),)
     spans = tuple(VersionSpan(span.version, span.start, span.end) for span in meta.weight_versions)
+    if meta.finish_reason.type == "abort":
+        spans = tuple(
+            VersionSpan(span.version, span.start, min(span.end, num_tokens))
+            for span in spans
+            if span.start < num_tokens or span.start == 0
+        )
     starts = [span.start for span in spans]
     ends = [span.end for span in spans]
     if [*starts, num_tokens] != [0, *ends]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +28,7 @@ from megacov.trainer.restore import (
     GoodCheckpoint,
     check_continuation,
     find_good_checkpoint,
+    read_carried,
     restore,
     set_newer_aside,
 )
@@ -92,20 +93,23 @@ class Run:
     def saved_if_servers_are_lost(self) -> Iterator[None]:
         """Inside, an error of the rollout servers ends the run after a save. A collective of all ranks if it happens.
 
-        Servers are used only between two steps, so that the state is that after the last finished one.
+        What is saved is as it was on entering: such errors come before a step's first update, but perhaps after its
+        batch was taken from the data.
 
         Raises:
             RolloutError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
+        before, carried = replace(self.state), self.rollout.carried
         try:
             yield
         except (RolloutError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
+                self.rollout.carried = carried
                 with suppress(CheckpointError):  # the first error counts; this one has been said
-                    self.checkpointer.save_now(self.policy, self.state)
+                    self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"
-                    error.args = (f"{error} (step {self.state.step} is saved; go on with {resume})",)
+                    error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
             raise
 
 
@@ -162,6 +166,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutPhase(groups, worker)
+        if worker is not None and good is not None:
+            worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         writer = None
         if progress is not None:
@@ -171,7 +177,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         last_saved = None if good is None else state.step
-        checkpointer = Checkpointer(store, groups, settings, about_run=about_run, last_saved=last_saved)
+        checkpointer = Checkpointer(
+            store, groups, settings, about_run=about_run, carried=lambda: rollout.carried, last_saved=last_saved
+        )
         yield Run(
             config, policy, rollout, algorithm, _step_settings(config, groups), state, checkpointer, writer, progress
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,12 @@ from megacov.megatron.checkpoint import BackgroundSave, make_save_group, plan_sa
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import random_states, write_random_states
 from megacov.parallel.groups import ParallelGroups
+from megacov.rollout import CarriedGroup, dump_carried
 from megacov.trainer.agreement import gather, on_rank_zero
 from megacov.trainer.state import TrainState
 
 TRAINER_FILE = "trainer.json"
+CARRIED_FILE = "carried.jsonl"
 FORMAT = 1
 _POLL_S = 0.05
 
@@ -61,6 +63,7 @@ class Checkpointer:
         settings: SaveSettings,
         *,
         about_run: dict[str, Any],
+        carried: Callable[[], Sequence[CarriedGroup]] = tuple,
         last_saved: int | None = None,
     ) -> None:
         """Nothing is written yet.
@@ -70,9 +73,11 @@ class Checkpointer:
             groups: of this rank.
             settings: when to save.
             about_run: what a checkpoint says about the run, as JSON values.
+            carried: what partial rollouts have left, on rank 0; asked for when a save begins.
             last_saved: step of the checkpoint that the run began with.
         """
         self._store, self._groups, self._settings, self._about_run = store, groups, settings, about_run
+        self._carried = carried
         self._last_saved = last_saved
         self._under_way: _UnderWay | None = None
         self._group: ProcessGroup | None = None
@@ -148,7 +153,7 @@ class Checkpointer:
             return
         if self._group is None:
             self._group = make_save_group(deadline_s=self._settings.deadline_s)
-        write_more = partial(_write_random, random_states(), self._groups.world_rank)
+        write_more = partial(_write_more, random_states(), self._carried(), self._groups.world_rank)
         about = {**self._about_run, **asdict(state), **policy.progress()}
         publish = partial(self._publish, state.step, about)
         save = BackgroundSave(plan, folder, self._group, write_more=write_more, publish=publish)
@@ -226,11 +231,14 @@ def _first(reasons: Sequence[str | None]) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _write_random(states: dict[str, Any], rank: int, folder: Path) -> list[str]:
+def _write_more(states: dict[str, Any], carried: Sequence[CarriedGroup], rank: int, folder: Path) -> list[str]:
     name = random_file(rank)
     (folder / name).parent.mkdir(exist_ok=True)
     write_random_states(states, folder / name)
-    return [name]
+    if not carried:
+        return [name]
+    write_synced(folder / CARRIED_FILE, dump_carried(carried))
+    return [name, CARRIED_FILE]
 
 
 def random_file(rank: int) -> str:

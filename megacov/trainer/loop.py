@@ -91,7 +91,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,
     )
-    with opened_run(config, groups, resumption=resumption) as run, run.saved_if_servers_are_lost():
+    with opened_run(config, groups, resumption=resumption) as run:
         if config.checkpoint.every > 0:
             leaving.save_first(grace_s=config.checkpoint.grace_s, interrupt=run.rollout.interrupt)
         while run.state.step < config.run.steps:
@@ -99,14 +99,16 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
             _step(run)
             if any_rank(leaving.asked is not None, group=groups.control):
                 run.save_and_leave()
-        run.rollout.push_weights(run.policy, version=run.state.weight_version)
+        with run.saved_if_servers_are_lost():
+            run.rollout.push_weights(run.policy, version=run.state.weight_version)
         run.checkpointer.save_now(run.policy, run.state)
 
 
 def _step(run: Run) -> None:
     """One step; nothing, where a request to leave has cut its rollout short."""
     try:
-        report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
+        with run.saved_if_servers_are_lost():
+            report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
     except LeaveRequested:
         return
     run.record(report)

@@ -15,7 +15,7 @@ import torch
 Result = TypeVar("Result")
 
 # A verifier that does not come back holds up the loop, but not the end of the process: the thread is a daemon.
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 3.0
 
 
 class LoopThread:

@@ -16,8 +16,9 @@ from megacov.errors import CheckpointError, ConfigError, DataError
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
+from megacov.rollout import CarriedGroup, load_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
-from megacov.trainer.checkpointing import FORMAT, TRAINER_FILE, random_file
+from megacov.trainer.checkpointing import CARRIED_FILE, FORMAT, TRAINER_FILE, random_file
 from megacov.trainer.state import TrainState
 
 
@@ -183,6 +184,19 @@ def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, lay
     if about["layout"] == dict(layout):
         restore_random_states(good.folder / random_file(groups.world_rank))
     return TrainState(**{field.name: about[field.name] for field in fields(TrainState)})
+
+
+def read_carried(good: GoodCheckpoint) -> tuple[CarriedGroup, ...]:
+    """What partial rollouts had left. Rank 0.
+
+    Args:
+        good: from `find_good_checkpoint`.
+
+    Returns:
+        Nothing where nothing was left, or the checkpoint is from before there were any.
+    """
+    path = good.folder / CARRIED_FILE
+    return load_carried(path.read_text(encoding="utf-8")) if path.is_file() else ()
 
 
 def set_newer_aside(store: CheckpointStore, good: GoodCheckpoint) -> list[Path]:

@@ -14,7 +14,7 @@ from megacov.errors import RolloutError, WeightSyncError
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import broadcast_tensor
 from megacov.parallel.groups import ParallelGroups
-from megacov.rollout import ServersWaitError
+from megacov.rollout import CarriedGroup, ServersWaitError
 from megacov.trainer.agreement import from_rank_zero, on_rank_zero
 from megacov.trainer.rollout_worker import Collected, RolloutWorker
 from megacov.trainer.state import TrainState
@@ -116,6 +116,16 @@ class RolloutPhase:
         told = from_rank_zero(told, self._groups)
         state.prompt_position = told["position"]
         return batch, told["metrics"]
+
+    @property
+    def carried(self) -> tuple[CarriedGroup, ...]:
+        """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
+        return () if self._worker is None else self._worker.carried
+
+    @carried.setter
+    def carried(self, carried: tuple[CarriedGroup, ...]) -> None:
+        if self._worker is not None:
+            self._worker.carried = carried
 
     def _collect(self, state: TrainState) -> Collected | None:
         try:

@@ -21,6 +21,8 @@ from megacov.rollout import (
 
 _SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
 
+_CONTROL_CONNECTIONS = 8
+
 
 def find_keys(config: RunConfig) -> ServerKeys:
     """Keys of the servers.
@@ -79,6 +81,8 @@ def make_fleet(
         RolloutError: the file of addresses cannot be used.
     """
     rollout = config.rollout
+    # What partial rollouts go on with is one request a response. Control and signs of health find a place as well.
+    most_requests = rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
     def make_client(address: str) -> RolloutClient:
         return RolloutClient(
@@ -86,7 +90,7 @@ def make_fleet(
             vocab_size=vocab_size,
             request_timeout_s=rollout.request_timeout_s,
             max_retries=rollout.max_retries,
-            max_connections=rollout.max_concurrency,
+            max_connections=most_requests + _CONTROL_CONNECTIONS,
             api_key=keys.api,
             admin_key=keys.admin,
         )

@@ -13,18 +13,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
-from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rewards import get_verifier
-from megacov.rollout import RolloutClient, SampledGroups, Sampler
+from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups
 from megacov.trainer.colocation import LentMemory
 from megacov.trainer.loop_thread import LoopThread
+from megacov.trainer.rollout_metrics import metrics_of
 from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.server_checks import check_server
@@ -33,7 +32,7 @@ from megacov.trainer.weight_transport import make_transport
 from megacov.types import Prompt, RolloutBatch
 from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
 
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ class _UnderWay:
 
 
 class RolloutWorker:
-    """Prompts, servers and verifier of a run. Its clients and its verifier live on an event loop of their own."""
+    """Prompts, servers and verifier of a run. Its clients and its verifier live on an event loop of their own.
+
+    carried: what partial rollouts have left, behind the batch that was collected last.
+    """
 
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
@@ -80,8 +82,10 @@ class RolloutWorker:
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
+        self.carried: tuple[CarriedGroup, ...] = ()
         self._verify = get_verifier(config.rewards.verifier)
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
+        self._decode = partial(tokenizer.decode, skip_special_tokens=True)
         self._prompts = load_prompts(
             config.data.path,
             tokenizer,
@@ -173,8 +177,12 @@ class RolloutWorker:
         run, rollout = self._config.run, self._config.rollout
         stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
         numbers, on_group = count(1), self._on_group
+        sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
+        if rollout.is_partial or self.carried:
+            # Weights have the number of the step that they are trained in.
+            sample = partial(self._sampler.sample_phase, carried=self.carried, trained_version=step)
         sample = partial(
-            self._sampler.sample_groups,
+            sample,
             _one_by_one(stream),
             rollout.prompts_per_step,
             expected_version=str(version),
@@ -204,11 +212,12 @@ class RolloutWorker:
         assert self._under_way is not None
         begun, self._under_way = self._under_way, None
         groups = begun.sampling.result()
+        self.carried = groups.carried
         self._give_memory()
         batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
-        metrics = _metrics(groups, state.weight_version) | {
+        metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._fleet.serving),
             "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
@@ -257,9 +266,9 @@ class RolloutWorker:
             why = next(iter(error.failures.values()))
             raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
 
-    def _make_sampler(self) -> Sampler:
+    def _make_sampler(self) -> PartialSampler:
         rollout = self._config.rollout
-        return Sampler(
+        return PartialSampler(
             clients=[self._fleet],
             verify=self._verify,
             samples_per_prompt=rollout.samples_per_prompt,
@@ -271,6 +280,12 @@ class RolloutWorker:
             max_concurrency=rollout.max_concurrency,
             filter_groups=rollout.filter_groups,
             max_filter_rounds=rollout.max_filter_rounds,
+            decode=self._decode,
+            max_staleness=rollout.max_staleness,
+            extra_prompts=rollout.extra_prompts,
+            partial_after_s=rollout.partial_after_s,
+            group_multiple=self._config.group_multiple,
+            fewest_groups=self._config.fewest_groups,
         )
 
 
@@ -278,21 +293,3 @@ def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
     """Prompts of a stream, each taken only when it is asked for, so that the stream's position stays true."""
     while True:
         yield from stream.take(1)
-
-
-def _metrics(groups: SampledGroups, version: int) -> dict[str, float]:
-    """Of everything sampled and judged, dropped groups included, unless a tag says otherwise."""
-    report, sampled = groups.report, [*groups.samples, *groups.dropped]
-    rewards = torch.tensor([sample.reward for sample in sampled], dtype=torch.float64)
-    return {
-        **reward_metrics(rewards, torch.tensor([sample.group for sample in sampled])),
-        **rollout_metrics(groups.samples),
-        **entropy_before_filter(sampled),
-        **version_lag(groups.samples, version=version),
-        "rollout/retries": report.retries,
-        "rollout/dropped_groups": report.dropped_groups,
-        "rollout/refill_rounds": report.refill_rounds,
-        "rollout/aborted": report.aborted,
-        "rollout/wrong_version": report.wrong_version,
-        "rollout/empty": report.empty,
-    }

@@ -19,6 +19,7 @@ from megacov.trainer.step import plan_updates
 from tests.support.policies import GRPO, TINY_POLICY, laid_out_policy, make_rollout_batch, step_settings
 from tests.support.run_ranks import run_cases
 
+pytestmark = pytest.mark.dist
 LAYOUTS = [(2, 1), (1, 2)]
 
 
@@ -104,7 +105,6 @@ def results() -> list[list[Any]]:
     return run_cases(_call, [*PUSH_CASES, *JUDGE_CASES], world_size=2)
 
 
-@pytest.mark.dist
 def test_ranks_stay_in_step_whatever_befalls_a_push(results) -> None:
     expected = load_file(TINY_POLICY / "model.safetensors")
     for (*_, name), (first, second) in zip(PUSH_CASES, results, strict=False):
@@ -119,7 +119,6 @@ def test_ranks_stay_in_step_whatever_befalls_a_push(results) -> None:
             assert all(torch.equal(first[each], tensor) for each, tensor in expected.items())
 
 
-@pytest.mark.dist
 def test_all_ranks_refuse_log_probs_of_other_weights(results) -> None:
     judged = results[len(PUSH_CASES) :]
     assert [first for first, _ in judged] == [second for _, second in judged]

@@ -86,6 +86,7 @@ def test_a_save_that_fails_is_said_and_got_over(fault: str, tmp_path: Path, refe
     _check(result, lost=0)
 
 
+@pytest.mark.slow
 def test_a_writer_that_hangs_is_given_up(tmp_path: Path, reference: bytes) -> None:
     overrides = ("checkpoint.deadline_s=15.0",)
     result = faults.rank_fails("writer hangs", 1, tmp_path / "run", reference, overrides=overrides)

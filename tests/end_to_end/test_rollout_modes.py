@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from megacov.data import PromptStream, load_prompts, load_tokenizer
+from megacov.rollout import load_carried
 from tests.end_to_end.test_train import KL_COV, SMALL, scalars_of
 from tests.support.command import run, started, wait_for_line
 
@@ -74,3 +76,24 @@ def test_sampling_a_step_ahead(tmp_path: Path) -> None:
     expected = expected_prompts(last * PROMPTS_PER_STEP)
     assert [line["prompt"] for line in trained] == [text for text in expected for _ in range(SAMPLES_PER_PROMPT)]
     assert [line["staleness"] for line in trained[:: PROMPTS_PER_STEP * SAMPLES_PER_PROMPT]] == lags
+
+
+@pytest.mark.dist
+def test_partial_rollouts(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    partial = ("rollout.max_staleness=2", "rollout.extra_prompts=4", "rollout.filter_groups=false")
+    _, last = stopped_and_resumed(folder, *partial, "parallel.tensor=2")
+    scalars = scalars_of(folder)
+    assert 1 <= max(scalars["rollout/version_lag_max"]) <= 2
+    assert scalars["rollout/version_lag_max"][0] == 0
+    assert min(scalars["rollout/carried"]) > 0
+    assert min(scalars["policy/grad_norm"]) > 0
+    newest = folder / "checkpoints" / f"step_{last:08d}"
+    carried = load_carried((newest / "carried.jsonl").read_text())
+    assert len(carried) == 4
+    trained = [line["prompt"] for step in range(last) for line in lines_of(folder, step + 1)]
+    assert len(trained) == last * PROMPTS_PER_STEP * SAMPLES_PER_PROMPT
+    # Each prompt that was taken from the data was trained on with all its samples, or is still carried.
+    taken = expected_prompts(json.loads((newest / "trainer.json").read_text())["prompt_position"])
+    counts = Counter(trained) + Counter({group.prompt.text: SAMPLES_PER_PROMPT for group in carried})
+    assert counts == Counter(dict.fromkeys(taken, SAMPLES_PER_PROMPT))

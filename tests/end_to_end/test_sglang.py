@@ -15,9 +15,21 @@ from tests.support.sglang_servers import RUN, START_TIMEOUT_S
 pytestmark = [pytest.mark.sglang, pytest.mark.dist]
 
 
-def test_a_run_trains_with_two_servers(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    arguments = ("train", RUN, "run.steps=3", f"run.directory={folder}", *SMALL)
+# Each with what a server is asked for once an update, before the first step as well.
+TRANSPORTS = {
+    "disk": ("/update_weights_from_disk", "weight_sync.verify=version"),
+    "broadcast": ("/end_weight_update", "parallel.tensor=2", "weight_sync.verify=checksums"),
+    "ipc": ("/end_weight_update", "parallel.pipeline=2"),
+}
+
+
+@pytest.mark.parametrize(
+    "transport", ["disk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("broadcast", "ipc"))]
+)
+def test_a_run_trains_with_two_servers(transport: str, tmp_path: Path) -> None:
+    folder, (path, *overrides) = tmp_path / "run", TRANSPORTS[transport]
+    overrides += [f"weight_sync.transport={transport}", "run.steps=3", f"run.directory={folder}"]
+    arguments = ("train", RUN, *overrides, *SMALL)
     ended = run(*arguments, log=tmp_path / "log", deadline_s=START_TIMEOUT_S + DEADLINE_S)
     assert ended.code == 0, ended.output
     assert ended.left == []
@@ -34,7 +46,7 @@ def test_a_run_trains_with_two_servers(tmp_path: Path) -> None:
     for log in logs:
         assert log.stat().st_mode & 0o777 == 0o600
         text = log.read_text()
-        assert text.count('"POST /update_weights_from_disk HTTP/1.1" 200') == 4  # before the first step as well
+        assert text.count(f'"POST {path} HTTP/1.1" 200') == 4
         assert '"POST /generate HTTP/1.1" 200' in text
 
 

@@ -6,16 +6,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from megacov.config import load_config
-from megacov.rollout import ServerKeys, SglangServer, make_keys
+from megacov.rollout import GenerateRequest, RolloutClient, ServerKeys, SglangServer, make_keys
+from megacov.weight_sync import BroadcastTransport, DiskTransport, Meeting, RunOnLoop, SessionSettings, TensorTransport
 
 RUN = "yaml_configs/runs/tiny_kl_cov_sglang.yaml"
 MODEL = Path("examples/tiny_policy")
 VOCAB_SIZE = 16
+PROMPT = (4, 5, 6, 7)
 START_TIMEOUT_S = 400.0  # half a minute on idle cores, which others may use
 
 
@@ -67,3 +70,35 @@ def log_probs_of(weights: dict[str, Tensor], prompt: tuple[int, ...], response: 
     with torch.inference_mode():
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
     return logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
+
+
+def clients_of(
+    running: tuple[list[SglangServer], ServerKeys], *, request_timeout_s: float = 60.0
+) -> list[RolloutClient]:
+    servers, keys = running
+    keyed = {"api_key": keys.api, "admin_key": keys.admin, "request_timeout_s": request_timeout_s}
+    return [RolloutClient(server.address, vocab_size=VOCAB_SIZE, **keyed) for server in servers]
+
+
+async def assert_hold(clients: list[RolloutClient], weights: dict[str, Tensor], version: str) -> None:
+    """By what they say, by what they sample, and by checksums."""
+    request = GenerateRequest(input_ids=PROMPT, n=4, max_new_tokens=12)
+    for client in clients:
+        assert (await client.model_info())["weight_version"] == version
+        for completion in await client.generate(request):
+            assert {span.version for span in completion.version_spans} == {version}
+            expected = log_probs_of(weights, PROMPT, completion.token_ids)
+            torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-4, rtol=0.0)
+    sums = [await client.weight_checksums() for client in clients]
+    assert sums == sums[:1] * len(clients)
+
+
+def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, folder: Path, **options: Any):
+    """One of the three, with messages much smaller than the model."""
+    if name == "disk":
+        return DiskTransport(clients, run=run, source_model=MODEL, directory=folder / "weights", **options)
+    settings = SessionSettings(bucket_bytes=200_000, **{"timeout_s": 60.0} | options)
+    if name == "ipc":
+        return TensorTransport(clients, run=run, settings=settings)
+    meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
+    return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)

@@ -101,7 +101,7 @@ def test_it_prints_batches_layout_and_memory() -> None:
 
 
 def test_docs_show_what_it_prints() -> None:
-    shown = check(ONE, "weight_sync.host=10.0.0.1")
+    shown = check(ONE, "weight_sync.host=10.0.0.1", "model.path=gone")
     assert "warning" not in shown
     page = (ROOT / "docs" / "cluster.md").read_text()
     assert all(line.rstrip() in page for line in shown.splitlines())
@@ -179,7 +179,7 @@ def test_each_doubt_is_said(overrides: list[str], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "kind", "sentence"),
     [
-        (["model.config_file=null"], DataError, "model.path is models/Qwen2.5-32B, which has no config.json"),
+        (["model.path=gone", "model.config_file=null"], DataError, "model.path is gone, which has no config.json"),
         (["parallel.tensor=16"], ConfigError, "parallel.tensor is 16 and the model has 40 attention heads"),
         (["parallel.expert=2"], ConfigError, "the model has no experts"),
         (["cluster.nodes=2"], ConfigError, "the trainer takes 32 GPUs, and cluster.nodes 2"),
@@ -188,6 +188,15 @@ def test_each_doubt_is_said(overrides: list[str], sentence: str) -> None:
 def test_what_cannot_be_planned_is_one_sentence(overrides: list[str], kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind, match=sentence):
         plan_run(load_config(ONE, overrides))
+
+
+def test_sequences_longer_than_a_sliding_window_are_refused(tmp_path: Path) -> None:
+    from tests.unit.plan.test_parameters import write_config
+
+    file = write_config(tmp_path, "mistral")
+    overrides = [f"model.config_file={file}", "parallel.tensor=4", "rollout.server_arguments.tp-size=1"]
+    (problem,) = problems(plan_run(load_config(ONE, overrides)))
+    assert "is 10240 and the model attends through a sliding window of 24 tokens" in problem
 
 
 def test_the_model_of_the_path_wins_over_the_file() -> None:

@@ -112,6 +112,18 @@ BROKEN = {
         },
         "run.deterministic is true and rollout.engine is sglang: .* or rollout.engine=embedded",
     ),
+    "partial_rollouts_have_room_to_age": (
+        {"rollout": {"max_staleness": 1, "extra_prompts": 4}},
+        "rollout.extra_prompts is 4 and rollout.max_staleness is 1: .* set rollout.max_staleness=2",
+    ),
+    "partial_rollouts_have_room_to_age (deadline)": (
+        {"rollout": {"partial_after_s": 60.0}},
+        "rollout.partial_after_s is 60.0 and rollout.max_staleness is 0",
+    ),
+    "partial_rollouts_do_not_repeat": (
+        {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 2, "extra_prompts": 4}},
+        "rollout.extra_prompts is 4 and run.deterministic is true: .* set run.deterministic=false",
+    ),
     "the_embedded_server_reads_weights_from_disk": (
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
@@ -149,6 +161,8 @@ HELD = [
     },
     {"rollout": {"engine": "sglang", "addresses": ["https://host:1", "http://other:2"], "keys_file": "keys.yaml"}},
     {"rollout": {"engine": "sglang", "addresses_file": "servers.txt", "keys_file": "keys.yaml"}},
+    {"rollout": {"max_staleness": 2, "extra_prompts": 4, "partial_after_s": 60.0}},
+    {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 1}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},

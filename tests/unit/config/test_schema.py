@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megacov.config import RunConfig, editor_schema
+from megacov.config import RunConfig, editor_schema, make_config
 from megacov.config.fields import choice_paths, locate, members, sections_in, walk_values
 from megacov.config.messages import expected, unit_of
 from megacov.config.section import Section, value_type
@@ -96,3 +96,30 @@ def test_the_editor_schema_is_json_that_knows_every_key():
     lr = schema["$defs"]["OptimizerSection"]["properties"]["lr"]
     assert (lr["default"], lr["exclusiveMinimum"]) == (1e-6, 0)
     assert lr["description"].startswith("Peak learning rate.")
+
+
+@pytest.mark.parametrize(
+    ("updates", "samples", "data", "scope"),
+    [(4, 8, 1, "mini_batch"), (6, 4, 2, "mini_batch"), (8, 3, 5, "mini_batch"), (3, 2, 4, "micro_batch")],
+)
+def test_a_smaller_rollout_batch_still_has_equal_updates_with_work_for_all(updates, samples, data, scope):
+    groups = updates * data * 2  # as many as are certainly enough
+    config = make_config(
+        {
+            "run": {"name": "x", "steps": 5},
+            "model": {"path": "m"},
+            "data": {"path": "d"},
+            "rewards": {"verifier": "sum_pairs"},
+            "rollout": {"prompts_per_step": groups, "samples_per_prompt": samples},
+            "batch": {"updates_per_rollout": updates, "micro_batch_tokens": 100_000},
+            "parallel": {"data": data},
+            "algorithm": {"loss": {"name": "kl_cov"}, "selection": {"name": "kl_cov", "scope": scope}},
+        }
+    )
+    per_rank = 2 if scope == "micro_batch" else 1
+    usable = [
+        number
+        for number in range(1, groups + 1)
+        if number * samples % updates == 0 and number * samples // updates >= data * per_rank
+    ]
+    assert usable == list(range(config.fewest_groups, groups + 1, config.group_multiple))

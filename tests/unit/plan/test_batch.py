@@ -34,7 +34,7 @@ def test_the_batch_of_the_paper() -> None:
     list(
         product(
             (Layout(), Layout(2, True), Layout(context=2), Layout(2, True, context=4), Layout(2, context=4)),
-            (10, 100, 101, 250, 1000),
+            (10, 101, 205, 250, 1000),
             (False, True),
         )
     ),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from megacov.errors import RolloutError
+from megacov.rollout import fleet as fleet_module
 from megacov.rollout import member
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
@@ -125,6 +126,7 @@ FAULTS: dict[str, tuple[Fault, bool, str]] = {
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     monkeypatch.setattr(member, "_FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(fleet_module, "_MAX_ATTEMPTS", 4)
 
 
 def make_client(address: str) -> RolloutClient:
@@ -146,7 +148,7 @@ async def update(client: RolloutClient) -> None:
     await client.update_weights_from_disk("folder", weight_version=VERSION)
 
 
-async def sample(fleet: Fleet) -> SampledGroups:
+async def sample(fleet: Fleet, *, is_watched: bool = True) -> SampledGroups:
     fleet.versions.add(VERSION)
     sampler = Sampler(
         clients=[fleet],
@@ -156,7 +158,8 @@ async def sample(fleet: Fleet) -> SampledGroups:
         max_concurrency=6,
     )
     prompts = [Prompt(index, "", (index,), "") for index in range(NUM_PROMPTS)]
-    return await fleet.watched(sampler.sample_groups(prompts, NUM_PROMPTS, expected_version=VERSION))
+    sampling = sampler.sample_groups(prompts, NUM_PROMPTS, expected_version=VERSION)
+    return await (fleet.watched(sampling) if is_watched else sampling)
 
 
 def assert_all_accounted_for(groups: SampledGroups) -> None:
@@ -231,19 +234,21 @@ def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_w
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("watch_s", [0.02, 60.0])
-def test_a_server_that_was_emptied_unseen_is_found_out(watch_s):
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_server_that_was_emptied_unseen_is_found_out(is_watched):
     """By the watch, or by its first answer, which is thrown away."""
 
     async def run():
         emptied = Server(version="default")
-        async with fleet_of(emptied, Server(), update=update, make_client=make_client, watch_s=watch_s) as (fleet, _):
-            if watch_s < 1.0:
+        async with fleet_of(emptied, Server(), update=update, make_client=make_client) as (fleet, _):
+            if is_watched:
                 fleet.versions.add(VERSION)
                 await asyncio.wait_for(fleet.watched(asyncio.sleep(1.0)), 30.0)
                 assert emptied.version == VERSION
-            assert_all_accounted_for(await asyncio.wait_for(sample(fleet), 30.0))
-            assert len(fleet.serving) == (2 if watch_s < 1.0 else 1)
+            groups = await asyncio.wait_for(sample(fleet, is_watched=is_watched), 30.0)
+            assert_all_accounted_for(groups)
+            assert groups.report.wrong_version == 0
+            assert len(fleet.serving) == (2 if is_watched else 1)
             # Of requests that were under way together, none of which was answered yet.
             assert emptied.sampled_with.count("default") <= 6
 

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import EmbeddedServer, GenerateRequest, RolloutClient, Sampler
+from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, RolloutClient, Sampler
 from megacov.types import Prompt
 from megacov.weight_sync import DiskTransport
 from tests.support.processes import is_running, wait_until
@@ -62,14 +63,13 @@ def test_completions_carry_the_models_log_probs(server, model_folder, temperatur
 
 def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_folder, tmp_path):
     prompts = [Prompt(index, "", (3 + index, 4), "") for index in range(8)]
-
+    batches = []
     with asyncio.Runner() as runner:
         client = client_of(server)
         sampler = Sampler(
             clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
         )
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
-        batches = []
         # The same seed each time: what is sampled depends on the weights, and on nothing else.
         for version, folder in ((1, model_folder), (2, other_folder), (3, model_folder)):
             transport.push(version, load_file(folder / "model.safetensors").items())
@@ -79,6 +79,44 @@ def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_fo
     assert len(tokens[0]) == 32
     assert tokens[0] == tokens[2]
     assert tokens[0] != tokens[1]
+
+
+def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, model_folder, tmp_path):
+    weights = load_file(model_folder / "model.safetensors")
+    decode = AutoTokenizer.from_pretrained(model_folder).decode
+    source = (Prompt(index, "", (5 + index % 4, 6, 7, 8), "") for index in range(1000))
+    phases, carried = [], ()
+    with asyncio.Runner() as runner:
+        client = client_of(server)
+        sampler = PartialSampler(
+            clients=[client],
+            verify=lambda text, _: float(len(text)),
+            samples_per_prompt=2,
+            max_response_length=50,
+            decode=partial(decode, skip_special_tokens=True),
+            max_staleness=4,
+            extra_prompts=6,
+        )
+        transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
+        for version in range(12):
+            transport.push(version, weights.items())
+            versions = {"expected_version": str(version), "trained_version": version + 1}
+            phases.append(runner.run(sampler.sample_phase(source, 2, carried=carried, **versions)))
+            carried = phases[-1].carried
+        runner.run(client.aclose())
+    samples = [sample for phase in phases for sample in phase.samples]
+    indices = [sample.prompt.index for sample in samples[::2]] + [group.prompt.index for group in carried]
+    assert sorted(indices) == list(range(len(indices))) and len(samples) == 12 * 2 * 2
+    pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
+    assert pieced and sum(phase.report.continued_tokens for phase in phases) > 0
+    for sample in pieced[:8]:
+        completion = sample.completion
+        expected = plain_log_probs(model_folder, sample.prompt.token_ids + completion.token_ids, 1.0)
+        torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-5, rtol=0.0)
+        spans = completion.version_spans
+        assert [0, *(span.end for span in spans)] == [*(span.start for span in spans), len(completion.token_ids)]
+        assert completion.text == decode(completion.token_ids, skip_special_tokens=True)
+        assert completion.finish_reason == ("length" if len(completion.token_ids) == 50 else "stop")
 
 
 def start(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

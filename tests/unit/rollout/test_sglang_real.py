@@ -4,65 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import httpx
 import psutil
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import Fleet, GenerateRequest, Member, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
 from megacov.rollout.capabilities import Capabilities
-from megacov.types import Completion
-from megacov.weight_sync import (
-    BroadcastTransport,
-    DiskTransport,
-    Meeting,
-    RunOnLoop,
-    ServersFailedError,
-    SessionSettings,
-    TensorTransport,
-)
+from megacov.types import Completion, Prompt
+from megacov.weight_sync import ServersFailedError
 from tests.support.sglang_servers import (
     MODEL,
+    PROMPT,
     START_TIMEOUT_S,
     VOCAB_SIZE,
+    assert_hold,
     changed_weights,
+    clients_of,
     log_probs_of,
+    make_transport,
     sglang_servers,
 )
 
 pytestmark = [pytest.mark.sglang, pytest.mark.dist]
-PROMPT = (4, 5, 6, 7)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
     with sglang_servers(2, tmp_path_factory.mktemp("sglang")) as started:
         yield started
-
-
-def clients_of(
-    running: tuple[list[SglangServer], ServerKeys], *, request_timeout_s: float = 60.0
-) -> list[RolloutClient]:
-    servers, keys = running
-    keyed = {"api_key": keys.api, "admin_key": keys.admin, "request_timeout_s": request_timeout_s}
-    return [RolloutClient(server.address, vocab_size=VOCAB_SIZE, **keyed) for server in servers]
-
-
-async def assert_both_hold(clients: list[RolloutClient], weights: dict[str, torch.Tensor], version: str) -> None:
-    """By what they say, by what they sample, and by checksums."""
-    request = GenerateRequest(input_ids=PROMPT, n=4, max_new_tokens=12)
-    for client in clients:
-        assert (await client.model_info())["weight_version"] == version
-        for completion in await client.generate(request):
-            assert {span.version for span in completion.version_spans} == {version}
-            expected = log_probs_of(weights, PROMPT, completion.token_ids)
-            torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-4, rtol=0.0)
-    sums = [await client.weight_checksums() for client in clients]
-    assert sums[0] == sums[1]
 
 
 def test_every_process_of_a_server_hides_the_keys(running):
@@ -93,17 +67,6 @@ def test_servers_tell_what_they_can(running):
     asyncio.run(run())
 
 
-def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, folder: Path, **options: Any):
-    """One of the three, with messages much smaller than the model."""
-    if name == "disk":
-        return DiskTransport(clients, run=run, source_model=MODEL, directory=folder / "weights", **options)
-    settings = SessionSettings(bucket_bytes=200_000, **{"timeout_s": 60.0} | options)
-    if name == "ipc":
-        return TensorTransport(clients, run=run, settings=settings)
-    meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
-    return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)
-
-
 TRANSPORTS = ("disk", "broadcast", "ipc")
 
 
@@ -117,7 +80,7 @@ def test_weights_arrive_the_same_by_every_transport(running, tmp_path):
             for version, each in ((10 * number, other), (10 * number + 1, weights)):
                 times = transport.push(version, each.items())
                 assert times.num_bytes == sum(tensor.nbytes for tensor in weights.values())
-            runner.run(assert_both_hold(clients, weights, str(10 * number + 1)))
+            runner.run(assert_hold(clients, weights, str(10 * number + 1)))
             sums.append(runner.run(clients[0].weight_checksums()))
         assert sums[0] == sums[1] == sums[2]
 
@@ -178,7 +141,7 @@ def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(runni
             scheduler.resume()
         served.insert(0, clients[0])
         transport.push(4, weights.items())
-        runner.run(assert_both_hold(clients, weights, "4"))
+        runner.run(assert_hold(clients, weights, "4"))
 
 
 def test_a_pause_aborts_with_status_200_and_what_there_is(running):
@@ -217,6 +180,38 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
     asyncio.run(run())
 
 
+def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
+    weights = {str(version): changed_weights(version) for version in range(1, 5)}
+    source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
+    samples, carried = [], ()
+    with asyncio.Runner() as runner:
+        clients = clients_of(running)
+        transport = make_transport("disk", clients, runner.run, tmp_path)
+        sampler = PartialSampler(
+            clients=clients,
+            verify=lambda text, _: float(len(text)),
+            samples_per_prompt=8,
+            max_response_length=48,
+            decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
+            max_staleness=4,
+        )
+        for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+            transport.push(int(version), weights[version].items())
+            versions = {"expected_version": version, "trained_version": int(version) + 1}
+            sampled = runner.run(sampler.sample_phase(source, num_groups, carried=carried, **versions))
+            samples, carried = samples + sampled.samples, sampled.carried
+    assert carried == ()
+    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
+    pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
+    assert pieced
+    for sample in pieced[:6]:
+        completion = sample.completion
+        for span in completion.version_spans:
+            expected = log_probs_of(weights[span.version], sample.prompt.token_ids, completion.token_ids)
+            found = torch.tensor(completion.log_probs).double()[span.start : span.end]
+            torch.testing.assert_close(found, expected[span.start : span.end], atol=1e-4, rtol=0.0)
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_current_weights(running, tmp_path):
     servers, keys = running
@@ -248,7 +243,7 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         assert fleet.num_failovers > 0
         await asyncio.wait_for(fleet.watched(both_serve(fleet)), START_TIMEOUT_S)
         assert fleet.num_restarts == 1
-        await assert_both_hold(fleet.serving, weights, "9")
+        await assert_hold(fleet.serving, weights, "9")
         await fleet.aclose()
 
     with asyncio.Runner() as runner:
@@ -262,3 +257,26 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         transport = make_transport("disk", fleet.receiving, runner.run, tmp_path)
         transport.push(9, weights.items())
         runner.run(run(fleet))
+
+
+def test_a_server_that_is_killed_in_a_broadcast_is_named_and_the_other_goes_on(running, tmp_path):
+    """The last test: it leaves one server."""
+    servers, _ = running
+    weights = changed_weights(9)
+
+    def killing() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, pair in enumerate(weights.items()):
+            if number == len(weights) // 2:
+                psutil.Process(servers[0].pid).children()[0].kill()
+            yield pair
+
+    with asyncio.Runner() as runner:
+        clients = clients_of(running, request_timeout_s=10.0)
+        served = list(clients)
+        transport = make_transport("broadcast", served, runner.run, tmp_path)
+        with pytest.raises(ServersFailedError) as failure:
+            transport.push(1, killing())
+        assert list(failure.value.failures) == [clients[0]]
+        del served[0]
+        transport.push(2, weights.items())
+        runner.run(assert_hold(served, weights, "2"))

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from megacov.rollout.wire import error_sentence, read_completions
+from megacov.types import VersionSpan
+from tests.support import scripted_server
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "sglang_0.5.23"
 
@@ -62,3 +64,17 @@ def test_refusals(name, sentence):
     said = error_sentence(content.encode())
     assert said.startswith(sentence)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(("num_tokens", "num_logged"), [(0, 1), (1, 0), (2, 3), (3, 2)])
+def test_an_aborted_completion_has_the_tokens_whose_log_probs_are_there(num_tokens, num_logged):
+    reply = scripted_server.completion([4, 5, 6], finish="abort", version="7")
+    reply["output_ids"] = reply["output_ids"][:num_tokens]
+    meta = reply["meta_info"]
+    meta["output_token_logprobs"] = meta["output_token_logprobs"][:num_logged]
+    content = json.dumps(reply).encode()
+    (found,) = read_completions(content, num_completions=1, vocab_size=10, server="sglang")
+    both = min(num_tokens, num_logged)
+    assert found.token_ids == (4, 5, 6)[:both]
+    assert len(found.log_probs) == both
+    assert found.version_spans == (VersionSpan("7", 0, both),)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from megacov.errors import WeightSyncError
-from megacov.weight_sync import DiskTransport, WeightTransport
-from tests.support.scripted_server import Call, Reply, scripted_clients
+from megacov.weight_sync import DiskTransport, ServersFailedError, WeightTransport
+from tests.support.scripted_server import DROP, Call, Reply, scripted_clients
 
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.zeros(4)}
 TRANSACTION = [
@@ -90,12 +90,15 @@ def test_verifying_can_be_left_out(source):
 
 
 @pytest.mark.parametrize("failing", TRANSACTION)
-def test_after_a_failure_no_server_goes_on(source, failing):
+@pytest.mark.parametrize("dies", [False, True], ids=["refuses", "dies"])
+def test_after_a_failure_no_server_goes_on(source, failing, dies):
     reply = Reply({"weight_version": "0"}) if failing == "/model_info" else Reply({"message": "broken"}, status=400)
-    good, bad = FakeServer(), FakeServer(**{failing.strip("/"): reply})
+    good, bad = FakeServer(), FakeServer(**{failing.strip("/"): DROP if dies else reply})
     (error,) = push([good, bad], source)
-    assert isinstance(error, WeightSyncError)
-    assert ("reports weight version 0" if failing == "/model_info" else "broken") in str(error)
+    assert isinstance(error, ServersFailedError)
+    assert len(error.failures) == 1
+    if not dies:
+        assert ("reports weight version 0" if failing == "/model_info" else "broken") in str(error)
     if failing != "/continue_generation":
         assert "/continue_generation" not in good.calls + bad.calls
 

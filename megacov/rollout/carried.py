@@ -1,0 +1,136 @@
+"""What a rollout phase leaves for the next one: groups with completions that are finished, begun, or not begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megacov.types import Completion, FinishReason, Prompt, VersionSpan
+
+DecodeTokens = Callable[[Sequence[int]], str]
+
+NOT_BEGUN = Completion(token_ids=(), log_probs=(), text="", finish_reason="abort", version_spans=())
+"""A completion without a token; like every one that ends in "abort" it is to be gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedGroup:
+    """A prompt and what there is of its completions."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+
+def join(piece: Completion, rest: Completion, *, decode: DecodeTokens, stop: Sequence[str]) -> Completion:
+    """One completion from a piece and what the server made of prompt and piece together.
+
+    The server looks for stop texts in its own tokens alone, so one that begins in the piece is found here.
+
+    Args:
+        piece: ends in "abort".
+        rest: the tokens behind it.
+        decode: token ids to text without special tokens, as the server does it.
+        stop: texts that end a completion.
+
+    Returns:
+        The completion, with the versions of all its tokens.
+    """
+    if rest.finish_reason == "abort" and not rest.token_ids:
+        return piece
+    if not piece.token_ids:
+        return rest
+    ids, reason, begins = piece.token_ids + rest.token_ids, rest.finish_reason, len(piece.token_ids)
+    end = _end_of_stop(ids, begins, decode=decode, stop=stop)
+    if end is not None:
+        ids, reason = ids[:end], "stop"
+    return Completion(
+        token_ids=ids,
+        log_probs=(piece.log_probs + rest.log_probs)[: len(ids)],
+        text=_text(ids, reason, decode=decode, stop=stop),
+        finish_reason=reason,
+        version_spans=_join_spans(piece.version_spans, rest.version_spans, begins=begins, end=len(ids)),
+    )
+
+
+def _end_of_stop(ids: Sequence[int], begins: int, *, decode: DecodeTokens, stop: Sequence[str]) -> int | None:
+    """Where a stop text ends that has tokens on both sides; None if there is none."""
+    # A token is at least one byte, so this many tokens hold every stop text that the last of them completes.
+    reach = max((len(text.encode()) for text in stop), default=0)
+    for end in range(begins + 1, min(len(ids), begins + reach - 1) + 1):
+        tail = decode(ids[max(0, end - reach) : end])
+        if any(text in tail for text in stop):
+            return end
+    return None
+
+
+def _text(ids: Sequence[int], reason: FinishReason, *, decode: DecodeTokens, stop: Sequence[str]) -> str:
+    """As a server gives it: without what ended it. Texts of pieces do not add up where a character has two tokens."""
+    text = decode(ids)
+    if reason != "stop":
+        return text
+    places = [text.index(each) for each in stop if each in text]
+    return text[: min(places)] if places else decode(ids[:-1])  # the last token ended it
+
+
+def _join_spans(
+    first: Sequence[VersionSpan], second: Sequence[VersionSpan], *, begins: int, end: int
+) -> tuple[VersionSpan, ...]:
+    joined: list[VersionSpan] = []
+    moved = [VersionSpan(span.version, begins + span.start, min(begins + span.end, end)) for span in second]
+    for span in [*first, *moved]:
+        if span.start >= span.end:
+            continue
+        if joined and joined[-1].version == span.version:
+            span = VersionSpan(span.version, joined.pop().start, span.end)
+        joined.append(span)
+    return tuple(joined)
+
+
+def is_too_old(completion: Completion, *, oldest: int) -> bool:
+    """Whether a token comes from weights that are too old.
+
+    Args:
+        completion: with numbers for weight versions.
+        oldest: version that is just new enough.
+
+    Returns:
+        False if there is no token.
+    """
+    return any(int(span.version) < oldest for span in completion.version_spans)
+
+
+def dump_carried(groups: Iterable[CarriedGroup]) -> str:
+    """Groups as text.
+
+    Args:
+        groups: in their order.
+
+    Returns:
+        One JSON object a line.
+    """
+    return "".join(f"{json.dumps(asdict(group))}\n" for group in groups)
+
+
+def load_carried(text: str) -> tuple[CarriedGroup, ...]:
+    """Groups from what `dump_carried` made of them.
+
+    Args:
+        text: one JSON object a line.
+
+    Returns:
+        The same groups, to the bit.
+    """
+    return tuple(_group(json.loads(line)) for line in text.splitlines())
+
+
+def _group(values: dict[str, Any]) -> CarriedGroup:
+    prompt = values["prompt"] | {"token_ids": tuple(values["prompt"]["token_ids"])}
+    return CarriedGroup(Prompt(**prompt), tuple(map(_completion, values["completions"])))
+
+
+def _completion(values: dict[str, Any]) -> Completion:
+    spans = tuple(VersionSpan(**span) for span in values["version_spans"])
+    lists = {name: tuple(values[name]) for name in ("token_ids", "log_probs")}
+    return Completion(**(values | lists | {"version_spans": spans}))

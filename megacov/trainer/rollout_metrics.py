@@ -1,0 +1,38 @@
+"""What a rollout was like, in numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
+from megacov.rollout import SampledGroups
+
+
+def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
+    """Of everything sampled and judged, dropped groups included, unless a tag says otherwise.
+
+    Args:
+        groups: of one rollout.
+        version: of the weights that are trained on them.
+
+    Returns:
+        `reward/*`, `rollout/*` and an entropy, those apart that a fleet counts.
+    """
+    report, sampled = groups.report, [*groups.samples, *groups.dropped]
+    rewards = torch.tensor([sample.reward for sample in sampled], dtype=torch.float64)
+    return {
+        **reward_metrics(rewards, torch.tensor([sample.group for sample in sampled])),
+        **rollout_metrics(groups.samples),
+        **entropy_before_filter(sampled),
+        **version_lag(groups.samples, version=version),
+        "rollout/retries": report.retries,
+        "rollout/dropped_groups": report.dropped_groups,
+        "rollout/refill_rounds": report.refill_rounds,
+        "rollout/aborted": report.aborted,
+        "rollout/wrong_version": report.wrong_version,
+        "rollout/empty": report.empty,
+        "rollout/groups": len({sample.group for sample in groups.samples}),
+        "rollout/carried": report.carried,
+        "rollout/continued_tokens": report.continued_tokens,
+        "rollout/stale_dropped": report.stale_dropped,
+    }
