@@ -60,14 +60,13 @@ def test_the_number_of_collectives_depends_on_the_dtype_alone():
 def test_the_generated_cases_cover_what_matters():
     """Guards the generator: a change that stopped making ties or empty ranks would make the test above weaker."""
     sizes = [[len(case.tensors(rank, 4)[0]) for rank in range(4)] for case in CASES]
-    assert sum(0 in size and sum(size) > 0 for size in sizes) >= 5, "a rank without tokens"
-    assert sum(case.k == 0 for case in CASES) >= 3
-    assert sum(case.k >= sum(size) > 0 for case, size in zip(CASES, sizes, strict=True)) >= 3
+    assert sum(0 in size and sum(size) > 0 for size in sizes) >= 10, "a rank without tokens"
+    assert sum(case.k == 0 for case in CASES) >= 5
+    assert sum(case.k >= sum(size) > 0 for case, size in zip(CASES, sizes, strict=True)) >= 5
     tied_at_the_line = 0
     for case in CASES:
         scores, loss_mask, token_ids = case.tensors()
         chosen = torch.isin(token_ids, torch.tensor(sorted(case.expected_ids()), dtype=torch.int64))
         left_out = set(scores[loss_mask & ~chosen].tolist())
         tied_at_the_line += bool(left_out & set(scores[chosen].tolist()))
-    # What is drawn changes with the modules that are loaded, from whose constants hypothesis takes some values.
-    assert tied_at_the_line >= 5
+    assert tied_at_the_line >= 10

@@ -127,5 +127,6 @@ def test_a_server_that_a_request_found_lost_is_not_waited_for_by_the_watch():
     async def run():
         async with fleet_of(stall, served(echo), health_timeout_s=300.0) as (fleet, _):
             await asyncio.wait_for(fleet.watched(lose(fleet)), 20.0)
+            assert len(fleet.serving) == 2
 
     asyncio.run(run())
