@@ -88,6 +88,10 @@ def leave_on_signals() -> Iterator[SignalExit]:
 
     Yields:
         The memory of it, to be checked now and then.
+
+    Raises:
+        SystemExit: a signal has come that does not wait for a checkpoint, whatever else was raised since: what it
+            interrupts may fail of that (`shutil.rmtree` closes a descriptor a second time).
     """
     leaving = SignalExit()
     before = {number: signal.signal(number, leaving.handle) for number in _SIGNALS}
@@ -97,3 +101,4 @@ def leave_on_signals() -> Iterator[SignalExit]:
         leaving.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+        leaving.check()

@@ -28,13 +28,26 @@ def test_the_first_signal_unwinds_and_the_second_is_ignored() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_a_signal_makes_fail_does_not_hide_it() -> None:
+    def closes_twice() -> None:
+        with leave_on_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except SystemExit:
+                os.close(-1)  # as `shutil.rmtree` does, where the signal comes right after its first close
+
+    with pytest.raises(SystemExit) as exit_:
+        closes_twice()
+    assert exit_.value.code == 128 + signal.SIGINT
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_inside_a_finalizer_is_remembered() -> None:
     class Noisy:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with leave_on_signals() as leaving:
+    with pytest.raises(SystemExit), leave_on_signals() as leaving:
         leaving.check()
         noisy = Noisy()
         del noisy  # Python prints the SystemExit and goes on
@@ -56,10 +69,9 @@ def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals) 
 
 
 def test_ctrl_c_does_not_wait_for_a_save() -> None:
-    with leave_on_signals() as leaving:
+    with pytest.raises(SystemExit) as exit_, leave_on_signals() as leaving:
         leaving.save_first(grace_s=60, interrupt=lambda: None)
-        with pytest.raises(SystemExit) as exit_:
-            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
     assert exit_.value.code == 128 + signal.SIGINT
 
 
