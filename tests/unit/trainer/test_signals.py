@@ -7,38 +7,45 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 
 import pytest
 
-from megacov.trainer.signals import leave_on_signals
+from megacov.trainer.signals import SignalExit, leave_on_signals
+
+
+def _code_left_with(action: Callable[[SignalExit], None]) -> object:
+    def act() -> None:
+        with leave_on_signals() as leaving:
+            action(leaving)
+
+    with pytest.raises(SystemExit) as exit_:
+        act()
+    return exit_.value.code
 
 
 def test_the_first_signal_unwinds_and_the_second_is_ignored() -> None:
-    def interrupted() -> None:
-        with leave_on_signals():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-            finally:
-                os.kill(os.getpid(), signal.SIGINT)
+    def interrupted(leaving: SignalExit) -> None:
+        del leaving
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as exit_:
-        interrupted()
-    assert exit_.value.code == 128 + signal.SIGTERM
+    assert _code_left_with(interrupted) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_a_signal_makes_fail_does_not_hide_it() -> None:
-    def closes_twice() -> None:
-        with leave_on_signals():
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except SystemExit:
-                os.close(-1)  # as `shutil.rmtree` does, where the signal comes right after its first close
+    def closes_twice(leaving: SignalExit) -> None:
+        del leaving
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except SystemExit:
+            os.close(-1)  # as `shutil.rmtree` does, where the signal comes right after its first close
 
-    with pytest.raises(SystemExit) as exit_:
-        closes_twice()
-    assert exit_.value.code == 128 + signal.SIGINT
+    assert _code_left_with(closes_twice) == 128 + signal.SIGINT
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -47,13 +54,13 @@ def test_a_signal_inside_a_finalizer_is_remembered() -> None:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SystemExit), leave_on_signals() as leaving:
+    def interrupted(leaving: SignalExit) -> None:
         leaving.check()
         noisy = Noisy()
         del noisy  # Python prints the SystemExit and goes on
-        with pytest.raises(SystemExit) as exit_:
-            leaving.check()
-    assert exit_.value.code == 128 + signal.SIGTERM
+        leaving.check()
+
+    assert _code_left_with(interrupted) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
@@ -69,10 +76,12 @@ def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals) 
 
 
 def test_ctrl_c_does_not_wait_for_a_save() -> None:
-    with pytest.raises(SystemExit) as exit_, leave_on_signals() as leaving:
+    def interrupted(leaving: SignalExit) -> None:
         leaving.save_first(grace_s=60, interrupt=lambda: None)
         os.kill(os.getpid(), signal.SIGINT)
-    assert exit_.value.code == 128 + signal.SIGINT
+        pytest.fail("it waits for a save")
+
+    assert _code_left_with(interrupted) == 128 + signal.SIGINT
 
 
 def test_the_grace_has_an_end() -> None:
