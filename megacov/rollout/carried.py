@@ -23,6 +23,32 @@ class CarriedGroup:
     completions: tuple[Completion, ...]
 
 
+def unchecked_token_dropped(completion: Completion, *, decode: DecodeTokens) -> Completion:
+    """What may be gone on with of a completion that a server has given up.
+
+    SGLang does not look whether the last token ends such a completion, or is the last that fits. Drawing that token again
+    changes no probability.
+
+    Args:
+        completion: of one request.
+        decode: token ids to text without special tokens, as the server does it.
+
+    Returns:
+        All but the last token if it ends in "abort", else the completion itself.
+    """
+    if completion.finish_reason != "abort" or not completion.token_ids:
+        return completion
+    ids = completion.token_ids[:-1]
+    spans = (VersionSpan(span.version, span.start, min(span.end, len(ids))) for span in completion.version_spans)
+    return Completion(
+        token_ids=ids,
+        log_probs=completion.log_probs[: len(ids)],
+        text=decode(ids),
+        finish_reason="abort",
+        version_spans=tuple(span for span in spans if span.start < span.end),
+    )
+
+
 def join(piece: Completion, rest: Completion, *, decode: DecodeTokens, stop: Sequence[str]) -> Completion:
     """One completion from a piece and what the server made of prompt and piece together.
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from megacov.errors import RolloutError
-from megacov.rollout.carried import NOT_BEGUN, CarriedGroup, DecodeTokens, is_too_old, join
+from megacov.rollout.carried import (
+    NOT_BEGUN,
+    CarriedGroup,
+    DecodeTokens,
+    is_too_old,
+    join,
+    unchecked_token_dropped,
+)
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
 from megacov.rollout.groups import JudgedGroup, SampledGroups, SamplingCall, SamplingReport, gather_all
@@ -203,7 +210,8 @@ class PartialSampler(Sampler):
                 report.wrong_version += 1
                 continue
             report.aborted += completion.finish_reason == "abort" and not phase.is_over
-            group.pieces[copy] = join(piece, completion, decode=self.decode, stop=self.stop)
+            rest = unchecked_token_dropped(completion, decode=self.decode)
+            group.pieces[copy] = join(piece, rest, decode=self.decode, stop=self.stop)
 
     async def _end(self, phase: _Phase) -> None:
         """Have the servers answer with what they have. What does not answer keeps what it had before."""

@@ -17,6 +17,7 @@ from megacov.types import Prompt
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
 N, LENGTH, MADE = 2, 6, 2
+UNCHECKED = 99  # a token that must not come back
 BIG = 100  # above every prompt's index; a response is LENGTH tokens, each BIG + its place
 
 
@@ -45,8 +46,12 @@ class Server:
             self.waiting += 1
             await self.aborted.wait()
         tokens = [BIG + len(kept) + place for place in range(left)]
-        replies = [self._completion(tokens[:MADE], "abort") if is_slow else self._end(tokens) for is_slow in slow]
+        replies = [self._given_up(tokens) if is_slow else self._end(tokens) for is_slow in slow]
         return Reply(replies)
+
+    def _given_up(self, tokens: list[int]) -> dict[str, Any]:
+        # The last token may be one that ends a completion, which SGLang does not notice.
+        return self._completion([*tokens[:MADE], UNCHECKED], "abort")
 
     def _end(self, tokens: list[int]) -> dict[str, Any]:
         return self._completion(tokens, "length")

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from megacov.rollout.carried import NOT_BEGUN, CarriedGroup, dump_carried, is_too_old, join, load_carried
+from megacov.rollout.carried import (
+    NOT_BEGUN,
+    CarriedGroup,
+    dump_carried,
+    is_too_old,
+    join,
+    load_carried,
+    unchecked_token_dropped,
+)
 from megacov.types import Completion, FinishReason, Prompt, VersionSpan
 
 END = 0
@@ -39,6 +47,15 @@ def joined(first: Completion, second: Completion, *stop: str) -> Completion:
 def test_tokens_log_probs_and_versions_follow_each_other():
     whole = joined(piece("abc", "abort", ("1", 2), ("2", 1)), piece("de", "length", ("2", 1), ("3", 1)))
     assert whole == piece("abcde", "length", ("1", 2), ("2", 2), ("3", 1))
+
+
+def test_only_what_a_server_gave_up_loses_its_last_token():
+    for reason in ("stop", "length"):
+        assert unchecked_token_dropped(piece("ab", reason, ("1", 2)), decode=decode) == piece("ab", reason, ("1", 2))
+    given_up = piece(bytes([97, 98, END]), "abort", ("1", 2), ("2", 1))
+    assert unchecked_token_dropped(given_up, decode=decode) == piece("ab", "abort", ("1", 2))
+    assert unchecked_token_dropped(piece("a", "abort", ("1", 1)), decode=decode) == NOT_BEGUN
+    assert unchecked_token_dropped(NOT_BEGUN, decode=decode) is NOT_BEGUN
 
 
 def test_three_pieces_are_one():
