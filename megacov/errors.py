@@ -69,6 +69,12 @@ class SubmitError(MegacovError):
     exit_code = 10
 
 
+class PreflightError(MegacovError):
+    """A node of a job is not fit to run it."""
+
+    exit_code = 11
+
+
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
     """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to go on from."""
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The part of every job: settings, and then one function for each thing that is done, in the order in which it is.
-# shellcheck disable=SC2154  # find_nodes sets the lists of nodes
+# shellcheck disable=SC2154,SC2034  # find_nodes sets the lists of nodes; other parts read what is set here
 
 readonly NAME=@NAME@
 readonly CONFIG=@CONFIG@
@@ -9,7 +9,9 @@ readonly TRAIN_NODES=@TRAIN_NODES@ RANKS_PER_NODE=@RANKS_PER_NODE@
 readonly GPUS_PER_NODE=@GPUS_PER_NODE@ # 0 where the run takes none
 readonly SERVERS=@SERVERS@ SERVERS_PER_NODE=@SERVERS_PER_NODE@ NODES_PER_SERVER=@NODES_PER_SERVER@
 readonly GPUS_PER_SERVER=@GPUS_PER_SERVER@ # on each of its nodes
-readonly START_TIMEOUT_S=@START_TIMEOUT_S@ LEAVE_S=@LEAVE_S@ MAX_REQUEUES=@MAX_REQUEUES@
+readonly START_TIMEOUT_S=@START_TIMEOUT_S@ LEAVE_S=@LEAVE_S@ HANG_S=@HANG_S@ MAX_REQUEUES=@MAX_REQUEUES@
+readonly MAX_SERVER_RESTARTS=5 # of each
+readonly PREFLIGHT=@PREFLIGHT@ MAX_EXCLUSIONS=@MAX_EXCLUSIONS@
 readonly SERVER_COMMAND=(@SERVER_COMMAND@)
 readonly SERVER_ARGUMENTS=(@SERVER_ARGUMENTS@)
 readonly SERVER_ENVIRONMENT=(@SERVER_ENVIRONMENT@)
@@ -21,6 +23,10 @@ job_overrides=()
 run=@RUN@
 seed=@SEED@
 server_steps=()
+server_urls=()
+server_restarts=()
+server_retry_at=()
+listening=() # servers that the trainer has been told of
 train_pid=""
 leave_asked=0
 
@@ -53,7 +59,7 @@ choose_verb() {
 move_aside() {
   local number=1
   [[ -e $run/config.yaml ]] || return 0
-  if [[ -e $run/run.lock ]] && ! flock --nonblock "$run/run.lock" true; then
+  if [[ -e $run/run.lock ]] && ! flock --timeout 1 "$run/run.lock" true; then
     say "$run is in use by another process: wait for it, stop it, or choose another run.directory."
     exit 3
   fi
@@ -64,9 +70,9 @@ move_aside() {
 
 make_logs() {
   logs="$run/logs/slurm_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}"
-  mkdir -p "$logs/servers"
+  mkdir -p "$logs/servers" "$logs/preflight"
   chmod 700 "$logs/servers" # SGLang writes its keys to its log
-  rm -f "$logs/failed" "$logs/left" # of an attempt that had the same number
+  rm -f "$logs/failed" "$logs/left" "$logs/preflight/"* # of an attempt that had the same number
   ln -sfn "$(basename "$logs")" "$run/logs/latest"
   ln -sfn "$OUTPUT-$SLURM_JOB_ID.out" "$logs/batch.log"
   dump_environment >"$logs/environment.txt"
@@ -97,6 +103,7 @@ choose_ports() {
   master_port=$base
   first_server_port=$((base + 1)) # one for each server of a node, 16 at most
   rendezvous_port=$((base + 17))  # of a server on several nodes; SGLang takes neighbours too
+  preflight_port=$((base + 19))
 }
 
 # The address by which other nodes reach one; names of this node may stand for 127.0.1.1 here.
@@ -110,90 +117,12 @@ address_of() {
   printf '%s\n' "$address"
 }
 
-random_key() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
-
-make_keys() {
-  keys_file="$logs/servers/keys.yaml"
-  (umask 077 && printf 'api-key: "%s"\nadmin-api-key: "%s"\n' "$(random_key)" "$(random_key)" >"$keys_file")
-}
-
 # Always with &: srun takes the place of the subshell, so that $! is the process that passes signals on.
 step() { exec srun --cpu-bind=none --overlap --ntasks-per-node=1 --open-mode=append "${STEP_CONTAINER[@]}" "$@"; }
 
-# Runs on each node of a server, in its container: picks GPUs among those that SLURM shows, and becomes the server.
-# shellcheck disable=SC2317  # called by name
-serve() {
-  local first=$1 count=$2 devices
-  shift 2
-  if ((count > 0)); then
-    IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((first + count - 1)))}"
-    CUDA_VISIBLE_DEVICES=$(IFS=,; printf '%s' "${devices[*]:first:count}")
-    export CUDA_VISIBLE_DEVICES
-  fi
-  [[ $1 != --spread ]] || { shift; set -- "$@" --node-rank "$SLURM_PROCID"; }
-  exec "$@"
-}
+@PREFLIGHT_PART@
 
-start_server() {
-  local number=$1 group slot hosts address port spread=() several=()
-  group=$((number / SERVERS_PER_NODE)) slot=$((number % SERVERS_PER_NODE))
-  hosts=("${server_hosts[@]:group*NODES_PER_SERVER:NODES_PER_SERVER}")
-  address=$(address_of "${hosts[0]}") || return
-  port=$((first_server_port + slot))
-  if ((NODES_PER_SERVER > 1)); then
-    spread=(--spread)
-    several=(--nnodes "$NODES_PER_SERVER" --dist-init-addr "$address:$rendezvous_port")
-  fi
-  step "${server_step[@]}" --nodes="$NODES_PER_SERVER" --ntasks="$NODES_PER_SERVER" --kill-on-bad-exit=1 \
-    --nodelist="$(IFS=,; printf '%s' "${hosts[*]}")" \
-    --output="$logs/servers/server_${number}_%N.log" \
-    "${CONTAINER_COMMAND[@]}" bash -c "$(declare -f serve); serve \"\$@\"" serve \
-    $((slot * GPUS_PER_SERVER)) "$GPUS_PER_SERVER" "${spread[@]}" \
-    env "${SERVER_ENVIRONMENT[@]}" "${SERVER_COMMAND[@]}" "${SERVER_ARGUMENTS[@]}" "${several[@]}" \
-    --config "$keys_file" --host "$address" --port "$port" \
-    --random-seed $(((seed * 1009 + number) % 2147483648)) &
-  server_steps+=($!)
-  server_urls+=("$address $port")
-}
-
-# A server listens once it has its weights. Those that come in time are used; the others are left out.
-wait_for_servers() {
-  local deadline=$((SECONDS + START_TIMEOUT_S)) number address port left=("${!server_urls[@]}") waiting
-  : >"$logs/servers.tmp"
-  while ((${#left[@]} > 0 && SECONDS < deadline && !leave_asked)); do
-    waiting=()
-    for number in "${left[@]}"; do
-      read -r address port <<<"${server_urls[number]}"
-      if timeout 5 bash -c ": </dev/tcp/$address/$port" 2>/dev/null; then
-        echo "http://$address:$port" >>"$logs/servers.tmp"
-      elif kill -0 "${server_steps[number]}" 2>/dev/null; then
-        waiting+=("$number")
-      else
-        say "server $number has ended; see $logs/servers"
-      fi
-    done
-    left=("${waiting[@]}")
-    ((${#left[@]} == 0)) || sleep 2
-  done
-  ((${#left[@]} == 0)) || say "servers ${left[*]} do not answer after $START_TIMEOUT_S s and are left out"
-  mv "$logs/servers.tmp" "$logs/servers.txt"
-  ((leave_asked)) || [[ -s $logs/servers.txt ]] || { say "no rollout server has started; see $logs/servers"; return 4; }
-}
-
-start_servers() {
-  local number
-  server_urls=()
-  make_keys
-  for ((number = 0; number < SERVERS; number++)); do start_server "$number" || return; done
-  wait_for_servers || return
-  job_overrides+=("rollout.addresses_file=$logs/servers.txt" "rollout.keys_file=$keys_file")
-}
-
-# shellcheck disable=SC2317  # called by a trap
-stop_servers() {
-  ((${#server_steps[@]} == 0)) || kill -TERM "${server_steps[@]}" 2>/dev/null || true
-  [[ -z ${keys_file:-} ]] || rm -f "$keys_file"
-}
+@SERVERS_PART@
 
 # SLURM's USR1 before the time limit reaches this script alone; srun passes it on to the trainer, which saves and leaves.
 # shellcheck disable=SC2317  # called by a trap
@@ -210,20 +139,24 @@ start_trainer() {
   @JOB_OVERRIDES@
   step "${train_step[@]}" --nodes="$TRAIN_NODES" --ntasks="$TRAIN_NODES" --kill-on-bad-exit=1 \
     --nodelist="$(IFS=,; printf '%s' "${train_hosts[*]}")" \
-    --output="$logs/trainer_%N.log" \
-    "${CONTAINER_COMMAND[@]}" "$PYTHON" -m megacov.launch.node_ranks "$RANKS_PER_NODE" "$LEAVE_S" "$logs" \
+    --job-name=trainer --output="$logs/trainer_%N.log" \
+    "${CONTAINER_COMMAND[@]}" "$PYTHON" -m megacov.launch.node_ranks "$RANKS_PER_NODE" "$LEAVE_S" "$HANG_S" "$logs" \
     "$PYTHON" -m megacov "${verb[@]}" "${job_overrides[@]}" &
   train_pid=$!
 }
 
-# `wait` returns early when a trap runs: then it is asked again.
+# In short waits: `wait` for the trainer itself would return early when a trap runs.
 wait_for_trainer() {
-  local asked_before
-  while :; do
-    asked_before=$leave_asked code=0
-    wait "$train_pid" || code=$?
-    ((leave_asked != asked_before)) || break
+  while kill -0 "$train_pid" 2>/dev/null; do
+    if ((!leave_asked)); then
+      revive_servers
+      admit_servers
+    fi
+    sleep 1 &
+    wait $! || true
   done
+  code=0
+  wait "$train_pid" || code=$?
   if [[ -s $logs/failed ]]; then
     code=$(<"$logs/failed")
   elif ((code == 0)) && [[ -s $logs/left ]]; then
@@ -234,6 +167,7 @@ wait_for_trainer() {
 may_pass() {
   case $1 in
     75 | 4 | 5 | 8) return 0 ;; # left with a checkpoint; a server or a rank was lost
+    11) may_exclude; return ;;  # a node is bad
     130) return 1 ;;            # interrupted by hand
   esac
   (($1 >= 128)) # ended by a signal, or by the loss of a node
@@ -250,7 +184,9 @@ finish() {
     say "ended with $code and is not requeued: the job was cancelled"
   else
     say "ended with $code and is requeued"
+    trap '' TERM # which the requeue sends
     scontrol requeue "$SLURM_JOB_ID" || say "SLURM did not requeue the job"
+    ((code != 11)) || exclude_bad_nodes
   fi
   exit "$code"
 }
@@ -278,11 +214,14 @@ main() {
   trap leave USR1 TERM
   trap stop_servers EXIT
   find_nodes
+  all_hosts=("${train_hosts[@]}")
+  [[ ${server_hosts[0]} == "${train_hosts[0]}" ]] || all_hosts+=("${server_hosts[@]}")
   make_logs
   check_gpus
   choose_ports
   say "${verb[0]} on ${train_hosts[*]}, $SERVERS servers; logs in $logs"
-  ((SERVERS == 0)) || start_servers || code=$?
+  preflight || code=$?
+  ((code || leave_asked || SERVERS == 0)) || start_servers || code=$?
   if ((code == 0 && leave_asked)); then
     code=75
   elif ((code == 0)); then

@@ -18,6 +18,7 @@ from megacov.launch import (
     die_with_parent,
     rank_from_environment,
     run_local_ranks,
+    start_heartbeat,
 )
 
 # What ranks need beyond their own grace to close what they opened.
@@ -53,13 +54,15 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
             print(f"megacov: warning: {warning}", file=sys.stderr)
     if place is None:
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
-        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s))
+        hang_s = config.parallel.hang_s
+        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))
     _train_as_rank(config, place, resumed_with)
 
 
 def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tuple[str, ...] | None) -> None:
     if PARENT_PID_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_PID_VARIABLE]))
+    start_heartbeat()
     if place.world_size != config.world_size:
         raise ConfigError(
             f"{place.world_size} ranks were started, and parallel.tensor x pipeline x context x data is "

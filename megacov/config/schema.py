@@ -81,6 +81,11 @@ class ParallelSection(Section):
     control_timeout_s: float = Field(14400.0, gt=0)
     """Ranks that wait longer for rank 0 to sample, judge or hand out weights fail. [s]"""
 
+    @property
+    def hang_s(self) -> float:
+        """Seconds after which a rank that does not move hangs: before its peers fail of it, who cannot say why."""
+        return 0.8 * self.timeout_s
+
 
 class DataSection(Section):
     """Prompts."""

@@ -18,6 +18,10 @@ class SlurmSection(Section):
     """So long before the time limit the run is asked to save and leave. [s]"""
     max_requeues: StrictInt = Field(20, ge=0)
     """Times that a job is requeued, for its time limit or for a failure that may pass. [requeues]"""
+    preflight: bool = True
+    """Nodes are checked at each start; the job is requeued without those that are bad."""
+    max_exclusions: StrictInt = Field(3, ge=0)
+    """Starts of a job at which it is requeued because nodes were bad. [starts]"""
     heterogeneous: bool = False
     """Trainer and rollout servers are components of a heterogeneous job, instead of nodes of one."""
     server_partition: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megacov.launch.heartbeat import start_heartbeat
 from megacov.launch.local_ranks import RankEnvironment, rank_from_environment, run_local_ranks
 from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent, stop_processes
 
@@ -11,5 +12,6 @@ __all__ = [
     "die_with_parent",
     "rank_from_environment",
     "run_local_ranks",
+    "start_heartbeat",
     "stop_processes",
 ]

@@ -61,7 +61,10 @@ class Job:
     folder: in which the run's relative paths begin.
     gpus_per_node: that are asked for; 0 for a run on the CPU.
     overrides: settings that the user has given, without run.directory.
+    preflight: nodes are checked before anything starts there.
+    max_exclusions: starts at which the job is requeued without nodes that were bad.
     leave_s: that ranks have to save and leave.
+    hang_s: after which a rank that does not move counts as hanging.
     reached_by_servers: trainer and servers meet at the address of the trainer's first node.
     """
 
@@ -77,7 +80,10 @@ class Job:
     time_limit_min: int
     signal_lead_s: int
     max_requeues: int
+    preflight: bool
+    max_exclusions: int
     leave_s: int
+    hang_s: float
     reached_by_servers: bool
     python: str
     site: Site

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple
 
-from megacov.errors import ConfigError, LeaveRequested
+from megacov.errors import ConfigError, LeaveRequested, RankError
+from megacov.launch.heartbeat import HEARTBEAT_VARIABLE, read_stacks, silence_of
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 STORE_VARIABLE = "MEGACOV_STORE"
@@ -100,6 +102,7 @@ def run_local_ranks(
     num_ranks: int,
     grace_s: float = 10.0,
     leave_s: float | None = None,
+    hang_s: float = math.inf,
     node: NodePlace | None = None,
 ) -> int:
     """Run the command once per rank as processes of this machine, and end when all have ended.
@@ -108,28 +111,33 @@ def run_local_ranks(
     OMP_NUM_THREADS=1 unless it is set; it must call `die_with_parent` first thing, so that no rank outlives this
     process. On one of several nodes there is no MEGACOV_STORE: they meet at MASTER_ADDR and MASTER_PORT, which this
     process must have. Output passes through. SIGINT, SIGTERM and SIGUSR1 are passed on once; a second SIGINT or SIGTERM
-    kills the ranks. The first rank that fails stops the others. Call it from the main thread.
+    kills the ranks. The first rank that fails stops the others; one that hangs, as its heartbeat tells, is killed after
+    its stacks have gone to stderr. Call it from the main thread.
 
     Args:
         command: program and arguments of every rank.
         num_ranks: how many on this machine.
         grace_s: seconds a rank has to end after SIGTERM because another has failed, before SIGKILL.
         leave_s: seconds that ranks have to end after a signal was passed on; None for grace_s.
+        hang_s: seconds after which a rank whose heartbeat is silent counts as hanging.
         node: place of this machine; None where it has all ranks.
 
     Returns:
         0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
         checkpoint (LeaveRequested), else 128 plus the signal; otherwise the exit code of the first rank that failed, or
-        128 plus the signal that ended it.
+        128 plus the signal that ended it; that of RankError for one that hung.
     """
     ranks: list[subprocess.Popen[bytes]] = []
+    first_number = node.number * num_ranks if node else 0
     with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, _CaughtSignals() as caught:
         try:
             for rank in range(num_ranks):
-                environment = _environment_of(rank, num_ranks=num_ranks, store=Path(folder, "store"), node=node)
+                environment = _environment_of(rank, num_ranks=num_ranks, folder=Path(folder), node=node)
                 # A session of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
-            first_failure = _supervise(ranks, caught, grace_s=grace_s, leave_s=grace_s if leave_s is None else leave_s)
+            watch = _HangWatch(Path(folder), ranks, first_number=first_number, hang_s=hang_s)
+            leave_s = grace_s if leave_s is None else leave_s
+            first_failure = _supervise(ranks, caught, watch, grace_s=grace_s, leave_s=leave_s)
         finally:
             stop_processes(ranks, grace_s=0.0)
     if caught.first is not None and first_failure != LeaveRequested.exit_code:
@@ -137,7 +145,7 @@ def run_local_ranks(
     return first_failure
 
 
-def _environment_of(rank: int, *, num_ranks: int, store: Path, node: NodePlace | None) -> dict[str, str]:
+def _environment_of(rank: int, *, num_ranks: int, folder: Path, node: NodePlace | None) -> dict[str, str]:
     number, nodes = node or (0, 1)
     return {
         "OMP_NUM_THREADS": "1",
@@ -145,13 +153,54 @@ def _environment_of(rank: int, *, num_ranks: int, store: Path, node: NodePlace |
         "RANK": str(number * num_ranks + rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(nodes * num_ranks),
-        **({} if node else {STORE_VARIABLE: str(store)}),
+        **({} if node else {STORE_VARIABLE: str(folder / "store")}),
+        HEARTBEAT_VARIABLE: str(_heartbeat_file(folder, rank)),
         PARENT_PID_VARIABLE: str(os.getpid()),
     }
 
 
+def _heartbeat_file(folder: Path, local_rank: int) -> Path:
+    return folder / f"heartbeat_{local_rank}"
+
+
+class _HangWatch:
+    """Looks for ranks whose heartbeat is silent, and ends them."""
+
+    def __init__(
+        self, folder: Path, ranks: Sequence[subprocess.Popen[bytes]], *, first_number: int, hang_s: float
+    ) -> None:
+        self._files = [_heartbeat_file(folder, local_rank) for local_rank in range(len(ranks))]
+        self._ranks, self._first_number, self._hang_s = ranks, first_number, hang_s
+        self._next_look = 0.0
+
+    def end_hanging(self) -> bool:
+        """Kill ranks that hang, and say what they hang in; whether there were any."""
+        if self._hang_s == math.inf or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + min(1.0, self._hang_s / 4)
+        silent = [(silence_of(file, deadline_s=self._hang_s), i) for i, file in enumerate(self._files)]
+        hanging = [(found, i) for found, i in silent if found is not None and self._ranks[i].poll() is None]
+        # Ranks that wait for the one that hangs are silent as well, but not for so long.
+        for found, i in sorted(hanging, key=lambda each: -each[0].seconds):
+            stacks = read_stacks(self._files[i], self._ranks[i].pid) or "(it does not tell: the kernel may hold it)"
+            print(
+                f"megacov: rank {self._first_number + i} {found} {found.seconds:.0f} s and is taken to hang "
+                f"(0.8 x parallel.timeout_s is {self._hang_s:g} s). Its threads:\n{stacks}",
+                file=sys.stderr,
+                flush=True,
+            )
+        for _, i in hanging:
+            self._ranks[i].kill()
+        return bool(hanging)
+
+
 def _supervise(
-    ranks: Sequence[subprocess.Popen[bytes]], caught: _CaughtSignals, *, grace_s: float, leave_s: float
+    ranks: Sequence[subprocess.Popen[bytes]],
+    caught: _CaughtSignals,
+    watch: _HangWatch,
+    *,
+    grace_s: float,
+    leave_s: float,
 ) -> int:
     """Watch the ranks until all have ended; returns the exit code of the first failure, or 0."""
     first_failure = 0
@@ -160,6 +209,8 @@ def _supervise(
     while True:
         alive = [rank for rank in ranks if rank.poll() is None]
         failures = [rank.returncode for rank in ranks if rank.returncode]
+        if not failures and watch.end_hanging():
+            failures = [RankError.exit_code]
         now = time.monotonic()
         if failures and not first_failure:
             first_failure = failures[0] if failures[0] > 0 else 128 - failures[0]

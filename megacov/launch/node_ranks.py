@@ -1,4 +1,4 @@
-"""The ranks of one node of a SLURM job: `python -m megacov.launch.node_ranks NUM_RANKS LEAVE_S FOLDER COMMAND...`.
+"""The ranks of one node of a SLURM job: `python -m megacov.launch.node_ranks NUM_RANKS LEAVE_S HANG_S FOLDER COMMAND`.
 
 One such task runs on each node of the trainer, where torchrun would. torchrun dies of SIGUSR1 and turns every exit code
 into 1; this passes the signal on, waits for the checkpoint, and keeps the code. As srun tells only the highest code of
@@ -25,15 +25,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run the ranks of this node.
 
     Args:
-        arguments: ranks of a node, seconds they have to save and leave, the folder, and the command of each.
+        arguments: ranks of a node, seconds they have to save and leave, seconds after which a silent one hangs, the
+            folder, and the command of each.
 
     Returns:
         Exit code for srun: that of the ranks, but 0 where they left with a checkpoint, because srun kills the nodes
         that are still about it when the first ends with another code.
     """
-    num_ranks, leave_s, folder, *command = arguments
+    num_ranks, leave_s, hang_s, folder, *command = arguments
     node = NodePlace(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]))
-    code = run_local_ranks(command, num_ranks=int(num_ranks), leave_s=float(leave_s), node=node)
+    code = run_local_ranks(command, num_ranks=int(num_ranks), leave_s=float(leave_s), hang_s=float(hang_s), node=node)
     if code == LeaveRequested.exit_code:
         _note(Path(folder, LEFT), code)
         return 0

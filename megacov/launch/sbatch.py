@@ -39,12 +39,17 @@ def render(job: Job, *, templates: Path = TEMPLATES) -> str:
             )
     try:
         head = (templates / f"{job.layout.shape}.sbatch").read_text(encoding="utf-8")
-        body = (templates / "job.sh").read_text(encoding="utf-8")
+        parts = {
+            name: (templates / file).read_text(encoding="utf-8")
+            for name, file in (("JOB", "job.sh"), ("PREFLIGHT_PART", "preflight.sh"), ("SERVERS_PART", "servers.sh"))
+        }
     except OSError as error:
         raise DataError(f"{templates} has no templates of job scripts: run megacov from its repository.") from error
-    # What the body says to readers and to shellcheck about itself ends with its first blank line.
-    values = _values(job) | {"JOB": body.partition("\n\n")[2].rstrip("\n")}
-    script = PLACEHOLDER.sub(lambda match: values[match[1]], head)
+    # What a part says to readers and to shellcheck about itself ends with its first blank line.
+    script = head
+    for name, part in parts.items():
+        script = script.replace(f"@{name}@", part.partition("\n\n")[2].rstrip("\n"))
+    values = _values(job)
     return PLACEHOLDER.sub(lambda match: values[match[1]], script)
 
 
@@ -72,7 +77,10 @@ def _values(job: Job) -> dict[str, str]:
         "TIME_LIMIT_MIN": str(job.time_limit_min),
         "SIGNAL_LEAD_S": str(job.signal_lead_s),
         "MAX_REQUEUES": str(job.max_requeues),
+        "PREFLIGHT": str(int(job.preflight)),
+        "MAX_EXCLUSIONS": str(job.max_exclusions),
         "LEAVE_S": str(job.leave_s),
+        "HANG_S": f"{job.hang_s:g}",
         "START_TIMEOUT_S": str(servers.start_timeout_s if servers else 0),
         "SERVER_COMMAND": shlex.join(servers.command) if servers else "",
         "SERVER_ARGUMENTS": shlex.join(servers.arguments) if servers else "",

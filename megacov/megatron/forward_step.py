@@ -16,6 +16,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
+from megacov.launch.heartbeat import beat
 from megacov.ops import vocab_parallel_log_probs_and_entropy
 from megacov.types import LossOutput, MicroBatch
 
@@ -107,6 +108,7 @@ def _run(
     device = next(chunks[0].parameters()).device
 
     def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+        beat()
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
         packed = _packed_seq_params(micro_batch)

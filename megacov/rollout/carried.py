@@ -26,7 +26,7 @@ class CarriedGroup:
 def unchecked_token_dropped(completion: Completion, *, decode: DecodeTokens) -> Completion:
     """What may be gone on with of a completion that a server has given up.
 
-    SGLang does not look whether the last token ends such a completion, or is the last that fits. Drawing that token again
+    SGLang does not look whether the last token ends such a completion, or is the last that fits. Drawing it again
     changes no probability.
 
     Args:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psutil
 import torch
 from torch.distributed import ProcessGroup
 
+from megacov.launch.heartbeat import computing
 from megacov.parallel.collectives import all_reduce_max
 from megacov.parallel.groups import ParallelGroups
 from megacov.types import RolloutBatch
@@ -25,10 +26,16 @@ class PhaseClock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time inside to a phase."""
+    def phase(self, name: str, *, has_deadlines: bool = False) -> Iterator[None]:
+        """Add the time inside to a phase.
+
+        Args:
+            name: of the phase.
+            has_deadlines: it waits for servers and ends by itself; else a rank that does not come out of it hangs.
+        """
         start = time.perf_counter()
-        yield
+        with nullcontext() if has_deadlines else computing(name):
+            yield
         self.seconds[name] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:

@@ -218,13 +218,13 @@ def next_batch(
     collected = None
     while collected is None:
         if not rollout.is_under_way:
-            with clock.phase("weight_sync"):
+            with clock.phase("weight_sync", has_deadlines=True):
                 rollout.push_weights(policy, version=state.weight_version)
             rollout.begin(state, step=state.step)
-        with clock.phase("rollout"):
+        with clock.phase("rollout", has_deadlines=True):
             collected = rollout.collect(state)
     if settings.samples_ahead and state.step < settings.last_step:
-        with clock.phase("weight_sync"):
+        with clock.phase("weight_sync", has_deadlines=True):
             rollout.push_weights(policy, version=state.weight_version)
         rollout.begin(state, step=state.step + 1)
     return collected

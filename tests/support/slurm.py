@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -72,6 +73,15 @@ class SlurmCluster:
         while not is_there():
             assert time.monotonic() < deadline, f"no {what} in time"
             time.sleep(0.5)
+
+
+def submit(cluster: SlurmCluster, *arguments: str) -> str:
+    """Submit a run; returns the id of its job."""
+    submitted = cluster.megacov("launch", *arguments)
+    assert submitted.returncode == 0, submitted.stderr
+    found = re.search(r"submitted job (\d+)", submitted.stdout)
+    assert found is not None
+    return found[1]
 
 
 @contextmanager

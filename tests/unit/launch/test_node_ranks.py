@@ -20,7 +20,7 @@ def run_node(folder: Path, code: str, *, index: int = 1, nodes: int = 3, num_ran
     head = "import os, pathlib, sys\nrank = int(os.environ['RANK'])\n"
     place = {"SLURM_PROCID": str(index), "SLURM_NTASKS": str(nodes), "SLURM_STEP_ID": "0"}
     environment = os.environ | place | {"MASTER_ADDR": "node0", "MASTER_PORT": "12345"}
-    arguments = [str(num_ranks), "20", str(folder), sys.executable, "-c", head + code]
+    arguments = [str(num_ranks), "20", "60", str(folder), sys.executable, "-c", head + code]
     command = [sys.executable, "-m", "megacov.launch.node_ranks", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=False).returncode
 

@@ -1,0 +1,212 @@
+"""What one node says of itself before a run, and which nodes are bad by all that was said. Pure but for the checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from megacov.launch.gpus import examine_gpus
+
+CANARY = "canary"
+_MARK = "megacov-report"
+_PART = 600  # characters of a line
+_WRITTEN_BYTES = 4 * 2**20
+_SLOWEST_WRITE_S = 30.0
+_LARGEST_SKEW_S = 1.0
+# NCCL shares buffers between the GPUs of a node through /dev/shm; checkpoints and compilers use the temporary folder.
+_LEAST_FREE_BYTES = {"/dev/shm": 512 * 2**20, "/tmp": 2**30}
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """Of one node.
+
+    problems: sentences that make the node unfit by themselves.
+    driver: of its GPUs; empty where there are none.
+    gpus: names.
+    write_s: seconds that 4 MiB took to the shared folder and back.
+    offsets: clocks of the nodes it has reached, minus its own. [s]
+    unreachable: nodes it has not.
+    """
+
+    node: str
+    problems: tuple[str, ...] = ()
+    driver: str = ""
+    gpus: tuple[str, ...] = ()
+    write_s: float = 0.0
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    unreachable: tuple[str, ...] = ()
+
+    def to_lines(self) -> list[str]:
+        """Short lines, which srun passes on whole, in between those of other nodes."""
+        text = json.dumps(asdict(self))
+        parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
+        return [f"{_MARK} {self.node} {i} {len(parts)} {part}" for i, part in enumerate(parts)]
+
+
+def read_reports(lines: Iterable[str]) -> dict[str, NodeReport]:
+    """Reports among whatever else was printed.
+
+    Args:
+        lines: of `NodeReport.to_lines` of several nodes, in any order.
+
+    Returns:
+        By node, those that are whole.
+    """
+    parts: dict[str, dict[int, str]] = defaultdict(dict)
+    sizes: dict[str, int] = {}
+    for line in lines:
+        mark, _, rest = line.rstrip("\n").partition(" ")
+        if mark == _MARK:
+            node, number, size, part = rest.split(" ", 3)
+            parts[node][int(number)], sizes[node] = part, int(size)
+    whole = (node for node in parts if len(parts[node]) == sizes[node])
+    return {node: _from_json("".join(parts[node][i] for i in range(sizes[node]))) for node in whole}
+
+
+def _from_json(text: str) -> NodeReport:
+    fields = json.loads(text)
+    lists = {name: tuple(fields[name]) for name in ("problems", "gpus", "unreachable")}
+    return NodeReport(**(fields | lists))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """bad: reasons by node. notes: for the log, of nodes that are good."""
+
+    bad: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def check_space() -> list[str]:
+    """Room on the file systems of this node alone.
+
+    Returns:
+        A sentence for each that is short of it.
+    """
+    free = {path: shutil.disk_usage(path).free for path in _LEAST_FREE_BYTES if Path(path).is_dir()}
+    return [
+        f"{path} has {free[path] / 2**20:.0f} MiB free, and {_LEAST_FREE_BYTES[path] / 2**20:.0f} are needed"
+        for path in free
+        if free[path] < _LEAST_FREE_BYTES[path]
+    ]
+
+
+def check_shared_folder(folder: Path, node: str) -> tuple[float, list[str]]:
+    """Read what the job's first node has written, write, and read that back.
+
+    Args:
+        folder: on the file system that all nodes share; has a file `canary`.
+        node: this one, for the name of a file.
+
+    Returns:
+        Seconds, and what is wrong.
+    """
+    start, content, path = time.monotonic(), os.urandom(_WRITTEN_BYTES), folder / f"{node}.tmp"
+    try:
+        if not (folder / CANARY).read_bytes():
+            return 0.0, [f"{folder / CANARY} is empty on this node: it does not see what others write"]
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        read = path.read_bytes()
+        path.unlink()
+    except OSError as error:
+        return 0.0, [f"{error.filename or folder}: {error.strerror}"]
+    seconds = time.monotonic() - start
+    if read != content:
+        return seconds, [f"{folder} gives back other bytes than were written"]
+    if seconds > _SLOWEST_WRITE_S:
+        return seconds, [f"{folder} took {seconds:.0f} s for 4 MiB, and {_SLOWEST_WRITE_S:.0f} s are allowed"]
+    return seconds, []
+
+
+def examine_node(node: str, folder: Path, *, gpus: int, deadline_s: float) -> NodeReport:
+    """Everything that needs no other node.
+
+    Args:
+        node: this one.
+        folder: shared with the others.
+        gpus: that the run is laid out for, on this node; 0 for a run on the CPU.
+        deadline_s: of the shared folder, which may hang.
+
+    Returns:
+        The report, without offsets.
+    """
+    written: list[tuple[float, list[str]]] = []
+    writing = threading.Thread(target=lambda: written.append(check_shared_folder(folder, node)), daemon=True)
+    writing.start()
+    found = examine_gpus(gpus) if gpus else None
+    problems = check_space() + list(found.problems if found else ())
+    writing.join(deadline_s)
+    seconds, of_folder = written[0] if written else (0.0, [f"{folder} has not answered for {deadline_s:.0f} s"])
+    return NodeReport(
+        node,
+        problems=(*problems, *of_folder),
+        driver=found.driver if found else "",
+        gpus=found.names if found else (),
+        write_s=seconds,
+    )
+
+
+def judge(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> Verdict:
+    """Which nodes are bad.
+
+    Two nodes that do not reach each other are not both bad: the fewest nodes that explain all such pairs are, of
+    equals the later one in `nodes`.
+
+    Args:
+        nodes: of the job; the script runs on the first.
+        reports: by node; one that is missing says enough.
+
+    Returns:
+        The verdict.
+    """
+    bad: dict[str, list[str]] = {node: list(reports[node].problems) for node in nodes if node in reports}
+    bad |= {node: ["it has not reported"] for node in nodes if node not in reports}
+    apart = {
+        frozenset((node, other))
+        for node, report in reports.items()
+        for other in report.unreachable
+        if not bad[node] and not bad.get(other, ["unknown"])
+    }
+    while apart:
+        worst = max(reversed(nodes), key=lambda node: sum(node in pair for pair in apart))
+        cut_off = sorted(next(iter(pair - {worst})) for pair in apart if worst in pair)
+        bad[worst].append(f"it and {', '.join(cut_off)} do not reach each other")
+        apart = {pair for pair in apart if worst not in pair}
+    good = [node for node in nodes if not bad[node]]
+    for node, skew in _skews(good, reports).items():
+        if abs(skew) > _LARGEST_SKEW_S:
+            bad[node].append(f"its clock is off by {skew:+.1f} s, and {_LARGEST_SKEW_S:g} s is allowed")
+    return Verdict({node: tuple(reasons) for node, reasons in bad.items() if reasons}, tuple(_notes(good, reports)))
+
+
+def _skews(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> dict[str, float]:
+    """Clocks against that of the node which most others agree with."""
+    offsets = {node: {node: 0.0, **reports[node].offsets} for node in nodes}
+    if not nodes:
+        return {}
+    reference = min(nodes, key=lambda node: statistics.median(abs(offset) for offset in offsets[node].values()))
+    return {node: offsets[reference].get(node, 0.0) for node in nodes}
+
+
+def _notes(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> list[str]:
+    if not nodes:
+        return []
+    slowest = max(nodes, key=lambda node: reports[node].write_s)
+    notes = [f"the slowest writes 4 MiB to the shared folder in {reports[slowest].write_s:.2f} s ({slowest})"]
+    drivers = {reports[node].driver for node in nodes} - {""}
+    if drivers:
+        notes.append(f"GPUs: {', '.join(sorted({name for node in nodes for name in reports[node].gpus}))}")
+        notes.append(f"drivers: {', '.join(sorted(drivers))}" + (" (they differ)" if len(drivers) > 1 else ""))
+    return notes

@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# The part of a job that checks its nodes, and has it begin again without the bad ones.
+# shellcheck disable=SC2154,SC2034  # job.sh has the settings
+
+# On all nodes at once, before anything else starts there. Reports come through srun: a bad node may not write files.
+preflight() {
+  local host places=() pids=()
+  ((PREFLIGHT)) || return 0
+  for host in "${all_hosts[@]}"; do places+=("$host=$(address_of "$host")") || return; done
+  printf '%s\n' "$SLURM_JOB_ID" >"$logs/preflight/canary"
+  examine "${train_hosts[*]}" "${train_step[@]}"
+  if ((${#all_hosts[@]} > TRAIN_NODES)); then examine "${server_hosts[*]}" "${server_step[@]}"; fi
+  wait_until_ended 150 "${pids[@]}"
+  (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" "${CONTAINER_COMMAND[@]}" \
+    "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}")
+}
+
+# Of some nodes; sets pids and reads places.
+examine() {
+  local names count
+  read -ra names <<<"$1"
+  count=${#names[@]}
+  shift
+  step "$@" --nodes="$count" --ntasks="$count" --nodelist="$(IFS=,; printf '%s' "${names[*]}")" \
+    --job-name=preflight "${CONTAINER_COMMAND[@]}" \
+    "$PYTHON" -m megacov.launch.preflight node "$logs/preflight" "$preflight_port" "$GPUS_PER_NODE" "${places[@]}" \
+    >>"$logs/preflight/reports" 2>>"$logs/preflight/log" &
+  pids+=($!)
+}
+
+wait_until_ended() {
+  local deadline=$((SECONDS + $1)) pid
+  shift
+  for pid in "$@"; do
+    while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline && !leave_asked)); do sleep 0.2; done
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+}
+
+# A mistake makes all nodes bad.
+may_exclude() {
+  local bad=0 starts=0
+  [[ ! -s $logs/preflight/bad_nodes ]] || bad=$(wc -l <"$logs/preflight/bad_nodes")
+  [[ ! -s $run/logs/bad_nodes.txt ]] || starts=$(grep -c "^$SLURM_JOB_ID " "$run/logs/bad_nodes.txt") || true
+  if ((bad == 0 || (bad > 1 && bad == ${#all_hosts[@]}))); then return 1; fi
+  if ((starts >= MAX_EXCLUSIONS)); then
+    say "nodes were bad at $starts starts before, and slurm.max_exclusions is $MAX_EXCLUSIONS"
+    return 1
+  fi
+}
+
+# While a requeued job ends, SLURM takes changes to where it may begin again. Each component of a job has its own.
+exclude_bad_nodes() {
+  local bad component component_id excluded
+  bad=$(paste -sd, "$logs/preflight/bad_nodes")
+  echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $bad" >>"$run/logs/bad_nodes.txt"
+  for component in SLURM_JOB_ID "${!SLURM_JOB_ID_HET_GROUP_@}"; do
+    component_id=${!component}
+    excluded=$(scontrol show job --oneliner "$component_id" | grep -m1 -oE ' ExcNodeList=[^ ]*' || true)
+    excluded=${excluded#*=}
+    [[ $excluded != "(null)" ]] || excluded=""
+    scontrol update "JobId=$component_id" "ExcNodeList=${excluded:+$excluded,}$bad" ||
+      say "SLURM did not exclude $bad from job $component_id"
+  done
+}

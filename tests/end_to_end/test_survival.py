@@ -1,0 +1,150 @@
+"""A run on a SLURM cluster inside this machine, and what clusters do to it: the same weights come out, bit for bit."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.command import run
+from tests.support.faults import final_weights
+from tests.support.slurm import SlurmCluster, slurm_cluster, submit
+
+pytestmark = [pytest.mark.slurm, pytest.mark.dist]
+
+TINY = Path("yaml_configs/runs/tiny_grpo.yaml").absolute()
+STEPS = 40
+# Two ranks, on two nodes where there are nodes.
+SETTINGS = (
+    f"run.steps={STEPS}",
+    "run.deterministic=true",
+    "checkpoint.every=1",
+    "checkpoint.grace_s=20",
+    "parallel.data=2",
+    "parallel.backend=gloo",
+    "parallel.timeout_s=30.0",
+    "rollout.prompts_per_step=8",
+    "cluster.gpus_per_node=1",
+    "slurm.signal_lead_s=90",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """Four nodes."""
+    with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=4) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of the same run, left alone."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    ended = run("train", str(TINY), *SETTINGS, f"run.directory={folder}", log=folder.with_suffix(".log"))
+    assert ended.code == 0, ended.output
+    return final_weights(folder, STEPS)
+
+
+class Job:
+    """A job on the cluster and the folder of its run."""
+
+    def __init__(self, cluster: SlurmCluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.number = submit(cluster, str(TINY), *SETTINGS, f"run.directory={folder}")
+
+    @property
+    def said(self) -> str:
+        """What its script has printed."""
+        path = Path(f"{self.folder}-{self.number}.out")
+        return path.read_text() if path.exists() else ""
+
+    def saves(self) -> int:
+        """Newest step with a checkpoint."""
+        found = self.folder.glob("checkpoints/step_*/MANIFEST.json")
+        return max((int(path.parent.name.removeprefix("step_")) for path in found), default=0)
+
+    def trainers(self, restart: int) -> dict[str, Path]:
+        """Logs of the trainer's nodes in a start of the job, in the order of their ranks."""
+        folder = self.folder / "logs" / f"slurm_{self.number}_{restart}"
+        return {path.stem.removeprefix("trainer_"): path for path in sorted(folder.glob("trainer_*.log"))}
+
+    def wait_for_steps(self, *, restart: int) -> list[str]:
+        """Until this start of the job has saved two steps; returns the nodes of its ranks."""
+        self.cluster.wait_for(lambda: len(self.trainers(restart)) == 2, f"restart {restart}")
+        before = self.saves()
+        assert before < STEPS - 8, "the run is too short for what is to happen to it"
+        self.cluster.wait_for(lambda: self.saves() >= before + 2, f"steps of restart {restart}")
+        return list(self.trainers(restart))
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process of a rank."""
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+            except psutil.Error:
+                continue
+            wanted = {"RANK": str(number), "SLURM_JOB_ID": self.number}
+            if "MEGACOV_HEARTBEAT" in environment and wanted.items() <= environment.items():
+                return process
+        raise AssertionError(f"no rank {number}: {self.said}")
+
+
+def test_a_run_survives_what_clusters_do(cluster: SlurmCluster, tmp_path: Path, reference: bytes) -> None:
+    folder = tmp_path / "run"
+    # node1 cannot write to the file system of the run.
+    cluster.do("on", "node1", "mount", "--bind", "-o", "ro", str(tmp_path), str(tmp_path))
+    job = Job(cluster, folder)
+
+    nodes = job.wait_for_steps(restart=1)
+    assert "megacov: preflight: node1 is bad" in job.said and "ended with 11 and is requeued" in job.said
+    assert "node1" not in nodes
+
+    cluster.do("fail", nodes[1])  # power off
+    nodes = job.wait_for_steps(restart=2)
+    assert "megacov: preflight: 2 nodes are good" in job.said
+
+    job.rank(1).send_signal(signal.SIGSTOP)
+    job.wait_for_steps(restart=3)
+    told = job.trainers(2)[nodes[1]].read_text()
+    assert re.search(r"rank 1 has (not run|been in \w+) for \d+ s and is taken to hang", told)
+    assert "most recent call first" in told
+    assert "ended with 8 and is requeued" in job.said
+
+    cluster.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+80")  # SLURM's signal is due 90 s before
+    shown = cluster.wait(job.number, ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL"))
+    assert "JobState=COMPLETED" in shown and "Restarts=4" in shown, job.said
+    assert "asked to leave" in job.said and "ended with 75 and is requeued" in job.said
+    assert final_weights(folder, STEPS) == reference
+
+
+def test_a_server_that_is_lost_is_started_again(cluster: SlurmCluster, tmp_path: Path) -> None:
+    config, folder = tmp_path / "split.yaml", tmp_path / "run"
+    config.write_text(f"""
+extends: {TINY}
+run: {{name: split, steps: 25, directory: {folder}}}
+rollout:
+  engine: sglang
+  addresses_file: servers.txt
+  server_command: [{sys.executable}, -m, tests.support.slurm_server]
+cluster: {{nodes: 4, gpus_per_node: 1}}
+parallel: {{data: 2, backend: gloo}}
+""")
+    job = submit(cluster, str(config), "rollout.prompts_per_step=8")
+    logs, said = folder / "logs" / "latest", tmp_path / f"run-{job}.out"
+    trainer = logs / "trainer_node0.log"
+    cluster.wait_for(lambda: trainer.exists() and "step 3/" in trainer.read_text(), "step 3")
+    steps = dict(line.split() for line in cluster.run("squeue", "--steps", "-h", "-o", "%j %i").stdout.splitlines())
+    cluster.run("scancel", "--signal=KILL", steps["server_1"])
+    shown = cluster.wait(job, ("COMPLETED", "FAILED"))
+    assert "JobState=COMPLETED" in shown and "Restarts=0" in shown, said.read_text()
+    assert "server 1 has ended and is started again" in said.read_text()
+    assert "step 25/25" in trainer.read_text()
+    assert len((logs / "servers.txt").read_text().splitlines()) == 2
+    assert len({path.stem.rpartition("_")[2] for path in logs.rglob("*_node*.log")}) == 4
+    assert not (logs / "servers" / "keys.yaml").exists()
+    assert (logs / "servers").stat().st_mode & 0o077 == 0
