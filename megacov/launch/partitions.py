@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from megacov.errors import ConfigError, SubmitError
 from megacov.launch.slurm import ask_slurm, complaint
 
-_ASK = ("scontrol", "show", "partition", "--oneliner")
+ASK_PARTITIONS = ("scontrol", "show", "partition", "--oneliner")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def ask_partitions() -> tuple[Partition, ...] | str:
         The partitions, or a sentence why they are not known.
     """
     try:
-        answer = ask_slurm(*_ASK)
+        answer = ask_slurm(*ASK_PARTITIONS)
     except SubmitError as error:
         return f"the partition is not checked: {error}"
     if answer.returncode:
