@@ -97,9 +97,9 @@ def exit_meaning(code: int) -> str:
             f"it was ended by {signal.Signals(number).name if number in list(signal.Signals) else f'signal {number}'}"
         )
     if code == MegacovError.exit_code:
-        return "it broke off with what is no mistake of its user's: see its log"
+        return "an error that megacov did not expect: see its log"
     kinds = {kind.exit_code: kind for kind in MegacovError.__subclasses__()}
     if code not in kinds:
-        return "megacov has no such exit code: see its log"
+        return "no exit code of megacov: see its log"
     meaning = " ".join((kinds[code].__doc__ or "").split()).rstrip(".")
     return meaning if meaning[1].isupper() else meaning[0].lower() + meaning[1:]

@@ -62,7 +62,7 @@ def render(found: RunStatus) -> Iterator[tuple[str, str]]:
             f"silent for {_span(found.progress.age_s)}, longer than any of the last steps took ({longest} at most)",
         )
     if found.entropy is not None:
-        yield "entropy", f"{_metric(found.entropy, unit=' nats')}"
+        yield "entropy", _metric(found.entropy, unit=" nats")
     if found.reward is not None:
         yield "reward", _metric(found.reward)
     if found.saved is not None:

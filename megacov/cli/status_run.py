@@ -118,11 +118,11 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
     Raises:
         DataError: there is no such run, or it cannot be read.
     """
-    has_config, was_submitted = (run / "config.yaml").is_file(), script_of(run)[0].is_file()
-    if not (has_config or was_submitted or any((run / "logs").glob("slurm_*"))):
-        raise DataError(f"{run} is no run: give the folder of one, such as runs/NAME, or the number of its job.")
     now = time.time()
     try:
+        has_config, was_submitted = (run / "config.yaml").is_file(), script_of(run)[0].is_file()
+        if not (has_config or was_submitted or any((run / "logs").glob("slurm_*"))):
+            raise DataError(f"{run} is no run: give the folder of one, such as runs/NAME, or the number of its job.")
         name, steps = _read_config(run / "config.yaml") if has_config else (run.name, None)
         logged = read_recent(run / "tensorboard", (ENTROPY_TAG, REWARD_TAG), count=RECENT + 1)
         holder = find_holder(run)
@@ -226,14 +226,14 @@ def tell_state(
         The state.
     """
     if holder is not None and holder.is_held:
-        is_his = bool(attempts.folders) and attempts.folders[-1].name.startswith(f"slurm_{holder.slurm_job}_")
+        is_his = attempts.newest.startswith(f"slurm_{holder.slurm_job}_")
         leaving = _leaving(attempts) if is_his else None
         return leaving or State("training", f"training: {holder.description}")
     if job is not None and job.is_waiting and not (job.is_later_of_chain and attempts.ended is not None):
         reason = f" ({job.reason})" if job.reason else ""
         return State("waiting", f"{'requeued, and ' if job.restarts else ''}waiting in the queue{reason}")
     if job is not None and not job.is_waiting and not job.is_over:
-        return _leaving(attempts) or _running(holder, job, attempts)
+        return _running(holder, job, attempts)
     return _over(holder, job, attempts, is_certain=is_certain, is_done=is_done)
 
 
@@ -244,10 +244,13 @@ def _leaving(attempts: Attempts) -> State | None:
 
 def _running(holder: Holder | None, job: SlurmJob, attempts: Attempts) -> State:
     """Of a job that runs while the lock looks free: not every file system shows locks of other nodes."""
+    is_begun = attempts.newest == f"slurm_{job.job_id}_{job.restarts}"
+    if is_begun and (leaving := _leaving(attempts)):
+        return leaving
     if job.state == "COMPLETING":
         return State("leaving", "leaving: its job is completing")
     is_taken = holder is not None and holder.slurm_job == job.job_id and holder.since >= (attempts.began or 0.0)
-    if holder is not None and is_taken:
+    if holder is not None and is_begun and is_taken:
         return State("training", f"training: {holder.description}, by SLURM's word, as the lock is not seen from here")
     if job.state == "RUNNING":
         return State("starting", "starting: its job runs, and no process has taken the run yet")

@@ -29,6 +29,11 @@ class Attempts:
     ended: int | None
     last_code: int | None
 
+    @property
+    def newest(self) -> str:
+        """Name of the last folder, slurm_JOBID_RESTART; empty without any."""
+        return self.folders[-1].name if self.folders else ""
+
 
 def read_attempts(run: Path, *, since: float) -> Attempts:
     """Look into RUN/logs.
@@ -52,11 +57,11 @@ def read_attempts(run: Path, *, since: float) -> Attempts:
 
 
 def _code(path: Path, since: float) -> int | None:
-    changed = _changed(path)
-    if changed is None or changed < since:
+    try:
+        changed, text = path.stat().st_mtime, path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return None
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return int(text) if text.isdecimal() else None
+    return int(text) if changed >= since and text.isdecimal() else None
 
 
 def _changed(path: Path) -> float | None:

@@ -132,7 +132,16 @@ def test_steps_are_counted_where_not_all_are_logged(make_run):
         (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has taken the run yet"),
         (FREE, JOB, ATTEMPT, "training", "by SLURM's word"),
         (FREE, JOB, replace(ATTEMPT, last_code=75), "leaving", "leaving with code 75: the run was asked to leave"),
-        (FREE, replace(JOB, state="COMPLETING"), ATTEMPT, "leaving", "completing"),
+        # The job began again, and has not come to its log folder yet.
+        (
+            FREE,
+            replace(JOB, restarts=1),
+            replace(ATTEMPT, last_code=75),
+            "starting",
+            "no process has taken the run yet",
+        ),
+        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has taken the run yet"),
+        (FREE, replace(JOB, state="COMPLETING"), NONE, "leaving", "completing"),
         (None, WAITS, NONE, "waiting", "waiting in the queue (Priority)"),
         (FREE, replace(WAITS, restarts=1), replace(ATTEMPT, last_code=75), "waiting", "requeued, and waiting"),
         (FREE, WAITS, replace(ATTEMPT, ended=2), "waiting", "waiting in the queue"),
