@@ -94,16 +94,20 @@ def _is_silent(progress: Progress) -> bool:
 
 
 def _metric(metric: Metric, *, unit: str = "") -> str:
-    change = "" if metric.change is None else f", {metric.change:+.4f} over {metric.over} logged steps"
+    change = "" if metric.change is None else f", {metric.change:+.4f} over {_count(metric.over, 'logged step')}"
     return f"{metric.value:.4f}{unit}{change}"
 
 
 def _job(job: SlurmJob) -> str:
-    where = f" on {job.nodes}" if job.nodes else f", for {job.num_nodes} nodes"
+    where = f" on {job.nodes}" if job.nodes else f", for {_count(job.num_nodes, 'node')}"
     left = f", {_span(job.left_s)} left" if job.left_s is not None else ""
     code = f" with exit code {job.exit_code}" if job.is_over else ""
     reason = f", because of {job.reason}" if job.reason and not job.is_over else ""
     return f"{job.name} is {job.state}{code}{where}{left}{reason}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _span(seconds: float) -> str:

@@ -108,7 +108,8 @@ def parse_job(text: str, name: str) -> SlurmJob | None:
         return None
     tasks = [line["ArrayTaskId"] for line in lines if "ArrayTaskId" in line]
     if len(tasks) > 1 or any(not task.isdecimal() for task in tasks):
-        raise DataError(f"job {name} is an array, with a run for each of its tasks: name one, as in {name}_0.")
+        one = f"{name}_{re.split('[^0-9]', min(tasks))[0]}"
+        raise DataError(f"job {name} is an array, with a run for each of its tasks: name one, as in {one}.")
     components = [line for line in lines if line.get("HetJobId", name) == lines[0].get("HetJobId", name)]
     first = components[0]
     code, signal = (int(part) for part in first.get("ExitCode", "0:0").split(":"))

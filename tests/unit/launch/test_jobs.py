@@ -55,8 +55,8 @@ def test_a_job_that_has_ended(said, code):
 def test_tasks_of_an_array_are_different_runs():
     task = line("9", ArrayJobId="7", ArrayTaskId="4")
     assert job_of(task, "7_4").name == job_of(task, "9").name == "7_4"
-    for text in (task + line("7", ArrayJobId="7", ArrayTaskId="5"), line("7", ArrayJobId="7", ArrayTaskId="4-5")):
-        with pytest.raises(DataError, match="job 7 is an array, with a run for each of its tasks: name one, as in 7_0"):
+    for text in (task + line("7", ArrayJobId="7", ArrayTaskId="5"), line("7", ArrayJobId="7", ArrayTaskId="4-5%1")):
+        with pytest.raises(DataError, match="job 7 is an array, with a run for each of its tasks: name one, as in 7_4"):
             parse_job(text, "7")
 
 
