@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class MegacovError(Exception):
     """Base of every error that the command line turns into one sentence.
@@ -80,3 +82,30 @@ class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
 
     # EX_TEMPFAIL of <sysexits.h>: try again later.
     exit_code = 75
+
+
+def exit_meaning(code: int) -> str:
+    """What an exit code of the command says.
+
+    Args:
+        code: of the command, or of the shell for a command that a signal has ended.
+
+    Returns:
+        A sentence without its full stop.
+    """
+    if code == 0:
+        return "all is done"
+    if code == 130:
+        return "it was interrupted by Ctrl-C"
+    if 128 < code < 128 + signal.NSIG:
+        number = code - 128
+        return (
+            f"it was ended by {signal.Signals(number).name if number in list(signal.Signals) else f'signal {number}'}"
+        )
+    if code == MegacovError.exit_code:
+        return "an error that megacov did not expect: see its log"
+    kinds = {kind.exit_code: kind for kind in MegacovError.__subclasses__()}
+    if code not in kinds:
+        return "no exit code of megacov: see its log"
+    meaning = " ".join((kinds[code].__doc__ or "").split()).rstrip(".")
+    return meaning if meaning[1].isupper() else meaning[0].lower() + meaning[1:]

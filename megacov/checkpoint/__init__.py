@@ -5,7 +5,7 @@ What stands in the files is not known here. No torch.
 
 from __future__ import annotations
 
-from megacov.checkpoint.lock import RunLock
+from megacov.checkpoint.lock import Holder, RunLock, find_holder
 from megacov.checkpoint.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -23,10 +23,12 @@ __all__ = [
     "CheckpointStore",
     "FileRecord",
     "Found",
+    "Holder",
     "Manifest",
     "RunLock",
     "check_file",
     "check_files",
+    "find_holder",
     "read_manifest",
     "record_file",
     "write_manifest",

@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import socket
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +18,26 @@ from megacov.errors import DataError
 
 LOCK_NAME = "run.lock"
 
+# Whoever looks at the lock has it for an instant.
+_LOOK_S = 0.5
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has taken a run last.
+
+    description: what it wrote about itself.
+    slurm_job: in which it ran, if it was in one.
+    since: when it took the run, in seconds since the epoch.
+    is_held: whether it still has the run; None where files cannot be locked.
+    """
+
+    description: str
+    slurm_job: str | None
+    since: float
+    is_held: bool | None
 
 
 class RunLock:
@@ -82,7 +102,7 @@ def _locked(path: Path) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             print(
@@ -102,6 +122,60 @@ def _locked(path: Path) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + _LOOK_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _TAKEN or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def find_holder(run_folder: Path) -> Holder | None:
+    """Look who has a run. Changes nothing.
+
+    Args:
+        run_folder: of the run.
+
+    Returns:
+        The process that has the run, or had it last; None if none ever had.
+
+    Raises:
+        DataError: the lock cannot be read.
+    """
+    path = run_folder / LOCK_NAME
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        text, since = os.pread(descriptor, 4096, 0), os.fstat(descriptor).st_mtime
+        return Holder(_describe(text), _slurm_job(text), since, _is_held(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int) -> bool | None:
+    try:
+        # Shared: those who look do not see each other.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in _TAKEN else None
+    return False
+
+
+def _slurm_job(text: bytes) -> str | None:
+    try:
+        job = json.loads(text)["slurm_job"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return job if isinstance(job, str) else None
 
 
 def _this_process() -> dict[str, object]:

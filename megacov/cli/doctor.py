@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import typer
 from packaging.requirements import Requirement
@@ -18,26 +16,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["found", "absent", "broken", "wrong"]
-# "absent" and "broken" parts can be done without; "wrong" ones cannot.
+from megacov.cli.doctor_cluster import examine_node
+from megacov.cli.finding import Finding, State
+
 _STYLES: dict[State, str] = {"found": "green", "absent": "dim", "broken": "yellow", "wrong": "bold red"}
 _PYTHONS = SpecifierSet(">=3.11,<3.13")
 _SHOWN_ALONE = ("torch", "megatron-core")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One part of the machine. `found` tells what is there, or why what is there does not serve."""
-
-    part: str
-    state: State
-    found: str
-    used_for: str
-    without: str
-
-
 def doctor() -> None:
-    """Show what is installed, what for, and what happens without it.
+    """Show what this machine has and what is installed, what for, and what happens without it.
 
     Exits with 1 if megacov cannot run here.
     """
@@ -72,6 +60,7 @@ def examine() -> list[Finding]:
         _find_apex(),
         _find_sglang(),
         _find_cores(),
+        *examine_node(),
     ]
 
 

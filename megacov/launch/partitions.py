@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, SubmitError
+from megacov.launch.slurm import ask_slurm, complaint
 
-_ASK = ("scontrol", "show", "partition", "--oneliner")
-_ASK_S = 20.0
+ASK_PARTITIONS = ("scontrol", "show", "partition", "--oneliner")
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,11 @@ def ask_partitions() -> tuple[Partition, ...] | str:
         The partitions, or a sentence why they are not known.
     """
     try:
-        answer = subprocess.run(_ASK, capture_output=True, text=True, timeout=_ASK_S, check=False)
-    except FileNotFoundError:
-        return "the partition is not checked, as there is no SLURM on this machine."
-    except subprocess.TimeoutExpired:
-        return f"the partition is not checked, as SLURM has not answered within {_ASK_S:g} s."
+        answer = ask_slurm(*ASK_PARTITIONS)
+    except SubmitError as error:
+        return f"the partition is not checked: {error}"
     if answer.returncode:
-        return f"the partition is not checked: scontrol says {answer.stderr.strip().rpartition(chr(10))[2]!r}."
+        return f"the partition is not checked: {complaint(answer)}"
     return parse_partitions(answer.stdout)
 
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.errors import DataError
+from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
 
-REWARD_TAG = "reward/mean"
-ENTROPY_TAG = "entropy/token_mean"
 SMOOTHING_WINDOW = 5
 """Logged steps in the centred moving average of reward and entropy."""
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# The two that tell most of a run.
+REWARD_TAG, ENTROPY_TAG = "reward/mean", "entropy/token_mean"
+
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
 

@@ -9,20 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from megacov.checkpoint import RunLock
+from megacov.checkpoint import RunLock, find_holder
 from megacov.errors import DataError
 
 ROOT = Path(__file__).parents[3]
 _HOLD = """
 import sys
 from pathlib import Path
-from megacov.checkpoint import RunLock
+from megacov.checkpoint import RunLock, find_holder
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -100,7 +102,7 @@ def test_a_process_started_meanwhile_does_not_keep_it(tmp_path):
 _FORK = """
 import os, sys, time
 from pathlib import Path
-from megacov.checkpoint import RunLock
+from megacov.checkpoint import RunLock, find_holder
 read, write = os.pipe()
 with RunLock(Path(sys.argv[1])):
     child = os.fork()
@@ -144,3 +146,30 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/run/run.lock cannot be written: Not a directory\."):
         RunLock(tmp_path / "file" / "run").__enter__()
+
+
+def test_one_can_look_who_has_a_run_and_who_had_it(tmp_path):
+    assert find_holder(tmp_path) is None
+    with holder(tmp_path, SLURM_JOB_ID="4711") as process:
+        seen = find_holder(tmp_path)
+        assert seen is not None and (seen.is_held, seen.slurm_job) == (True, "4711")
+        assert seen.description.startswith(f"process {process.pid} on ")
+        assert seen.since == (tmp_path / "run.lock").stat().st_mtime
+    after = find_holder(tmp_path)
+    assert after is not None and (after.is_held, after.description) == (False, seen.description)
+    (tmp_path / "run.lock").write_text("half")
+    damaged = find_holder(tmp_path)
+    assert damaged is not None and (damaged.description, damaged.slurm_job) == ("another process", None)
+
+
+def test_looks_keep_nobody_out(tmp_path):
+    with RunLock(tmp_path):
+        pass
+    descriptor = os.open(tmp_path / "run.lock", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    looker = threading.Timer(0.1, os.close, (descriptor,))
+    looker.start()
+    start = time.monotonic()
+    with RunLock(tmp_path):
+        assert time.monotonic() - start > 0.05
+    looker.join()

@@ -26,7 +26,7 @@ def test_help_names_every_verb_and_imports_no_torch():
     assert loaded.strip() == "[]"
     shown = megacov("--help")
     assert shown.returncode == 0
-    for verb in ("train", "serve", "compare", "doctor", "schema"):
+    for verb in ("train", "serve", "compare", "status", "doctor", "schema"):
         assert f"\n  {verb} " in shown.stdout
 
 
@@ -48,6 +48,20 @@ def test_each_kind_of_error_has_an_exit_code_of_its_own():
     codes = [kind.exit_code for kind in KINDS]
     assert len(set(codes)) == len(codes)
     assert 0 not in codes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_exit_code_is_told(kind):
+    meaning = errors.exit_meaning(kind.exit_code)
+    assert meaning and "\n" not in meaning and not meaning.endswith(".")
+    assert meaning != errors.exit_meaning(99)
+
+
+def test_what_exit_codes_mean():
+    assert errors.exit_meaning(137) == "it was ended by SIGKILL"
+    assert errors.exit_meaning(130) == "it was interrupted by Ctrl-C"
+    assert errors.exit_meaning(8) == "a rank died or stopped answering, so the others were stopped"
+    assert errors.exit_meaning(10).startswith("SLURM does not take")
 
 
 def test_an_interrupt_ends_with_130(monkeypatch):

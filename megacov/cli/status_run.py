@@ -1,0 +1,279 @@
+"""What `megacov status` tells of a run: read from its folder, and asked of SLURM where it is a job."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from megacov.checkpoint.lock import LOCK_NAME, Holder, find_holder
+from megacov.checkpoint.manifest import MANIFEST_NAME
+from megacov.checkpoint.store import CheckpointStore
+from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
+from megacov.launch.attempts import Attempts, read_attempts
+from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
+from megacov.monitor.recent import LoggedStep, read_recent
+from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
+
+RECENT = 10
+"""Logged steps over which changes and usual times are taken."""
+
+Word = Literal["training", "starting", "waiting", "leaving", "ended", "failed", "stopped", "not started", "unknown"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A word for programs, a sentence for people, and the exit code of a run that has ended or is about to."""
+
+    word: Word
+    sentence: str
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The newest logged step. Times in seconds.
+
+    usual_s: median between two logged steps of the recent ones; None with fewer than two.
+    usual_steps: the median of how many steps lie between them.
+    longest_s: the most between two of them.
+    """
+
+    step: int
+    age_s: float
+    usual_s: float | None
+    usual_steps: int | None
+    longest_s: float | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The newest value of a metric, and its change over so many logged steps."""
+
+    value: float
+    change: float | None
+    over: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The newest checkpoint."""
+
+    step: int
+    age_s: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What is known of a run; None and empty for what is not.
+
+    steps: that it is to do.
+    restarts: of its jobs, those of the whole chain.
+    logs: of the newest attempt.
+    jobs_waiting: others of the run that wait.
+    slurm: why SLURM has told nothing.
+    """
+
+    run: Path
+    name: str
+    state: State
+    steps: int | None
+    progress: Progress | None
+    entropy: Metric | None
+    reward: Metric | None
+    saved: Saved | None
+    restarts: int
+    logs: Path | None
+    job: SlurmJob | None
+    jobs_waiting: int
+    slurm: str
+
+
+class _Asked(NamedTuple):
+    """What SLURM says; `problem` is why it says nothing, and `is_certain` that no job goes on with the run then."""
+
+    job: SlurmJob | None = None
+    waiting: int = 0
+    problem: str = ""
+    is_certain: bool = True
+
+
+def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
+    """Look at a run. Changes nothing.
+
+    Args:
+        run: its folder, which is not there yet for a job that has not begun.
+        job: of it that is asked about; None to look for one.
+
+    Returns:
+        What is known.
+
+    Raises:
+        DataError: there is no such run, or it cannot be read.
+    """
+    now = time.time()
+    try:
+        has_config, was_submitted = (run / "config.yaml").is_file(), script_of(run)[0].is_file()
+        if not (has_config or was_submitted or any((run / "logs").glob("slurm_*"))):
+            raise DataError(f"{run} is no run: give the folder of one, such as runs/NAME, or the number of its job.")
+        name, steps = _read_config(run / "config.yaml") if has_config else (run.name, None)
+        logged = read_recent(run / "tensorboard", (ENTROPY_TAG, REWARD_TAG), count=RECENT + 1)
+        holder = find_holder(run)
+        attempts = read_attempts(run, since=holder.since if holder else 0.0)
+        saved = _find_saved(run, now)
+    except OSError as error:
+        raise DataError(f"{error.filename or run} cannot be read: {error.strerror}.") from error
+    asked = _Asked(job) if job else _ask(run, holder, attempts)
+    done = max([saved.step if saved else 0, logged[-1].step if logged else 0])
+    return RunStatus(
+        run=run,
+        name=name,
+        state=tell_state(
+            holder, asked.job, attempts, is_certain=asked.is_certain, is_done=steps is not None and done >= steps
+        ),
+        steps=steps,
+        progress=_progress(logged, now),
+        entropy=_metric(logged, ENTROPY_TAG),
+        reward=_metric(logged, REWARD_TAG),
+        saved=saved,
+        restarts=max(0, len(attempts.folders) - 1),
+        logs=attempts.folders[-1] if attempts.folders else None,
+        job=asked.job,
+        jobs_waiting=asked.waiting,
+        slurm=asked.problem,
+    )
+
+
+def _read_config(path: Path) -> tuple[str, int]:
+    try:
+        section: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["run"]
+        return str(section["name"]), int(section["steps"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not tell run.name and run.steps: restore the file that `megacov train` wrote there."
+        ) from error
+
+
+def _find_saved(run: Path, now: float) -> Saved | None:
+    try:
+        candidates = CheckpointStore(run).find().candidates
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+    for folder in candidates:
+        if (folder / MANIFEST_NAME).is_file():
+            age_s = now - (folder / MANIFEST_NAME).stat().st_mtime
+            return Saved(int(folder.name.rpartition("_")[2]), max(0.0, age_s), folder)
+    return None
+
+
+def _progress(logged: Sequence[LoggedStep], now: float) -> Progress | None:
+    if not logged:
+        return None
+    pairs = list(pairwise(logged))
+    times = [after.time - before.time for before, after in pairs]
+    return Progress(
+        step=logged[-1].step,
+        age_s=max(0.0, now - logged[-1].time),
+        usual_s=statistics.median(times) if times else None,
+        usual_steps=int(statistics.median(after.step - before.step for before, after in pairs)) if pairs else None,
+        longest_s=max(times) if times else None,
+    )
+
+
+def _metric(logged: Sequence[LoggedStep], tag: str) -> Metric | None:
+    values = [step.values[tag] for step in logged if tag in step.values]
+    if not values:
+        return None
+    return Metric(values[-1], values[-1] - values[0] if len(values) > 1 else None, len(values) - 1)
+
+
+def _ask(run: Path, holder: Holder | None, attempts: Attempts) -> _Asked:
+    """SLURM's word on a run that has, or had, a job."""
+    inside = holder.slurm_job if holder is not None and holder.is_held else None
+    if not (inside or attempts.folders or script_of(run)[0].is_file()):
+        return _Asked()
+    try:
+        jobs = find_jobs(run)
+        chosen = choose_job(jobs)
+        asked = chosen.name if chosen else inside
+        job = ask_job(asked) if asked else None
+    except SubmitError as error:
+        return _Asked(problem=str(error), is_certain=False)
+    waiting = [each for each in jobs if each.state == "PENDING" and each != chosen]
+    return _Asked(job, len(waiting), "" if job else "SLURM knows no job of the run any more.")
+
+
+def tell_state(
+    holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool
+) -> State:
+    """What a run is doing, by those who know best first: its lock, SLURM, what its jobs have noted, its steps.
+
+    Args:
+        holder: who has the run or had it last.
+        job: of the run.
+        attempts: of its jobs.
+        is_certain: without a job here, there is none.
+        is_done: all steps are logged or saved.
+
+    Returns:
+        The state.
+    """
+    if holder is not None and holder.is_held:
+        is_his = attempts.newest.startswith(f"slurm_{holder.slurm_job}_")
+        leaving = _leaving(attempts) if is_his else None
+        return leaving or State("training", f"training: {holder.description}")
+    if job is not None and job.is_waiting and not (job.is_later_of_chain and attempts.ended is not None):
+        reason = f" ({job.reason})" if job.reason else ""
+        return State("waiting", f"{'requeued, and ' if job.restarts else ''}waiting in the queue{reason}")
+    if job is not None and not job.is_waiting and not job.is_over:
+        return _running(holder, job, attempts)
+    return _over(holder, job, attempts, is_certain=is_certain, is_done=is_done)
+
+
+def _leaving(attempts: Attempts) -> State | None:
+    code = attempts.last_code if attempts.ended is None else attempts.ended
+    return None if code is None else State("leaving", f"leaving with code {code}: {exit_meaning(code)}", code)
+
+
+def _running(holder: Holder | None, job: SlurmJob, attempts: Attempts) -> State:
+    """Of a job that runs while the lock looks free: not every file system shows locks of other nodes."""
+    is_begun = attempts.newest == f"slurm_{job.job_id}_{job.restarts}"
+    if is_begun and (leaving := _leaving(attempts)):
+        return leaving
+    if job.state == "COMPLETING":
+        return State("leaving", "leaving: its job is completing")
+    is_taken = holder is not None and holder.slurm_job == job.job_id and holder.since >= (attempts.began or 0.0)
+    if holder is not None and is_begun and is_taken:
+        return State("training", f"training: {holder.description}, by SLURM's word, as the lock is not seen from here")
+    if job.state == "RUNNING":
+        return State("starting", "starting: its job runs, and no process has taken the run yet")
+    return State("starting", f"starting: its job is {job.state}")
+
+
+def _over(holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool) -> State:
+    """Of a run that no process has and that no job goes on with, as far as can be seen."""
+    code = attempts.last_code if attempts.ended is None else attempts.ended
+    if code == 0 or (code is None and is_done):
+        return State("ended", "ended well", 0)
+    if code is not None:
+        word: Word = "stopped" if code == LeaveRequested.exit_code else "failed"
+        return State(word, f"ended with code {code}: {exit_meaning(code)}", code)
+    if job is not None:
+        why = f" with code {job.exit_code} ({exit_meaning(job.exit_code)})" if job.exit_code else ""
+        return State(
+            "failed" if job.state == "FAILED" else "stopped", f"its job is {job.state}{why}", job.exit_code or None
+        )
+    if not is_certain:
+        return State("unknown", "not known: no process has the run here, and SLURM has not told of a job")
+    if holder is None:
+        return State("not started", "not started")
+    if holder.is_held is None:
+        return State("unknown", f"not known, as {LOCK_NAME} cannot be locked here; the last was {holder.description}")
+    return State("stopped", f"stopped: {holder.description} had the run last, and did not finish it")

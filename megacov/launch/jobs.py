@@ -1,0 +1,251 @@
+"""What SLURM tells of the jobs of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from megacov.errors import DataError, SubmitError
+from megacov.launch.slurm import ask_slurm, complaint
+
+_OVER = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED")
+) | {"TIMEOUT"}
+_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"))
+_SEED = re.compile(r"(.+)_seed(\d+)")
+# Every job script runs it.
+_MARK = "megacov.launch.node_ranks"
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A job.
+
+    job_id: a number of its own, also for a task of an array.
+    name: by which users name it, as in 123_4 for a task of an array.
+    reason: why it waits; empty where SLURM gives none.
+    nodes: those it has, as SLURM writes them; empty while it waits.
+    left_s: until its time limit; None without one, and while it does not run.
+    exit_code: 128 plus the signal where one has ended it.
+    command: the script and what it is given.
+    """
+
+    job_id: str
+    name: str
+    state: str
+    reason: str
+    nodes: str
+    num_nodes: int
+    restarts: int
+    left_s: int | None
+    exit_code: int
+    command: tuple[str, ...]
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended, and SLURM will not run it again."""
+        return self.state in _OVER
+
+    @property
+    def is_waiting(self) -> bool:
+        """It does not run yet, or not again yet."""
+        return self.state in _WAITING
+
+    @property
+    def is_later_of_chain(self) -> bool:
+        """It only goes on with what the job before it has left."""
+        return self.command[1:2] not in ((), ("0",))
+
+
+class Listed(NamedTuple):
+    """A job in a list of many; `name` as users name it."""
+
+    name: str
+    state: str
+
+
+def ask_job(name: str) -> SlurmJob | None:
+    """Ask for a job.
+
+    Args:
+        name: its number, or ARRAY_TASK.
+
+    Returns:
+        The job; None if SLURM does not know it, be it any more.
+
+    Raises:
+        SubmitError: SLURM does not answer.
+        DataError: it is an array, of several runs.
+    """
+    answer = ask_slurm("scontrol", "show", "job", "--oneliner", name)
+    if answer.returncode:
+        if "Invalid job id" in answer.stderr or "not found" in answer.stdout:
+            return None
+        raise SubmitError(complaint(answer))
+    return parse_job(answer.stdout, name)
+
+
+def parse_job(text: str, name: str) -> SlurmJob | None:
+    """Read what `scontrol show job --oneliner` prints.
+
+    Args:
+        text: a line each for the components of a heterogeneous job, or the tasks of an array.
+        name: that was asked for.
+
+    Returns:
+        The job; the components of one are taken together. None if there is none.
+
+    Raises:
+        DataError: it is an array, of several runs.
+    """
+    lines = [dict(word.partition("=")[::2] for word in line.split(" ") if "=" in word) for line in text.splitlines()]
+    lines = [line for line in lines if "JobId" in line]
+    if not lines:
+        return None
+    tasks = [line["ArrayTaskId"] for line in lines if "ArrayTaskId" in line]
+    if len(tasks) > 1 or any(not task.isdecimal() for task in tasks):
+        one = f"{name}_{re.split('[^0-9]', min(tasks))[0]}"
+        raise DataError(f"job {name} is an array, with a run for each of its tasks: name one, as in {one}.")
+    components = [line for line in lines if line.get("HetJobId", name) == lines[0].get("HetJobId", name)]
+    first = components[0]
+    code, signal = (int(part) for part in first.get("ExitCode", "0:0").split(":"))
+    state = first["JobState"]
+    limit, spent = _seconds(first.get("TimeLimit", "")), _seconds(first.get("RunTime", ""))
+    is_running = state not in _OVER and state not in _WAITING
+    return SlurmJob(
+        job_id=first["JobId"],
+        name=f"{first['ArrayJobId']}_{tasks[0]}" if tasks else first["JobId"],
+        state=state,
+        reason=_known(first.get("Reason", "")),
+        nodes=",".join(nodes for line in components if (nodes := _known(line.get("NodeList", "")))),
+        num_nodes=sum(int(line.get("NumNodes", "0").partition("-")[0]) for line in components),
+        restarts=int(first.get("Restarts", "0")),
+        left_s=max(0, limit - spent) if is_running and limit is not None and spent is not None else None,
+        exit_code=128 + signal if signal else code,
+        command=_command(text.splitlines()[0]),
+    )
+
+
+def _known(value: str) -> str:
+    return "" if value in ("None", "(null)", "N/A") else value
+
+
+def _command(line: str) -> tuple[str, ...]:
+    found = re.search(r" Command=(.*?) WorkDir=", line)
+    return tuple(found[1].split()) if found else ()
+
+
+def _seconds(text: str) -> int | None:
+    """Of [days-]hours:minutes:seconds; None for UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def script_of(run: Path) -> tuple[Path, str]:
+    """Where the job script of a run is, and the end of its jobs' names.
+
+    Args:
+        run: folder of the run, which may not be there yet.
+
+    Returns:
+        The script, which may not be there, and "_SEED" for one of an array's runs, else nothing.
+    """
+    run = run.absolute()
+    script, seed = Path(f"{run}.sbatch"), _SEED.fullmatch(str(run))
+    if seed is not None and not script.exists():
+        return Path(f"{seed[1]}.sbatch"), f"_{seed[2]}"
+    return script, ""
+
+
+def find_jobs(run: Path) -> tuple[Listed, ...]:
+    """Ask for all jobs of a run that SLURM still knows.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        The jobs, in order of their numbers; those that have ended some minutes ago are gone.
+
+    Raises:
+        SubmitError: SLURM does not answer.
+    """
+    script, task = script_of(run)
+    if not script.exists():
+        return ()
+    listed = ("squeue", "--states=all", "--array", "--noheader", "--format=%i %T %o")
+    answer = ask_slurm(*listed, f"--user={script.stat().st_uid}")
+    if answer.returncode:
+        raise SubmitError(complaint(answer))
+    return parse_list(answer.stdout, script, task)
+
+
+def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:
+    """Pick the jobs of a run from a list of many.
+
+    Args:
+        text: name, state and command of a job a line.
+        script: of the run.
+        task: end of their names, as `script_of` tells it.
+
+    Returns:
+        The jobs, in order of their numbers.
+    """
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 3 or Path(words[2]).name != script.name or not _is_same(Path(words[2]), script):
+            continue
+        # Of a heterogeneous job, the first component stands for all.
+        name, _, component = words[0].partition("+")
+        number, _, of_array = name.partition("_")
+        if component in ("", "0") and of_array == task[1:]:
+            found.append((int(number), Listed(name, words[1])))
+    return tuple(job for _, job in sorted(found))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path == other or os.path.realpath(path) == os.path.realpath(other)
+
+
+def choose_job(jobs: Sequence[Listed]) -> Listed | None:
+    """The job that tells most of a run.
+
+    Args:
+        jobs: of a run, in order of their numbers.
+
+    Returns:
+        The one that runs, else the first that waits, else the last that has ended; None if there are none.
+    """
+    alive = [job for job in jobs if job.state not in _OVER]
+    running = [job for job in alive if job.state not in _WAITING]
+    return next(iter([*running, *alive, *reversed(jobs)]), None)
+
+
+def run_of_job(job: SlurmJob) -> Path:
+    """The folder of the run that a job is of.
+
+    Args:
+        job: to look at.
+
+    Returns:
+        The folder, which may not be there yet.
+
+    Raises:
+        DataError: `megacov launch` has not submitted it.
+    """
+    script = Path(job.command[0]) if job.command else Path("(none)")
+    try:
+        is_ours = script.suffix == ".sbatch" and _MARK in script.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        is_ours = script.suffix == ".sbatch" and script.with_suffix("").is_dir()
+    if not is_ours:
+        raise DataError(f"job {job.name} is none that `megacov launch` has submitted: its script is {script}.")
+    run, task = str(script.with_suffix("")), job.name.partition("_")[2]
+    return Path(f"{run}_seed{task}" if task else run)

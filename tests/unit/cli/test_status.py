@@ -1,0 +1,209 @@
+"""`megacov status` of run folders as a run and its jobs leave them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megacov.checkpoint import RunLock
+from megacov.checkpoint.lock import Holder
+from megacov.cli.status import render
+from megacov.cli.status_run import RunStatus, read_status, tell_state
+from megacov.errors import DataError
+from megacov.launch.attempts import Attempts
+from megacov.launch.jobs import SlurmJob
+from megacov.monitor.tensorboard import MetricWriter
+from tests.support.kill_points import save
+
+ROOT = Path(__file__).parents[3]
+STEPS = 20
+
+JOB = SlurmJob("7", "7", "RUNNING", "", "node[0-1]", 2, 0, 3600, 0, ("/runs/x.sbatch", "0"))
+WAITS = replace(JOB, state="PENDING", reason="Priority", nodes="", left_s=None)
+OVER = replace(JOB, state="TIMEOUT", left_s=None)
+HOLDER = Holder("process 9 on node0", slurm_job="7", since=200.0, is_held=True)
+FREE = replace(HOLDER, is_held=False)
+NONE = Attempts((), None, None, None)
+ATTEMPT = Attempts((Path("/runs/x/logs/slurm_7_0"),), 100.0, None, None)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """fn(number of steps done) -> run folder, with a checkpoint of every tenth step."""
+
+    def make(done: int) -> Path:
+        run = tmp_path / "run"
+        with RunLock(run):
+            (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "tiny", "steps": STEPS}}))
+            with MetricWriter(run / "tensorboard") as writer:
+                for step in range(1, done + 1):
+                    scalars = {"reward/mean": step / 32, "entropy/token_mean": 2 - step / 16}
+                    writer.write_scalars(scalars, step=step)
+            for step in range(10, done + 1, 10):
+                save(run, step, "x")
+        return run
+
+    return make
+
+
+def shown(found: RunStatus) -> dict[str, str]:
+    return dict(render(found))
+
+
+def test_a_run_that_trains(make_run):
+    run = make_run(12)
+    with RunLock(run):
+        found = read_status(run)
+    assert found.state.word == "training" and f"process {os.getpid()} on " in found.state.sentence
+    lines = shown(found)
+    assert lines["run"] == f"tiny, {run}"
+    assert lines["step"].startswith("12 of 20, recorded ") and "; one in " in lines["step"]
+    assert lines["entropy"] == "1.2500 nats, -0.6250 over 10 logged steps"
+    assert lines["reward"] == "0.3750, +0.3125 over 10 logged steps"
+    assert lines["checkpoint"].startswith("step 10, ")
+    assert lines["checkpoint"].endswith(str(run / "checkpoints" / "step_00000010"))
+    assert not {"job", "restarts"} & set(lines)
+
+
+def test_a_run_that_nobody_finished(make_run):
+    found = read_status(make_run(12))
+    assert found.state.word == "stopped" and found.state.exit_code is None
+    assert f"process {os.getpid()} on " in found.state.sentence
+
+
+def test_a_run_that_has_done_all_its_steps(make_run):
+    state = read_status(make_run(STEPS)).state
+    assert (state.word, state.exit_code) == ("ended", 0)
+
+
+def test_the_end_of_a_job_is_told_with_its_meaning(make_run):
+    run = make_run(12)
+    (run / "logs" / "slurm_7_0").mkdir(parents=True)
+    (run / "logs" / "slurm_7_1").mkdir()
+    (run / "logs" / "ended").write_text("7\n")
+    found = read_status(run)
+    assert found.state.sentence == "ended with code 7: a loss, gradient or log-prob is not finite"
+    assert (found.state.word, found.state.exit_code, found.restarts) == ("failed", 7, 1)
+    assert found.logs == run / "logs" / "slurm_7_1"
+    # Whether a job waits is not known where SLURM does not answer, and what the folder tells is told all the same.
+    assert found.slurm and found.progress is not None
+
+
+def test_silence_is_longer_than_any_recent_step(make_run):
+    run = make_run(0)
+    with MetricWriter(run / "tensorboard") as writer:
+        for step in range(1, 5):
+            writer.write_scalars({"reward/mean": 0.5}, step=step)
+            time.sleep(0.05)
+    time.sleep(0.3)
+    with RunLock(run):
+        found = read_status(run)
+    assert found.progress is not None and found.progress.usual_s is not None
+    assert 0.04 < found.progress.usual_s < found.progress.age_s
+    assert shown(found)[""].startswith("silent for ")
+    assert found.entropy is None and found.reward is not None
+
+
+def test_steps_are_counted_where_not_all_are_logged(make_run):
+    run = make_run(0)
+    with MetricWriter(run / "tensorboard") as writer:
+        for step in (5, 10, 15):
+            writer.write_scalars({"reward/mean": 0.5}, step=step)
+    assert "; 5 steps in " in shown(read_status(run))["step"]
+
+
+@pytest.mark.parametrize(
+    ("holder", "job", "attempts", "word", "words"),
+    [
+        (HOLDER, JOB, ATTEMPT, "training", "process 9 on node0"),
+        (HOLDER, None, NONE, "training", "process 9 on node0"),
+        (HOLDER, JOB, replace(ATTEMPT, last_code=5), "leaving", "leaving with code 5: new weights did not arrive"),
+        # A second job of the run that was refused says nothing about the one that has it.
+        (replace(HOLDER, slurm_job="6"), JOB, replace(ATTEMPT, ended=3), "training", "process 9"),
+        (None, JOB, ATTEMPT, "starting", "no process has taken the run yet"),
+        (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has taken the run yet"),
+        (FREE, JOB, ATTEMPT, "training", "by SLURM's word"),
+        (FREE, JOB, replace(ATTEMPT, last_code=75), "leaving", "leaving with code 75: the run was asked to leave"),
+        # The job began again, and has not come to its log folder yet.
+        (
+            FREE,
+            replace(JOB, restarts=1),
+            replace(ATTEMPT, last_code=75),
+            "starting",
+            "no process has taken the run yet",
+        ),
+        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has taken the run yet"),
+        (FREE, replace(JOB, state="COMPLETING"), NONE, "leaving", "completing"),
+        (None, WAITS, NONE, "waiting", "waiting in the queue (Priority)"),
+        (FREE, replace(WAITS, restarts=1), replace(ATTEMPT, last_code=75), "waiting", "requeued, and waiting"),
+        (FREE, WAITS, replace(ATTEMPT, ended=2), "waiting", "waiting in the queue"),
+        # What waits in a chain does nothing once the run has ended.
+        (FREE, replace(WAITS, command=("x", "1")), replace(ATTEMPT, ended=2), "failed", "ended with code 2"),
+        (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended well"),
+        (FREE, OVER, ATTEMPT, "stopped", "its job is TIMEOUT"),
+        (None, replace(OVER, state="FAILED", exit_code=3), NONE, "failed", "its job is FAILED with code 3 (a prompt "),
+        (FREE, OVER, replace(ATTEMPT, last_code=75), "stopped", "ended with code 75"),
+        (None, None, NONE, "not started", "not started"),
+        (replace(FREE, is_held=None), None, NONE, "unknown", "cannot be locked here"),
+    ],
+)
+def test_states(holder, job, attempts, word, words):
+    state = tell_state(holder, job, attempts, is_certain=True, is_done=False)
+    assert state.word == word
+    assert words in state.sentence
+
+
+def test_a_run_may_be_where_slurm_is_not():
+    state = tell_state(None, None, NONE, is_certain=False, is_done=False)
+    assert state.word == "unknown"
+    assert tell_state(FREE, None, NONE, is_certain=False, is_done=True).word == "ended"
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        (JOB, "7 is RUNNING on node[0-1], 1 h 0 min left"),
+        (WAITS, "7 is PENDING, for 2 nodes, because of Priority"),
+        (OVER, "7 is TIMEOUT with exit code 0 on node[0-1]"),
+    ],
+)
+def test_the_job_is_one_line(make_run, job, text):
+    assert shown(read_status(make_run(1), job))["job"] == text
+
+
+def test_what_is_no_run_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="is no run: give the folder of one"):
+        read_status(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: 1")
+    with pytest.raises(DataError, match=r"does not tell run\.name and run\.steps"):
+        read_status(tmp_path)
+
+
+def test_the_command_prints_json_and_imports_no_torch(make_run):
+    run = make_run(3)
+    with MetricWriter(run / "tensorboard") as writer:
+        writer.write_scalars({"reward/mean": 0.5, "entropy/token_mean": float("nan")}, step=4)
+    code = f"""
+import sys
+from megacov.cli.status import status
+status({str(run)!r}, as_json=True)
+heavy = {{"torch", "tensorflow", "numpy", "matplotlib", "transformers"}} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert found["name"] == "tiny" and found["state"]["word"] == "stopped" and found["progress"]["step"] == 4
+    assert found["entropy"]["value"] is None and found["reward"]["value"] == 0.5
+    missing = subprocess.run(
+        [sys.executable, "-m", "megacov", "status", "runs/nowhere"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert missing.returncode == DataError.exit_code and missing.stderr.count("\n") == 1
