@@ -191,6 +191,17 @@ def test_decoding_of_equal_lengths_is_a_product(run):
     assert over.decode == pytest.approx(full.decode + one.decode)
 
 
+def test_a_sequence_begins_when_its_keys_fit_beside_those_that_are_left(run):
+    given = replace(GIVEN, lengths=Lengths(prompt=0))
+    weights, token = run.model.weight_bytes / 4, run.model.token_bytes / 4
+    room = Servers(1, 4, weights + 1500.5 * token)
+    one = simulate_rollout(run.model, given, room, (1000,), samples=1)
+    # The long one with a short one, with the next, and the last alone.
+    four = simulate_rollout(run.model, given, room, (1000, 500, 500, 500), samples=1)
+    assert four.decode == pytest.approx(1.5 * one.decode, rel=0.02)
+    assert four.waves == 2
+
+
 def test_a_server_whose_memory_holds_no_sequence_is_never_chosen(run):
     rollout = simulate_rollout(run.model, GIVEN, Servers(1, 1, 60e9), run.responses, samples=8)
     assert rollout.seconds == float("inf")
