@@ -26,6 +26,7 @@ class Assumptions:
     network: of one port of 400 Gb/s. nvlink: of one GPU, one way. memory: of a GPU, reading and writing counted.
     file_write, file_read: of one writer, and of each reading server, to and from a parallel file system.
     message_s: of one bucket through HTTP and the scheduler of a server.
+    request_s: trainer's CPU time of one request; a bucket is announced to each server by one.
     control_s: of each of the calls before and after; flushing, names and checks among them.
     """
 
@@ -35,6 +36,7 @@ class Assumptions:
     file_write: float = 5e9
     file_read: float = 5e9
     message_s: float = 0.01
+    request_s: float = 0.001
     control_s: float = 0.02
 
 
@@ -70,26 +72,38 @@ def weight_bytes() -> tuple[int, int]:
     return sum(plan.weight_bytes for plan in plans), sum(plan.weight_bytes for plan in plans if plan.stage > 0)
 
 
-def project(rates: Assumptions, *, bucket_bytes: int = 512 * 1024**2) -> dict[str, Projection]:
+@dataclass(frozen=True)
+class Push:
+    """What goes where. total, later_stages: bytes of all weights, and of those behind the first pipeline stage."""
+
+    total: int
+    later_stages: int
+    tensor: int = TENSOR
+    servers: int = NUM_SERVERS
+    server_tensor: int = SERVER_TENSOR
+    bucket_bytes: int = 512 * 1024**2
+
+
+def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
     """By transport. ipc is of servers on the trainer's own GPUs, the others of servers on other nodes."""
-    total, later_stages = weight_bytes()
-    num_buckets = -(-total // bucket_bytes)
-    gather_s = total * (TENSOR - 1) / TENSOR / rates.nvlink + later_stages / rates.network
-    per_rank = total / SERVER_TENSOR
-    load_s = 2 * per_rank / rates.memory
-    control_s = rates.control_s
+    total = push.total
+    num_buckets = -(-total // push.bucket_bytes)
+    gather_s = total * (push.tensor - 1) / push.tensor / rates.nvlink + push.later_stages / rates.network
+    load_s = 2 * total / push.server_tensor / rates.memory
+    control_s = max(rates.control_s, push.servers * rates.request_s)
+    bucket_s = max(rates.message_s, push.servers * rates.request_s)
     return {
         "disk": Projection(control_s, gather_s, total / rates.file_write, total / rates.file_read, 4 * control_s),
         "broadcast": Projection(
             2 * control_s,
             gather_s,
             # One source, whose port every byte leaves once; every rank takes in all bytes and keeps its part of them.
-            total / rates.network + num_buckets * rates.message_s,
+            total / rates.network + num_buckets * bucket_s,
             load_s + control_s,
             4 * control_s,
         ),
         "ipc": Projection(
-            2 * control_s, gather_s, total / rates.nvlink + num_buckets * rates.message_s, load_s, 4 * control_s
+            2 * control_s, gather_s, total / rates.nvlink + num_buckets * bucket_s, load_s, 4 * control_s
         ),
     }
 
@@ -109,7 +123,7 @@ def print_projection() -> None:
     )
     names = [field.name.replace("_", " ") for field in fields(Projection)]
     print(f"{'transport':14s}" + "".join(f"{name:>12s}" for name in names) + f"{'sum s':>10s}")
-    for name, times in project(rates).items():
+    for name, times in project(rates, Push(total, later_stages)).items():
         print(f"{name:14s}" + "".join(f"{value:12.2f}" for value in astuple(times)) + f"{times.total_s:10.2f}")
     own = total / SERVER_TENSOR
     print(
