@@ -11,6 +11,7 @@ readonly SERVERS=@SERVERS@ SERVERS_PER_NODE=@SERVERS_PER_NODE@ NODES_PER_SERVER=
 readonly GPUS_PER_SERVER=@GPUS_PER_SERVER@ # on each of its nodes
 readonly START_TIMEOUT_S=@START_TIMEOUT_S@ LEAVE_S=@LEAVE_S@ HANG_S=@HANG_S@ MAX_REQUEUES=@MAX_REQUEUES@
 readonly MAX_SERVER_RESTARTS=5 # of each
+readonly ALL_REDUCE=(@ALL_REDUCE@) # backend, MiB, least GB/s; empty for no check
 readonly PREFLIGHT=@PREFLIGHT@ MAX_EXCLUSIONS=@MAX_EXCLUSIONS@
 readonly SERVER_COMMAND=(@SERVER_COMMAND@)
 readonly SERVER_ARGUMENTS=(@SERVER_ARGUMENTS@)
@@ -181,7 +182,7 @@ finish() {
   elif ((${SLURM_RESTART_COUNT:-0} >= MAX_REQUEUES)); then
     say "ended with $code and is not requeued: slurm.max_requeues is $MAX_REQUEUES"
   elif [[ $(scontrol show job --oneliner "$SLURM_JOB_ID") != *JobState=RUNNING* ]]; then
-    say "ended with $code and is not requeued: the job was cancelled"
+    say "ended with $code; what follows is up to SLURM, which has ended the job: cancelled, or a node was lost"
   else
     say "ended with $code and is requeued"
     trap '' TERM # which the requeue sends
@@ -221,6 +222,7 @@ main() {
   choose_ports
   say "${verb[0]} on ${train_hosts[*]}, $SERVERS servers; logs in $logs"
   preflight || code=$?
+  ((code || leave_asked)) || check_network || code=$?
   ((code || leave_asked || SERVERS == 0)) || start_servers || code=$?
   if ((code == 0 && leave_asked)); then
     code=75

@@ -37,6 +37,55 @@ wait_until_ended() {
   done
 }
 
+# One all-reduce over all ranks of the trainer. Where it fails or is slow, pairs of neighbours tell whose fault it is.
+check_network() {
+  local count=${#train_hosts[@]} i turn failures=() at_fault=()
+  ((${#ALL_REDUCE[@]})) || return 0
+  if all_reduce all "${train_hosts[@]}"; then
+    grep -h "an all-reduce of" "$logs/preflight/all_reduce_all.log" || true
+    return 0
+  fi
+  say "the all-reduce over all nodes fails or is slow; see $logs/preflight"
+  ((count > 2)) || return 8
+  # Pairs of one turn have no node in common.
+  for turn in even odd last; do try_pairs "$turn"; done
+  for ((i = 0; i < count; i++)); do
+    ((${failures[i]:-0} && ${failures[(i + count - 1) % count]:-0})) && at_fault+=("${train_hosts[i]}")
+  done
+  ((${#at_fault[@]})) || { say "no node is slow with both of its neighbours"; return 8; }
+  say "preflight: ${at_fault[*]} fail with both neighbours, or are slow"
+  printf '%s\n' "${at_fault[@]}" >"$logs/preflight/bad_nodes"
+  return 11
+}
+
+# Sets failures: of the pair of each node and the next one.
+try_pairs() {
+  local i pids=() places=()
+  for ((i = 0; i < count; i++)); do
+    case $1 in
+      even) ((i % 2 == 0 && i + 1 < count)) || continue ;;
+      odd) ((i % 2 == 1 && (count % 2 == 0 || i + 1 < count))) || continue ;;
+      last) ((count % 2 == 1 && i + 1 == count)) || continue ;;
+    esac
+    all_reduce "pair_$i" "${train_hosts[i]}" "${train_hosts[(i + 1) % count]}" &
+    pids+=($!) places+=("$i")
+  done
+  for i in "${!pids[@]}"; do wait "${pids[i]}" || failures[places[i]]=1; done
+}
+
+all_reduce() {
+  local folder="$logs/preflight/all_reduce_$1" address count
+  shift
+  address=$(address_of "$1") || return
+  count=$#
+  mkdir -p "$folder"
+  (MASTER_ADDR=$address MASTER_PORT=$preflight_port step "${train_step[@]}" --nodes="$count" --ntasks="$count" \
+    --nodelist="$(IFS=,; printf '%s' "$*")" --kill-on-bad-exit=1 --time=5 \
+    --job-name=all_reduce --output="$folder.log" "${CONTAINER_COMMAND[@]}" \
+    "$PYTHON" -m megacov.launch.node_ranks "$RANKS_PER_NODE" 10 inf "$folder" \
+    "$PYTHON" -m megacov.trainer.all_reduce_check "${ALL_REDUCE[@]}")
+}
+
 # A mistake makes all nodes bad.
 may_exclude() {
   local bad=0 starts=0

@@ -194,7 +194,8 @@ def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
     config = plan.config
     if plan.placement.servers == 0:
         yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
-    is_elsewhere = not request.colocated and config.rollout.servers == 0
+    # `megacov launch` fills in the address for servers that it starts.
+    is_elsewhere = not request.colocated and config.rollout.servers == 0 and config.rollout.addresses_file is None
     if config.weight_sync.transport == "broadcast" and ip_address(config.weight_sync.host).is_loopback and is_elsewhere:
         yield (
             f"weight_sync.host is {config.weight_sync.host}, which servers on other nodes do not reach: override it "

@@ -20,6 +20,8 @@ from megacov.launch.submit import submit_chain
 # What ranks need beyond their own grace to close what they opened; and how late a signal of SLURM's may be.
 _CLOSING_S = 10
 _LATE_S = 60
+# Of the all-reduce that checks the network: enough to fill the links.
+_CPU_MIB, _GPU_MIB = 8, 512
 
 
 def launch(
@@ -102,6 +104,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         max_requeues=slurm.max_requeues,
         preflight=slurm.preflight,
         max_exclusions=slurm.max_exclusions,
+        all_reduce=_all_reduce(run),
         leave_s=leave_s,
         hang_s=run.parallel.hang_s,
         reached_by_servers=servers is not None and sync.transport == "broadcast" and sync.host == "127.0.0.1",
@@ -129,6 +132,14 @@ def _parse_seeds(text: str) -> list[int]:
     if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
         raise ConfigError(f"--seeds is {text!r}: give different numbers, as in 0,1,2.")
     return [int(word) for word in words]
+
+
+def _all_reduce(run: RunConfig) -> tuple[str, ...]:
+    """Arguments of the check of the network; empty where there is none."""
+    on_cpu, least = run.parallel.backend == "gloo", run.slurm.least_all_reduce
+    if not run.slurm.preflight or run.world_size == 1 or (on_cpu and least is None):
+        return ()
+    return ("gloo", str(_CPU_MIB), f"{least or 0:g}") if on_cpu else ("nccl", str(_GPU_MIB), f"{least or 0:g}")
 
 
 def _tensor_size(run: RunConfig) -> int:

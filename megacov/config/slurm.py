@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictFloat, StrictInt
 
 from megacov.config.section import Section
 
@@ -20,6 +20,9 @@ class SlurmSection(Section):
     """Times that a job is requeued, for its time limit or for a failure that may pass. [requeues]"""
     preflight: bool = True
     """Nodes are checked at each start; the job is requeued without those that are bad."""
+    least_all_reduce: StrictFloat | None = Field(None, ge=0)
+    """Bandwidth of a link that an all-reduce over all ranks must reach in the preflight; null measures it on GPUs and
+    asks for none. [GB/s]"""
     max_exclusions: StrictInt = Field(3, ge=0)
     """Starts of a job at which it is requeued because nodes were bad. [starts]"""
     heterogeneous: bool = False

@@ -62,6 +62,7 @@ class Job:
     gpus_per_node: that are asked for; 0 for a run on the CPU.
     overrides: settings that the user has given, without run.directory.
     preflight: nodes are checked before anything starts there.
+    all_reduce: arguments of `megacov.trainer.all_reduce_check`; empty for no check.
     max_exclusions: starts at which the job is requeued without nodes that were bad.
     leave_s: that ranks have to save and leave.
     hang_s: after which a rank that does not move counts as hanging.
@@ -82,6 +83,7 @@ class Job:
     max_requeues: int
     preflight: bool
     max_exclusions: int
+    all_reduce: tuple[str, ...]
     leave_s: int
     hang_s: float
     reached_by_servers: bool

@@ -77,6 +77,7 @@ def _values(job: Job) -> dict[str, str]:
         "TIME_LIMIT_MIN": str(job.time_limit_min),
         "SIGNAL_LEAD_S": str(job.signal_lead_s),
         "MAX_REQUEUES": str(job.max_requeues),
+        "ALL_REDUCE": shlex.join(job.all_reduce),
         "PREFLIGHT": str(int(job.preflight)),
         "MAX_EXCLUSIONS": str(job.max_exclusions),
         "LEAVE_S": str(job.leave_s),
