@@ -4,18 +4,20 @@
 
 # On all nodes at once, before anything else starts there. Reports come through srun: a bad node may not write files.
 preflight() {
-  local host places=() pids=()
+  local host places=() pids=() meeting_s=45
   ((PREFLIGHT)) || return 0
+  # The first step on a node unpacks the image, on one faster than on another.
+  ((${#STEP_CONTAINER[@]} + ${#CONTAINER_COMMAND[@]} == 0)) || meeting_s=600
   for host in "${all_hosts[@]}"; do places+=("$host=$(address_of "$host")") || return; done
   printf '%s\n' "$SLURM_JOB_ID" >"$logs/preflight/canary"
   examine "${train_hosts[*]}" "${train_step[@]}"
   if ((${#all_hosts[@]} > TRAIN_NODES)); then examine "${server_hosts[*]}" "${server_step[@]}"; fi
-  wait_until_ended 150 "${pids[@]}"
+  wait_until_ended $((meeting_s + 100)) "${pids[@]}"
   (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" "${CONTAINER_COMMAND[@]}" \
     "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}")
 }
 
-# Of some nodes; sets pids and reads places.
+# Of some nodes; sets pids, reads places and meeting_s.
 examine() {
   local names count
   read -ra names <<<"$1"
@@ -23,7 +25,7 @@ examine() {
   shift
   step "$@" --nodes="$count" --ntasks="$count" --nodelist="$(IFS=,; printf '%s' "${names[*]}")" \
     --job-name=preflight "${CONTAINER_COMMAND[@]}" \
-    "$PYTHON" -m megacov.launch.preflight node "$logs/preflight" "$preflight_port" "$GPUS_PER_NODE" "${places[@]}" \
+    "$PYTHON" -m megacov.launch.preflight node "$logs/preflight" "$preflight_port" "$GPUS_PER_NODE" "$meeting_s" "${places[@]}" \
     >>"$logs/preflight/reports" 2>>"$logs/preflight/log" &
   pids+=($!)
 }

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from megacov.cli.check_plan import plan_run, problems
+from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job, Servers, as_arguments, lay_out
@@ -47,6 +48,8 @@ def launch(
     if dry_run:
         print(script)
         return
+    if not job.site.container:  # else paths may be others in there
+        check_files(run)
     path = Path(f"{job.run}.sbatch")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

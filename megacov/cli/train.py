@@ -47,8 +47,8 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         SystemExit: on the process that started ranks, with their exit code.
     """
     place = rank_from_environment()
-    if place is None:
-        _check_files(config)
+    if place is None or place.local_rank == 0:  # each node has file systems of its own
+        check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         for warning in config_warnings(config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
@@ -74,8 +74,15 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tupl
     train_rank(config, place, resumption=None if resumed_with is None else Resumption(resumed_with))
 
 
-def _check_files(config: RunConfig) -> None:
-    """What is missing is said once, before ranks are started and torch is imported."""
+def check_files(config: RunConfig) -> None:
+    """Say what is missing before ranks are started and torch is imported.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        DataError: there is no such model or prompt file.
+    """
     if not (config.model.path / "config.json").is_file():
         raise DataError(f"model.path is {config.model.path}, which is no model folder: it has no config.json.")
     if not config.data.path.is_file():

@@ -1,6 +1,7 @@
 """Checks of a job's nodes before anything starts there; slurm/job.sh calls both parts.
 
-`python -m megacov.launch.preflight node FOLDER PORT GPUS NODE=ADDRESS...` on each node prints its report.
+`python -m megacov.launch.preflight node FOLDER PORT GPUS SECONDS NODE=ADDRESS...` on each node prints its report; it
+waits so long for the others.
 `python -m megacov.launch.preflight judge FOLDER NODE...` reads what all have printed from FOLDER/reports, says what it
 finds, writes the names of bad nodes to FOLDER/bad_nodes, and ends with the code of PreflightError where there are any.
 """
@@ -19,13 +20,14 @@ from megacov.launch.node_report import NodeReport, examine_node, judge, read_rep
 from megacov.launch.peers import meet_peers
 
 REPORTS, BAD_NODES = "reports", "bad_nodes"
-_MEETING_S = 45.0
 _FOLDER_S = 60.0
-# Whatever hangs, the task ends: a report that is missing names the node.
-_WHOLE_S = 110.0
+# Whatever hangs, the task ends so long after the meeting: a report that is missing names the node.
+_CLOSING_S = 70.0
 
 
-def report_node(node: str, folder: Path, *, port: int, gpus: int, addresses: Mapping[str, str]) -> NodeReport:
+def report_node(
+    node: str, folder: Path, *, port: int, gpus: int, meeting_s: float, addresses: Mapping[str, str]
+) -> NodeReport:
     """Check this node, while all others do the same.
 
     Args:
@@ -33,6 +35,7 @@ def report_node(node: str, folder: Path, *, port: int, gpus: int, addresses: Map
         folder: on the shared file system.
         port: that every node listens on meanwhile.
         gpus: of each node; 0 for a run on the CPU.
+        meeting_s: seconds that the others have to begin.
         addresses: of all nodes by their names.
 
     Returns:
@@ -40,7 +43,7 @@ def report_node(node: str, folder: Path, *, port: int, gpus: int, addresses: Map
     """
     report = examine_node(node, folder, gpus=gpus, deadline_s=_FOLDER_S)
     try:
-        peers = meet_peers(node, addresses, port=port, deadline_s=_MEETING_S)
+        peers = meet_peers(node, addresses, port=port, deadline_s=meeting_s)
     except OSError as error:
         return replace(report, problems=(*report.problems, f"cannot listen on port {port}: {error.strerror}"))
     return replace(report, offsets=peers.offsets, unreachable=peers.unreachable)
@@ -79,8 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     part, folder, *words = arguments
     if part == "judge":
         return judge_folder(Path(folder), words)
-    port, gpus, *places = words
-    ending = threading.Timer(_WHOLE_S, os._exit, (1,))
+    port, gpus, meeting_s, *places = words
+    ending = threading.Timer(float(meeting_s) + _CLOSING_S, os._exit, (1,))
     ending.daemon = True
     ending.start()
     report = report_node(
@@ -88,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         Path(folder),
         port=int(port),
         gpus=int(gpus),
+        meeting_s=float(meeting_s),
         addresses=dict(place.split("=", 1) for place in places),
     )
     print("\n".join(report.to_lines()), flush=True)

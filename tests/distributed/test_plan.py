@@ -11,9 +11,13 @@ import torch
 from megacov.megatron.optimizer_state import distributed_optimizers
 from megacov.plan import Layout, count_parameters, read_model_sizes
 from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer
-from megacov.plan.memory import GRADIENT_BYTES, optimizer_bytes
+from megacov.plan.batch import Batch, plan_batch
+from megacov.plan.memory import GRADIENT_BYTES, TrainerSettings, optimizer_bytes, plan_trainer
+from megacov.trainer.clock import PhaseClock
+from megacov.trainer.step import plan_updates, run_updates
+from megacov.types import RolloutBatch
 from tests.support.families import make_model
-from tests.support.policies import FLOAT32, laid_out_ranks, make_policy
+from tests.support.policies import FLOAT32, KL_COV, laid_out_policy, laid_out_ranks, make_policy, step_settings
 from tests.support.run_ranks import run_cases
 
 POSITIONS = 48
@@ -132,3 +136,46 @@ def _check_activations(folder: Path, case: Case, few: int, many: int) -> None:
     rest = few / POSITIONS - FEW * of_a_layer
     # Beside the last norm there are token ids, the statistics of that norm, and the angles of the rotary embedding.
     assert 0 <= rest - kept_after_layers(sizes, layout, settings) < 64, case
+
+
+def fullest_moment(folder: str, length: int, num_samples: int) -> int:
+    """Bytes allocated on the device at the fullest moment of an optimizer step in bfloat16; 0 on a CPU."""
+    settings = replace(FLOAT32, dtype="bfloat16")
+    with laid_out_policy(path=Path(folder), model=settings) as policy:
+        whole = torch.ones(num_samples, length, dtype=torch.bool)
+        batch = RolloutBatch(
+            tokens=torch.randint(4, 14, (num_samples, length)),
+            prompt_lengths=torch.ones(num_samples, dtype=torch.long),
+            response_lengths=torch.full((num_samples,), length - 1),
+            loss_mask=whole[:, 1:],
+            rollout_log_probs=-torch.rand(num_samples, length - 1),
+            group_ids=torch.zeros(num_samples, dtype=torch.long),
+            rewards=torch.arange(num_samples).float(),
+            max_response_length=length - 1,
+        )
+        step = step_settings(policy, num_updates=1, micro_batch_tokens=num_samples * length, packed=True)
+        updates = plan_updates(policy, batch, KL_COV, step)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+@pytest.mark.gpu
+def test_the_fullest_moment_on_a_device_is_within_a_tenth_of_the_plan(tmp_path: Path) -> None:
+    length, num_samples = 2048, 4
+    wide = {"hidden_size": 1024, "head_dim": 128, "intermediate_size": 4096, "max_position_embeddings": length}
+    folder = make_model(tmp_path, "qwen3", dtype=torch.bfloat16, num_hidden_layers=8, vocab_size=65536, **wide)
+    found = run_cases(fullest_moment, [(str(folder), length, num_samples)], world_size=1)[0][0]
+    batch = plan_batch(Batch(num_samples, 1, 1, length - 1, 1, num_samples * length, 1), Layout())
+    settings = TrainerSettings(
+        value_bytes=2,
+        recompute="none",
+        fused=False,
+        vocab_divisible_by=FLOAT32.vocab_divisible_by,
+        with_reference=False,
+        bucket_bytes=0,
+        saves=False,
+    )
+    (stage,) = plan_trainer(read_model_sizes(folder / "config.json"), Layout(), batch, settings)
+    assert found == pytest.approx(stage.resident + stage.training, rel=0.1)

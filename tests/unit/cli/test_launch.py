@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from megacov.cli.launch import make_job
 from megacov.cli.main import app
 from megacov.config import load_config
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job
 from megacov.launch.site import Site
 
@@ -69,3 +69,9 @@ def test_what_makes_no_job(overrides: list[str], sentence: str) -> None:
 def test_what_is_not_submitted(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(app, ["launch", str(ONE), *arguments, "--dry-run"])
     assert isinstance(result.exception, ConfigError) and sentence in str(result.exception)
+
+
+def test_a_run_whose_files_are_missing_is_not_queued(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["launch", str(ONE), f"run.directory={tmp_path / 'run'}"])
+    assert isinstance(result.exception, DataError) and "model.path is" in str(result.exception)
+    assert not list(tmp_path.iterdir())

@@ -133,7 +133,7 @@ def test_one_node_reports_and_is_judged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "megacov.launch.preflight"]
     environment = os.environ | {"SLURMD_NODENAME": "n0"}
     report = subprocess.run(
-        [*command, "node", str(tmp_path), str(_free_port()), "0", "n0=127.0.0.1"],
+        [*command, "node", str(tmp_path), str(_free_port()), "0", "20", "n0=127.0.0.1"],
         capture_output=True,
         text=True,
         env=environment,
