@@ -64,7 +64,8 @@ def judge_folder(folder: Path, nodes: Sequence[str]) -> int:
     for node, reasons in verdict.bad.items():
         print(f"megacov: preflight: {node} is bad: {'; '.join(reasons)}.")
     if not verdict.bad:
-        print(f"megacov: preflight: {len(nodes)} nodes are good; {'; '.join(verdict.notes)}.")
+        good = f"{len(nodes)} nodes are" if len(nodes) > 1 else f"{nodes[0]} is"
+        print(f"megacov: preflight: {good} good; {'; '.join(verdict.notes)}.")
         return 0
     (folder / BAD_NODES).write_text("".join(f"{node}\n" for node in verdict.bad), encoding="utf-8")
     return PreflightError.exit_code

@@ -143,7 +143,7 @@ def test_one_node_reports_and_is_judged(tmp_path: Path) -> None:
     )
     (tmp_path / "reports").write_text(report.stdout)
     for nodes, code, said in (
-        (["n0"], 0, "1 nodes are good"),
+        (["n0"], 0, "n0 is good"),
         (["n0", "n1"], PreflightError.exit_code, "n1 is bad: it has not reported."),
     ):
         judged = subprocess.run(
