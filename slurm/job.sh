@@ -12,17 +12,20 @@ readonly GPUS_PER_SERVER=@GPUS_PER_SERVER@ # on each of its nodes
 readonly START_TIMEOUT_S=@START_TIMEOUT_S@ LEAVE_S=@LEAVE_S@ HANG_S=@HANG_S@ MAX_REQUEUES=@MAX_REQUEUES@
 readonly MAX_SERVER_RESTARTS=5 # of each
 readonly ALL_REDUCE=(@ALL_REDUCE@) # backend, MiB, least GB/s; empty for no check
-readonly PREFLIGHT=@PREFLIGHT@ MAX_EXCLUSIONS=@MAX_EXCLUSIONS@
+readonly PREFLIGHT=@PREFLIGHT@
 readonly SERVER_COMMAND=(@SERVER_COMMAND@)
 readonly SERVER_ARGUMENTS=(@SERVER_ARGUMENTS@)
 readonly SERVER_ENVIRONMENT=(@SERVER_ENVIRONMENT@)
 readonly PYTHON=@PYTHON@
 readonly STEP_CONTAINER=(@STEP_CONTAINER@) # options of srun
 readonly CONTAINER_COMMAND=(@CONTAINER_COMMAND@) # stands before the commands of a step
+export SLURM_EXIT_ERROR=233 # of srun where SLURM fails, not the task: a code that may pass
 overrides=(@OVERRIDES@)
 job_overrides=()
 run=@RUN@
 seed=@SEED@
+begun_at=0
+starts=0
 server_steps=()
 server_urls=()
 server_restarts=()
@@ -46,6 +49,32 @@ choose_run() {
   fi
 }
 
+# Step of the newest checkpoint; 0 if there is none.
+newest_step() {
+  local path newest=0
+  for path in "$run"/checkpoints/step_*/MANIFEST.json; do
+    [[ -e $path ]] || continue
+    path=${path%/MANIFEST.json}
+    ((10#${path##*step_} <= newest)) || newest=$((10#${path##*step_}))
+  done
+  echo "$newest"
+}
+
+# How many starts in a row, before this one, have made no checkpoint. Kept beside the run's folder, which may move.
+count_starts() {
+  local job="" step="" count=0
+  begun_at=$(newest_step) starts=0
+  [[ ! -s $run.starts ]] || read -r job step count <"$run.starts"
+  [[ $job != "$SLURM_JOB_ID" || $step != "$begun_at" ]] || starts=$((count + 1))
+  echo "$SLURM_JOB_ID $begun_at $starts" >"$run.starts"
+}
+
+# A node that was cut off may hold it for a while.
+wait_for_lock() {
+  [[ -e $run/run.lock ]] || return 0
+  flock --timeout 300 "$run/run.lock" true || { say "$run is in use by another process"; return 8; }
+}
+
 choose_verb() {
   if compgen -G "$run/checkpoints/step_*/MANIFEST.json" >/dev/null ||
     compgen -G "$run/checkpoints/tmp_replaced_*/MANIFEST.json" >/dev/null; then
@@ -60,10 +89,6 @@ choose_verb() {
 move_aside() {
   local number=1
   [[ -e $run/config.yaml ]] || return 0
-  if [[ -e $run/run.lock ]] && ! flock --timeout 1 "$run/run.lock" true; then
-    say "$run is in use by another process: wait for it, stop it, or choose another run.directory."
-    exit 3
-  fi
   while [[ -e $run.$number ]]; do number=$((number + 1)); done
   mv "$run" "$run.$number"
   say "$run had no checkpoint and is now $run.$number"
@@ -114,7 +139,7 @@ address_of() {
   if [[ $address == 127.* && $1 == "$(hostname -s)" ]]; then
     address=$(hostname -I | awk '{ print $1 }')
   fi
-  [[ -n $address ]] || { say "the node $1 has no address"; return 1; }
+  [[ -n $address ]] || { say "the node $1 has no address" >&2; return 233; }
   printf '%s\n' "$address"
 }
 
@@ -134,7 +159,7 @@ leave() {
 }
 
 start_trainer() {
-  MASTER_ADDR=$(address_of "${train_hosts[0]}")
+  MASTER_ADDR=$(address_of "${train_hosts[0]}") || return
   MASTER_PORT=$master_port
   export MASTER_ADDR MASTER_PORT
   @JOB_OVERRIDES@
@@ -149,7 +174,9 @@ start_trainer() {
 # In short waits: `wait` for the trainer itself would return early when a trap runs.
 wait_for_trainer() {
   while kill -0 "$train_pid" 2>/dev/null; do
-    if ((!leave_asked)); then
+    if ((leave_asked)); then
+      kill -USR1 "$train_pid" 2>/dev/null || true # again and again: before there are tasks, srun passes nothing on
+    else
       revive_servers
       admit_servers
     fi
@@ -167,11 +194,20 @@ wait_for_trainer() {
 
 may_pass() {
   case $1 in
-    75 | 4 | 5 | 8) return 0 ;; # left with a checkpoint; a server or a rank was lost
-    11) may_exclude; return ;;  # a node is bad
-    130) return 1 ;;            # interrupted by hand
+    75 | 4 | 5 | 8 | 11) return 0 ;; # left with a checkpoint; a server or a rank was lost; a node is bad
+    1 | 9) (($(newest_step) > begun_at)); return ;; # unforeseen, or a failed save: a mistake would come at once
+    130) return 1 ;; # interrupted by hand
   esac
   (($1 >= 128)) # ended by a signal, or by the loss of a node
+}
+
+# scontrol, for as long as a controller takes to be replaced.
+ask_controller() {
+  local deadline=$((SECONDS + 300))
+  until scontrol "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 10
+  done
 }
 
 finish() {
@@ -179,14 +215,14 @@ finish() {
     mkdir -p "$run/logs"
     echo "$code" >"$run/logs/ended"
     say "ended with $code"
-  elif ((${SLURM_RESTART_COUNT:-0} >= MAX_REQUEUES)); then
-    say "ended with $code and is not requeued: slurm.max_requeues is $MAX_REQUEUES"
-  elif [[ $(scontrol show job --oneliner "$SLURM_JOB_ID") != *JobState=RUNNING* ]]; then
+  elif ((starts >= MAX_REQUEUES && $(newest_step) <= begun_at)); then
+    say "ended with $code and is not requeued: $((starts + 1)) starts in a row have made no checkpoint"
+  elif shown=$(ask_controller show job --oneliner "$SLURM_JOB_ID") && [[ $shown != *JobState=RUNNING* ]]; then
     say "ended with $code; what follows is up to SLURM, which has ended the job: cancelled, or a node was lost"
   else
     say "ended with $code and is requeued"
     trap '' TERM # which the requeue sends
-    scontrol requeue "$SLURM_JOB_ID" || say "SLURM did not requeue the job"
+    ask_controller requeue "$SLURM_JOB_ID" || say "SLURM did not requeue the job"
     ((code != 11)) || exclude_bad_nodes
   fi
   exit "$code"
@@ -207,13 +243,16 @@ main() {
   load_site
   choose_run
   leave_if_ended "$@"
-  if ((${SLURM_RESTART_COUNT:-0} > MAX_REQUEUES)); then
-    say "SLURM has requeued the job $SLURM_RESTART_COUNT times, and slurm.max_requeues is $MAX_REQUEUES"
+  count_starts
+  if ((starts > MAX_REQUEUES)); then
+    say "$starts starts in a row have made no checkpoint, and slurm.max_requeues is $MAX_REQUEUES"
     exit 1
   fi
-  choose_verb
   trap leave USR1 TERM
   trap stop_servers EXIT
+  wait_for_lock || code=$?
+  ((code == 0)) || finish
+  choose_verb
   find_nodes
   all_hosts=("${train_hosts[@]}")
   [[ ${server_hosts[0]} == "${train_hosts[0]}" ]] || all_hosts+=("${server_hosts[@]}")
@@ -227,8 +266,7 @@ main() {
   if ((code == 0 && leave_asked)); then
     code=75
   elif ((code == 0)); then
-    start_trainer
-    wait_for_trainer
+    start_trainer && wait_for_trainer || code=$?
   fi
   finish
 }

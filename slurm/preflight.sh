@@ -4,7 +4,7 @@
 
 # On all nodes at once, before anything else starts there. Reports come through srun: a bad node may not write files.
 preflight() {
-  local host places=() pids=() meeting_s=45
+  local host places=() pids=() meeting_s=45 code=0
   ((PREFLIGHT)) || return 0
   # The first step on a node unpacks the image, on one faster than on another.
   ((${#STEP_CONTAINER[@]} + ${#CONTAINER_COMMAND[@]} == 0)) || meeting_s=600
@@ -13,8 +13,15 @@ preflight() {
   examine "${train_hosts[*]}" "${train_step[@]}"
   if ((${#all_hosts[@]} > TRAIN_NODES)); then examine "${server_hosts[*]}" "${server_step[@]}"; fi
   wait_until_ended $((meeting_s + 100)) "${pids[@]}"
+  ((!leave_asked)) || return 0
   (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" "${CONTAINER_COMMAND[@]}" \
-    "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}")
+    "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}") || code=$?
+  if ((code != 0 && code != 11)) && grep -q megacov-report "$logs/preflight/reports"; then
+    say "preflight: ${train_hosts[0]} is bad: it cannot judge the others ($code)"
+    echo "${train_hosts[0]}" >"$logs/preflight/bad_nodes"
+    code=11
+  fi
+  return "$code"
 }
 
 # Of some nodes; sets pids, reads places and meeting_s.
@@ -54,7 +61,11 @@ check_network() {
   for ((i = 0; i < count; i++)); do
     ((${failures[i]:-0} && ${failures[(i + count - 1) % count]:-0})) && at_fault+=("${train_hosts[i]}")
   done
-  ((${#at_fault[@]})) || { say "no node is slow with both of its neighbours"; return 8; }
+  if ((${#at_fault[@]} == 0)); then
+    ((${#failures[@]} == 0)) && all_reduce again "${train_hosts[@]}" && return 0
+    say "no node is slow with both of its neighbours"
+    return 8
+  fi
   say "preflight: ${at_fault[*]} fail with both neighbours, or are slow"
   printf '%s\n' "${at_fault[@]}" >"$logs/preflight/bad_nodes"
   return 11
@@ -62,14 +73,17 @@ check_network() {
 
 # Sets failures: of the pair of each node and the next one.
 try_pairs() {
-  local i pids=() places=()
+  local i pair pids=() places=()
   for ((i = 0; i < count; i++)); do
     case $1 in
       even) ((i % 2 == 0 && i + 1 < count)) || continue ;;
       odd) ((i % 2 == 1 && (count % 2 == 0 || i + 1 < count))) || continue ;;
       last) ((count % 2 == 1 && i + 1 == count)) || continue ;;
     esac
-    all_reduce "pair_$i" "${train_hosts[i]}" "${train_hosts[(i + 1) % count]}" &
+    pair=("${train_hosts[i]}" "${train_hosts[(i + 1) % count]}")
+    # srun numbers tasks in the order of the job's nodes, and rank 0 is where the others look for it.
+    ((i + 1 < count)) || pair=("${train_hosts[0]}" "${train_hosts[i]}")
+    all_reduce "pair_$i" "${pair[@]}" &
     pids+=($!) places+=("$i")
   done
   for i in "${!pids[@]}"; do wait "${pids[i]}" || failures[places[i]]=1; done
@@ -82,28 +96,24 @@ all_reduce() {
   count=$#
   mkdir -p "$folder"
   (MASTER_ADDR=$address MASTER_PORT=$preflight_port step "${train_step[@]}" --nodes="$count" --ntasks="$count" \
-    --nodelist="$(IFS=,; printf '%s' "$*")" --kill-on-bad-exit=1 --time=5 \
+    --nodelist="$(IFS=,; printf '%s' "$*")" --kill-on-bad-exit=1 --time=20 \
     --job-name=all_reduce --output="$folder.log" "${CONTAINER_COMMAND[@]}" \
     "$PYTHON" -m megacov.launch.node_ranks "$RANKS_PER_NODE" 10 inf "$folder" \
     "$PYTHON" -m megacov.trainer.all_reduce_check "${ALL_REDUCE[@]}")
 }
 
-# A mistake makes all nodes bad.
-may_exclude() {
-  local bad=0 starts=0
-  [[ ! -s $logs/preflight/bad_nodes ]] || bad=$(wc -l <"$logs/preflight/bad_nodes")
-  [[ ! -s $run/logs/bad_nodes.txt ]] || starts=$(grep -c "^$SLURM_JOB_ID " "$run/logs/bad_nodes.txt") || true
-  if ((bad == 0 || (bad > 1 && bad == ${#all_hosts[@]}))); then return 1; fi
-  if ((starts >= MAX_EXCLUSIONS)); then
-    say "nodes were bad at $starts starts before, and slurm.max_exclusions is $MAX_EXCLUSIONS"
-    return 1
-  fi
+# If all of several nodes are bad, it is not the nodes.
+nodes_to_exclude() {
+  local bad
+  mapfile -t bad <"$logs/preflight/bad_nodes"
+  ((${#bad[@]} > 1 && ${#bad[@]} == ${#all_hosts[@]})) || (IFS=,; echo "${bad[*]}")
 }
 
 # While a requeued job ends, SLURM takes changes to where it may begin again. Each component of a job has its own.
 exclude_bad_nodes() {
   local bad component component_id excluded
-  bad=$(paste -sd, "$logs/preflight/bad_nodes")
+  bad=$(nodes_to_exclude)
+  [[ -n $bad ]] || return 0
   echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $bad" >>"$run/logs/bad_nodes.txt"
   for component in SLURM_JOB_ID "${!SLURM_JOB_ID_HET_GROUP_@}"; do
     component_id=${!component}

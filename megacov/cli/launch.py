@@ -106,7 +106,6 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         signal_lead_s=slurm.signal_lead_s,
         max_requeues=slurm.max_requeues,
         preflight=slurm.preflight,
-        max_exclusions=slurm.max_exclusions,
         all_reduce=_all_reduce(run),
         leave_s=leave_s,
         hang_s=run.parallel.hang_s,

@@ -16,15 +16,13 @@ class SlurmSection(Section):
     """Time limit of the job; the run goes on in a requeued one. [minutes]"""
     signal_lead_s: StrictInt = Field(300, ge=60)
     """So long before the time limit the run is asked to save and leave. [s]"""
-    max_requeues: StrictInt = Field(20, ge=0)
-    """Times that a job is requeued, for its time limit or for a failure that may pass. [requeues]"""
+    max_requeues: StrictInt = Field(5, ge=0)
+    """Times in a row that a job is requeued although it has made no new checkpoint. [requeues]"""
     preflight: bool = True
     """Nodes are checked at each start; the job is requeued without those that are bad."""
     least_all_reduce: StrictFloat | None = Field(None, ge=0)
     """Bandwidth of a link that an all-reduce over all ranks must reach in the preflight; null measures it on GPUs and
     asks for none. [GB/s]"""
-    max_exclusions: StrictInt = Field(3, ge=0)
-    """Starts of a job at which it is requeued because nodes were bad. [starts]"""
     heterogeneous: bool = False
     """Trainer and rollout servers are components of a heterogeneous job, instead of nodes of one."""
     server_partition: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")

@@ -63,7 +63,6 @@ class Job:
     overrides: settings that the user has given, without run.directory.
     preflight: nodes are checked before anything starts there.
     all_reduce: arguments of `megacov.trainer.all_reduce_check`; empty for no check.
-    max_exclusions: starts at which the job is requeued without nodes that were bad.
     leave_s: that ranks have to save and leave.
     hang_s: after which a rank that does not move counts as hanging.
     reached_by_servers: trainer and servers meet at the address of the trainer's first node.
@@ -82,7 +81,6 @@ class Job:
     signal_lead_s: int
     max_requeues: int
     preflight: bool
-    max_exclusions: int
     all_reduce: tuple[str, ...]
     leave_s: int
     hang_s: float

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple
@@ -104,6 +104,7 @@ def run_local_ranks(
     leave_s: float | None = None,
     hang_s: float = math.inf,
     node: NodePlace | None = None,
+    on_failure: Callable[[int], None] = lambda code: None,
 ) -> int:
     """Run the command once per rank as processes of this machine, and end when all have ended.
 
@@ -121,6 +122,7 @@ def run_local_ranks(
         leave_s: seconds that ranks have to end after a signal was passed on; None for grace_s.
         hang_s: seconds after which a rank whose heartbeat is silent counts as hanging.
         node: place of this machine; None where it has all ranks.
+        on_failure: called with the exit code of the first rank that fails, before the others are stopped.
 
     Returns:
         0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
@@ -137,7 +139,7 @@ def run_local_ranks(
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
             watch = _HangWatch(Path(folder), ranks, first_number=first_number, hang_s=hang_s)
             leave_s = grace_s if leave_s is None else leave_s
-            first_failure = _supervise(ranks, caught, watch, grace_s=grace_s, leave_s=leave_s)
+            first_failure = _supervise(ranks, caught, watch, on_failure, grace_s=grace_s, leave_s=leave_s)
         finally:
             stop_processes(ranks, grace_s=0.0)
     if caught.first is not None and first_failure != LeaveRequested.exit_code:
@@ -198,6 +200,7 @@ def _supervise(
     ranks: Sequence[subprocess.Popen[bytes]],
     caught: _CaughtSignals,
     watch: _HangWatch,
+    on_failure: Callable[[int], None],
     *,
     grace_s: float,
     leave_s: float,
@@ -214,6 +217,8 @@ def _supervise(
         now = time.monotonic()
         if failures and not first_failure:
             first_failure = failures[0] if failures[0] > 0 else 128 - failures[0]
+            if caught.first is None:
+                on_failure(first_failure)
             # Ranks that fail for one reason get the time to say so themselves before they are stopped.
             terminate_at = min(terminate_at, now + min(grace_s, _SAME_REASON_S))
         if not alive:

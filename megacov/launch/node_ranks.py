@@ -4,7 +4,7 @@ One such task runs on each node of the trainer, where torchrun would. torchrun d
 into 1; this passes the signal on, waits for the checkpoint, and keeps the code. As srun tells only the highest code of
 all tasks, be it of those that it killed itself, the code goes to FOLDER, on the shared file system:
 
-FOLDER/failed  exit code of the first ranks that failed
+FOLDER/failed  exit code of the first rank that failed; of one that lost another rank only if no other code is known
 FOLDER/left    they were asked to leave, and have saved a checkpoint
 """
 
@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megacov.errors import LeaveRequested
+from megacov.errors import LeaveRequested, RankError
 from megacov.launch.local_ranks import NodePlace, run_local_ranks
 
 FAILED, LEFT = "failed", "left"
+_FIRST_SIGNAL = 128  # exit codes from here on are ends by a signal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,17 +35,33 @@ def main(arguments: Sequence[str]) -> int:
     """
     num_ranks, leave_s, hang_s, folder, *command = arguments
     node = NodePlace(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]))
-    code = run_local_ranks(command, num_ranks=int(num_ranks), leave_s=float(leave_s), hang_s=float(hang_s), node=node)
+    code = run_local_ranks(
+        command,
+        num_ranks=int(num_ranks),
+        leave_s=float(leave_s),
+        hang_s=float(hang_s),
+        node=node,
+        on_failure=lambda code: _note_failure(Path(folder, FAILED), code),
+    )
     if code == LeaveRequested.exit_code:
-        _note(Path(folder, LEFT), code)
+        _write_once(Path(folder, LEFT), code)
         return 0
     if code:
-        _note(Path(folder, FAILED), code)
+        _note_failure(Path(folder, FAILED), code)
     return code
 
 
-def _note(path: Path, code: int) -> None:
-    """The first node to fail knows why; the others fail of its absence."""
+def _note_failure(path: Path, code: int) -> None:
+    """The first node to fail knows why; the others fail of its absence, and may be quicker to say so."""
+    if code == LeaveRequested.exit_code:
+        return
+    is_cause = code != RankError.exit_code and code < _FIRST_SIGNAL
+    if is_cause and path.exists() and path.read_text(encoding="ascii").strip() == str(RankError.exit_code):
+        path.unlink(missing_ok=True)
+    _write_once(path, code)
+
+
+def _write_once(path: Path, code: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:

@@ -79,7 +79,6 @@ def _values(job: Job) -> dict[str, str]:
         "MAX_REQUEUES": str(job.max_requeues),
         "ALL_REDUCE": shlex.join(job.all_reduce),
         "PREFLIGHT": str(int(job.preflight)),
-        "MAX_EXCLUSIONS": str(job.max_exclusions),
         "LEAVE_S": str(job.leave_s),
         "HANG_S": f"{job.hang_s:g}",
         "START_TIMEOUT_S": str(servers.start_timeout_s if servers else 0),

@@ -18,7 +18,8 @@ from megacov.errors import RankError
 from megacov.launch.local_ranks import rank_from_environment
 from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent
 
-_TIMEOUT = timedelta(seconds=60)
+# Ranks may be minutes apart: each node loads torch from a file system that all share.
+_TIMEOUT = timedelta(seconds=300)
 _REPEATS = 5
 
 

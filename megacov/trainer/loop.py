@@ -6,6 +6,7 @@ import os
 import re
 
 import torch
+import torch.distributed as dist
 
 from megacov.config import RunConfig
 from megacov.errors import (
@@ -24,7 +25,7 @@ from megacov.trainer.build import Resumption, Run, opened_run
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 
-# What torch.distributed says when another rank has gone; it has no exception class of its own under gloo.
+# What torch.distributed says when another rank has gone; under gloo it is no DistError.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
 # Errors that follow from what all ranks share, so that rank 0 raises them too; others may be one rank's alone.
@@ -53,13 +54,24 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
             error.args = (f"rank {place.rank}: {error}",)
         raise
     except RuntimeError as error:
-        if not any(words in str(error) for words in _LOST_PEER):
-            raise
         # gloo begins with the place in its source.
         said = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])[:80]
-        raise RankError(f"rank {place.rank} lost another rank ({said}): look at what that rank said.") from error
+        if _is_lost_peer(error):
+            raise RankError(f"rank {place.rank} lost another rank ({said}): look at what that rank said.") from error
+        if _is_broken_device(error):
+            raise RankError(f"rank {place.rank} lost its GPU ({said}).") from error
+        raise
     finally:
         leave_job()
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST_PEER)
+
+
+def _is_broken_device(error: RuntimeError) -> bool:
+    """Not a kernel's own assertion, which would fail again."""
+    return str(error).startswith("CUDA error:") and "device-side assert" not in str(error)
 
 
 def _be_deterministic() -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """Four nodes."""
     with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=4) as running:
         yield running
+
+
+@pytest.fixture
+def undo() -> Iterator[ExitStack]:
+    """Puts right what a test does to the cluster."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +134,13 @@ parallel: {{data: 2, backend: gloo}}
     assert (logs / "servers").stat().st_mode & 0o077 == 0
 
 
-def test_a_run_survives_what_clusters_do(cluster: SlurmCluster, tmp_path: Path, reference: bytes) -> None:
+def test_a_run_survives_what_clusters_do(
+    cluster: SlurmCluster, undo: ExitStack, tmp_path: Path, reference: bytes
+) -> None:
     folder = tmp_path / "run"
     # node1 cannot write to the file system of the run.
     cluster.do("on", "node1", "mount", "--bind", "-o", "ro", str(tmp_path), str(tmp_path))
+    undo.callback(cluster.do, "on", "node1", "umount", str(tmp_path))
     job = Job(cluster, folder)
 
     nodes = job.wait_for_steps(restart=1)
@@ -138,6 +149,7 @@ def test_a_run_survives_what_clusters_do(cluster: SlurmCluster, tmp_path: Path, 
 
     lost = nodes[1]
     cluster.do("fail", lost)  # power off
+    undo.callback(cluster.do, "restore", lost)
     nodes = job.wait_for_steps(restart=2)
     assert "megacov: preflight: 2 nodes are good" in job.said
 
@@ -155,14 +167,15 @@ def test_a_run_survives_what_clusters_do(cluster: SlurmCluster, tmp_path: Path, 
     assert "JobState=COMPLETED" in shown and "Restarts=4" in shown, job.said
     assert job.said.count("ended with 75") == 1
     assert final_weights(folder, STEPS) == reference
-    cluster.do("restore", lost)
-    cluster.do("on", "node1", "umount", str(tmp_path))
 
 
 @pytest.mark.slow
-def test_a_node_with_a_slow_link_is_found_by_its_neighbours(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_a_node_with_a_slow_link_is_found_by_its_neighbours(
+    cluster: SlurmCluster, undo: ExitStack, tmp_path: Path
+) -> None:
     slow = "node1"
     cluster.do("on", slow, *SLOW_LINK)
+    undo.callback(cluster.do, "on", slow, "tc", "qdisc", "del", "dev", "eth0", "root")
     cluster.run("scontrol", "update", "NodeName=node3", "State=DRAIN", "Reason=spare")
     settings = (f"run.directory={tmp_path / 'run'}", "run.steps=2", "parallel.data=3", "rollout.prompts_per_step=12")
     job = submit(cluster, str(TINY), *SETTINGS, *settings, "slurm.least_all_reduce=0.02")
@@ -170,6 +183,5 @@ def test_a_node_with_a_slow_link_is_found_by_its_neighbours(cluster: SlurmCluste
     cluster.wait_for(lambda: said.exists() and "is requeued" in said.read_text(), "requeue")
     cluster.run("scontrol", "update", "NodeName=node3", "State=RESUME")
     shown = cluster.wait(job, ("COMPLETED", "FAILED"))
-    cluster.do("on", slow, "tc", "qdisc", "del", "dev", "eth0", "root")
     assert f"preflight: {slow} fail with both neighbours" in said.read_text()
     assert "JobState=COMPLETED" in shown and "Restarts=1" in shown and f"ExcNodeList={slow} " in shown, said.read_text()

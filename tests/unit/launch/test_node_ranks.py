@@ -48,7 +48,20 @@ def test_the_code_is_kept(tmp_path: Path, ending: str, told_srun: int, files: di
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
-def test_the_first_node_that_failed_is_believed(tmp_path: Path) -> None:
-    run_node(tmp_path, "sys.exit(7)", index=0)
-    run_node(tmp_path, "sys.exit(8)", index=1)
-    assert (tmp_path / "failed").read_text() == "7\n"
+@pytest.mark.parametrize(("codes", "believed"), [((7, 8), 7), ((8, 7), 7), ((7, 3), 7), ((8, 143), 8), ((143, 8), 143)])
+def test_the_cause_is_believed_whoever_says_it_first(tmp_path: Path, codes: tuple[int, int], believed: int) -> None:
+    for index, code in enumerate(codes):
+        run_node(tmp_path, f"sys.exit({code})", index=index, num_ranks=1)
+    assert (tmp_path / "failed").read_text() == f"{believed}\n"
+
+
+def test_a_failure_is_told_before_the_other_ranks_have_ended(tmp_path: Path) -> None:
+    code = f"""
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if rank == 2: sys.exit(7)
+while not pathlib.Path({str(tmp_path / "failed")!r}).exists(): time.sleep(0.05)
+pathlib.Path({str(tmp_path / "seen")!r}).touch()
+"""
+    assert run_node(tmp_path, code) == 7
+    assert (tmp_path / "seen").exists()

@@ -195,7 +195,8 @@ def links(*counts: int, dead: str = "") -> str:
         ({"used": "40213"}, "", "GPU 1 has 40213 MiB in use"),
         ({}, links(18, 17), "GPU 1 has 17 NVLinks, and others have 18"),
         ({}, links(18, 0, dead="Unable to retrieve NVLink information as all links are inActive"), "GPU 1 has 0 NV"),
-        ({}, links(18, 17, dead="\t Link 17: <inactive>"), "GPU 1 has a dead NVLink (Link 17: <inactive>)"),
+        ({}, links(18, 17, dead="\t Link 17: <inactive>"), "GPU 1 has 17 NVLinks, and others have 18"),
+        ({}, links(0, 0, dead="\t Link 0: <inactive>"), None),
     ],
 )
 def test_what_is_wrong_with_a_gpu_is_said(second: dict[str, str], of_links: str, problem: str | None) -> None:
