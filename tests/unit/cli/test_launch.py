@@ -48,7 +48,7 @@ def test_the_partition_of_the_run_wins_over_that_of_the_site() -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["slurm.signal_lead_s=189"], "set it to at least 190 s"),
+        (["checkpoint.grace_s=120", "slurm.signal_lead_s=189"], "set it to at least 190 s"),
         (["slurm.time_limit_min=5"], "slurm.time_limit_min 5"),
         (["rollout.server_environment.HF_TOKEN=abc"], "HF_TOKEN looks like a secret"),
     ],
