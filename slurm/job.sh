@@ -175,7 +175,8 @@ start_trainer() {
 wait_for_trainer() {
   while kill -0 "$train_pid" 2>/dev/null; do
     if ((leave_asked)); then
-      kill -USR1 "$train_pid" 2>/dev/null || true # again and again: before there are tasks, srun passes nothing on
+      # Again and again: before there are tasks, srun passes nothing on.
+      ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
     else
       revive_servers
       admit_servers

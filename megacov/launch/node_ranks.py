@@ -11,6 +11,7 @@ FOLDER/left    they were asked to leave, and have saved a checkpoint
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         that are still about it when the first ends with another code.
     """
     num_ranks, leave_s, hang_s, folder, *command = arguments
+    # The job asks again and again, and may do so when the ranks have left. They would inherit an ignored signal.
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
     node = NodePlace(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]))
     code = run_local_ranks(
         command,
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         node=node,
         on_failure=lambda code: _note_failure(Path(folder, FAILED), code),
     )
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python takes other handlers away when it ends
     if code == LeaveRequested.exit_code:
         _write_once(Path(folder, LEFT), code)
         return 0

@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 def test_slurm_takes_every_ready_run(cluster: SlurmCluster, tmp_path: Path) -> None:
-    assert len(READY) == 5
+    assert len(READY) == 20
     for path, *more in [
         *((path, "slurm.heterogeneous=false") for path in READY),
         (READY[0], "slurm.heterogeneous=true"),

@@ -19,7 +19,8 @@ TWO_NODES = ("parallel.data=2", "parallel.backend=gloo", "cluster.gpus_per_node=
 def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with slurm_cluster(tmp_path / "cluster", nodes=2) as cluster:
-        cluster.run("scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
+        blocking = cluster.run("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600").stdout
+        cluster.wait(blocking.split()[-1], ("RUNNING",))
         settings = (*TWO_NODES, f"run.directory={folder}", "rewards.verifier=nowhere:judge")
         submitted = cluster.megacov("launch", TINY, *settings).stdout
         job = submitted.removeprefix("submitted job ").partition(":")[0]
@@ -33,7 +34,7 @@ def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
         waiting = status(str(folder))
         assert waiting["state"]["word"] == "waiting" and waiting["job"]["name"] == job
 
-        cluster.run("scontrol", "update", "NodeName=node1", "State=RESUME")
+        cluster.run("scancel", blocking.split()[-1])
         cluster.wait(job, ("RUNNING", "FAILED"))
         running = status(job)
         assert running["state"]["word"] in ("starting", "training", "leaving", "failed")

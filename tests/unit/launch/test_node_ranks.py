@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,27 @@ pathlib.Path({str(tmp_path / "seen")!r}).touch()
 """
     assert run_node(tmp_path, code) == 7
     assert (tmp_path / "seen").exists()
+
+
+def test_a_request_to_leave_may_be_repeated_until_the_end(tmp_path: Path) -> None:
+    code = """
+import signal, time
+asked = []
+signal.signal(signal.SIGUSR1, lambda number, frame: asked.append(number))
+os.kill(os.getppid(), signal.SIGUSR1)
+while not asked: time.sleep(0.02)
+sys.exit(75)
+"""
+    command = [sys.executable, "-c", "import os, sys\n" + code]
+    environment = os.environ | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"}
+    environment |= {"MASTER_ADDR": "node0", "MASTER_PORT": "12345"}
+    node = subprocess.Popen(
+        [sys.executable, "-m", "megacov.launch.node_ranks", "1", "20", "60", str(tmp_path), *command],
+        cwd=ROOT,
+        env=environment,
+    )
+    while not (tmp_path / "left").exists():
+        assert node.poll() is None
+    while node.poll() is None:  # it is about to end
+        node.send_signal(signal.SIGUSR1)
+    assert node.wait(timeout=30) == 0
