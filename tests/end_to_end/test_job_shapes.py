@@ -18,8 +18,8 @@ SMALL = ("run.steps=2", "parallel.backend=gloo", "rollout.prompts_per_step=8", "
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=4) as running:
+def cluster() -> Iterator[SlurmCluster]:
+    with slurm_cluster(nodes=4) as running:
         yield running
 
 

@@ -19,9 +19,9 @@ TWO_NODES = ("parallel.data=2", "parallel.backend=gloo", "cluster.gpus_per_node=
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def cluster() -> Iterator[SlurmCluster]:
     """As many nodes as the largest run asks for."""
-    with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=16) as running:
+    with slurm_cluster(nodes=16) as running:
         yield running
 
 

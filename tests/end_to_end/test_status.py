@@ -18,7 +18,7 @@ TWO_NODES = ("parallel.data=2", "parallel.backend=gloo", "cluster.gpus_per_node=
 
 def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with slurm_cluster(tmp_path / "cluster", nodes=2) as cluster:
+    with slurm_cluster(nodes=2) as cluster:
         blocking = cluster.run("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600").stdout
         cluster.wait(blocking.split()[-1], ("RUNNING",))
         settings = (*TWO_NODES, f"run.directory={folder}", "rewards.verifier=nowhere:judge")

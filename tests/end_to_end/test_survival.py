@@ -37,9 +37,9 @@ SLOW_LINK = "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "10mbit"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def cluster() -> Iterator[SlurmCluster]:
     """Four nodes."""
-    with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=4) as running:
+    with slurm_cluster(nodes=4) as running:
         yield running
 
 

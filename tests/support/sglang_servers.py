@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from torch import Tensor
 
@@ -78,6 +80,16 @@ def clients_of(
     servers, keys = running
     keyed = {"api_key": keys.api, "admin_key": keys.admin, "request_timeout_s": request_timeout_s}
     return [RolloutClient(server.address, vocab_size=VOCAB_SIZE, **keyed) for server in servers]
+
+
+async def wait_for_running(server: SglangServer, keys: ServerKeys, number: int, *, deadline_s: float = 30.0) -> None:
+    """Wait until the server generates tokens of so many requests at once."""
+    key = {"Authorization": f"Bearer {keys.api}"}
+    async with asyncio.timeout(deadline_s), httpx.AsyncClient(headers=key, trust_env=False) as client:
+        running = 0
+        while running < number:
+            response = await client.get(server.address + "/v1/loads", params={"include": "core"})
+            running = sum(each["num_running_reqs"] for each in response.raise_for_status().json()["loads"])
 
 
 async def assert_hold(clients: list[RolloutClient], weights: dict[str, Tensor], version: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
 RIG = ROOT / "tests" / "rigs" / "slurm" / "cluster.sh"
@@ -64,14 +65,14 @@ class SlurmCluster:
             shown = self.run("scontrol", "show", "job", "--oneliner", job).stdout
             return any(f"JobState={state} " in shown for state in states)
 
-        self.wait_for(is_there, f"job {job} in {' or '.join(states)}")
+        self.wait_for(is_there, f"job {job} in {' or '.join(states)}", seen=lambda: shown)
         return shown
 
-    def wait_for(self, is_there: Callable[[], bool], what: str) -> None:
-        """Until something is there."""
+    def wait_for(self, is_there: Callable[[], bool], what: str, *, seen: Callable[[], str] = str) -> None:
+        """Until something is there; a failure tells what was seen last."""
         deadline = time.monotonic() + DEADLINE_S
         while not is_there():
-            assert time.monotonic() < deadline, f"no {what} in time"
+            assert time.monotonic() < deadline, f"no {what} in time: {seen()}"
             time.sleep(0.5)
 
 
@@ -85,12 +86,13 @@ def submit(cluster: SlurmCluster, *arguments: str) -> str:
 
 
 @contextmanager
-def slurm_cluster(folder: Path, *, nodes: int) -> Iterator[SlurmCluster]:
+def slurm_cluster(*, nodes: int) -> Iterator[SlurmCluster]:
     """A cluster that lasts as long as the context."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cluster = SlurmCluster(folder, nodes)
-    try:
-        cluster.do("start")
-        yield cluster
-    finally:
-        cluster.do("stop")
+    # Not under pytest's folders: SLURM puts sockets here, whose names may have 107 characters.
+    with TemporaryDirectory(prefix="slurm_", ignore_cleanup_errors=True) as folder:
+        cluster = SlurmCluster(Path(folder), nodes)
+        try:
+            cluster.do("start")
+            yield cluster
+        finally:
+            cluster.do("stop")

@@ -28,6 +28,7 @@ from tests.support.sglang_servers import (
     log_probs_of,
     make_transport,
     sglang_servers,
+    wait_for_running,
 )
 
 pytestmark = [pytest.mark.sglang, pytest.mark.dist]
@@ -94,9 +95,9 @@ def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_pa
         transport.push(1, weights.items())
 
         async def begin() -> asyncio.Task[list[Completion]]:
-            request = GenerateRequest(input_ids=PROMPT, n=32, max_new_tokens=56)
+            request = GenerateRequest(input_ids=PROMPT, n=128, max_new_tokens=56)
             task = asyncio.create_task(client.generate(request))
-            await asyncio.sleep(0.15)
+            await wait_for_running(running[0][0], running[1], 2)
             return task
 
         task = runner.run(begin())
