@@ -16,6 +16,7 @@ from megacov.config.server_rules import (
     engine_has_its_servers,
     every_server_has_its_devices,
     keys_are_of_servers_that_already_run,
+    servers_are_given_up_before_ranks,
 )
 from megacov.errors import ConfigError
 
@@ -155,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     every_rank_has_a_sequence,
     engine_has_its_servers,
     keys_are_of_servers_that_already_run,
+    servers_are_given_up_before_ranks,
     every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
     virtual_stages_have_a_pipeline,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from megacov.config.schema import RunConfig
 
+_GIVING_UP_S = 120.0  # to leave a process group, and to ask each server whether it still answers
+
 
 def engine_has_its_servers(config: RunConfig) -> str | None:
     """SGLang servers are found by address or started by the trainer, which always starts the embedded one."""
@@ -48,6 +50,17 @@ def every_server_has_its_devices(config: RunConfig) -> str | None:
     return (
         f"rollout.server_devices has {len(devices)} entries and rollout.servers is {servers}: give each server that "
         "the trainer starts its devices, or none of them."
+    )
+
+
+def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
+    """Ranks wait in a collective while rank 0 finds out which server does not take its weights."""
+    sync, ranks_s = config.weight_sync, config.parallel.timeout_s
+    if sync.transport == "disk" or sync.timeout_s + _GIVING_UP_S <= ranks_s:
+        return None
+    return (
+        f"weight_sync.timeout_s is {sync.timeout_s:g} and parallel.timeout_s is {ranks_s:g}: ranks would fail before a "
+        f"server that hangs is given up; keep parallel.timeout_s at least {_GIVING_UP_S:g} s longer."
     )
 
 

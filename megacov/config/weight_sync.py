@@ -25,8 +25,8 @@ class WeightSyncSection(Section):
     """Of broadcast: private address of rank 0's machine, which the servers reach."""
     bucket_bytes: StrictInt = Field(512 * 1024**2, ge=1)
     """Of broadcast and ipc: size of one message; trainer and servers each hold one or two of them. [bytes]"""
-    timeout_s: StrictFloat = Field(600.0, gt=0)
-    """Of broadcast and ipc: deadline of one message. [s]"""
+    timeout_s: StrictFloat = Field(300.0, gt=0)
+    """Of broadcast and ipc: deadline of one message, and of any other call to a server meanwhile. [s]"""
     pause_mode: Literal["abort", "retract", "in_place"] = "retract"
     """Requests under way are ended, read anew with the new weights, or continued on old keys and values."""
     verify: Literal["none", "version", "checksums"] = "version"
@@ -42,6 +42,8 @@ class WeightSyncSection(Section):
             address = ip_address(host)
         except ValueError:
             raise ValueError("give an IP address, such as 127.0.0.1.") from None
+        if address.version == 6:
+            raise ValueError("SGLang joins a group by IPv4 only: give an IPv4 address.")
         if address.is_unspecified or not address.is_private:
             raise ValueError(
                 "whoever reaches the group can send weights, so it listens on a private address only: set 127.0.0.1, "

@@ -110,7 +110,10 @@ class WeightCalls(Connection):
             RolloutError: the server is in no such group.
         """
         body = {"group_name": group_name}
-        await self._update("/destroy_weights_update_group", body, f"leave the process group {group_name}")
+        timeout_s = min(self.request_timeout_s, _PROBE_TIMEOUT_S)
+        await self._update(
+            "/destroy_weights_update_group", body, f"leave the process group {group_name}", timeout_s=timeout_s
+        )
 
     async def update_weights_from_distributed(
         self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
@@ -192,10 +195,16 @@ class WeightCalls(Connection):
             raise RolloutError(f"{self.address} sent no checksums of its weights.") from error
 
     async def _update(
-        self, path: str, body: Mapping[str, Any], what: str, *, is_repeatable: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        what: str,
+        *,
+        is_repeatable: bool = False,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Most of these calls change what the next one would find, so a lost reply is an error."""
-        timeout_s = self.request_timeout_s
+        timeout_s = timeout_s or self.request_timeout_s
         response = await self.send("POST", path, dict(body), timeout_s=timeout_s, is_repeatable=is_repeatable)
         reply = parsed(response, self.address)
         if reply.get("success") is not True:

@@ -27,7 +27,8 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
         What the action returned on rank 0, None elsewhere.
 
     Raises:
-        MegacovError: the one raised by the action, of the same class and sentence on all ranks.
+        MegacovError: the one raised by the action, of the same sentence on all ranks, and of the same class of
+            `megacov.errors`.
     """
     result, failure, verdict = None, None, None
     if groups.world_rank == 0:
@@ -35,16 +36,21 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
             result = action()
         except MegacovError as error:
             failure = error
-        verdict = json.dumps([type(failure).__name__, str(failure)] if failure else None).encode()
+        verdict = json.dumps([_public_name(failure), str(failure)] if failure else None).encode()
     answer = json.loads(broadcast_bytes(verdict, src_rank=0, group=groups.control))
     if failure is not None:
         raise failure
     if answer is not None:
         name, sentence = answer
-        echo: MegacovError = getattr(errors, name, MegacovError)(sentence)
+        echo: MegacovError = getattr(errors, name)(sentence)
         echo.is_echo = True
         raise echo
     return result
+
+
+def _public_name(error: MegacovError) -> str:
+    """Of its class, or of the nearest one above it that `megacov.errors` has and any rank can raise."""
+    return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
 
 
 def from_last_stage(value: T, groups: ParallelGroups) -> T:

@@ -74,6 +74,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "model": ("path", "config_file"),
         "data": ("path",),
         "rollout": ("addresses_file", "keys_file"),
+        "weight_sync": ("directory",),
     }
     changed = {}
     for section, names in keys.items():

@@ -7,17 +7,15 @@ import concurrent.futures
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
-
-import torch.distributed as dist
 
 from megacov.errors import RolloutError
 from megacov.types import WeightGroup
 from megacov.weight_sync.base import RunOnLoop, ServersFailedError, SessionClient, WeightClient
 from megacov.weight_sync.buckets import describe, flatten
-from megacov.weight_sync.process_group import join_as_rank_zero, leave, open_store
-from megacov.weight_sync.servers import on_every_server
+from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_as_rank_zero, leave, open_store
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_POLL_S = 0.0005
+_LEAVE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class BroadcastTransport(SessionTransport):
             await self._leave()
         if self._joined is None:
             # A rank that waits in vain for another one does so until its deadline: so first see that all are there.
-            await on_every_server(members, lambda member: member.model_info())
+            await self._everywhere(lambda client: client.model_info())
             try:
                 self._joined = await self._join(members)
             except ServersFailedError as error:
@@ -90,8 +88,9 @@ class BroadcastTransport(SessionTransport):
         store = open_store(meeting.host, world_size=world_size, timeout_s=timeout_s)
 
         def join() -> ProcessGroup:
+            # Longer than what is waited for here: NCCL's watchdog ends the process of whom a broadcast is late.
             return join_as_rank_zero(
-                store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=timeout_s
+                store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=2.0 * timeout_s
             )
 
         groups = {
@@ -106,35 +105,34 @@ class BroadcastTransport(SessionTransport):
             for member, offset in zip(members, offsets, strict=True)
         }
         joined = _in_thread(join)
-        await on_every_server(members, lambda member: member.init_weights_update_group(groups[member]))
         try:
-            return _Joined(await joined, name, members)
-        except RuntimeError as error:  # of torch.distributed
-            raise ServersFailedError({}, f"the process group of the servers did not form ({error}).") from error
+            await self._everywhere(lambda member: member.init_weights_update_group(groups[member]))
+            async with asyncio.timeout(timeout_s):
+                return _Joined(await joined, name, members)
+        except (RuntimeError, TimeoutError) as error:  # of torch.distributed
+            raise ServersFailedError({}, f"the process group of the servers did not form ({error!r}).") from error
+        finally:
+            joined.cancel()
 
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         assert self._joined is not None
-        name, content = self._joined.name, describe(bucket)
+        name, group, content = self._joined.name, self._joined.group, describe(bucket)
         data = flatten(bucket).to(self._meeting.device)
-        # Servers are asked first: with NCCL a broadcast that nobody takes cannot be called back.
         taking = asyncio.ensure_future(
-            on_every_server(
-                self._joined.members,
-                lambda member: member.update_weights_from_distributed(content, group_name=name, flush_cache=False),
+            self._everywhere(
+                lambda member: member.update_weights_from_distributed(content, group_name=name, flush_cache=False)
             )
         )
+        # In a thread: NCCL's first broadcast comes back when all ranks are in it, to which this loop must ask servers.
+        sending = _in_thread(lambda: broadcast_as_rank_zero(data, group))
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                work = dist.broadcast(data, 0, group=self._joined.group, async_op=True)
-                assert work is not None
-                while not (work.is_completed() or taking.done()):
-                    await asyncio.sleep(_POLL_S)
-                await taking
-                work.wait()
+                await asyncio.gather(taking, sending)
         except (RuntimeError, TimeoutError) as error:  # of torch.distributed
             raise ServersFailedError({}, f"a broadcast failed ({error!r}).") from error
         finally:
             taking.cancel()
+            sending.cancel()
 
     async def _abandon(self) -> dict[WeightClient, RolloutError]:
         await self._leave()
@@ -145,8 +143,12 @@ class BroadcastTransport(SessionTransport):
         if self._joined is None:
             return
         joined, self._joined = self._joined, None
-        leave(joined.group)
-        leaving = (member.destroy_weights_update_group(joined.name) for member in joined.members)
+        with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is another one
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await _in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
+        leaving = (
+            member.destroy_weights_update_group(joined.name) for member in joined.members if member in self._clients
+        )
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
@@ -156,6 +158,7 @@ def _in_thread(function: Callable[[], Result]) -> asyncio.Future[Result]:
     outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
 
     def call() -> None:
+        outcome.set_running_or_notify_cancel()  # whoever waits may stop to; what is done then goes on
         try:
             outcome.set_result(function())
         except RuntimeError as error:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _VERSION_FOLDER = re.compile(r"v\d+")
+_UNFINISHED_FOLDER = re.compile(r"tmp-v\d+-.*")  # of a process that was killed while it wrote
 _MAX_SHARD_BYTES = 4 * 1024**3
 
 
@@ -123,7 +124,12 @@ class DiskTransport:
 
     def _remove_old(self, newest: Path) -> None:
         """Keep the versions written last; after a resumed run those are not the ones with the highest numbers."""
-        versions = [folder for folder in self._directory.iterdir() if _VERSION_FOLDER.fullmatch(folder.name)]
-        versions.sort(key=lambda folder: (folder == newest, folder.stat().st_mtime_ns))
-        for folder in versions[: -self._keep]:
-            shutil.rmtree(folder)
+        try:
+            folders = list(self._directory.iterdir())
+            versions = [folder for folder in folders if _VERSION_FOLDER.fullmatch(folder.name)]
+            versions.sort(key=lambda folder: (folder == newest, folder.stat().st_mtime_ns))
+            unfinished = [folder for folder in folders if _UNFINISHED_FOLDER.fullmatch(folder.name)]
+            for folder in versions[: -self._keep] + unfinished:
+                shutil.rmtree(folder)
+        except OSError as error:  # files that a server still has open on a network file system, for one
+            print(f"megacov: old weights stay in {self._directory} until the next push: {error}", flush=True)

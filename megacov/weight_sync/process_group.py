@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import socket
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed import destroy_process_group
+from torch.distributed import broadcast, destroy_process_group
 from torch.distributed.distributed_c10d import (
     Backend,
     PrefixStore,
+    _abort_process_group,
     _new_process_group_helper,
     _world,
 )
 
+from megacov.errors import WeightSyncError
+
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import ProcessGroup
+
+_POLL_S = 0.0005
 
 
 def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
@@ -29,9 +37,18 @@ def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
 
     Returns:
         The store; its `port` is to be told to the servers.
+
+    Raises:
+        WeightSyncError: this machine does not have the address.
     """
-    with socket.create_server((host, 0)) as free:
-        port: int = free.getsockname()[1]
+    try:
+        with socket.create_server((host, 0)) as free:
+            port: int = free.getsockname()[1]
+    except OSError as error:
+        raise WeightSyncError(
+            f"weight_sync.host is {host}, where this machine cannot listen ({error}): set an address of its own that "
+            "the servers reach."
+        ) from error
     timeout = timedelta(seconds=timeout_s)
     return TCPStore(host, port, world_size, is_master=True, wait_for_workers=False, timeout=timeout)
 
@@ -67,10 +84,33 @@ def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: i
     return group
 
 
-def leave(group: ProcessGroup) -> None:
-    """Close the connections of a group, which ends whatever its other ranks still wait for.
+def broadcast_as_rank_zero(data: Tensor, group: ProcessGroup) -> None:
+    """Send to all other ranks of a group, to the end: NCCL's own wait would only hold up its stream.
+
+    Args:
+        data: what is sent.
+        group: from `join_as_rank_zero`.
+
+    Raises:
+        RuntimeError: it did not reach all of them; from torch.
+    """
+    if data.is_cuda:
+        torch.cuda.set_device(data.device)  # which is this thread's own setting
+    work = broadcast(data, 0, group=group, async_op=True)
+    assert work is not None
+    while not work.is_completed():
+        time.sleep(_POLL_S)
+    work.wait()
+
+
+def leave(group: ProcessGroup, *, backend: str) -> None:
+    """Close the connections of a group, which ends whatever its ranks still wait for.
 
     Args:
         group: from `join_as_rank_zero`.
+        backend: of the group.
     """
-    destroy_process_group(group)
+    if backend == "nccl":
+        _abort_process_group(group)  # the other way waits for what is under way, and so for ranks that are gone
+    else:
+        destroy_process_group(group)

@@ -15,13 +15,14 @@ Result = TypeVar("Result")
 
 
 async def on_every_server(
-    clients: Sequence[Client], action: Callable[[Client], Awaitable[Result]]
+    clients: Sequence[Client], action: Callable[[Client], Awaitable[Result]], *, timeout_s: float | None = None
 ) -> dict[Client, Result]:
     """Act on all servers at once, to the end on each of them.
 
     Args:
         clients: one per server.
         action: what is done; whatever it raises beside RolloutError is raised here.
+        timeout_s: of the action, where those of the client itself are longer. [s]
 
     Returns:
         client -> what the action gave.
@@ -29,7 +30,15 @@ async def on_every_server(
     Raises:
         ServersFailedError: the action failed on some.
     """
-    outcomes = await asyncio.gather(*map(action, clients), return_exceptions=True)
+
+    async def act(client: Client) -> Result:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await action(client)
+        except TimeoutError as error:
+            raise RolloutError(f"{client.address} did not answer within {timeout_s:g} s.") from error
+
+    outcomes = await asyncio.gather(*map(act, clients), return_exceptions=True)
     failures: dict[WeightClient, RolloutError] = {}
     results: dict[Client, Result] = {}
     for client, outcome in zip(clients, outcomes, strict=True):
@@ -44,7 +53,9 @@ async def on_every_server(
     return results
 
 
-async def verify_servers(clients: Sequence[WeightClient], version: str, how: Verification) -> None:
+async def verify_servers(
+    clients: Sequence[WeightClient], version: str, how: Verification, *, timeout_s: float | None = None
+) -> None:
     """Check what servers hold after an update, before they go on.
 
     Args:
@@ -52,15 +63,16 @@ async def verify_servers(clients: Sequence[WeightClient], version: str, how: Ver
         version: that each must report.
         how: version asks for it; checksums compares the weights of servers with equally many ranks as well, which finds
             one that has taken a part of the update only.
+        timeout_s: of each question, where those of the client itself are longer. [s]
 
     Raises:
         ServersFailedError: a server holds something else than it should, or than most of the others do.
     """
     if how == "none":
         return
-    await on_every_server(clients, lambda client: _check_version(client, version))
+    await on_every_server(clients, lambda client: _check_version(client, version), timeout_s=timeout_s)
     if how == "checksums":
-        sums = await on_every_server(clients, lambda client: client.weight_checksums())
+        sums = await on_every_server(clients, lambda client: client.weight_checksums(), timeout_s=timeout_s)
         strangers = _unlike_the_others(sums)
         if strangers:
             raise ServersFailedError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from megacov.errors import RolloutError
 from megacov.weight_sync.base import (
@@ -23,6 +23,8 @@ from megacov.weight_sync.servers import on_every_server, verify_servers
 if TYPE_CHECKING:
     from torch import Tensor
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
@@ -30,13 +32,13 @@ class SessionSettings:
 
     bucket_bytes: of one message, unless one tensor alone is larger; either side holds one or two of them beside the
         weights. [bytes]
-    timeout_s: of one message. [s]
+    timeout_s: of one message, and of any other call to a server. [s]
     pause_mode: what becomes of requests under way.
     verify: what is checked before servers go on.
     """
 
     bucket_bytes: int = 1 << 29
-    timeout_s: float = 600.0
+    timeout_s: float = 300.0
     pause_mode: PauseMode = "retract"
     verify: Verification = "version"
 
@@ -94,22 +96,26 @@ class SessionTransport(ABC):
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         """Hand tensors over."""
 
+    async def _everywhere(self, action: Callable[[SessionClient], Awaitable[Result]]) -> dict[SessionClient, Result]:
+        """`on_every_server` within the deadline."""
+        return await on_every_server(self._clients, action, timeout_s=self._settings.timeout_s)
+
     async def _open(self, times: PushTimes) -> None:
         with times.phase("pause"):
-            await on_every_server(self._clients, lambda client: client.pause(self._settings.pause_mode))
-            await on_every_server(self._clients, lambda client: client.begin_weight_update())
+            await self._everywhere(lambda client: client.pause(self._settings.pause_mode))
+            await self._everywhere(lambda client: client.begin_weight_update())
 
     async def _close(self, version: str, times: PushTimes) -> None:
         with times.phase("load"):
-            await on_every_server(self._clients, lambda client: client.end_weight_update())
+            await self._everywhere(lambda client: client.end_weight_update())
         with times.phase("flush"):
             if self._settings.pause_mode != "in_place":  # which keeps the keys and values of requests under way
-                await on_every_server(self._clients, lambda client: client.flush_cache())
+                await self._everywhere(lambda client: client.flush_cache())
             # Last, so that no server has the name of weights that it does not hold.
-            await on_every_server(self._clients, lambda client: client.update_weight_version(version))
-            await verify_servers(self._clients, version, self._settings.verify)
+            await self._everywhere(lambda client: client.update_weight_version(version))
+            await verify_servers(self._clients, version, self._settings.verify, timeout_s=self._settings.timeout_s)
             # Only when all have them: a batch of rollouts must not come from two versions.
-            await on_every_server(self._clients, lambda client: client.resume())
+            await self._everywhere(lambda client: client.resume())
 
     async def _abandon(self) -> dict[WeightClient, RolloutError]:
         """After a failure: close the session wherever one is open, so that a later push can begin another.
@@ -118,7 +124,7 @@ class SessionTransport(ABC):
             Servers that did not answer at all, with the reason.
         """
         try:
-            await on_every_server(self._clients, lambda client: client.abandon_weight_update())
+            await self._everywhere(lambda client: client.abandon_weight_update())
         except ServersFailedError as error:
             return dict(error.failures)
         return {}

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from megacov.errors import RolloutError
-from megacov.weight_sync.servers import on_every_server
 from megacov.weight_sync.session import SessionTransport
 
 if TYPE_CHECKING:
@@ -30,14 +29,13 @@ class TensorTransport(SessionTransport):
 
     async def _prepare(self) -> None:
         """Nothing but to look at the addresses."""
-        await on_every_server(self._clients, _check_is_local)
+        await self._everywhere(_check_is_local)
 
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         payload = serialize(bucket)
         # Memory of a GPU stays as it is until every server has answered that it has read it.
-        await on_every_server(
-            self._clients,
-            lambda client: client.update_weights_from_tensor([payload] * client.num_ranks, flush_cache=False),
+        await self._everywhere(
+            lambda client: client.update_weights_from_tensor([payload] * client.num_ranks, flush_cache=False)
         )
 
 

@@ -78,6 +78,8 @@ MISTAKES = {
     "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
     "rollout.host=8.8.8.8": "rollout.host is '8.8.8.8': whoever reaches a rollout server can replace its weights, so "
     "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
+    "weight_sync.host=fd00::1": "weight_sync.host is 'fd00::1': SGLang joins a group by IPv4 only: give an IPv4 "
+    "address.",
     "rollout.host=node7": "rollout.host is 'node7': give an IP address, such as 127.0.0.1, or localhost.",
     "rollout.server_environment.X=[3]": "rollout.server_environment.X is [3]: it must be a mapping of names to single "
     "values, such as {a: b}.",

@@ -128,6 +128,14 @@ BROKEN = {
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
     ),
+    "servers_are_given_up_before_ranks": (
+        {
+            "rollout": {"engine": "sglang", "servers": 1},
+            "weight_sync": {"transport": "broadcast"},
+            "parallel": {"timeout_s": 400.0},
+        },
+        "weight_sync.timeout_s is 300 and parallel.timeout_s is 400: .* at least 120 s longer",
+    ),
     "colocated_servers_take_turns_with_the_trainer": (
         {"rollout": {"colocated": True}},
         "rollout.colocated is true and rollout.engine is embedded.*rollout.engine=sglang",

@@ -25,9 +25,10 @@ def test_servers_of_a_file_are_shown_the_keys_of_a_file(tmp_path: Path, monkeypa
             Path("servers.txt").write_text(f"{address}\n")
             files = ("rollout.addresses_file=servers.txt", "rollout.keys_file=keys.yaml")
             relative = load_config(Path(__file__).parents[3] / "yaml_configs/runs/tiny_kl_cov.yaml",
-                                   ("rollout.engine=sglang", *files))  # fmt: skip
+                                   ("rollout.engine=sglang", "weight_sync.directory=shared", *files))  # fmt: skip
             config = with_absolute_paths(relative)
             assert config.rollout.addresses_file == tmp_path / "servers.txt"
+            assert config.weight_sync.directory == tmp_path / "shared"
             keys = find_keys(config)
             assert make_servers(config, tmp_path, keys) == []
             fleet = make_fleet(config, [], keys, vocab_size=16, bring_up_to_date=nothing)

@@ -124,6 +124,7 @@ def test_only_the_last_versions_stay(source, keep):
     weights = source.parent / "weights"
     (weights / "v9").mkdir(parents=True)  # of a run that had come further before it was resumed
     (weights / "other").mkdir()
+    (weights / "tmp-v8-k1ll3d").mkdir()
     push([FakeServer()], source, versions=(1, 2, 3, 4), keep=keep)
     expected = {f"v{version}" for version in range(5 - keep, 5)}
     assert {path.name for path in weights.iterdir()} == expected | {"other"}
@@ -132,3 +133,12 @@ def test_only_the_last_versions_stay(source, keep):
 def test_a_version_can_be_pushed_again(source):
     first, second = push([FakeServer()], source, versions=(1, 1))
     assert first.num_bytes == second.num_bytes == 40
+
+
+def test_old_weights_that_cannot_be_removed_end_nothing(source, capsys):
+    weights = source.parent / "weights"
+    weights.mkdir()
+    (weights / "v0").touch()  # not a folder
+    first, second = push([FakeServer()], source, versions=(1, 2), keep=1)
+    assert not isinstance(first, WeightSyncError) and not isinstance(second, WeightSyncError)
+    assert f"old weights stay in {weights} until the next push" in capsys.readouterr().out

@@ -101,6 +101,14 @@ def test_after_a_failure_anywhere_no_server_goes_on_and_the_culprit_is_named(pat
     assert good.calls.count("/end_weight_update") >= 1 or path == "/pause_generation"
 
 
+@pytest.mark.parametrize("path", SESSION)
+def test_a_server_that_hangs_is_given_up_at_the_deadline_of_the_push(path):
+    good, bad = Receiver(), Receiver(path, hang)
+    error = push(good, bad, request_timeout_s=600.0, timeout_s=0.5)
+    assert isinstance(error, ServersFailedError)
+    assert list(error.failures) == [1] and "did not answer within 0.5 s" in str(error)
+
+
 def test_checksums_find_the_server_that_is_unlike_the_others():
     servers = [Receiver() for _ in range(3)]
     assert isinstance(push(*servers, verify="checksums"), list)
