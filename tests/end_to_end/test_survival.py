@@ -54,7 +54,8 @@ def undo() -> Iterator[ExitStack]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of the same run, left alone."""
     folder = tmp_path_factory.mktemp("reference") / "run"
-    ended = run("train", str(TINY), *SETTINGS, f"run.directory={folder}", log=folder.with_suffix(".log"))
+    log = folder.with_suffix(".log")
+    ended = run("train", str(TINY), *SETTINGS, f"run.directory={folder}", log=log, deadline_s=600)
     assert ended.code == 0, ended.output
     return final_weights(folder, STEPS)
 
