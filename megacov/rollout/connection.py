@@ -29,7 +29,11 @@ _KEEP_ALIVE_S = 2.0
 _OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
 
-class RequestRefusedError(RolloutError):
+class RefusedError(RolloutError):
+    """The server refused, and would again."""
+
+
+class RequestRefusedError(RefusedError):
     """The server refused a request, as another one would."""
 
 
@@ -142,7 +146,7 @@ class Connection:
                 return response
             said, failure = f"status {response.status_code}: {error_sentence(response.content)}", RolloutError
             if response.status_code not in _RETRIED_STATUSES:
-                kind = RequestRefusedError if response.status_code in _REFUSALS else RolloutError
+                kind = RequestRefusedError if response.status_code in _REFUSALS else RefusedError
                 raise kind(f"{self.address} refused {path} with {said}")
         raise failure(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "

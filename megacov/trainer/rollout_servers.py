@@ -64,8 +64,9 @@ def make_fleet(
     *,
     vocab_size: int,
     bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None,
+    check: Callable[[RolloutClient], None] | None = None,
 ) -> Fleet:
-    """All servers, which must be running.
+    """All servers.
 
     Args:
         config: of the run.
@@ -73,6 +74,7 @@ def make_fleet(
         keys: of the run.
         vocab_size: rows of the model's embedding.
         bring_up_to_date: gives a server that was lost the current weights; None leaves that to the next push.
+        check: refuses a server that cannot be used.
 
     Returns:
         The fleet.
@@ -103,6 +105,7 @@ def make_fleet(
         address_file=file,
         make_client=make_client,
         bring_up_to_date=bring_up_to_date,
+        check=check,
         max_restarts=rollout.max_restarts,
         start_timeout_s=rollout.start_timeout_s,
     )

@@ -104,10 +104,10 @@ class RolloutWorker:
             server.start()
 
     def wait_ready(self) -> None:
-        """Wait until every server generates, and connect to it.
+        """Wait until the servers generate, and connect to them; of servers that already ran, one will do.
 
         Raises:
-            RolloutError: one did not within its deadline, or ended, or is of a version that must not be used.
+            RolloutError: one that was started did not generate in time, none did, or one cannot be used.
         """
         rollout = self._config.rollout
         deadline = time.monotonic() + rollout.start_timeout_s
@@ -119,16 +119,14 @@ class RolloutWorker:
             self._keys,
             vocab_size=self._vocab_size,
             bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
+            check=self._check,
         )
         self._stack.callback(self._disconnect)
-        for client in self._fleet.receiving:
-            self._loop.run(client.wait_healthy(rollout.start_timeout_s))
-            self._loop.run(client.learn_capabilities())
-            self._check(client)
+        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
+        self._loop.run(self._fleet.wait_ready())
         self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
         self._give_memory()
         self._sampler = self._make_sampler()
-        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
@@ -162,7 +160,6 @@ class RolloutWorker:
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         assert isinstance(self._transport, DiskTransport)
-        self._check(client)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
