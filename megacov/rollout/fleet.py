@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from dataclasses import dataclass
 
 from megacov.errors import RolloutError
-from megacov.rollout.connection import RequestRefusedError, UnreachableError
+from megacov.rollout.connection import BusyError, RequestRefusedError, UnreachableError
 from megacov.rollout.member import LostWeightsError, Member, pick
 from megacov.rollout.membership import Membership
 from megacov.rollout.wire import GenerateRequest, Prefix
 from megacov.types import Completion
 
 _MAX_ATTEMPTS = 8  # of one request, on whatever servers: it may be what ends them
+_BUSY_PAUSE_S = 1.0
 _MAX_FAILURES = 3  # in a row, of a server that still answers
 
 
@@ -40,9 +42,11 @@ class Fleet(Membership):
             RolloutError: if a server refused the request, or no server answered it.
         """
         tried: set[Member] = set()
-        for attempt in range(_MAX_ATTEMPTS):
-            self.num_failovers += attempt > 0
+        failures, asked_since = 0, time.monotonic()
+        while failures < _MAX_ATTEMPTS:
             member = await self._choose(tried, request.prefix)
+            # A busy server that is asked again is no other one.
+            self.num_failovers += failures > 0 or bool(tried - {member})
             lost = member.lost
             member.under_way += 1
             try:
@@ -50,8 +54,16 @@ class Fleet(Membership):
                 member.check_weights((span.version for one in completions for span in one.version_spans), self.versions)
             except RequestRefusedError:
                 raise
+            except BusyError:
+                # Whether it lives is for the watch to say.
+                if time.monotonic() - asked_since > member.client.request_timeout_s:
+                    raise
+                if member in tried:
+                    await asyncio.sleep(_BUSY_PAUSE_S * random.uniform(0.5, 1.0))
+                tried.add(member)
             except RolloutError as error:
                 tried.add(member)
+                failures += 1
                 last = error
                 # A server that was lost meanwhile may be back already: this is no failure of the new one.
                 if not lost.is_set():

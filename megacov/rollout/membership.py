@@ -29,7 +29,7 @@ class Membership:
         cannot be done between two pushes.
     check: refuses a server that cannot be used.
     address_file: names the servers there should be, where that changes.
-    max_restarts: of one server that this process has started. [restarts]
+    max_restarts: in a row, of one server that this process has started. [restarts]
     start_timeout_s: until a restarted server must generate, and for which a request waits for any server. [s]
     watch_s: between two looks at all servers. [s]
     health_timeout_s: for one sign of health; two missing in a row are too many. [s]
@@ -145,6 +145,16 @@ class Membership:
             if member.state == "waiting":
                 self._put_to_service(member)
 
+    async def release_lost(self) -> None:
+        """See that no memory is held by servers that this process has started and that receive nothing."""
+        for member in self.members:
+            await member.release_everything()
+
+    @property
+    def busy(self) -> list[RolloutClient]:
+        """Clients of the servers that have requests under way, those among them that get no more."""
+        return [member.client for member in self.members if member.under_way and member.state == "serving"]
+
     async def aclose(self) -> None:
         """Close the connections."""
         for member in self.members:
@@ -168,7 +178,7 @@ class Membership:
         member.lose(why, max_restarts=self.max_restarts)
         self._note_change()
         if self.receiving or self.may_recover:  # otherwise the error that ends the run says it
-            print(f"megacov: a rollout server is lost: {why}", flush=True)
+            print(f"megacov: a rollout server is lost: {member.why}", flush=True)
 
     def _note_change(self) -> None:
         self.receiving[:] = [member.client for member in self.members if member.receives]

@@ -20,11 +20,11 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups
+from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups, UnreachableError
 from megacov.trainer.colocation import LentMemory
 from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_metrics import metrics_of
-from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
+from megacov.trainer.rollout_servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.server_checks import check_server
 from megacov.trainer.state import TrainState
@@ -95,6 +95,7 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
+        allow_open_files(config)
         self._keys = find_keys(config)
         # Before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
@@ -152,6 +153,8 @@ class RolloutWorker:
             if self._memory is not None:
                 self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
+            if self._memory is not None:
+                self._memory.forget(error.failures)
             if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
             return str(error)
@@ -260,8 +263,13 @@ class RolloutWorker:
         try:
             self._loop.run(self._memory.give())
         except ServersFailedError as error:
-            why = next(iter(error.failures.values()))
-            raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
+            self._memory.forget(error.failures)
+            # What this process has started it can end; another one that lives keeps what the trainer needs.
+            is_freed = self._servers or all(isinstance(why, UnreachableError) for why in error.failures.values())
+            if not is_freed or not self._loop.run(self._fleet.drop_failed(error.failures)):
+                why = next(iter(error.failures.values()))
+                raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
+        self._loop.run(self._fleet.release_lost())
 
     def _make_sampler(self) -> PartialSampler:
         rollout = self._config.rollout

@@ -268,3 +268,20 @@ def test_every_prompt_is_trained_on_once_also_across_a_resumption():
     left = [group.prompt.index for group in load_carried(text)]
     assert len(answered) == len(states) * 3
     assert Counter(answered + left) == Counter(range(position))
+
+
+def test_servers_that_get_no_more_requests_end_what_they_have_as_well():
+    async def run():
+        servers = Server(is_slow=lambda index, copy: index == 0), Server(is_slow=lambda index, copy: index == 1)
+        async with sampler_of(*servers, extra_prompts=2) as sampler:
+            (fleet,) = sampler.clients
+            source = map(prompt, range(4))
+            waiting = asyncio.create_task(phase(sampler, servers[0], source, num_groups=2))
+            while not all(server.waiting for server in servers):
+                await asyncio.sleep(0.01)
+            for member in fleet.members:
+                member.is_leaving = True
+            return await asyncio.wait_for(waiting, 20.0)
+
+    carried = asyncio.run(run()).carried
+    assert [len(each.token_ids) for group in carried for each in group.completions] == [MADE] * 2 * N

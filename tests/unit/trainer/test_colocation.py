@@ -20,11 +20,21 @@ class Lender:
     def __init__(self) -> None:
         self.held = {"weights", "kv_cache", "cuda_graph"}
         self.calls: list[tuple[str, list[str]]] = []
+        self.is_paused = False
+        self.under_way = 0
 
     async def __call__(self, call: Call) -> Reply:
+        if call.path == "/pause_generation":
+            self.is_paused = True
+            return Reply({})
+        if call.path == "/flush_cache":
+            assert self.is_paused
+            self.under_way -= self.under_way > 0
+            return Reply(b"Flush cache failed.", status=400) if self.under_way else Reply({})
         tags = call.body.get("tags", ["weights", "kv_cache", "cuda_graph"])
         self.calls.append((call.path, tags))
         is_release = call.path == "/release_memory_occupation"
+        assert not (is_release and self.under_way)
         if set(tags).isdisjoint(self.held) == is_release:
             return Reply({"error": {"message": f"cannot: {tags} of {self.held}"}}, status=400)
         self.held = self.held - set(tags) if is_release else self.held | set(tags)
@@ -58,6 +68,28 @@ def test_a_server_that_was_started_anew_has_given_nothing():
         assert servers[1].calls == []
         run(memory.give())
         assert servers[1].held == set()
+
+
+def test_a_server_gives_nothing_before_it_is_idle():
+    server = Lender()
+    server.under_way = 3
+    with scripted_clients(server) as (clients, run):
+        run(LentMemory(clients).give())
+    assert server.is_paused and server.held == set() and len(server.calls) == 1
+
+
+def test_a_server_that_was_lost_is_asked_for_nothing_it_gave_before():
+    server = Lender()
+    with scripted_clients(server) as (clients, run):
+        memory = LentMemory(clients)
+        run(memory.give())
+        server.held = {"weights", "kv_cache", "cuda_graph"}  # started anew
+        memory.forget(clients)
+        run(memory.take_weights())
+        run(memory.take_everything_else())
+        assert len(server.calls) == 1
+        run(memory.give())
+        assert server.held == set()
 
 
 def test_a_refusal_names_the_server():
