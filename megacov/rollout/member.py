@@ -46,7 +46,6 @@ class Member:
     retry_at: float = 0.0
     why: str = ""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
-    _former_retries: int = 0
     _stopping: asyncio.Task[None] | None = None
 
     @property
@@ -63,11 +62,6 @@ class Member:
     def may_come_back(self) -> bool:
         """Whether it may serve later, if not now."""
         return self.state in ("out", "starting", "started") and not self.is_leaving
-
-    @property
-    def num_retries(self) -> int:
-        """HTTP calls that were sent to it again, so far."""
-        return self._former_retries + self.client.num_retries
 
     def lose(self, why: str, *, max_restarts: int) -> None:
         """Ask nothing of it for a while, the longer the more often this happens in a row.
@@ -209,8 +203,8 @@ class Member:
 
     def _talk_to(self, address: str, make_client: Callable[[str], RolloutClient]) -> None:
         if address != self.client.address:
-            self._former_retries += self.client.num_retries
-            self.client = make_client(address)
+            former, self.client = self.client, make_client(address)
+            self.client.num_retries = former.num_retries  # counted for the server, wherever it listens
 
 
 def pick(members: Collection[Member], tried: Set[Member], home: str) -> Member:

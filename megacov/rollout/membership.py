@@ -61,7 +61,7 @@ class Membership:
     @property
     def num_retries(self) -> int:
         """HTTP calls that were sent again, so far."""
-        return self._retries_of_former + sum(member.num_retries for member in self.members)
+        return self._retries_of_former + sum(member.client.num_retries for member in self.members)
 
     @property
     def num_restarts(self) -> int:
@@ -210,7 +210,7 @@ class Membership:
             await asyncio.sleep(self.watch_s)
         if member.is_leaving:
             self.members.remove(member)
-            self._retries_of_former += member.num_retries
+            self._retries_of_former += member.client.num_retries
             await member.client.aclose()
 
     def _follow(self, addresses: Sequence[str] | None) -> None:
