@@ -272,15 +272,22 @@ def test_every_prompt_is_trained_on_once_also_across_a_resumption():
 
 def test_servers_that_get_no_more_requests_end_what_they_have_as_well():
     async def run():
-        servers = Server(is_slow=lambda index, copy: index == 0), Server(is_slow=lambda index, copy: index == 1)
-        async with sampler_of(*servers, extra_prompts=2) as sampler:
+        are_leaving = asyncio.Event()
+
+        async def script(call: Call) -> Reply:
+            if call.path == "/generate" and call.body["input_ids"][0] > 1:
+                await are_leaving.wait()
+            return await server(call)
+
+        server = Server(is_slow=lambda index, copy: index < 2)
+        async with sampler_of(script, script, extra_prompts=2) as sampler:
             (fleet,) = sampler.clients
-            source = map(prompt, range(4))
-            waiting = asyncio.create_task(phase(sampler, servers[0], source, num_groups=2))
-            while not all(server.waiting for server in servers):
+            waiting = asyncio.create_task(phase(sampler, server, map(prompt, range(4)), num_groups=2))
+            while server.waiting < 2:
                 await asyncio.sleep(0.01)
             for member in fleet.members:
                 member.is_leaving = True
+            are_leaving.set()
             return await asyncio.wait_for(waiting, 20.0)
 
     carried = asyncio.run(run()).carried
