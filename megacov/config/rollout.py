@@ -88,7 +88,7 @@ class RolloutSection(Section):
     request_timeout_s: StrictFloat = Field(600.0, gt=0)
     """Deadline of one request. [s]"""
     max_restarts: StrictInt = Field(5, ge=0)
-    """Times that a server which the trainer has started is started again after it was lost. [restarts]"""
+    """Times in a row that a server which the trainer has started is started again after it was lost. [restarts]"""
     start_timeout_s: StrictFloat = Field(300.0, gt=0)
     """Deadline for a server to answer after its start, and for any to come back when all are lost. [s]"""
 

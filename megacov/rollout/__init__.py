@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from megacov.rollout.address_file import AddressFile
-from megacov.rollout.capabilities import Capabilities, refuse_unsafe, version_warning
+from megacov.rollout.capabilities import Capabilities, UnusableServerError, refuse_unsafe, version_warning
 from megacov.rollout.carried import CarriedGroup, dump_carried, load_carried
 from megacov.rollout.client import RolloutClient
+from megacov.rollout.connection import RequestRefusedError, UnreachableError
 from megacov.rollout.fleet import Fleet, ServersWaitError
 from megacov.rollout.groups import SampledGroups, SamplingReport
 from megacov.rollout.keys import ServerKeys, make_keys, read_keys
@@ -26,6 +27,7 @@ __all__ = [
     "Member",
     "PartialSampler",
     "Prefix",
+    "RequestRefusedError",
     "RolloutClient",
     "SampledGroups",
     "Sampler",
@@ -34,6 +36,8 @@ __all__ = [
     "ServerProcess",
     "ServersWaitError",
     "SglangServer",
+    "UnreachableError",
+    "UnusableServerError",
     "dump_carried",
     "load_carried",
     "make_keys",

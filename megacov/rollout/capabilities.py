@@ -20,6 +20,10 @@ _UNSAFE = (
 )
 
 
+class UnusableServerError(RolloutError):
+    """The server cannot do what the run asks of it, however often it is tried."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """How to talk to one server. The defaults are those of the newest contract.
@@ -57,15 +61,15 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         What it can do.
 
     Raises:
-        RolloutError: a version that cannot be read, or that is too old to talk to.
+        UnusableServerError: a version that cannot be read, or that is too old to talk to.
     """
     version = server_info.get("version")
     try:
         number = Version(str(version))
     except InvalidVersion as error:
-        raise RolloutError(f"{server} reports the version {version!r}, which is none of SGLang's.") from error
+        raise UnusableServerError(f"{server} reports the version {version!r}, which is none of SGLang's.") from error
     if number < Version(OLDEST_VERSION):
-        raise RolloutError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
+        raise UnusableServerError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
     return Capabilities(
         version=str(version),
         pause_takes_body=number >= Version("0.5.6"),
@@ -92,10 +96,10 @@ def refuse_unsafe(version: str, *, server: str) -> None:
         server: its address.
 
     Raises:
-        RolloutError: if it is unsafe.
+        UnusableServerError: if it is unsafe.
     """
     if Version(version) < Version(SAFE_VERSION):
-        raise RolloutError(f"{server} runs SGLang {version}, {_UNSAFE}.")
+        raise UnusableServerError(f"{server} runs SGLang {version}, {_UNSAFE}.")
 
 
 def version_warning(version: str, *, server: str) -> str | None:

@@ -20,6 +20,7 @@ from megacov.errors import RolloutError
 from megacov.rollout.wire import error_sentence
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_BUSY = frozenset({429, 503})
 _REFUSALS = frozenset({400, 413, 422})  # of what was sent; another server would say the same
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
@@ -29,8 +30,16 @@ _KEEP_ALIVE_S = 2.0
 _OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
 
-class RequestRefusedError(RolloutError):
+class RefusedError(RolloutError):
+    """The server refused, and would again."""
+
+
+class RequestRefusedError(RefusedError):
     """The server refused a request, as another one would."""
+
+
+class BusyError(RolloutError):
+    """The server has too much to do, however often it was asked."""
 
 
 class UnreachableError(RolloutError):
@@ -122,7 +131,8 @@ class Connection:
         """
         max_retries = self._max_retries if is_repeatable else 0
         deadline = time.monotonic() + timeout_s
-        said, failure = "no time was left", RolloutError
+        said = "no time was left"
+        failure: type[RolloutError] = RolloutError
         for attempt in range(max_retries + 1):
             if attempt:
                 backoff_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
@@ -140,9 +150,10 @@ class Connection:
                 continue
             if response.is_success or (accepts_404 and response.status_code == httpx.codes.NOT_FOUND):
                 return response
-            said, failure = f"status {response.status_code}: {error_sentence(response.content)}", RolloutError
+            said = f"status {response.status_code}: {error_sentence(response.content)}"
+            failure = BusyError if response.status_code in _BUSY else RolloutError
             if response.status_code not in _RETRIED_STATUSES:
-                kind = RequestRefusedError if response.status_code in _REFUSALS else RolloutError
+                kind = RequestRefusedError if response.status_code in _REFUSALS else RefusedError
                 raise kind(f"{self.address} refused {path} with {said}")
         raise failure(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "

@@ -14,6 +14,8 @@ from megacov.rollout.server_process import ServerProcess
 
 _FIRST_BACKOFF_S = 1.0
 _LAST_BACKOFF_S = 60.0
+# A server that serves so long between two losses costs little: a start takes minutes.
+_STEADY_S = 3600.0
 # Requests under way at a server that has a prefix cached, up to which it is no use to read the prefix elsewhere.
 _MUCH_LOAD = 8
 
@@ -39,10 +41,11 @@ class Member:
     failures: int = 0
     setbacks: int = 0  # times lost since it last answered
     restarts: int = 0
+    restarts_in_a_row: int = 0  # without a steady time of service between them
+    serves_since: float = field(default_factory=time.monotonic)
     retry_at: float = 0.0
     why: str = ""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
-    _former_retries: int = 0
     _stopping: asyncio.Task[None] | None = None
 
     @property
@@ -60,11 +63,6 @@ class Member:
         """Whether it may serve later, if not now."""
         return self.state in ("out", "starting", "started") and not self.is_leaving
 
-    @property
-    def num_retries(self) -> int:
-        """HTTP calls that were sent to it again, so far."""
-        return self._former_retries + self.client.num_retries
-
     def lose(self, why: str, *, max_restarts: int) -> None:
         """Ask nothing of it for a while, the longer the more often this happens in a row.
 
@@ -73,12 +71,20 @@ class Member:
             max_restarts: of the server, if this process has started it.
         """
         backoff_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**self.setbacks)
+        was_in_service = self.state in ("serving", "waiting")
         self.state, self.why, self.retry_at = "out", why, time.monotonic() + backoff_s
         self.setbacks += 1
+        if was_in_service and time.monotonic() - self.serves_since >= _STEADY_S:
+            self.restarts_in_a_row = 0
         self.failures = 0
         self.lost.set()
-        if self.server is not None and self.restarts >= max_restarts:
+        if self.server is None:
+            return
+        # Now: one that hangs keeps its GPU memory, which the trainer may need before the restart.
+        self._begin_to_stop(self.server)
+        if self.restarts_in_a_row >= max_restarts:
             self.state = "gone"
+            self.why = f"{why} (given up after {max_restarts} restarts in a row: rollout.max_restarts)"
 
     def enter(self, state: Literal["serving", "waiting"]) -> None:
         """Have it back.
@@ -86,6 +92,8 @@ class Member:
         Args:
             state: whether it has the current weights.
         """
+        if self.state not in ("serving", "waiting"):
+            self.serves_since = time.monotonic()
         self.state, self.lost, self.failures = state, asyncio.Event(), 0
 
     async def check_health(self, timeout_s: float, versions: Set[str]) -> None:
@@ -147,7 +155,7 @@ class Member:
             RolloutError: it cannot be started, has ended, or did not generate in time.
         """
         if self.state == "out":
-            await self._stop_what_is_left(server)
+            await self._stopped(server)
             self._start(server, start_timeout_s)
         server.check_alive()
         if self.state == "starting" and server.look_for_address():
@@ -163,16 +171,30 @@ class Member:
         if self.server is not None:
             self.server.check_alive()
 
-    async def _stop_what_is_left(self, server: ServerProcess) -> None:
-        # The thread goes on when this is cancelled; a second one beside it could stop the server that comes after.
+    async def release_everything(self) -> None:
+        """See that no process is left of a server that was lost. One that is just starting begins anew later."""
+        if self.server is None or self.state in ("serving", "waiting"):
+            return
+        if self.state in ("starting", "started"):
+            self.state, self.retry_at = "out", time.monotonic()
+            self.restarts_in_a_row -= 1  # it was not its fault
+        await self._stopped(self.server)
+
+    def _begin_to_stop(self, server: ServerProcess) -> None:
+        # The thread goes on when its waiter is cancelled; a second one could stop the server that comes after.
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(asyncio.to_thread(server.stop))
+
+    async def _stopped(self, server: ServerProcess) -> None:
+        self._begin_to_stop(server)
+        assert self._stopping is not None
         await asyncio.shield(self._stopping)
         self._stopping = None
         await self.client.aclose()
 
     def _start(self, server: ServerProcess, start_timeout_s: float) -> None:
         self.restarts += 1
+        self.restarts_in_a_row += 1
         try:
             server.start()
         except OSError as error:
@@ -181,8 +203,8 @@ class Member:
 
     def _talk_to(self, address: str, make_client: Callable[[str], RolloutClient]) -> None:
         if address != self.client.address:
-            self._former_retries += self.client.num_retries
-            self.client = make_client(address)
+            former, self.client = self.client, make_client(address)
+            self.client.num_retries = former.num_retries  # counted for the server, wherever it listens
 
 
 def pick(members: Collection[Member], tried: Set[Member], home: str) -> Member:

@@ -227,7 +227,7 @@ class PartialSampler(Sampler):
 
     def _servers(self) -> list[RolloutClient]:
         return [
-            server for client in self.clients for server in (client.serving if isinstance(client, Fleet) else [client])
+            server for client in self.clients for server in (client.busy if isinstance(client, Fleet) else [client])
         ]
 
     def _sorted_out(self, phase: _Phase, num_groups: int) -> SampledGroups:

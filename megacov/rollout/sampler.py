@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
 
 from megacov.errors import RewardError, RolloutError
 from megacov.rollout.carried import CarriedGroup
@@ -34,12 +33,9 @@ class Sampler:
     max_response_length: tokens of a completion at most.
     temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
     max_concurrency: prompts under way at a time.
-    wrong_version: what becomes of a completion with a token from other weights than expected: another one is sampled,
-        or its group goes without it.
-    max_resamples: further requests for a prompt whose completions were aborted or came from a wrong version.
+    max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: drop groups whose rewards are all equal, and refill from further prompts.
     max_filter_rounds: refills at most.
-    allow_short: be content with fewer groups, if at least one is left.
     """
 
     clients: Sequence[RolloutClient | Fleet]
@@ -51,11 +47,9 @@ class Sampler:
     top_k: int = -1
     stop: tuple[str, ...] = ()
     max_concurrency: int = 256
-    wrong_version: Literal["resample", "drop"] = "resample"
     max_resamples: int = 3
     filter_groups: bool = False
     max_filter_rounds: int = 8
-    allow_short: bool = False
     _under_way: Counter[RolloutClient | Fleet] = field(default_factory=Counter, init=False, repr=False)
 
     async def sample_groups(
@@ -78,7 +72,7 @@ class Sampler:
             on_group: called after each group, for a progress bar.
 
         Returns:
-            num_groups groups, or fewer if `allow_short`.
+            num_groups groups.
 
         Raises:
             RolloutError: if a server fails, or too few groups are left.
@@ -100,11 +94,11 @@ class Sampler:
             for group in await gather_all(
                 self._sample(call, first + index, prompt) for index, prompt in enumerate(batch)
             ):
-                is_kept = group.rewards_differ if self.filter_groups else bool(group.completions)
+                is_kept = group.rewards_differ or not self.filter_groups
                 (kept if is_kept else dropped).append(group)
         report.retries = self._num_retries() - retries_before
         report.dropped_groups = len(dropped)
-        if len(kept) < num_groups and not (self.allow_short and kept):
+        if len(kept) < num_groups:
             raise RolloutError(self._too_few(len(kept), num_groups, report))
         return self._sampled(kept, dropped, report)
 
@@ -151,7 +145,6 @@ class Sampler:
                     call.report.aborted += 1
                 elif any(span.version != call.expected_version for span in completion.version_spans):
                     call.report.wrong_version += 1
-                    num_missing -= self.wrong_version == "drop"
                 else:
                     completions.append(completion)
                     num_missing -= 1

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +17,7 @@ from megacov.errors import RolloutError
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 _POLL_S = 0.05
+_TAIL_BYTES = 16 * 1024  # of a log, which may be gigabytes
 _STOP_GRACE_S = 5.0  # a supervisor needs more than a second of it
 # What makes a process a rank; the server is none.
 _RANK_VARIABLES = frozenset(
@@ -45,7 +45,6 @@ class ServerProcess(ABC):
         self._log_path = log_path
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._num_starts = 0
 
     @property
     def pid(self) -> int | None:
@@ -55,11 +54,13 @@ class ServerProcess(ABC):
     def start(self) -> None:
         """Start the process and come back at once; whoever calls this must enter the context or call `stop`.
 
-        After `stop` it may be started again, perhaps under another address. Its log goes on then.
+        After `stop` it may be started again, perhaps under another address. A log that is there goes on.
+
+        Raises:
+            RolloutError: it could not even be tried.
         """
         if self.pid is None:
             self._process = self._launch()
-            self._num_starts += 1
 
     def __enter__(self) -> Self:
         """Start the server if that has not been done, and wait until it generates.
@@ -212,7 +213,7 @@ class EmbeddedServer(ServerProcess):
             command += [f"--{name}", str(value)]
         command += self._switches
         environment = environment_without_rank() | {"OMP_NUM_THREADS": str(self._num_threads)}
-        with self._log_path.open("ab" if self._num_starts else "wb") as log:
+        with self._log_path.open("ab") as log:
             # A session of its own, so that Ctrl-C in the terminal does not end it before the trainer is done with it.
             return subprocess.Popen(
                 command,
@@ -247,6 +248,7 @@ def environment_without_rank() -> dict[str, str]:
 
 
 def _last_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as log:
-        lines = deque((line.strip() for line in log if line.strip()), maxlen=1)
-    return lines[0] if lines else "(nothing)"
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "(nothing)")

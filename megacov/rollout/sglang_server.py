@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from megacov.errors import RolloutError
 from megacov.launch.supervise import COMMAND_FILE
 from megacov.rollout.keys import ServerKeys
 from megacov.rollout.server_process import ServerProcess, environment_without_rank
@@ -95,7 +96,7 @@ class SglangServer(ServerProcess):
             self._folder / COMMAND_FILE, json.dumps({"command": command, "environment": environment}, indent=2)
         )
         supervisor = [sys.executable, "-m", "megacov.launch.supervise", str(os.getpid()), str(self._folder)]
-        with os.fdopen(_open_privately(self._log_path, is_new=self._num_starts == 0), "ab") as log:
+        with os.fdopen(_open_privately(self._log_path, os.O_APPEND), "ab") as log:
             return subprocess.Popen(
                 supervisor,
                 env=environment_without_rank(),
@@ -125,7 +126,14 @@ def _reserve_port(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     reserved = socket.socket(family, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind((host, 0))
+    try:
+        reserved.bind((host, 0))
+    except OSError as error:
+        reserved.close()
+        raise RolloutError(
+            f"rollout.host is {host}, where no server can listen on this machine ({error.strerror}): set 127.0.0.1, or "
+            "the machine's address in its private network."
+        ) from error
     return reserved
 
 
@@ -142,12 +150,12 @@ def _as_arguments(options: Mapping[str, Option]) -> list[str]:
     return arguments
 
 
-def _open_privately(path: Path, *, is_new: bool = True) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if is_new else os.O_APPEND), 0o600)
+def _open_privately(path: Path, flag: int) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600)
     os.fchmod(descriptor, 0o600)  # of a file that was there before
     return descriptor
 
 
 def _write_privately(path: Path, text: str) -> None:
-    with os.fdopen(_open_privately(path), "w", encoding="utf-8") as file:
+    with os.fdopen(_open_privately(path, os.O_TRUNC), "w", encoding="utf-8") as file:
         file.write(text)

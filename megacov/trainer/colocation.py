@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
 
-from megacov.rollout import RolloutClient
+from megacov.rollout import RequestRefusedError, RolloutClient
 from megacov.weight_sync import on_every_server
 
 WEIGHTS = "weights"
 _EVERYTHING_ELSE = ("kv_cache", "cuda_graph")
+
+_IDLE_TIMEOUT_S = 30.0
+_POLL_S = 0.1
 
 
 class LentMemory:
@@ -28,7 +33,7 @@ class LentMemory:
         self._given: dict[RolloutClient, set[str]] = {}
 
     async def give(self) -> None:
-        """Have all servers, which must be idle, give back everything.
+        """Have all servers give back everything. They are paused from then on, until a push has them go on.
 
         Raises:
             ServersFailedError: one did not.
@@ -51,8 +56,22 @@ class LentMemory:
         """
         await on_every_server(self._clients, lambda client: self._take(client, _EVERYTHING_ELSE))
 
+    def forget(self, clients: Iterable[object]) -> None:
+        """Expect nothing of servers that are lost: one that is started anew has given nothing.
+
+        Args:
+            clients: of the servers.
+        """
+        for client in clients:
+            if isinstance(client, RolloutClient):
+                self._given.pop(client, None)
+
     async def _give(self, client: RolloutClient) -> None:
         if client not in self._given:
+            # SGLang's scheduler ends itself where it is asked for memory with anything under way: a batch ahead, or the
+            # token by which it shows its health. Requests that come now wait for the end of the pause.
+            await client.pause("abort")
+            await _wait_until_idle(client)
             await client.release_memory()
             self._given[client] = {WEIGHTS, *_EVERYTHING_ELSE}
 
@@ -65,3 +84,15 @@ class LentMemory:
             given.difference_update(wanted)
         if not given:
             self._given.pop(client, None)
+
+
+async def _wait_until_idle(client: RolloutClient) -> None:
+    """A server that is not idle refuses to drop its cache."""
+    deadline = time.monotonic() + _IDLE_TIMEOUT_S
+    while True:
+        try:
+            return await client.flush_cache()
+        except RequestRefusedError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,28 @@ from megacov.rollout import (
 _SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
 
 _CONTROL_CONNECTIONS = 8
+_OPEN_FILES = 65_536  # as many as SGLang allows itself
+_OTHER_FILES = 256
+
+
+def allow_open_files(config: RunConfig) -> None:
+    """Let this process have a connection for each request under way: what it lacks would look like lost servers.
+
+    Args:
+        config: of the run.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _OPEN_FILES:
+        soft = min(hard, _OPEN_FILES) if hard != resource.RLIM_INFINITY else _OPEN_FILES
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    needed = _most_requests(config) + _OTHER_FILES
+    if soft < needed:
+        print(
+            f"megacov: up to {_most_requests(config)} requests may be under way, and this process may open {soft} "
+            f"files only, so that some of them will fail: raise its hard limit (ulimit -Hn) to {needed}, or lower "
+            "rollout.max_concurrency.",
+            flush=True,
+        )
 
 
 def find_keys(config: RunConfig) -> ServerKeys:
@@ -64,8 +87,9 @@ def make_fleet(
     *,
     vocab_size: int,
     bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None,
+    check: Callable[[RolloutClient], None] | None = None,
 ) -> Fleet:
-    """All servers, which must be running.
+    """All servers.
 
     Args:
         config: of the run.
@@ -73,6 +97,7 @@ def make_fleet(
         keys: of the run.
         vocab_size: rows of the model's embedding.
         bring_up_to_date: gives a server that was lost the current weights; None leaves that to the next push.
+        check: refuses a server that cannot be used.
 
     Returns:
         The fleet.
@@ -81,8 +106,6 @@ def make_fleet(
         RolloutError: the file of addresses cannot be used.
     """
     rollout = config.rollout
-    # What partial rollouts go on with is one request a response. Control and signs of health find a place as well.
-    most_requests = rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
     def make_client(address: str) -> RolloutClient:
         return RolloutClient(
@@ -90,7 +113,8 @@ def make_fleet(
             vocab_size=vocab_size,
             request_timeout_s=rollout.request_timeout_s,
             max_retries=rollout.max_retries,
-            max_connections=most_requests + _CONTROL_CONNECTIONS,
+            # Control and signs of health find a place as well.
+            max_connections=_most_requests(config) + _CONTROL_CONNECTIONS,
             api_key=keys.api,
             admin_key=keys.admin,
         )
@@ -103,9 +127,16 @@ def make_fleet(
         address_file=file,
         make_client=make_client,
         bring_up_to_date=bring_up_to_date,
+        check=check,
         max_restarts=rollout.max_restarts,
         start_timeout_s=rollout.start_timeout_s,
     )
+
+
+def _most_requests(config: RunConfig) -> int:
+    rollout = config.rollout
+    # What partial rollouts go on with is one request a response.
+    return rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
 
 def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:

@@ -20,11 +20,11 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups
+from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups, UnreachableError
 from megacov.trainer.colocation import LentMemory
 from megacov.trainer.loop_thread import LoopThread
 from megacov.trainer.rollout_metrics import metrics_of
-from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
+from megacov.trainer.rollout_servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.server_checks import check_server
 from megacov.trainer.state import TrainState
@@ -95,6 +95,7 @@ class RolloutWorker:
             chat_template=config.data.chat_template,
             max_prompt_length=config.data.max_prompt_length,
         )
+        allow_open_files(config)
         self._keys = find_keys(config)
         # Before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
@@ -104,10 +105,10 @@ class RolloutWorker:
             server.start()
 
     def wait_ready(self) -> None:
-        """Wait until every server generates, and connect to it.
+        """Wait until the servers generate, and connect to them; of servers that already ran, one will do.
 
         Raises:
-            RolloutError: one did not within its deadline, or ended, or is of a version that must not be used.
+            RolloutError: one that was started did not generate in time, none did, or one cannot be used.
         """
         rollout = self._config.rollout
         deadline = time.monotonic() + rollout.start_timeout_s
@@ -119,16 +120,14 @@ class RolloutWorker:
             self._keys,
             vocab_size=self._vocab_size,
             bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
+            check=self._check,
         )
         self._stack.callback(self._disconnect)
-        for client in self._fleet.receiving:
-            self._loop.run(client.wait_healthy(rollout.start_timeout_s))
-            self._loop.run(client.learn_capabilities())
-            self._check(client)
+        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
+        self._loop.run(self._fleet.wait_ready())
         self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
         self._give_memory()
         self._sampler = self._make_sampler()
-        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
@@ -154,6 +153,8 @@ class RolloutWorker:
             if self._memory is not None:
                 self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
+            if self._memory is not None:
+                self._memory.forget(error.failures)
             if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
             return str(error)
@@ -162,7 +163,6 @@ class RolloutWorker:
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         assert isinstance(self._transport, DiskTransport)
-        self._check(client)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
@@ -263,8 +263,13 @@ class RolloutWorker:
         try:
             self._loop.run(self._memory.give())
         except ServersFailedError as error:
-            why = next(iter(error.failures.values()))
-            raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
+            self._memory.forget(error.failures)
+            # What this process has started it can end; another one that lives keeps what the trainer needs.
+            is_freed = self._servers or all(isinstance(why, UnreachableError) for why in error.failures.values())
+            if not is_freed or not self._loop.run(self._fleet.drop_failed(error.failures)):
+                why = next(iter(error.failures.values()))
+                raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
+        self._loop.run(self._fleet.release_lost())
 
     def _make_sampler(self) -> PartialSampler:
         rollout = self._config.rollout

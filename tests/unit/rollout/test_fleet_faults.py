@@ -138,8 +138,8 @@ def make_impatient_client(address: str) -> RolloutClient:
 
 
 def patience(name: str) -> dict[str, Any]:
-    """Of a fleet: only what never answers is worth a short deadline, since these cores may be busy."""
-    if name in ("hangs", "hangs in requests alone", "trickles"):
+    """Of a fleet: only what never answers, or is always busy, is worth a short deadline: these cores are slow."""
+    if name in ("hangs", "hangs in requests alone", "trickles", "too busy", "unavailable"):
         return {"update": update, "make_client": make_impatient_client, "health_timeout_s": 1.0}
     return {"update": update, "make_client": make_client, "health_timeout_s": 10.0}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from megacov.rollout import fleet as fleet_module
 from megacov.rollout.client import RolloutClient
 from megacov.rollout.fleet import Fleet
 from megacov.rollout.wire import GenerateRequest, Prefix
@@ -80,6 +81,29 @@ def test_failures_of_a_server_that_was_lost_do_not_count_against_it_when_it_is_b
             fleet.members[1].under_way -= 50
             assert len(await asyncio.gather(*waiting)) == 5
             assert (first.state, first.failures) == ("serving", 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_has_too_much_to_do_is_asked_again_and_not_lost(status: int, monkeypatch):
+    monkeypatch.setattr(fleet_module, "_BUSY_PAUSE_S", 0.02)
+    turned_away = 0
+
+    async def busy(call: Call) -> Reply:
+        nonlocal turned_away
+        turned_away += 1
+        return Reply(status=status) if turned_away < 100 else await echo(call)
+
+    async def run():
+        # More refusals than a request has attempts or a server has chances.
+        async with fleet_of(served(busy), make_client=impatient) as (fleet, _):
+            assert await answers(fleet, 4) == list(range(4))
+            assert [member.why for member in fleet.members] == [""]
+            assert fleet.num_failovers == 0
+
+    def impatient(address: str) -> RolloutClient:
+        return RolloutClient(address, vocab_size=100_000, max_retries=0, request_timeout_s=20.0)
 
     asyncio.run(run())
 

@@ -268,3 +268,27 @@ def test_every_prompt_is_trained_on_once_also_across_a_resumption():
     left = [group.prompt.index for group in load_carried(text)]
     assert len(answered) == len(states) * 3
     assert Counter(answered + left) == Counter(range(position))
+
+
+def test_servers_that_get_no_more_requests_end_what_they_have_as_well():
+    async def run():
+        are_leaving = asyncio.Event()
+
+        async def script(call: Call) -> Reply:
+            if call.path == "/generate" and call.body["input_ids"][0] > 1:
+                await are_leaving.wait()
+            return await server(call)
+
+        server = Server(is_slow=lambda index, copy: index < 2)
+        async with sampler_of(script, script, extra_prompts=2) as sampler:
+            (fleet,) = sampler.clients
+            waiting = asyncio.create_task(phase(sampler, server, map(prompt, range(4)), num_groups=2))
+            while server.waiting < 2:
+                await asyncio.sleep(0.01)
+            for member in fleet.members:
+                member.is_leaving = True
+            are_leaving.set()
+            return await asyncio.wait_for(waiting, 20.0)
+
+    carried = asyncio.run(run()).carried
+    assert [len(each.token_ids) for group in carried for each in group.completions] == [MADE] * 2 * N

@@ -82,6 +82,21 @@ def test_servers_get_ports_of_their_own(tmp_path):
             each.stop()
 
 
+def test_a_host_of_another_machine_is_named(tmp_path):
+    with pytest.raises(RolloutError, match=r"rollout.host is 192.0.2.77, .* \(Cannot assign requested address\): set"):
+        server(tmp_path, host="192.0.2.77").start()
+
+
+def test_the_log_of_an_earlier_life_is_kept_and_only_its_end_is_read(tmp_path):
+    log = tmp_path / "server_1.log"
+    log.write_bytes(b"what failed\n" + b"x\n" * 50_000)
+    for _ in range(2):
+        ending = server(tmp_path, sys.executable, "-c", "print('new life'); raise SystemExit(7)")
+        with pytest.raises(RolloutError, match="ends with: new life$"), ending:
+            pass
+    assert log.read_text().startswith("what failed\nx\n") and log.read_text().count("new life") == 2
+
+
 def test_keys_are_fresh_and_not_shown():
     first, second = make_keys(), make_keys()
     assert len({first.api, first.admin, second.api, second.admin}) == 4

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 
 from megacov.config import load_config
 from megacov.rollout import RolloutClient
-from megacov.trainer.rollout_servers import find_keys, make_fleet, make_servers
+from megacov.trainer import rollout_servers
+from megacov.trainer.rollout_servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import with_absolute_paths
 from tests.support.scripted_server import Reply, in_turn, scripted_server
 
@@ -48,3 +50,19 @@ def test_no_keys_are_shown_where_none_were_given() -> None:
     )
     assert find_keys(config).api is None
     assert find_keys(config).admin is None
+
+
+def test_there_is_a_file_for_each_request_or_a_line_that_says_so(monkeypatch, capsys) -> None:
+    config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", ("rollout.max_concurrency=500",))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, before[1]))
+        allow_open_files(config)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(before[1], 4096)
+        assert capsys.readouterr().out == ""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, before[1]))
+        monkeypatch.setattr(rollout_servers, "_OPEN_FILES", 600)
+        allow_open_files(config)
+        assert "500 requests may be under way, and this process may open 600 files" in capsys.readouterr().out
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
