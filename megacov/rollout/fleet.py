@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Fleet(Membership):
             RolloutError: if a server refused the request, or no server answered it.
         """
         tried: set[Member] = set()
-        failures, asked_since = 0, time.monotonic()
+        failures, busy_since = 0, math.inf
         while failures < _MAX_ATTEMPTS:
             member = await self._choose(tried, request.prefix)
             # A busy server that is asked again is no other one.
@@ -56,7 +57,8 @@ class Fleet(Membership):
                 raise
             except BusyError:
                 # Whether it lives is for the watch to say.
-                if time.monotonic() - asked_since > member.client.request_timeout_s:
+                busy_since = min(busy_since, time.monotonic())
+                if time.monotonic() - busy_since > member.client.request_timeout_s:
                     raise
                 if member in tried:
                     await asyncio.sleep(_BUSY_PAUSE_S * random.uniform(0.5, 1.0))
