@@ -125,9 +125,9 @@ def run_local_ranks(
         on_failure: called with the exit code of the first rank that fails, before the others are stopped.
 
     Returns:
-        0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
-        checkpoint (LeaveRequested), else 128 plus the signal; otherwise the exit code of the first rank that failed, or
-        128 plus the signal that ended it; that of RankError for one that hung.
+        0 if every rank ended with 0, even if this process was asked to stop; else, if it was, the exit code of ranks
+        that left with a checkpoint (LeaveRequested), or 128 plus the signal; otherwise the exit code of the first rank
+        that failed, or 128 plus the signal that ended it; that of RankError for one that hung.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     first_number = node.number * num_ranks if node else 0
@@ -142,7 +142,8 @@ def run_local_ranks(
             first_failure = _supervise(ranks, caught, watch, on_failure, grace_s=grace_s, leave_s=leave_s)
         finally:
             stop_processes(ranks, grace_s=0.0)
-    if caught.first is not None and first_failure != LeaveRequested.exit_code:
+    ended_well = all(rank.returncode == 0 for rank in ranks)
+    if caught.first is not None and not ended_well and first_failure != LeaveRequested.exit_code:
         return 128 + caught.first
     return first_failure
 
