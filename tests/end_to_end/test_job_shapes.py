@@ -78,7 +78,8 @@ def test_an_array_has_a_run_for_each_seed_and_each_leaves_alone(cluster: SlurmCl
     cluster.wait_for(lambda: len(ended()) == 2, "end of both")
 
     said = (tmp_path / f"run-{job}.out").read_text()
-    assert ended_with(said) == ["75", "0"], said
+    left, finished = ended_with(said)
+    assert left in ("75", "138") and finished == "0", said  # a second signal may meet a rank that has saved and closes
     assert sorted(attempts(leaving)) == [f"slurm_{job}_0", f"slurm_{job}_1"]
     assert len(attempts(8 - leaving)) == 1
     assert "JobState=COMPLETED" in cluster.wait(f"{job}_{8 - leaving}", ("COMPLETED", "PENDING", "RUNNING"))
