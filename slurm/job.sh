@@ -108,7 +108,7 @@ move_aside() {
 
 make_logs() {
   logs="$run/logs/slurm_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}"
-  rm -rf "$logs/failed" "$logs/left" "$logs/preflight" # of an attempt that had the same number
+  rm -rf "$logs/failed" "$logs/asked" "$logs/left" "$logs/preflight" # of an attempt that had the same number
   mkdir -p "$logs/servers" "$logs/preflight"
   chmod 700 "$logs/servers" # SGLang writes its keys to its log
   ln -sfn "$(basename "$logs")" "$run/logs/latest"
@@ -187,8 +187,9 @@ start_trainer() {
 wait_for_trainer() {
   while kill -0 "$train_pid" 2>/dev/null; do
     if ((leave_asked)); then
-      # Again and again: before there are tasks, srun passes nothing on.
-      ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
+      # Again and again: before there are tasks, srun passes nothing on. But not once they have it: SLURM signals all
+      # processes of a step, and one that has saved and closes would die of it.
+      [[ -e $logs/asked ]] || ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
     else
       revive_servers
       admit_servers

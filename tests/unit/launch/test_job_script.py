@@ -143,6 +143,21 @@ def test_what_an_attempt_of_the_same_number_left_is_gone(tmp_path: Path) -> None
     assert list((logs / "preflight").iterdir()) == []
 
 
+@pytest.mark.parametrize("has_it", [False, True])
+def test_the_trainer_is_asked_to_leave_until_it_has_been_told(has_it: bool, tmp_path: Path) -> None:
+    (tmp_path / "asked").touch() if has_it else None
+    said = call(
+        tmp_path,
+        """
+        bash -c 'trap "echo told" USR1; for i in {1..15}; do sleep 0.1; done' &
+        train_pid=$! leave_asked=1 logs=$run SECONDS=4
+        sleep 0.3
+        wait_for_trainer
+        """,
+    )
+    assert ("told" in said) != has_it
+
+
 def test_too_few_gpus_end_the_run_for_good(tmp_path: Path) -> None:
     steps = ("preflight", "check_network", "start_servers", "start_trainer")
     stubs = "".join(f"{name}() {{ echo {name} >>{tmp_path}/called; }}; " for name in steps)
