@@ -23,6 +23,7 @@ export SLURM_EXIT_ERROR=233 # of srun where SLURM fails, not the task: a code th
 overrides=(@OVERRIDES@)
 job_overrides=()
 run=@RUN@
+job="" # as SLURM's commands name it
 seed=@SEED@
 begun_at=0
 starts=0
@@ -42,7 +43,9 @@ load_site() {
 
 choose_run() {
   run_settings=()
+  job=$SLURM_JOB_ID
   if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then # an array: one run for each seed
+    job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" # one task has the number of the array, which would mean all
     seed=$SLURM_ARRAY_TASK_ID
     run="${run}_seed$seed"
     run_settings=("run.seed=$seed" "run.name=${NAME}_seed$seed")
@@ -60,25 +63,34 @@ newest_step() {
   echo "$newest"
 }
 
-# How many starts in a row, before this one, have made no checkpoint. Kept beside the run's folder, which may move.
+# How many starts of this job in a row, before this one, have made no checkpoint. A line for each start of any job,
+# kept beside the run's folder, which may move.
 count_starts() {
-  local job="" step="" count=0
+  local number step count
   begun_at=$(newest_step) starts=0
-  [[ ! -s $run.starts ]] || read -r job step count <"$run.starts"
-  [[ $job != "$SLURM_JOB_ID" || $step != "$begun_at" ]] || starts=$((count + 1))
-  echo "$SLURM_JOB_ID $begun_at $starts" >"$run.starts"
+  [[ ! -e $run.starts ]] || while read -r number step count; do
+    if [[ $number == "$SLURM_JOB_ID" ]]; then starts=$((step == begun_at ? count + 1 : 0)); fi
+  done <"$run.starts"
+  echo "$SLURM_JOB_ID $begun_at $starts" >>"$run.starts"
 }
 
-# A node that was cut off may hold it for a while.
+# A node that was cut off may hold it for a while. Where files cannot be locked, the trainer goes on without, and so
+# does the job.
 wait_for_lock() {
+  local ended=0
   [[ -e $run/run.lock ]] || return 0
-  flock --timeout 300 "$run/run.lock" true || { say "$run is in use by another process"; return 8; }
+  flock --timeout 300 --conflict-exit-code 100 "$run/run.lock" true || ended=$?
+  if ((ended == 100)); then
+    say "$run is in use by another process"
+    return 8
+  fi
+  ((ended == 0)) || say "$run/run.lock cannot be locked ($ended): see to it that no other run writes there"
 }
 
 choose_verb() {
   if compgen -G "$run/checkpoints/step_*/MANIFEST.json" >/dev/null ||
     compgen -G "$run/checkpoints/tmp_replaced_*/MANIFEST.json" >/dev/null; then
-    verb=(resume "$run" "${overrides[@]}")
+    verb=(resume "$run" "${overrides[@]}" "${run_settings[@]}")
   else
     verb=(train "$CONFIG" "${overrides[@]}" "${run_settings[@]}" "run.directory=$run")
     move_aside
@@ -96,9 +108,9 @@ move_aside() {
 
 make_logs() {
   logs="$run/logs/slurm_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}"
+  rm -rf "$logs/failed" "$logs/asked" "$logs/left" "$logs/preflight" # of an attempt that had the same number
   mkdir -p "$logs/servers" "$logs/preflight"
   chmod 700 "$logs/servers" # SGLang writes its keys to its log
-  rm -f "$logs/failed" "$logs/left" "$logs/preflight/"* # of an attempt that had the same number
   ln -sfn "$(basename "$logs")" "$run/logs/latest"
   ln -sfn "$OUTPUT-$SLURM_JOB_ID.out" "$logs/batch.log"
   dump_environment >"$logs/environment.txt"
@@ -119,7 +131,7 @@ check_gpus() {
   local found=${SLURM_GPUS_ON_NODE:-$GPUS_PER_NODE}
   if ((GPUS_PER_NODE > 0 && found < GPUS_PER_NODE)); then
     say "SLURM gives $found GPUs a node and the run is laid out for $GPUS_PER_NODE: set cluster.gpus_per_node."
-    exit 2
+    return 2
   fi
 }
 
@@ -175,8 +187,9 @@ start_trainer() {
 wait_for_trainer() {
   while kill -0 "$train_pid" 2>/dev/null; do
     if ((leave_asked)); then
-      # Again and again: before there are tasks, srun passes nothing on.
-      ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
+      # Again and again: before there are tasks, srun passes nothing on. But not once they have it: SLURM signals all
+      # processes of a step, and one that has saved and closes would die of it.
+      [[ -e $logs/asked ]] || ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
     else
       revive_servers
       admit_servers
@@ -218,12 +231,12 @@ finish() {
     say "ended with $code"
   elif ((starts >= MAX_REQUEUES && $(newest_step) <= begun_at)); then
     say "ended with $code and is not requeued: $((starts + 1)) starts in a row have made no checkpoint"
-  elif shown=$(ask_controller show job --oneliner "$SLURM_JOB_ID") && [[ $shown != *JobState=RUNNING* ]]; then
+  elif shown=$(ask_controller show job --oneliner "$job") && [[ $shown != *JobState=RUNNING* ]]; then
     say "ended with $code; what follows is up to SLURM, which has ended the job: cancelled, or a node was lost"
   else
     say "ended with $code and is requeued"
     trap '' TERM # which the requeue sends
-    ask_controller requeue "$SLURM_JOB_ID" || say "SLURM did not requeue the job"
+    ask_controller requeue "$job" || say "SLURM did not requeue the job"
     ((code != 11)) || exclude_bad_nodes
   fi
   exit "$code"
@@ -244,24 +257,24 @@ main() {
   load_site
   choose_run
   leave_if_ended "$@"
+  trap leave USR1 TERM
+  trap stop_servers EXIT
+  wait_for_lock || code=$?
   count_starts
   if ((starts > MAX_REQUEUES)); then
     say "$starts starts in a row have made no checkpoint, and slurm.max_requeues is $MAX_REQUEUES"
     exit 1
   fi
-  trap leave USR1 TERM
-  trap stop_servers EXIT
-  wait_for_lock || code=$?
   ((code == 0)) || finish
   choose_verb
   find_nodes
   all_hosts=("${train_hosts[@]}")
   [[ ${server_hosts[0]} == "${train_hosts[0]}" ]] || all_hosts+=("${server_hosts[@]}")
   make_logs
-  check_gpus
+  check_gpus || code=$?
   choose_ports
   say "${verb[0]} on ${train_hosts[*]}, $SERVERS servers; logs in $logs"
-  preflight || code=$?
+  ((code)) || preflight || code=$?
   ((code || leave_asked)) || check_network || code=$?
   ((code || leave_asked || SERVERS == 0)) || start_servers || code=$?
   if ((code == 0 && leave_asked)); then

@@ -14,9 +14,9 @@ preflight() {
   if ((${#all_hosts[@]} > TRAIN_NODES)); then examine "${server_hosts[*]}" "${server_step[@]}"; fi
   wait_until_ended $((meeting_s + 100)) "${pids[@]}"
   ((!leave_asked)) || return 0
-  (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" "${CONTAINER_COMMAND[@]}" \
-    "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}") || code=$?
-  if ((code != 0 && code != 11)) && grep -q megacov-report "$logs/preflight/reports"; then
+  (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" --time=$((meeting_s / 60 + 2)) \
+    "${CONTAINER_COMMAND[@]}" "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}") || code=$?
+  if ((code != 0 && code != 11 && code != SLURM_EXIT_ERROR)) && grep -q megacov-report "$logs/preflight/reports"; then
     say "preflight: ${train_hosts[0]} is bad: it cannot judge the others ($code)"
     echo "${train_hosts[0]}" >"$logs/preflight/bad_nodes"
     code=11
@@ -48,27 +48,43 @@ wait_until_ended() {
 
 # One all-reduce over all ranks of the trainer. Where it fails or is slow, pairs of neighbours tell whose fault it is.
 check_network() {
-  local count=${#train_hosts[@]} i turn failures=() at_fault=()
+  local count=${#train_hosts[@]} failures=() at_fault=() how=alone
   ((${#ALL_REDUCE[@]})) || return 0
   if all_reduce all "${train_hosts[@]}"; then
     grep -h "an all-reduce of" "$logs/preflight/all_reduce_all.log" || true
     return 0
   fi
   say "the all-reduce over all nodes fails or is slow; see $logs/preflight"
-  ((count > 2)) || return 8
-  # Pairs of one turn have no node in common.
-  for turn in even odd last; do try_pairs "$turn"; done
-  for ((i = 0; i < count; i++)); do
-    ((${failures[i]:-0} && ${failures[(i + count - 1) % count]:-0})) && at_fault+=("${train_hosts[i]}")
-  done
+  find_fault
+  ((!leave_asked)) || return 0
   if ((${#at_fault[@]} == 0)); then
-    ((${#failures[@]} == 0)) && all_reduce again "${train_hosts[@]}" && return 0
-    say "no node is slow with both of its neighbours"
+    ((count > 2 && ${#failures[@]} == 0)) && all_reduce again "${train_hosts[@]}" && return 0
+    say "no node fails or is slow $how"
+    return 8
+  elif ((count > 1 && ${#at_fault[@]} == count)); then
+    say "all nodes fail $how, or are slow: it is not the nodes"
     return 8
   fi
-  say "preflight: ${at_fault[*]} fail with both neighbours, or are slow"
+  say "preflight: ${at_fault[*]} fail $how, or are slow"
   printf '%s\n' "${at_fault[@]}" >"$logs/preflight/bad_nodes"
   return 11
+}
+
+# Sets at_fault and how. Two nodes of one rank each cannot be told apart.
+find_fault() {
+  local i turn
+  if ((count > 2)); then
+    how="with both neighbours"
+    # Pairs of one turn have no node in common.
+    for turn in even odd last; do ((leave_asked)) || try_pairs "$turn"; done
+    for ((i = 0; i < count; i++)); do
+      ((${failures[i]:-0} && ${failures[(i + count - 1) % count]:-0})) && at_fault+=("${train_hosts[i]}")
+    done
+  elif ((count == 1)); then
+    at_fault=("${train_hosts[0]}")
+  elif ((RANKS_PER_NODE > 1)); then
+    for i in 0 1; do all_reduce "alone_$i" "${train_hosts[i]}" || at_fault+=("${train_hosts[i]}"); done
+  fi
 }
 
 # Sets failures: of the pair of each node and the next one.
@@ -102,7 +118,7 @@ all_reduce() {
     "$PYTHON" -m megacov.trainer.all_reduce_check "${ALL_REDUCE[@]}")
 }
 
-# If all of several nodes are bad, it is not the nodes.
+# If all of several nodes report badly, it is not the nodes.
 nodes_to_exclude() {
   local bad
   mapfile -t bad <"$logs/preflight/bad_nodes"
@@ -111,11 +127,13 @@ nodes_to_exclude() {
 
 # While a requeued job ends, SLURM takes changes to where it may begin again. Each component of a job has its own.
 exclude_bad_nodes() {
-  local bad component component_id excluded
+  local bad components component component_id excluded
   bad=$(nodes_to_exclude)
   [[ -n $bad ]] || return 0
   echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $bad" >>"$run/logs/bad_nodes.txt"
-  for component in SLURM_JOB_ID "${!SLURM_JOB_ID_HET_GROUP_@}"; do
+  components=("${!SLURM_JOB_ID_HET_GROUP_@}")
+  ((${#components[@]})) || components=(job)
+  for component in "${components[@]}"; do
     component_id=${!component}
     excluded=$(scontrol show job --oneliner "$component_id" | grep -m1 -oE ' ExcNodeList=[^ ]*' || true)
     excluded=${excluded#*=}

@@ -26,7 +26,8 @@ def check(
     """
     from rich.console import Console
 
-    from megacov.cli.check_plan import plan_run, problems, remarks
+    from megacov.cli.check_plan import plan_run, problems
+    from megacov.cli.check_remarks import remarks
     from megacov.cli.check_tables import render_plan, render_suggestions
 
     run = load_config(config, overrides or [])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from megacov.config import RunConfig, check_experts, check_model, config_warnings
-from megacov.errors import DataError
+from megacov.cli.server_layout import check_server_heads, server_arguments, server_request
+from megacov.config import RunConfig, check_experts, check_model
+from megacov.config.rules import check_rules
+from megacov.errors import ConfigError, DataError
 from megacov.plan import (
     Batch,
     BatchPlan,
@@ -29,11 +29,10 @@ from megacov.plan import (
     read_model_sizes,
     suggest,
 )
+from megacov.plan.activations import Recompute
 from megacov.plan.servers import STATIC_FRACTION
 
 GIB = 2**30
-# A plan is an estimate; closer to the limit than this, it is said.
-_TIGHT = 0.9
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,23 @@ class RunPlan:
         Returns:
             The fastest first.
         """
-        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster)
+        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, fits=self._fits)
+
+    def _fits(
+        self, layout: Layout, recompute: Recompute, micro_batch_tokens: int, stages: Sequence[StageMemory]
+    ) -> bool:
+        config = self.config.model_copy(
+            update={
+                "parallel": self.config.parallel.model_copy(update=asdict(layout)),
+                "batch": self.config.batch.model_copy(update={"micro_batch_tokens": micro_batch_tokens}),
+                "model": self.config.model.model_copy(update={"recompute": recompute}),
+            }
+        )
+        try:
+            check_rules(config)
+        except ConfigError:
+            return False
+        return not any(_trainer_problems(replace(self, config=config, layout=layout, stages=list(stages))))
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -95,7 +110,9 @@ def plan_run(config: RunConfig) -> RunPlan:
     experts = sizes.num_experts or None
     check_experts(num_experts=experts, expert=parallel.expert, tensor=parallel.tensor, sequence=parallel.sequence)
     layout, cluster, batch, settings = _layout(config), _cluster(config), _batch(config), _settings(config)
-    request = _request(config)
+    request = server_request(config)
+    if request is not None:
+        check_server_heads(sizes, request.tensor)
     batch_plan = plan_batch(batch, layout)
     return RunPlan(
         config=config,
@@ -122,6 +139,23 @@ def problems(plan: RunPlan) -> Iterator[str]:
     Yields:
         A sentence for each reason.
     """
+    yield from _trainer_problems(plan)
+    server, longest, window = plan.server, longest_of(plan.config), plan.sizes.sliding_window
+    if window is not None and longest > window:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
+            f"sliding window of {window} tokens: lower them to fit into it."
+        )
+    if plan.request is not None and server is not None and server.sequences == 0:
+        yield (
+            f"a server of {plan.request.gpus} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "
+            f"values beside {server.weights / GIB:.1f} GiB of weights, too little for one sequence of "
+            f"{longest} tokens: raise rollout.server_arguments.tp-size or mem-fraction-static."
+        )
+
+
+def _trainer_problems(plan: RunPlan) -> Iterator[str]:
+    """Those that another layout of the trainer may not have."""
     cluster, server = plan.cluster, plan.server
     fullest = max(plan.stages, key=lambda stage: stage.peak)
     limit = f"{cluster.usable_bytes / GIB:.1f} GiB (cluster.gpu_memory_gib less cluster.gpu_reserve_gib)"
@@ -135,22 +169,11 @@ def problems(plan: RunPlan) -> Iterator[str]:
             f"a checkpoint takes {plan.staging / GIB:.0f} GiB of a node's main memory and cluster.node_memory_gib is "
             f"{cluster.node_bytes / GIB:.0f}: spread the optimizer over more ranks by parallel.data."
         )
-    longest, window = _longest(plan.config), plan.sizes.sliding_window
-    if window is not None and longest > window:
-        yield (
-            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
-            f"sliding window of {window} tokens: lower them to fit into it."
-        )
-    if plan.request is None or server is None:
+    if plan.request is None or server is None or not plan.request.colocated:
         return
-    if server.sequences == 0:
-        yield (
-            f"a server of {plan.request.tensor} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "
-            f"values beside {server.weights / GIB:.1f} GiB of weights, too little for one sequence of "
-            f"{longest} tokens: raise rollout.server_arguments.tp-size or mem-fraction-static."
-        )
     static = server.weights + server.key_value
-    if plan.request.colocated and fullest.resident + static > cluster.usable_bytes:
+    fullest = max(plan.stages, key=lambda stage: stage.resident)
+    if fullest.resident + static > cluster.usable_bytes:
         yield (
             f"while servers sample, the trainer keeps {fullest.resident / GIB:.1f} GiB and a server takes "
             f"{static / GIB:.1f} GiB of the same GPU, which has {limit}: lower "
@@ -158,52 +181,15 @@ def problems(plan: RunPlan) -> Iterator[str]:
         )
 
 
-def remarks(plan: RunPlan) -> list[str]:
-    """What to look at twice.
+def longest_of(config: RunConfig) -> int:
+    """Most tokens of a sequence, prompt included.
 
     Args:
-        plan: of the run.
+        config: of the run.
 
     Returns:
-        A sentence for each.
+        Tokens.
     """
-    return [*config_warnings(plan.config), *plan.placement.remarks, *_own_remarks(plan)]
-
-
-def _own_remarks(plan: RunPlan) -> Iterator[str]:
-    config, batch = plan.config, plan.batch_plan
-    peak, usable = max(stage.peak for stage in plan.stages), plan.cluster.usable_bytes
-    if _TIGHT * usable < peak <= usable:
-        yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
-    longest = _longest(config)
-    if longest > plan.sizes.max_position_embeddings:
-        yield (
-            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has "
-            f"max_position_embeddings {plan.sizes.max_position_embeddings}: servers refuse longer sequences."
-        )
-    if batch.sequences_per_update % plan.layout.data:
-        yield (
-            f"{batch.sequences_per_update} sequences of an optimizer step over parallel.data {plan.layout.data}: some "
-            "ranks have one more than others."
-        )
-    if plan.request is not None:
-        yield from _server_remarks(plan, plan.request)
-
-
-def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
-    config = plan.config
-    if plan.placement.servers == 0:
-        yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
-    # `megacov launch` fills in the address for servers that it starts.
-    is_elsewhere = not request.colocated and config.rollout.servers == 0 and config.rollout.addresses_file is None
-    if config.weight_sync.transport == "broadcast" and ip_address(config.weight_sync.host).is_loopback and is_elsewhere:
-        yield (
-            f"weight_sync.host is {config.weight_sync.host}, which servers on other nodes do not reach: override it "
-            "with the address of the trainer's first node."
-        )
-
-
-def _longest(config: RunConfig) -> int:
     return config.data.max_prompt_length + config.rollout.max_response_length
 
 
@@ -272,24 +258,12 @@ def _value_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
 
-def _server_arguments(config: RunConfig) -> dict[str, Any]:
-    return {name.replace("_", "-"): value for name, value in config.rollout.server_arguments.items()}
-
-
-def _request(config: RunConfig) -> ServerRequest | None:
-    rollout, arguments = config.rollout, _server_arguments(config)
-    if rollout.engine == "embedded" or arguments.get("device") == "cpu":
-        return None
-    tensor = int(arguments.get("tp-size", arguments.get("tensor-parallel-size", 1)))
-    return ServerRequest(tensor, rollout.servers or len(rollout.addresses) or None, colocated=rollout.colocated)
-
-
 def _server(config: RunConfig, sizes: ModelSizes, request: ServerRequest, cluster: Cluster) -> ServerMemory:
     return plan_server(
         sizes,
         tensor=request.tensor,
         gpu_bytes=cluster.gpu_bytes,
-        static_fraction=float(_server_arguments(config).get("mem-fraction-static", STATIC_FRACTION)),
+        static_fraction=float(server_arguments(config).get("mem-fraction-static", STATIC_FRACTION)),
         value_bytes=_value_bytes(config),
-        longest=_longest(config),
+        longest=longest_of(config),
     )

@@ -124,7 +124,7 @@ def _placement_table(plan: RunPlan) -> Table:
             )
         if plan.request is not None and placement.server_nodes is not None:
             where = "on the trainer's GPUs" if plan.request.colocated else f"{placement.servers} servers"
-            yield "rollout", _nodes(*placement.server_nodes), f"{where}, {plan.request.tensor} GPUs each"
+            yield "rollout", _nodes(*placement.server_nodes), f"{where}, {plan.request.gpus} GPUs each"
         if placement.idle_gpus:
             yield "idle", f"{placement.idle_gpus} GPUs", f"of {placement.nodes} x {plan.cluster.gpus_per_node}"
 
@@ -177,7 +177,7 @@ def _server_table(plan: RunPlan) -> Table:
     assert server is not None and request is not None
 
     def rows() -> Iterator[tuple[str, str, str]]:
-        yield "weights", _memory(server.weights, GIB), f"of each of {request.tensor} GPUs"
+        yield "weights", _memory(server.weights, GIB), f"of each of {request.gpus} GPUs"
         yield "keys and values", _memory(max(0, server.key_value), GIB), f"{server.token_bytes:,} bytes a token"
         yield "CUDA graphs, prefill", _memory(server.rest, GIB), "what mem-fraction-static leaves"
         yield "tokens", f"{server.tokens:,}", f"in each server, {server.tokens * servers:,} in all"

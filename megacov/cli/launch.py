@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from megacov.cli.check_plan import plan_run, problems
+from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
-from megacov.launch.job import Job, Servers, as_arguments, lay_out
+from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
 from megacov.launch.site import Site, read_site, refuse_secret
@@ -75,7 +76,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
     Raises:
         ConfigError: the run cannot be laid out on its nodes, or has no time to leave.
     """
-    slurm, rollout, sync = run.slurm, run.rollout, run.weight_sync
+    slurm, sync = run.slurm, run.weight_sync
     leave_s = _CLOSING_S + (int(run.checkpoint.grace_s) if run.checkpoint.every else 0)
     if slurm.signal_lead_s < leave_s + _LATE_S or slurm.signal_lead_s >= slurm.time_limit_min * 60:
         raise ConfigError(
@@ -83,14 +84,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
             f"slurm.time_limit_min {slurm.time_limit_min}: set it to at least {leave_s + _LATE_S} s and below the time "
             "limit."
         )
-    layout = lay_out(
-        ranks=run.world_size,
-        gpus_per_node=run.cluster.gpus_per_node,
-        nodes=run.cluster.nodes,
-        gpus_per_server=None if rollout.addresses_file is None else _tensor_size(run),
-        colocated=rollout.colocated,
-        heterogeneous=slurm.heterogeneous,
-    )
+    layout = job_layout(run)
     servers = _servers(run) if layout.servers else None
     return Job(
         name=run.run.name,
@@ -144,17 +138,8 @@ def _all_reduce(run: RunConfig) -> tuple[str, ...]:
     return ("gloo", str(_CPU_MIB), f"{least or 0:g}") if on_cpu else ("nccl", str(_GPU_MIB), f"{least or 0:g}")
 
 
-def _tensor_size(run: RunConfig) -> int:
-    arguments = _server_arguments(run)
-    return next((int(arguments[name]) for name in ("tp-size", "tensor-parallel-size", "tp") if name in arguments), 1)
-
-
-def _server_arguments(run: RunConfig) -> dict[str, Any]:
-    return {name.replace("_", "-"): value for name, value in run.rollout.server_arguments.items()}
-
-
 def _servers(run: RunConfig) -> Servers:
-    rollout, arguments = run.rollout, _server_arguments(run)
+    rollout, arguments = run.rollout, server_arguments(run)
     for name in rollout.server_environment:
         refuse_secret(name, where="rollout.server_environment")
     if rollout.colocated:

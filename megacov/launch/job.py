@@ -105,7 +105,7 @@ def lay_out(
     Args:
         ranks: of the trainer, one a GPU.
         gpus_per_node: of every node.
-        nodes: of the whole job; None for the trainer's alone. Without others, servers run outside of the job.
+        nodes: of the whole job; None for the trainer's alone, where servers run outside of the job.
         gpus_per_server: of each server that the job may start; None where it starts none.
         colocated: servers share the nodes of the trainer.
         heterogeneous: trainer and servers are components of a heterogeneous job.
@@ -122,6 +122,12 @@ def lay_out(
         raise ConfigError(
             f"cluster.nodes is {nodes} and the trainer takes {train_nodes}: correct cluster.nodes, or the layout; "
             "more nodes are only for servers that are not colocated, named by rollout.addresses_file."
+        )
+    if nodes is not None and spare == 0 and gpus_per_server is not None and not colocated:
+        raise ConfigError(
+            f"cluster.nodes is {nodes}, all of which train, and servers named by rollout.addresses_file take whole "
+            "nodes: raise cluster.nodes, leave it out if servers run outside of the job, or let the trainer start them "
+            "by rollout.servers."
         )
     server_nodes = train_nodes if colocated else spare
     if gpus_per_server is None or server_nodes == 0:

@@ -105,6 +105,7 @@ def run_local_ranks(
     hang_s: float = math.inf,
     node: NodePlace | None = None,
     on_failure: Callable[[int], None] = lambda code: None,
+    on_signal: Callable[[int], None] = lambda number: None,
 ) -> int:
     """Run the command once per rank as processes of this machine, and end when all have ended.
 
@@ -123,11 +124,12 @@ def run_local_ranks(
         hang_s: seconds after which a rank whose heartbeat is silent counts as hanging.
         node: place of this machine; None where it has all ranks.
         on_failure: called with the exit code of the first rank that fails, before the others are stopped.
+        on_signal: called with the number of the signal that has been passed on.
 
     Returns:
-        0 if every rank ended with 0; if this process was asked to stop, the exit code of ranks that left with a
-        checkpoint (LeaveRequested), else 128 plus the signal; otherwise the exit code of the first rank that failed, or
-        128 plus the signal that ended it; that of RankError for one that hung.
+        0 if every rank ended with 0, even if this process was asked to stop; else, if it was, the exit code of ranks
+        that left with a checkpoint (LeaveRequested), or 128 plus the signal; otherwise the exit code of the first rank
+        that failed, or 128 plus the signal that ended it; that of RankError for one that hung.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     first_number = node.number * num_ranks if node else 0
@@ -139,10 +141,11 @@ def run_local_ranks(
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
             watch = _HangWatch(Path(folder), ranks, first_number=first_number, hang_s=hang_s)
             leave_s = grace_s if leave_s is None else leave_s
-            first_failure = _supervise(ranks, caught, watch, on_failure, grace_s=grace_s, leave_s=leave_s)
+            first_failure = _supervise(ranks, caught, watch, on_failure, on_signal, grace_s=grace_s, leave_s=leave_s)
         finally:
             stop_processes(ranks, grace_s=0.0)
-    if caught.first is not None and first_failure != LeaveRequested.exit_code:
+    ended_well = all(rank.returncode == 0 for rank in ranks)
+    if caught.first is not None and not ended_well and first_failure != LeaveRequested.exit_code:
         return 128 + caught.first
     return first_failure
 
@@ -201,6 +204,7 @@ def _supervise(
     caught: _CaughtSignals,
     watch: _HangWatch,
     on_failure: Callable[[int], None],
+    on_signal: Callable[[int], None],
     *,
     grace_s: float,
     leave_s: float,
@@ -226,6 +230,7 @@ def _supervise(
         if caught.first is not None and not passed_on:
             passed_on = True
             _send(alive, caught.first)
+            on_signal(caught.first)
             terminate_at = min(terminate_at, now + leave_s)
         if now >= terminate_at:
             _send(alive, signal.SIGTERM)

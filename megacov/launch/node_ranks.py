@@ -5,6 +5,7 @@ into 1; this passes the signal on, waits for the checkpoint, and keeps the code.
 all tasks, be it of those that it killed itself, the code goes to FOLDER, on the shared file system:
 
 FOLDER/failed  exit code of the first rank that failed; of one that lost another rank only if no other code is known
+FOLDER/asked   number of the signal that asked them to leave: it has come, and need not be sent again
 FOLDER/left    they were asked to leave, and have saved a checkpoint
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from megacov.errors import LeaveRequested, RankError
 from megacov.launch.local_ranks import NodePlace, run_local_ranks
 
-FAILED, LEFT = "failed", "left"
+FAILED, ASKED, LEFT = "failed", "asked", "left"
 _FIRST_SIGNAL = 128  # exit codes from here on are ends by a signal
 
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         hang_s=float(hang_s),
         node=node,
         on_failure=lambda code: _note_failure(Path(folder, FAILED), code),
+        on_signal=lambda number: _write_once(Path(folder, ASKED), number),
     )
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python takes other handlers away when it ends
     if code == LeaveRequested.exit_code:
@@ -65,7 +67,7 @@ def _note_failure(path: Path, code: int) -> None:
     _write_once(path, code)
 
 
-def _write_once(path: Path, code: int) -> None:
+def _write_once(path: Path, number: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -74,7 +76,7 @@ def _write_once(path: Path, code: int) -> None:
         print(f"megacov: {path} cannot be written: {error.strerror}.", file=sys.stderr)
         return
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{code}\n")
+        file.write(f"{number}\n")
 
 
 if __name__ == "__main__":

@@ -71,31 +71,41 @@ def check_partition(partitions: Sequence[Partition], name: str, *, nodes: int, m
 
     Args:
         partitions: of the cluster.
-        name: of the one that is asked for; empty for the default one.
+        name: of the one that is asked for, or of several, with commas, of which one has to take the job; empty for the
+            default one.
         nodes: of the job.
         minutes: its time limit.
 
     Raises:
         ConfigError: there is no such partition, or it does not take the job.
     """
-    named = [each for each in partitions if each.name == name or (not name and each.is_default)]
     there_are = ", ".join(each.name for each in partitions) or "none"
-    if not named:
-        what = f"there is no partition {name}" if name else "the cluster has no default partition"
-        raise ConfigError(f"{what}; there are {there_are}: set slurm.partition, or MEGACOV_PARTITION of the site.")
-    (partition,) = named
+    refusals = []
+    for one in name.split(","):
+        named = [each for each in partitions if each.name == one or (not one and each.is_default)]
+        if not named:
+            what = f"there is no partition {one}" if one else "the cluster has no default partition"
+            raise ConfigError(f"{what}; there are {there_are}: set slurm.partition, or MEGACOV_PARTITION of the site.")
+        refusals.append(_refusal(named[0], nodes=nodes, minutes=minutes, there_are=there_are))
+    if all(refusals):
+        raise ConfigError(refusals[0])
+
+
+def _refusal(partition: Partition, *, nodes: int, minutes: int, there_are: str) -> str:
+    """Why a partition does not take a job; empty if it does."""
     where = f"the partition {partition.name}"
     if not partition.is_up:
-        raise ConfigError(f"{where} takes no jobs now: set slurm.partition to another one ({there_are}).")
+        return f"{where} takes no jobs now: set slurm.partition to another one ({there_are})."
     if nodes > partition.nodes:
-        raise ConfigError(f"the job takes {nodes} nodes and {where} has {partition.nodes}: take fewer, or another one.")
+        return f"the job takes {nodes} nodes and {where} has {partition.nodes}: take fewer, or another one."
     if partition.max_nodes is not None and nodes > partition.max_nodes:
-        raise ConfigError(f"the job takes {nodes} nodes and {where} gives a job {partition.max_nodes}: take fewer.")
+        return f"the job takes {nodes} nodes and {where} gives a job {partition.max_nodes}: take fewer."
     if partition.max_minutes is not None and minutes > partition.max_minutes:
-        raise ConfigError(
+        return (
             f"slurm.time_limit_min is {minutes} and the limit of {where} is {partition.max_minutes} minutes: lower it; "
             "the run goes on in a requeued job."
         )
+    return ""
 
 
 def _minutes(text: str) -> int | None:

@@ -76,14 +76,23 @@ class Cluster:
 class ServerRequest:
     """The SGLang servers that a run asks for.
 
-    tensor: GPUs of one server.
+    tensor: GPUs that share the layers of one server.
     number: of servers; None for as many as the nodes have place for.
     colocated: on the trainer's own GPUs.
+    copies: data-parallel ones of a server, times its pipeline stages.
+    on_whole_nodes: they begin at the first node without trainer.
     """
 
     tensor: int
     number: int | None
     colocated: bool = False
+    copies: int = 1
+    on_whole_nodes: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """Of one server."""
+        return self.tensor * self.copies
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Pl
         ConfigError: the nodes have fewer GPUs than are asked for.
     """
     per_node = cluster.gpus_per_node
-    extra = 0 if request is None or request.colocated else request.tensor * (request.number or 0)
+    extra = 0 if request is None or request.colocated else request.gpus * (request.number or 0)
     needed = layout.world_size + extra
     nodes = cluster.nodes or -(-needed // per_node)
     if needed > nodes * per_node:
@@ -130,11 +139,12 @@ def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Pl
             f"the trainer takes {layout.world_size} GPUs{and_servers}, and cluster.nodes {nodes} x "
             f"cluster.gpus_per_node {per_node} is {nodes * per_node}: give it more nodes, or lower parallel.data."
         )
-    servers, first_gpu = _servers(layout, request, num_gpus=nodes * per_node)
-    server_gpus = servers * request.tensor if request else 0
+    servers, first_gpu = _servers(layout, request, num_gpus=nodes * per_node, per_node=per_node)
+    server_gpus = servers * request.gpus if request else 0
     span = (first_gpu // per_node, (first_gpu + server_gpus - 1) // per_node) if request and servers else None
     stage = layout.ranks_per_stage
-    used = layout.world_size if request is None or request.colocated else layout.world_size + server_gpus
+    is_shared = request is None or request.colocated
+    used = max(layout.world_size, server_gpus) if is_shared else layout.world_size + server_gpus
     return Placement(
         nodes=nodes,
         stage_nodes=tuple((s * stage // per_node, ((s + 1) * stage - 1) // per_node) for s in range(layout.pipeline)),
@@ -145,14 +155,16 @@ def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Pl
     )
 
 
-def _servers(layout: Layout, request: ServerRequest | None, *, num_gpus: int) -> tuple[int, int]:
+def _servers(layout: Layout, request: ServerRequest | None, *, num_gpus: int, per_node: int) -> tuple[int, int]:
     """How many there are, and the GPU that the first begins at."""
     if request is None:
         return 0, 0
     if request.colocated:
-        return request.number or layout.world_size // request.tensor, 0
-    free = num_gpus - layout.world_size
-    return free // request.tensor if request.number is None else request.number, layout.world_size
+        return request.number or layout.world_size // request.gpus, 0
+    begin = layout.world_size
+    if request.on_whole_nodes:
+        begin = -(-begin // per_node) * per_node
+    return (num_gpus - begin) // request.gpus if request.number is None else request.number, begin
 
 
 def _remarks(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Iterator[str]:
@@ -167,8 +179,8 @@ def _remarks(layout: Layout, cluster: Cluster, request: ServerRequest | None) ->
             f"parallel.tensor x parallel.context is {with_context} and a node has {per_node} GPUs: keys and values of "
             "every layer cross nodes."
         )
-    if request is not None and _crosses_nodes(request.tensor, per_node):
-        yield f"a server has {request.tensor} GPUs and a node {per_node}: servers cross nodes."
+    if request is not None and _crosses_nodes(request.gpus, per_node):
+        yield f"a server has {request.gpus} GPUs and a node {per_node}: servers cross nodes."
 
 
 def _crosses_nodes(group: int, per_node: int) -> bool:

@@ -7,14 +7,14 @@ context parallelism over a node's links or the network, the reduction of gradien
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from megacov.plan.activations import Recompute
 from megacov.plan.batch import Batch, BatchPlan, plan_batch
 from megacov.plan.layout import Cluster, Layout
-from megacov.plan.memory import TrainerSettings, plan_trainer
+from megacov.plan.memory import StageMemory, TrainerSettings, plan_trainer
 from megacov.plan.model_sizes import ModelSizes
 from megacov.plan.parameters import total_parameters
 
@@ -22,6 +22,9 @@ _FLOPS = 0.4 * 989e12  # bfloat16, at the share of the peak that well-run traini
 _LINK_BYTES_PER_S = 0.7 * 450e9  # NVLink 4, one direction
 _NETWORK_BYTES_PER_S = 0.7 * 50e9  # 400 Gb/s for each GPU
 _CONTEXTS = (1, 2, 4, 8, 16)
+Fits = Callable[[Layout, Recompute, int, Sequence[StageMemory]], bool]
+"""Whether a run may have this layout and recomputation, tokens of a micro-batch, and memory of each stage."""
+
 # With attention that writes no scores, recomputing it alone saves next to nothing.
 _RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 
@@ -43,7 +46,7 @@ class Suggestion:
 
 
 def suggest(
-    sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster
+    sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster, *, fits: Fits
 ) -> list[Suggestion]:
     """Try every layout of the same number of GPUs.
 
@@ -53,6 +56,7 @@ def suggest(
         batch: sizes; its micro-batches are also tried at the length of one, two and four longest sequences.
         settings: how the trainer runs.
         cluster: the machines.
+        fits: asked of each layout that the model can be cut into.
 
     Returns:
         Those that fit, fastest first, and of those within a percent the one with least context and pipeline
@@ -61,7 +65,9 @@ def suggest(
     best: dict[tuple[Layout, Recompute], Suggestion] = {}
     for candidate in _layouts(sizes, layout, batch, cluster):
         for recompute, tokens in product(_RECOMPUTES, _micro_batch_tokens(batch)):
-            found = _try(sizes, candidate, replace(batch, micro_batch_tokens=tokens), settings, cluster, recompute)
+            found = _try(
+                sizes, candidate, replace(batch, micro_batch_tokens=tokens), settings, cluster, recompute, fits
+            )
             key = (candidate, recompute)
             if found is not None and (key not in best or found.seconds < best[key].seconds):
                 best[key] = found
@@ -104,12 +110,13 @@ def _try(
     settings: TrainerSettings,
     cluster: Cluster,
     recompute: Recompute,
+    fits: Fits,
 ) -> Suggestion | None:
     plan = plan_batch(batch, layout)
     stages = plan_trainer(sizes, layout, plan, replace(settings, recompute=recompute))
-    peak = max(stage.peak for stage in stages)
-    if peak > cluster.usable_bytes:
+    if not fits(layout, recompute, batch.micro_batch_tokens, stages):
         return None
+    peak = max(stage.peak for stage in stages)
     seconds = step_seconds(sizes, layout, plan, cluster, recompute=recompute, value_bytes=settings.value_bytes)
     return Suggestion(layout, recompute, batch.micro_batch_tokens, plan.micro_batches, peak, seconds)
 

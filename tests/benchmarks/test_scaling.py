@@ -22,7 +22,7 @@ from benchmarks.scaling_figure import write_figure
 from benchmarks.scaling_published import QWEN_27B, compare, miles, simulate
 from benchmarks.scaling_rollout import Servers, response_lengths, simulate_rollout
 from benchmarks.scaling_step import push_seconds, read_run, shared_steps, trainings
-from benchmarks.scaling_trainer import bubble_share, count_passes, deal, train_seconds
+from benchmarks.scaling_trainer import Training, bubble_share, count_passes, deal, train_seconds
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import balance, cut
 from megacov.plan import Layout
@@ -211,6 +211,19 @@ def test_every_layout_that_is_tried_fits_into_memory(run, steps):
     for step in steps["in turn"]:
         assert step.training in list(trainings(run, step.trainer_gpus))
     assert list(trainings(run, 8)) == []
+
+
+@pytest.mark.parametrize("path", sorted(RUN.parent.glob("qwen*_kl_cov_*.yaml")), ids=lambda path: path.stem)
+def test_a_ready_run_can_finish_a_step_and_save_in_its_grace(path):
+    run = read_run(path, GIVEN)
+    plan, batch = run.plan, run.plan.batch
+    long = replace(run, given=replace(GIVEN, lengths=replace(GIVEN.lengths, mean=batch.max_response_length / 2)))
+    staging = max(stage.staging for stage in plan.stages)
+    training = Training(
+        plan.layout, plan.settings.recompute, batch.micro_batch_tokens, batch.updates, run.selects, 1, staging
+    )
+    seconds = train_seconds(run.model, GIVEN, training, long.sequences[:: batch.updates]).total
+    assert seconds < 0.75 * plan.config.checkpoint.grace_s
 
 
 def test_one_step_off_is_never_slower_and_the_split_is_the_best(run):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.slurm import SlurmCluster, slurm_cluster, submit
+from tests.support.faults import final_weights
+from tests.support.slurm import SlurmCluster, find_rank, slurm_cluster, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
@@ -52,13 +53,39 @@ slurm: {{heterogeneous: true, server_partition: rollout}}
     assert len(trainers) == len(servers) == 2 and not trainers & servers
 
 
-def test_an_array_has_a_run_for_each_seed(cluster: SlurmCluster, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    job = submit(cluster, str(TINY), *SMALL, f"run.directory={folder}", "--seeds", "3,5")
-    cluster.wait_for(lambda: len(list(tmp_path.glob("run_seed*/logs/ended"))) == 2, f"end of job {job}")
-    weights = [tmp_path / f"run_seed{seed}" / "weights" / "v2" / "model.safetensors" for seed in (3, 5)]
-    assert weights[0].read_bytes() != weights[1].read_bytes()
-    assert all((tmp_path / f"run_seed{seed}" / "logs" / "ended").read_text() == "0\n" for seed in (3, 5))
+def test_an_array_has_a_run_for_each_seed_and_each_leaves_alone(cluster: SlurmCluster, tmp_path: Path) -> None:
+    steps = 20
+    settings = (f"run.steps={steps}", "run.deterministic=true", "checkpoint.every=1", "checkpoint.grace_s=20")
+    job = submit(cluster, str(TINY), *SMALL, *settings, f"run.directory={tmp_path / 'run'}", "--seeds", "3,5")
+
+    def attempts(seed: int) -> list[str]:
+        return [path.name for path in tmp_path.glob(f"run_seed{seed}/logs/slurm_*")]
+
+    def ended() -> list[str]:
+        return [path.read_text() for path in tmp_path.glob("run_seed*/logs/ended")]
+
+    # One task has the number of the whole array. It leaves when the other has ended.
+    cluster.wait_for(lambda: all(attempts(seed) for seed in (3, 5)), "start of both")
+    (leaving,) = (seed for seed in (3, 5) if attempts(seed) == [f"slurm_{job}_0"])
+    saved = tmp_path / f"run_seed{leaving}" / "checkpoints"
+    cluster.wait_for(lambda: bool(list(saved.glob("step_*/MANIFEST.json"))), "checkpoint")
+    rank = find_rank(job, 0)
+    rank.suspend()
+    cluster.wait_for(lambda: len(ended()) == 1, "end of the other")
+    cluster.wait(f"{job}_{8 - leaving}", ("COMPLETED",))
+    cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_{leaving}")
+    rank.resume()
+    cluster.wait_for(lambda: len(ended()) == 2, "end of both")
+
+    said = (tmp_path / f"run-{job}.out").read_text()
+    left, finished = ended_with(said)
+    assert left in ("75", "138") and finished == "0", said  # a second signal may meet a rank that has saved and closes
+    assert sorted(attempts(leaving)) == [f"slurm_{job}_0", f"slurm_{job}_1"]
+    assert len(attempts(8 - leaving)) == 1
+    assert "JobState=COMPLETED" in cluster.wait(f"{job}_{8 - leaving}", ("COMPLETED", "PENDING", "RUNNING"))
+    weights = [final_weights(tmp_path / f"run_seed{seed}", steps) for seed in (3, 5)]
+    assert weights[0] != weights[1]
+    assert ended() == ["0\n", "0\n"]
 
 
 def test_later_jobs_of_a_chain_do_nothing_once_the_run_has_ended(cluster: SlurmCluster, tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.command import run
 from tests.support.faults import final_weights
-from tests.support.slurm import SlurmCluster, slurm_cluster, submit
+from tests.support.slurm import SlurmCluster, find_rank, slurm_cluster, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist]
 
@@ -91,18 +90,6 @@ class Job:
         self.cluster.wait_for(lambda: self.saves() >= before + 2, f"steps of restart {restart}")
         return list(self.trainers(restart))
 
-    def rank(self, number: int) -> psutil.Process:
-        """The process of a rank."""
-        for process in psutil.process_iter():
-            try:
-                environment = process.environ()
-            except psutil.Error:
-                continue
-            wanted = {"RANK": str(number), "SLURM_JOB_ID": self.number}
-            if "MEGACOV_HEARTBEAT" in environment and wanted.items() <= environment.items():
-                return process
-        raise AssertionError(f"no rank {number}: {self.said}")
-
 
 def test_a_server_that_is_lost_is_started_again(cluster: SlurmCluster, tmp_path: Path) -> None:
     config, folder = tmp_path / "split.yaml", tmp_path / "run"
@@ -154,7 +141,7 @@ def test_a_run_survives_what_clusters_do(
     nodes = job.wait_for_steps(restart=2)
     assert "megacov: preflight: 2 nodes are good" in job.said
 
-    job.rank(1).send_signal(signal.SIGSTOP)
+    find_rank(job.number, 1).send_signal(signal.SIGSTOP)
     job.wait_for_steps(restart=3)
     told = job.trainers(2)[nodes[1]].read_text()
     assert re.search(r"rank 1 has (not run|been in \w+) for \d+ s and is taken to hang", told)

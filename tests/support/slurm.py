@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 RIG = ROOT / "tests" / "rigs" / "slurm" / "cluster.sh"
 DEADLINE_S = 240
@@ -83,6 +85,19 @@ def submit(cluster: SlurmCluster, *arguments: str) -> str:
     found = re.search(r"submitted job (\d+)", submitted.stdout)
     assert found is not None
     return found[1]
+
+
+def find_rank(job: str, number: int) -> psutil.Process:
+    """The process of a rank of a job; `job` is what SLURM_JOB_ID is there."""
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        wanted = {"RANK": str(number), "SLURM_JOB_ID": job}
+        if "MEGACOV_HEARTBEAT" in environment and wanted.items() <= environment.items():
+            return process
+    raise AssertionError(f"job {job} has no rank {number}")
 
 
 @contextmanager

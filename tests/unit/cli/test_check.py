@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from megacov.cli.check_plan import plan_run, problems, remarks
+from megacov.cli.check_plan import plan_run, problems
+from megacov.cli.check_remarks import remarks
 from megacov.cli.main import app
+from megacov.cli.server_layout import check_server_heads, job_layout
 from megacov.config import load_config
 from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError, DataError
@@ -164,7 +168,7 @@ def test_each_thing_that_does_not_fit_is_said(overrides: list[str], sentence: st
     ("overrides", "sentence"),
     [
         (["rollout.max_response_length=200000"], "data.max_prompt_length + rollout.max_response_length is 202048"),
-        (["cluster.nodes=4"], "no GPU is left for rollout servers"),
+        (["cluster.nodes=null"], "no GPU is left for rollout servers"),
         (
             ["rollout.addresses_file=null", "rollout.addresses=[http://10.0.0.5:30000]"],
             "weight_sync.host is 127.0.0.1",
@@ -185,12 +189,89 @@ def test_each_doubt_is_said(overrides: list[str], sentence: str) -> None:
         (["model.path=gone", "model.config_file=null"], DataError, "model.path is gone, which has no config.json"),
         (["parallel.tensor=16"], ConfigError, "parallel.tensor is 16 and the model has 40 attention heads"),
         (["parallel.expert=2"], ConfigError, "the model has no experts"),
-        (["cluster.nodes=2"], ConfigError, "the trainer takes 32 GPUs, and cluster.nodes 2"),
+        (["cluster.nodes=2"], ConfigError, "cluster.nodes is 2 and the trainer takes 4"),
+        (["cluster.nodes=4"], ConfigError, "cluster.nodes is 4, all of which train"),
+        (["rollout.server_arguments.tp-size=16"], ConfigError, "tp-size is 16 and the model has 40 attention heads"),
+        (["rollout.server_arguments={tp: 3}"], ConfigError, "tp-size is 3 and the model has 40 attention heads"),
+        (["rollout.server_arguments.dp-size=2"], ConfigError, "asks for 2 data-parallel copies or pipeline stages"),
+        (["rollout.server_arguments.pp_size=2"], ConfigError, "asks for 2 data-parallel copies or pipeline stages"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(overrides: list[str], kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind, match=sentence):
         plan_run(load_config(ONE, overrides))
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "tensor", "starts"),
+    [
+        (28, 4, 1, True),
+        (28, 4, 4, True),
+        (28, 4, 28, True),
+        (28, 4, 8, False),
+        (28, 4, 7, False),
+        (28, 4, 14, False),
+        (40, 8, 2, True),
+        (40, 8, 40, True),
+        (40, 8, 3, False),
+        (40, 8, 16, False),
+        (40, 8, 5, False),
+    ],
+)
+def test_servers_share_heads_as_sglang_asserts(heads: int, key_heads: int, tensor: int, starts: bool) -> None:
+    sizes = replace(plan_run(load_config(ONE)).sizes, num_attention_heads=heads, num_key_value_heads=key_heads)
+    with nullcontext() if starts else pytest.raises(ConfigError, match=f"tp-size is {tensor} and the model has"):
+        check_server_heads(sizes, tensor)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("rollout.server_arguments={tp: 4}",),
+        ("rollout.server_arguments={tp-size: 2, dp-size: 2}", "weight_sync.transport=disk"),
+        ("rollout.server_arguments.tp-size=8",),
+        ("cluster.nodes=null",),
+        ("cluster.gpus_per_node=5", "parallel={tensor: 4, data: 4}", "cluster.nodes=7"),
+        ("rollout.colocated=true", "cluster.nodes=4", "weight_sync.transport=ipc"),
+    ],
+)
+def test_servers_lie_where_a_job_puts_them(overrides: tuple[str, ...]) -> None:
+    config = load_config(ONE, overrides)
+    found, job = plan_run(config).placement, job_layout(config)
+    assert (found.servers, found.nodes) == (job.servers, job.nodes)
+    first = 0 if config.rollout.colocated else job.train_nodes
+    last = first + job.server_nodes - 1
+    assert found.server_nodes == ((first, last) if job.servers else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("qwen2.5_32b_kl_cov_8n", ()),
+        (
+            "qwen2.5_32b_kl_cov_8n",
+            (
+                "rollout.colocated=true",
+                "rollout.server_arguments.mem-fraction-static=0.6",
+                "parallel.data=8",
+                "weight_sync.transport=ipc",
+            ),
+        ),
+        ("qwen2.5_32b_kl_cov_8n", ("algorithm.selection.scope=micro_batch", "batch.micro_batch_tokens=20480")),
+        ("qwen2.5_32b_kl_cov_4n", ("cluster.node_memory_gib=230",)),
+        ("qwen3_32b_kl_cov_cp_8n", ()),
+    ],
+)
+def test_what_is_suggested_passes(name: str, overrides: tuple[str, ...]) -> None:
+    path = RUNS / f"{name}.yaml"
+    plan = plan_run(load_config(path, overrides))
+    found = plan.suggestions()
+    assert found
+    for one in found[:: max(1, len(found) // 12)]:
+        settings = [f"parallel.{name}={str(value).lower()}" for name, value in asdict(one.layout).items()]
+        settings += [f"model.recompute={one.recompute}", f"batch.micro_batch_tokens={one.micro_batch_tokens}"]
+        assert list(problems(plan_run(load_config(path, [*overrides, *settings])))) == [], settings
 
 
 def test_sequences_longer_than_a_sliding_window_are_refused(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_what_makes_no_job(overrides: list[str], sentence: str) -> None:
         (["--seeds", "0,1,1"], "give different numbers"),
         (["--seeds", "0,1", "slurm.heterogeneous=true"], "no arrays of heterogeneous jobs"),
         (["cluster.gpu_memory_gib=20"], "GPU of pipeline stage 0 needs"),
+        (["cluster.nodes=4"], "servers named by rollout.addresses_file take whole nodes"),
+        (["rollout.server_arguments.tp=16"], "40 attention heads and 8 key and value heads"),
+        (["rollout.server_arguments.dp-size=2"], "2 data-parallel copies or pipeline stages"),
     ],
 )
 def test_what_is_not_submitted(arguments: list[str], sentence: str) -> None:

@@ -100,12 +100,27 @@ def test_a_signal_is_passed_on_once(tmp_path, number, exit_code):
         "while not count: time.sleep(0.01)\n"
         "time.sleep(0.3)\n"
         f"pathlib.Path({str(ends)!r}, f'{{rank}}-{{count}}').touch()\n"
+        "sys.exit(1)\n"
     )
     launcher = start_launcher(rank_command(code), grace_s=20.0)
     read_pids(pids, 2)
     launcher.send_signal(number)
     assert launcher.wait(timeout=30.0) == exit_code
     assert sorted(path.name for path in ends.iterdir()) == ["0-1", "1-1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_ranks_that_end_well_have_ended_well_whatever_was_asked(tmp_path, number):
+    code = (
+        "asked = []\n"
+        f"signal.signal({int(number)}, lambda *_: asked.append(1))\n"
+        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+        "while not asked: time.sleep(0.01)\n"
+    )
+    launcher = start_launcher(rank_command(code), grace_s=20.0)
+    read_pids(tmp_path, 2)
+    launcher.send_signal(number)
+    assert launcher.wait(timeout=30.0) == 0
 
 
 def test_a_second_signal_kills(tmp_path):

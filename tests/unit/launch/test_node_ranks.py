@@ -90,3 +90,4 @@ sys.exit(75)
     while node.poll() is None:  # it is about to end
         node.send_signal(signal.SIGUSR1)
     assert node.wait(timeout=30) == 0
+    assert (tmp_path / "asked").read_text() == f"{signal.SIGUSR1:d}\n"

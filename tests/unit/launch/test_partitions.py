@@ -37,6 +37,8 @@ def test_what_fits_passes(name: str, nodes: int, minutes: int) -> None:
         ("short", 3, 1, "the partition short gives a job 2"),
         ("short", 2, 1591, "time_limit_min is 1591 and the limit of the partition short is 1590"),
         ("old", 1, 1, "the partition old takes no jobs now"),
+        ("short,gpu", 1, 1, "there is no partition gpu"),
+        ("short,old", 3, 1, "the partition short gives a job 2"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(name: str, nodes: int, minutes: int, sentence: str) -> None:
@@ -47,3 +49,8 @@ def test_what_does_not_fit_is_one_sentence(name: str, nodes: int, minutes: int, 
 def test_a_cluster_may_have_no_default() -> None:
     with pytest.raises(ConfigError, match="no default partition; there are short, old"):
         check_partition(PARTITIONS[1:], "", nodes=1, minutes=1)
+
+
+def test_one_of_several_partitions_is_enough() -> None:
+    for several in ("short,batch", "old,short", "short"):
+        check_partition(PARTITIONS, several, nodes=2, minutes=1)

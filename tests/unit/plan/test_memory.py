@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from megacov.plan import (
     read_model_sizes,
     suggest,
 )
-from megacov.plan.activations import ActivationSettings, kept_by_layer, layers_in_flight
+from megacov.plan.activations import ActivationSettings, Recompute, kept_by_layer, layers_in_flight
 from megacov.plan.memory import LOGIT_BLOCK_BYTES, StageMemory, optimizer_bytes
 from tests.unit.plan.test_batch import PAPER
 
@@ -153,9 +154,13 @@ def test_a_server_that_is_too_small_holds_nothing() -> None:
     assert server.key_value < 0 == server.tokens == server.sequences
 
 
+def fits_h100(layout: Layout, recompute: Recompute, tokens: int, stages: Sequence[StageMemory]) -> bool:
+    return max(stage.peak for stage in stages) <= H100.usable_bytes
+
+
 def test_suggestions_fit_use_all_gpus_and_come_fastest_first() -> None:
     asked = Layout(2, data=16)
-    found = suggest(QWEN_32B, asked, PAPER, BF16, H100)
+    found = suggest(QWEN_32B, asked, PAPER, BF16, H100, fits=fits_h100)
     assert len(found) > 5
     for one in found:
         batch = replace(PAPER, micro_batch_tokens=one.micro_batch_tokens)
@@ -169,4 +174,4 @@ def test_suggestions_fit_use_all_gpus_and_come_fastest_first() -> None:
 
 
 def test_nothing_is_suggested_where_nothing_fits() -> None:
-    assert suggest(QWEN_32B, Layout(2), PAPER, BF16, H100) == []
+    assert suggest(QWEN_32B, Layout(2), PAPER, BF16, H100, fits=fits_h100) == []

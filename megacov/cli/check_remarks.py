@@ -1,0 +1,58 @@
+"""What `megacov check` warns of: a run that fits, and may still not be what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from megacov.cli.check_plan import RunPlan, longest_of
+from megacov.config import config_warnings
+from megacov.plan import ServerRequest
+
+# A plan is an estimate; closer to the limit than this, it is said.
+_TIGHT = 0.9
+
+
+def remarks(plan: RunPlan) -> list[str]:
+    """What to look at twice.
+
+    Args:
+        plan: of the run.
+
+    Returns:
+        A sentence for each.
+    """
+    return [*config_warnings(plan.config), *plan.placement.remarks, *_own_remarks(plan)]
+
+
+def _own_remarks(plan: RunPlan) -> Iterator[str]:
+    config, batch = plan.config, plan.batch_plan
+    peak, usable = max(stage.peak for stage in plan.stages), plan.cluster.usable_bytes
+    if _TIGHT * usable < peak <= usable:
+        yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
+    longest = longest_of(config)
+    if longest > plan.sizes.max_position_embeddings:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has "
+            f"max_position_embeddings {plan.sizes.max_position_embeddings}: servers refuse longer sequences."
+        )
+    if batch.sequences_per_update % plan.layout.data:
+        yield (
+            f"{batch.sequences_per_update} sequences of an optimizer step over parallel.data {plan.layout.data}: some "
+            "ranks have one more than others."
+        )
+    if plan.request is not None:
+        yield from _server_remarks(plan, plan.request)
+
+
+def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
+    config = plan.config
+    if plan.placement.servers == 0:
+        yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
+    # `megacov launch` fills in the address for servers that it starts.
+    is_elsewhere = not request.colocated and config.rollout.servers == 0 and config.rollout.addresses_file is None
+    if config.weight_sync.transport == "broadcast" and ip_address(config.weight_sync.host).is_loopback and is_elsewhere:
+        yield (
+            f"weight_sync.host is {config.weight_sync.host}, which servers on other nodes do not reach: override it "
+            "with the address of the trainer's first node."
+        )
