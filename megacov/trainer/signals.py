@@ -86,6 +86,8 @@ class SignalExit:
 def leave_on_signals() -> Iterator[SignalExit]:
     """Inside, the first SIGINT, SIGTERM or SIGUSR1 makes this process leave, in the main thread; see `SignalExit`.
 
+    Afterwards signals are handled as before, but for those that ask for a checkpoint once one of them has been obeyed.
+
     Yields:
         The memory of it, to be checked now and then.
 
@@ -100,5 +102,7 @@ def leave_on_signals() -> Iterator[SignalExit]:
     finally:
         leaving.close()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Sent again to one that has saved and is about to end, it would hide the exit code.
+            is_over = leaving.asked is not None and number in WITH_CHECKPOINT
+            signal.signal(number, signal.SIG_IGN if is_over else handler)
         leaving.check()

@@ -7,11 +7,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from megacov.trainer.signals import SignalExit, leave_on_signals
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Those of this process are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _code_left_with(action: Callable[[SignalExit], None]) -> object:
@@ -64,7 +73,8 @@ def test_a_signal_inside_a_finalizer_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
-def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals) -> None:
+def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals, handlers: None) -> None:
+    del handlers
     interrupted: list[int] = []
     with leave_on_signals() as leaving:
         leaving.save_first(grace_s=60, interrupt=lambda: interrupted.append(1))
@@ -73,6 +83,9 @@ def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals) 
         leaving.check()
         assert leaving.asked is number
         assert interrupted == [1]
+    # Nothing cuts short what is left of a process that has saved.
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_ctrl_c_does_not_wait_for_a_save() -> None:
