@@ -88,10 +88,9 @@ class BroadcastTransport(SessionTransport):
         store = open_store(meeting.host, world_size=world_size, timeout_s=timeout_s)
 
         def join() -> ProcessGroup:
-            # Longer than what is waited for here: NCCL's watchdog ends the process of whom a broadcast is late.
-            return join_as_rank_zero(
-                store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=2.0 * timeout_s
-            )
+            # NCCL's watchdog ends the process of whom a broadcast is late: not before that is given up here.
+            late_s = 2.0 * timeout_s if meeting.backend == "nccl" else timeout_s
+            return join_as_rank_zero(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
 
         groups = {
             member: WeightGroup(

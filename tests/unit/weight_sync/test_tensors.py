@@ -91,7 +91,7 @@ CASES["dies in the middle"] = ("/update_weights_from_tensor", DROP, 2)
 @pytest.mark.parametrize(("path", "failure", "at"), CASES.values(), ids=CASES.keys())
 def test_after_a_failure_anywhere_no_server_goes_on_and_the_culprit_is_named(path, failure, at):
     good, bad = Receiver(), Receiver(path, failure, at=at)
-    error = push(good, bad, request_timeout_s=0.5)
+    error = push(good, bad, request_timeout_s=1.5 if failure is hang else 10.0)
     assert isinstance(error, ServersFailedError)
     assert list(error.failures) == [1]
     assert bad.version == "default" or path in ("/model_info", "/continue_generation", "/update_weight_version")
@@ -101,12 +101,12 @@ def test_after_a_failure_anywhere_no_server_goes_on_and_the_culprit_is_named(pat
     assert good.calls.count("/end_weight_update") >= 1 or path == "/pause_generation"
 
 
-@pytest.mark.parametrize("path", SESSION)
+@pytest.mark.parametrize("path", ["/pause_generation", "/update_weights_from_tensor", "/model_info"])
 def test_a_server_that_hangs_is_given_up_at_the_deadline_of_the_push(path):
     good, bad = Receiver(), Receiver(path, hang)
-    error = push(good, bad, request_timeout_s=600.0, timeout_s=0.5)
+    error = push(good, bad, request_timeout_s=600.0, timeout_s=2.0)
     assert isinstance(error, ServersFailedError)
-    assert list(error.failures) == [1] and "did not answer within 0.5 s" in str(error)
+    assert list(error.failures) == [1] and "did not answer within 2 s" in str(error)
 
 
 def test_checksums_find_the_server_that_is_unlike_the_others():
