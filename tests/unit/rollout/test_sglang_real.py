@@ -128,9 +128,9 @@ def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(runni
             yield pair
 
     with asyncio.Runner() as runner:
-        clients = clients_of(running, request_timeout_s=4.0)
+        clients = clients_of(running, request_timeout_s=10.0)
         served = list(clients)
-        transport = make_transport("broadcast", served, runner.run, tmp_path, timeout_s=5.0)
+        transport = make_transport("broadcast", served, runner.run, tmp_path, timeout_s=12.0)
         transport.push(1, changed_weights(1).items())
         try:
             with pytest.raises(ServersFailedError) as failure:
