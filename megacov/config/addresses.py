@@ -38,6 +38,18 @@ def is_private(host: str) -> bool:
     return address.is_private and not address.is_unspecified
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine under an address that no other machine reaches.
+
+    Args:
+        host: of a URL.
+
+    Returns:
+        False for names but localhost.
+    """
+    return ip_address(host).is_loopback if is_ip_address(host) else host == "localhost"
+
+
 def refuse_public(host: str, *, url: str) -> None:
     """Refuse an address where whoever is on the way could read keys and change samples.
 

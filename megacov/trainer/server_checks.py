@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from megacov.config import RunConfig
+from megacov.config.addresses import is_loopback
 from megacov.rollout import Capabilities, UnusableServerError, refuse_unsafe, version_warning
 
 
@@ -49,7 +49,7 @@ def _why_weights_cannot_come(config: RunConfig, capabilities: Capabilities, addr
         )
     host = urlsplit(address).hostname or ""
     if sync.transport == "ipc":
-        if _is_loopback(host):
+        if is_loopback(host):
             return None
         return (
             f"weight_sync.transport is ipc and {address} is not on the loopback of this machine: start the servers on "
@@ -60,20 +60,13 @@ def _why_weights_cannot_come(config: RunConfig, capabilities: Capabilities, addr
             f"weight_sync.transport is broadcast and {address} runs SGLang {capabilities.version}, which takes tensors "
             "only one by one: install 0.5.6 or newer, or set weight_sync.transport=disk."
         )
-    if _is_loopback(sync.host) and not _is_of_this_machine(host):
+    if is_loopback(sync.host) and not _is_of_this_machine(host):
         return (
             f"weight_sync.transport is broadcast, weight_sync.host is {sync.host}, and {address} is on another "
             "machine, which would look for the trainer on itself: set weight_sync.host to the private address of "
             "rank 0's machine."
         )
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_of_this_machine(host: str) -> bool:

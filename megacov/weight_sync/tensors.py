@@ -6,11 +6,11 @@ import base64
 import io
 import pickle
 from collections.abc import Sequence
-from ipaddress import ip_address
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from megacov.config.addresses import is_loopback
 from megacov.errors import RolloutError
 from megacov.weight_sync.session import SessionTransport
 
@@ -58,12 +58,7 @@ def serialize(bucket: Sequence[tuple[str, Tensor]]) -> str:
 
 
 async def _check_is_local(client: SessionClient) -> None:
-    host = urlsplit(client.address).hostname or ""
-    try:
-        is_local = ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    if not is_local:
+    if not is_loopback(urlsplit(client.address).hostname or ""):
         raise RolloutError(
             f"weight_sync.transport is ipc and {client.address} is not on the loopback of this machine: start the "
             "servers on rollout.host=127.0.0.1, or set weight_sync.transport=broadcast."
