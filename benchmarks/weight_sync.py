@@ -20,7 +20,7 @@ from benchmarks.weight_sync_projection import print_projection
 from megacov.config import load_config
 from megacov.megatron.policy import Policy
 from megacov.rollout import RolloutClient, ServerKeys
-from megacov.trainer.loop_thread import LoopThread
+from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.weight_sync import (
     BroadcastTransport,
     DiskTransport,

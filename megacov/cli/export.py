@@ -32,7 +32,7 @@ def export(
         raise DataError(f"{run} has no config.yaml: give the folder of a run, such as runs/NAME.")
     # One process reads one parameter at a time, on a login node as well; GPUs may be busy with something else.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from megacov.trainer.export import export_run
+    from megacov.trainer.saving.export import export_run
 
     done = export_run(run, out, step=step, dtype=None if dtype is None else dtype.value)
     print(f"{out}: the policy after step {done.step}, {done.num_bytes / 1e6:,.1f} MB in {done.dtype}")

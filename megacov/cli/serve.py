@@ -47,15 +47,15 @@ def serve(
         deterministic: run one request at a time, so that equal seeds give equal bits.
         parent_pid: the process that started this one, if the server must not outlive it.
     """
+    from megacov.embedded_server.startup import check_model_folder, listen
     from megacov.launch.process import die_with_parent
-    from megacov.rollout.embedded.startup import check_model_folder, listen
 
     if parent_pid is not None:
         die_with_parent(parent_pid)
     # What can be wrong is looked at before torch is imported, so that it is said at once.
     check_model_folder(model)
     with listen(host, port) as listener:
-        from megacov.rollout.embedded.server import ServerSettings, run_server
+        from megacov.embedded_server.server import ServerSettings, run_server
 
         settings = ServerSettings(
             dtype=dtype.value,

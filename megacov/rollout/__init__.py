@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from megacov.rollout.address_file import AddressFile
-from megacov.rollout.capabilities import Capabilities, UnusableServerError, refuse_unsafe, version_warning
-from megacov.rollout.carried import CarriedGroup, dump_carried, load_carried
-from megacov.rollout.client import RolloutClient
-from megacov.rollout.connection import RequestRefusedError, UnreachableError
-from megacov.rollout.fleet import Fleet, ServersWaitError
-from megacov.rollout.groups import SampledGroups, SamplingReport
-from megacov.rollout.keys import ServerKeys, make_keys, read_keys
-from megacov.rollout.member import Member
-from megacov.rollout.partial import PartialSampler
-from megacov.rollout.sampler import Sampler
-from megacov.rollout.server_process import EmbeddedServer, ServerProcess
-from megacov.rollout.sglang_server import SglangServer
-from megacov.rollout.wire import GenerateRequest, Prefix
+from megacov.rollout.client.capabilities import Capabilities, UnusableServerError, refuse_unsafe, version_warning
+from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.client.connection import RequestRefusedError, UnreachableError
+from megacov.rollout.client.wire import GenerateRequest, Prefix
+from megacov.rollout.fleet.address_file import AddressFile
+from megacov.rollout.fleet.fleet import Fleet, ServersWaitError
+from megacov.rollout.fleet.keys import ServerKeys, make_keys, read_keys
+from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
+from megacov.rollout.fleet.sglang_server import SglangServer
+from megacov.rollout.sampling.carried import CarriedGroup, dump_carried, load_carried
+from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
+from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.sampler import Sampler
 
 __all__ = [
     "AddressFile",

@@ -22,9 +22,12 @@ from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
-from megacov.trainer.checkpointing import FORMAT, Checkpointer, SaveSettings
 from megacov.trainer.progress import ProgressReport
-from megacov.trainer.restore import (
+from megacov.trainer.rollout.exchange import RolloutPhase
+from megacov.trainer.rollout.worker import RolloutWorker
+from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
+from megacov.trainer.saving.checkpointing import FORMAT, Checkpointer, SaveSettings
+from megacov.trainer.saving.restore import (
     GoodCheckpoint,
     check_continuation,
     find_good_checkpoint,
@@ -32,9 +35,6 @@ from megacov.trainer.restore import (
     restore,
     set_newer_aside,
 )
-from megacov.trainer.rollout_phase import RolloutPhase
-from megacov.trainer.rollout_worker import RolloutWorker
-from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
 

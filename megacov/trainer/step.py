@@ -14,15 +14,15 @@ from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import PhaseClock
-from megacov.trainer.composition import compose
-from megacov.trainer.mismatch import check_mismatch
-from megacov.trainer.not_finite import SkippedUpdates, examine_inputs
-from megacov.trainer.rollout_phase import RolloutPhase
-from megacov.trainer.selection import Selection, select_tokens, split_selection
+from megacov.trainer.optimizer_step.metrics import collect_metrics
+from megacov.trainer.optimizer_step.mismatch import check_mismatch
+from megacov.trainer.optimizer_step.not_finite import SkippedUpdates, examine_inputs
+from megacov.trainer.optimizer_step.selection import Selection, select_tokens, split_selection
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, make_token_inputs
+from megacov.trainer.optimizer_step.update import Occasion, UpdateOutcome, run_update, select_for_update
+from megacov.trainer.optimizer_step.weighting import compose
+from megacov.trainer.rollout.exchange import RolloutPhase
 from megacov.trainer.state import TrainState
-from megacov.trainer.step_metrics import collect_metrics
-from megacov.trainer.token_inputs import TokenInputs, make_token_inputs
-from megacov.trainer.update import Occasion, UpdateOutcome, run_update, select_for_update
 from megacov.types import MicroBatch, RolloutBatch
 
 

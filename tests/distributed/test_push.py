@@ -13,9 +13,9 @@ from torch import Tensor
 from megacov.errors import MegacovError, RolloutError, WeightSyncError
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import all_reduce_sum
-from megacov.rollout.connection import RequestRefusedError
-from megacov.trainer.mismatch import check_mismatch
-from megacov.trainer.rollout_phase import RolloutPhase
+from megacov.rollout.client.connection import RequestRefusedError
+from megacov.trainer.optimizer_step.mismatch import check_mismatch
+from megacov.trainer.rollout.exchange import RolloutPhase
 from megacov.trainer.step import plan_updates
 from tests.support.policies import GRPO, TINY_POLICY, laid_out_policy, make_rollout_batch, step_settings
 from tests.support.run_ranks import run_cases

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from megacov.megatron.policy import Policy
 from megacov.trainer.clock import PhaseClock
+from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.step import StepSettings, plan_updates, run_updates
-from megacov.trainer.token_inputs import join
 from tests.support.policies import ADAM, FLOAT32, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
 from tests.support.reference import covariance, top_k_ids
 from tests.support.run_ranks import run_cases

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import torch
 
-from megacov.rollout.embedded.app import create_app
-from megacov.rollout.embedded.engine import Engine
-from megacov.rollout.embedded.generation import EngineRequest
-from megacov.rollout.embedded.model import ServedModel, load_model
-from megacov.rollout.embedded.sampling import SamplingParams
-from megacov.rollout.embedded.service import Service
-from megacov.rollout.embedded.thread import EngineThread
+from megacov.embedded_server.app import create_app
+from megacov.embedded_server.engine import Engine
+from megacov.embedded_server.generation import EngineRequest
+from megacov.embedded_server.model import ServedModel, load_model
+from megacov.embedded_server.sampling import SamplingParams
+from megacov.embedded_server.service import Service
+from megacov.embedded_server.thread import EngineThread
 
 
 def make_engine(

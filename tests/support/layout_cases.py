@@ -20,9 +20,9 @@ from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.clock import PhaseClock
+from megacov.trainer.optimizer_step.token_inputs import join
+from megacov.trainer.optimizer_step.update import UpdateOutcome
 from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
-from megacov.trainer.token_inputs import join
-from megacov.trainer.update import UpdateOutcome
 from megacov.types import RolloutBatch
 from tests.support.policies import (
     CLIP_COV,

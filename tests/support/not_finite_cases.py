@@ -15,10 +15,10 @@ from torch import Tensor
 from megacov.errors import NumericsError
 from megacov.megatron.policy import Policy
 from megacov.trainer.clock import PhaseClock
-from megacov.trainer.not_finite import SkippedUpdates
+from megacov.trainer.optimizer_step.metrics import collect_metrics
+from megacov.trainer.optimizer_step.not_finite import SkippedUpdates
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
-from megacov.trainer.step_metrics import collect_metrics
 from tests.support.policies import (
     CLIP_COV,
     GRPO,

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megacov.rollout.carried import CarriedGroup
-from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet, Member
-from megacov.rollout.groups import SampledGroups
-from megacov.rollout.partial import PartialSampler
+from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.fleet.fleet import Fleet, Member
+from megacov.rollout.sampling.carried import CarriedGroup
+from megacov.rollout.sampling.groups import SampledGroups
+from megacov.rollout.sampling.partial import PartialSampler
 from megacov.types import Prompt
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 

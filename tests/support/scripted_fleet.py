@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from megacov.rollout.client import RolloutClient
-from megacov.rollout.fleet import Fleet
-from megacov.rollout.member import Member
-from megacov.rollout.wire import GenerateRequest
+from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.client.wire import GenerateRequest
+from megacov.rollout.fleet.fleet import Fleet
+from megacov.rollout.fleet.member import Member
 from tests.support.scripted_server import DROP, Call, Reply, Script, completion, scripted_server
 
 VOCAB_SIZE = 100_000

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from megacov.rollout.client import RolloutClient
+from megacov.rollout.client.client import RolloutClient
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
 from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
-from megacov.rollout.capabilities import Capabilities
+from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
 from tests.support.sglang_servers import (

@@ -1,0 +1,275 @@
+"""The scheduler of the embedded server: who waits, who runs, and what a pause or new weights do to them.
+
+Everything here runs on one thread. `step` makes at most one token for every running generation; all other methods act
+between two tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from megacov.embedded_server.batch import RunningBatch, prefill, prompt_rows, shares_row
+from megacov.embedded_server.generation import DecodeTokens, EngineRequest, Finish, Generation, find_finish
+from megacov.embedded_server.sampling import draw
+from megacov.embedded_server.weights import WeightsDoNotFitError, load_weights
+
+PauseMode = Literal["abort", "retract", "in_place"]
+
+_MAX_PREFILL_TOKENS = 16384  # padding included; bounds the activations of one forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """A folder of weights to load. `on_done` is called once with success and a sentence.
+
+    `version` None keeps the current one. `flushes_cache` says that cached keys and values must not survive.
+    """
+
+    folder: Path
+    version: str | None
+    flushes_cache: bool
+    on_done: Callable[[bool, str], None]
+
+
+class Engine:
+    """Generates for any number of requests in one running batch, which they join and leave between two tokens."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        decode: DecodeTokens,
+        *,
+        model_path: Path,
+        max_running_sequences: int,
+        random_seed: int,
+        deterministic: bool = False,
+    ) -> None:
+        """Set up an idle engine.
+
+        Args:
+            model: the language model, on the CPU and in eval mode; the engine alone may use it from now on.
+            decode: turns token ids into text, special tokens included; for stop strings.
+            model_path: the folder the weights came from.
+            max_running_sequences: completions that may hold keys and values at a time.
+            random_seed: of the one stream of random numbers for requests without a seed of their own.
+            deterministic: run one request at a time, so that rounding does not depend on what else is running. A
+                request with a seed then has the same tokens and log-probs, bit by bit, whenever it comes.
+        """
+        self.weight_version = "default"
+        self.model_path = model_path
+        self.max_running_sequences = max_running_sequences
+        self._model = model
+        self._decode = decode
+        self._deterministic = deterministic
+        self._random = random.Random(random_seed)
+        self._requests: dict[str, EngineRequest] = {}
+        self._waiting: deque[Generation] = deque()
+        self._running: RunningBatch | None = None
+        self._paused: PauseMode | None = None
+        self._updates: deque[WeightUpdate] = deque()
+        self._behind_update: list[EngineRequest] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return self._paused is None and bool(self._running or self._waiting or self._updates)
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether requests wait and nothing runs, so that waiting a little longer makes a larger first batch."""
+        is_idle = self._paused is None and self._running is None and not self._deterministic
+        return is_idle and 0 < len(self._waiting) < self.max_running_sequences
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queue a request. While an update waits for its turn, the request goes behind it.
+
+        Args:
+            request: new, with an id that is not in use.
+        """
+        request.start(self._random.random)
+        self._requests[request.rid] = request
+        if self._updates:
+            self._behind_update.append(request)
+        else:
+            self._waiting.extend(request.generations)
+
+    def abort(self, rid: str | None) -> None:
+        """End requests at once; they answer with what they have. An unknown id does nothing.
+
+        Args:
+            rid: request id, or None for all.
+        """
+        requests = list(self._requests.values()) if rid is None else [self._requests.get(rid)]
+        for request in requests:
+            if request is not None:
+                for generation in request.generations:
+                    if generation.finish is None:
+                        self._finish(generation, Finish("abort"))
+        self._waiting = deque(generation for generation in self._waiting if generation.finish is None)
+        self._behind_update = [request for request in self._behind_update if not request.is_done]
+        self._drop_finished()
+
+    def pause(self, mode: PauseMode) -> None:
+        """Make no further token until `resume`. Requests that arrive meanwhile wait.
+
+        Args:
+            mode: abort ends all requests; retract drops their keys and values, to be read anew after the pause;
+                in_place keeps them.
+        """
+        if mode == "abort":
+            self.abort(None)
+        elif mode == "retract" and self._running is not None:
+            for generation in reversed(self._running.generations):
+                generation.num_retractions += 1
+                self._waiting.appendleft(generation)
+            self._running = None
+        self._paused = mode
+        self._apply_updates()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._paused = None
+
+    def flush_cache(self) -> bool:
+        """Drop cached prefixes. There are none, so this only says whether SGLang could have done it."""
+        return self._running is None and (self._paused is not None or not self._waiting)
+
+    def update_weights(self, update: WeightUpdate) -> None:
+        """Load weights: at once if nothing runs or the engine is paused, else after all requests queued so far.
+
+        Args:
+            update: what to load; its `on_done` tells how it went.
+        """
+        self._updates.append(update)
+        if self._paused is not None or not (self._running or self._waiting):
+            self._apply_updates()
+
+    def rename_weights(self, version: str) -> None:
+        """Give the loaded weights another version.
+
+        Args:
+            version: of the next token.
+        """
+        self.weight_version = version
+
+    def step(self) -> None:
+        """Let waiting generations join, and make one token for every one that runs."""
+        if self._paused is not None:
+            return
+        joining = self._take_waiting()
+        # Those that were running first, so that every generation gets at most one token a step.
+        if self._running is not None:
+            self._append_tokens(self._running, self._running.decode(self._model))
+            self._drop_finished()
+        if joining:
+            self._join(joining)
+        if self._updates and not (self._running or self._waiting):
+            self._apply_updates()
+
+    def _take_waiting(self) -> list[Generation]:
+        if self._deterministic:
+            return self._take_next_request()
+        room = self.max_running_sequences - (len(self._running.generations) if self._running else 0)
+        taken: list[Generation] = []
+        num_rows = width = 0
+        while self._waiting and len(taken) < room:
+            generation = self._waiting[0]
+            num_rows += not (taken and shares_row(taken[-1], generation))
+            width = max(width, len(generation.request.prompt_ids) + len(generation.output_ids))
+            if taken and num_rows * width > _MAX_PREFILL_TOKENS:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _take_next_request(self) -> list[Generation]:
+        taken: list[Generation] = []
+        while self._running is None and self._waiting and (not taken or taken[0].request is self._waiting[0].request):
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _join(self, joining: list[Generation]) -> None:
+        batch, logits = prefill(self._model, prompt_rows(joining))
+        self._append_tokens(batch, logits)
+        rows = [row for row, generation in enumerate(batch.generations) if generation.finish is None]
+        if not rows:
+            return
+        batch.keep(rows)
+        if self._running is None:
+            self._running = batch
+        else:
+            self._running.extend(batch)
+
+    def _append_tokens(self, batch: RunningBatch, logits: Tensor) -> None:
+        greedy = batch.plan.greedy.tolist()
+        uniforms = [
+            0.0 if is_greedy else generation.draw_uniform()
+            for is_greedy, generation in zip(greedy, batch.generations, strict=True)
+        ]
+        tokens, log_probs = draw(logits, batch.plan, torch.tensor(uniforms, dtype=torch.float64))
+        for generation, token, log_prob in zip(batch.generations, tokens.tolist(), log_probs.tolist(), strict=True):
+            finish = self._advance(generation, token, log_prob)
+            if finish is not None:
+                self._finish(generation, finish)
+
+    def _advance(self, generation: Generation, token: int, log_prob: float) -> Finish | None:
+        if generation.request.params.max_new_tokens == 0:
+            return Finish("length")
+        if math.isnan(log_prob):
+            message = f"The model's logits are not finite under weight version {self.weight_version}."
+            return Finish("abort", message=message, status_code=500)
+        generation.append(token, log_prob, weight_version=self.weight_version)
+        return find_finish(generation, decode=self._decode)
+
+    def _finish(self, generation: Generation, finish: Finish) -> None:
+        if not generation.spans:
+            generation.mark_version(self.weight_version)
+        generation.finish = finish
+        request = generation.request
+        if request.is_done:
+            del self._requests[request.rid]
+            request.on_done(request)
+
+    def _drop_finished(self) -> None:
+        if self._running is None:
+            return
+        rows = [row for row, generation in enumerate(self._running.generations) if generation.finish is None]
+        if rows:
+            self._running.keep(rows)
+        else:
+            self._running = None
+
+    def _apply_updates(self) -> None:
+        while self._updates:
+            self._apply(self._updates.popleft())
+        self._waiting.extend(_generations_of(self._behind_update))
+        self._behind_update.clear()
+
+    def _apply(self, update: WeightUpdate) -> None:
+        if update.flushes_cache and self._running is not None:
+            update.on_done(False, "Requests paused in place keep their cache, so send flush_cache=false.")
+            return
+        try:
+            load_weights(self._model, update.folder)
+        except WeightsDoNotFitError as error:
+            update.on_done(False, str(error))
+            return
+        self.model_path = update.folder
+        message = "Succeeded to update model weights."
+        if update.version is not None:
+            self.weight_version = update.version
+            message += f" Weight version updated to {update.version}."
+        update.on_done(True, message)
+
+
+def _generations_of(requests: Iterable[EngineRequest]) -> list[Generation]:
+    return [generation for request in requests for generation in request.generations]

@@ -1,0 +1,123 @@
+"""What the engine knows about a request and about each completion it is producing."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megacov.embedded_server.sampling import SamplingParams
+
+DecodeTokens = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a completion ended. `matched` is the stop token or stop string; `message` says why it was aborted."""
+
+    kind: Literal["stop", "length", "abort"]
+    matched: int | str | None = None
+    message: str = "Aborted"
+    status_code: int | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """One completion in the making.
+
+    `spans` are [weight version, index of its first token]; a new one opens when the weights change between tokens.
+    `draw_uniform` gives one number in [0, 1) per token drawn.
+    """
+
+    request: EngineRequest
+    draw_uniform: Callable[[], float]
+    output_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    spans: list[tuple[str, int]] = field(default_factory=list)
+    finish: Finish | None = None
+    num_retractions: int = 0
+
+    def append(self, token: int, log_prob: float, *, weight_version: str) -> None:
+        """Take one sampled token.
+
+        Args:
+            token: vocabulary id.
+            log_prob: its log-probability.
+            weight_version: of the weights that produced it.
+        """
+        self.mark_version(weight_version)
+        self.output_ids.append(token)
+        self.log_probs.append(log_prob)
+
+    def mark_version(self, weight_version: str) -> None:
+        """Open a span if the weights are not those of the last token.
+
+        Args:
+            weight_version: of the weights that produce the next token.
+        """
+        if not self.spans or self.spans[-1][0] != weight_version:
+            self.spans.append((weight_version, len(self.output_ids)))
+
+
+@dataclass(eq=False, slots=True)
+class EngineRequest:
+    """One prompt with n completions. `on_done` is called once, by the engine, when all have ended.
+
+    `stop_ids` are the token ids that end a completion: the model's own and the request's.
+    """
+
+    rid: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    stop_ids: frozenset[int]
+    on_done: Callable[[EngineRequest], None]
+    wants_log_probs: bool = False
+    wants_input_log_probs: bool = False
+    input_log_probs: list[float] | None = None
+    generations: list[Generation] = field(default_factory=list)
+    created_s: float = field(default_factory=time.monotonic)
+
+    def start(self, shared_uniform: Callable[[], float]) -> None:
+        """Make the n generations. A request with a seed of its own draws from it, each copy a stream of its own.
+
+        Args:
+            shared_uniform: the server's random numbers, for requests without a seed.
+        """
+        seed = self.params.sampling_seed
+        for copy in range(self.params.n):
+            draw_uniform = shared_uniform if seed is None else random.Random(f"{seed}/{copy}").random
+            self.generations.append(Generation(self, draw_uniform))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every completion has ended."""
+        return all(generation.finish is not None for generation in self.generations)
+
+
+def find_finish(generation: Generation, *, decode: DecodeTokens) -> Finish | None:
+    """Whether the newest token ends the completion. The length is looked at first, as in SGLang.
+
+    Args:
+        generation: with at least one token.
+        decode: turns token ids into text, special tokens included.
+
+    Returns:
+        Why it ends, or None.
+    """
+    request = generation.request
+    params = request.params
+    if len(generation.output_ids) >= params.max_new_tokens:
+        return Finish("length")
+    token = generation.output_ids[-1]
+    if token in request.stop_ids:
+        return Finish("stop", matched=token)
+    if params.stop:
+        # A token is at least one byte, so this many tokens hold every stop string that the newest token completes.
+        tail_length = max(len(stop.encode()) for stop in params.stop)
+        tail = decode(generation.output_ids[-tail_length:])
+        matched = next((stop for stop in params.stop if stop in tail), None)
+        if matched is not None:
+            return Finish("stop", matched=matched)
+    return None

@@ -1,0 +1,249 @@
+"""Metrics of a training step, computed where the log-probs are: on the last pipeline stage.
+
+Every function but the first is a collective of dp_cp on that stage. Results are equal on all of its ranks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megacov.monitor.covariance_metrics import (
+    Histogram,
+    covariance_histogram,
+    covariance_metrics,
+    selection_metrics,
+)
+from megacov.monitor.metrics import entropy_means, masked_means, mismatch_metrics, policy_means
+from megacov.ops import covariance
+from megacov.parallel.collectives import all_reduce_sum
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.agreement import from_last_stage
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.not_finite import without_tokens
+from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_each
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
+from megacov.trainer.optimizer_step.update import UpdateOutcome
+
+Metrics = dict[str, float]
+
+
+def collect_metrics(
+    inputs: Sequence[Sequence[TokenInputs]],
+    outcomes: Sequence[UpdateOutcome],
+    algorithm: Algorithm,
+    groups: ParallelGroups,
+    *,
+    num_samples: int,
+    seed: int,
+    first_update: int,
+    is_logged: bool,
+    with_histogram: bool,
+) -> tuple[Metrics, Histogram | None]:
+    """All metrics of the last stage on all ranks. What is not finite is absent, as are updates that were left out.
+
+    Collectives: on the last stage, dp_cp and cp: those of the functions below; then pp: `from_last_stage`.
+
+    Args:
+        inputs: of this rank's micro-batches, by optimizer step; empty off the last stage.
+        outcomes: of the optimizer steps.
+        algorithm: the resolved algorithm.
+        groups: of this rank.
+        num_samples: of the rollout batch.
+        seed: of the run.
+        first_update: number of the first optimizer step in the run.
+        is_logged: whether to compute what takes further selections.
+        with_histogram: whether to make the histogram of the covariance.
+
+    Returns:
+        By tag; and the histogram or None.
+    """
+    applied = [i for i, outcome in enumerate(outcomes) if outcome.result.is_applied]
+    metrics: Metrics = {}
+    histogram = None
+    if groups.is_last_stage:
+        selections = [_effective(outcome) for outcome in outcomes if outcome.selection is not None]
+        metrics, histogram = batch_metrics(
+            [part for parts in inputs for part in parts],
+            selections,
+            num_samples=num_samples,
+            group=groups.dp_cp,
+            with_covariance=is_logged,
+            with_histogram=with_histogram,
+        )
+        if applied:
+            kept = join([part for i in applied for part in inputs[i]], "kept")
+            metrics |= update_metrics([outcomes[i] for i in applied], kept, group=groups.dp_cp)
+        if applied and selections:
+            # The last is the farthest from the old policy; a selection in `rollout_batch` scope is one of them all.
+            which = range(len(outcomes)) if algorithm.scope == "rollout_batch" else range(applied[-1], applied[-1] + 1)
+            metrics |= selection_step_metrics(
+                concatenate([found for i in which if (found := outcomes[i].selection) is not None]),
+                [part for i in which for part in inputs[i]],
+                algorithm,
+                seed=seed,
+                update=first_update + which[0],
+                groups=groups,
+                with_overlap=is_logged,
+            )
+    metrics, histogram = _finite(metrics, histogram, groups)
+    return metrics | {"health/skipped_updates": float(len(outcomes) - len(applied))}, histogram
+
+
+def _finite(metrics: Metrics, histogram: Histogram | None, groups: ParallelGroups) -> tuple[Metrics, Histogram | None]:
+    """What is finite of the last stage's metrics, on all ranks."""
+    finite = {tag: value for tag, value in metrics.items() if isfinite(value)}
+    is_drawn = histogram is not None and isfinite(histogram.total)
+    finite, drawn = from_last_stage((finite, asdict(histogram) if histogram and is_drawn else None), groups)
+    return finite, None if drawn is None else Histogram(**drawn)
+
+
+def _effective(outcome: UpdateOutcome) -> Selection:
+    assert outcome.selection is not None
+    return outcome.selection if outcome.result.is_applied else without_tokens(outcome.selection)
+
+
+def _floats(metrics: dict[str, Tensor]) -> Metrics:
+    """To the host in one transfer."""
+    if not metrics:
+        return {}
+    values = torch.stack([value.double() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
+
+
+def batch_metrics(
+    inputs: Sequence[TokenInputs],
+    selections: Sequence[Selection],
+    *,
+    num_samples: int,
+    group: ProcessGroup | None,
+    with_covariance: bool,
+    with_histogram: bool,
+) -> tuple[Metrics, Histogram | None]:
+    """Entropy, mismatch and covariance of the whole rollout batch, under the policy before its first update.
+
+    Collectives: group: those of `entropy_means`, `mismatch_metrics`, `masked_means`, `covariance`, then as asked for
+    those of `covariance_metrics` and `covariance_histogram`, in that order.
+
+    Args:
+        inputs: of all micro-batches of this rank.
+        selections: of all optimizer steps, or none.
+        num_samples: of the rollout batch.
+        group: dp_cp.
+        with_covariance: whether to compute `cov/*`.
+        with_histogram: whether to make the histogram of the covariance.
+
+    Returns:
+        `entropy/*`, `rollout/mismatch_*`, `rollout/importance_weight`, `policy/kept_fraction`, `cov/*` and
+        `selection/quadrant_*`; and the histogram or None.
+    """
+    loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
+    metrics = entropy_means(
+        {"": join(inputs, "entropy"), "_t1": join(inputs, "entropy_t1")},
+        join(inputs, "sample_index"),
+        loss_mask,
+        num_samples=num_samples,
+        group=group,
+    )
+    metrics |= mismatch_metrics(old, join(inputs, "rollout_log_probs"), loss_mask, group=group)
+    metrics |= masked_means(
+        {
+            "policy/kept_fraction": (kept, loss_mask),
+            "rollout/importance_weight": (join(inputs, "importance"), loss_mask),
+        },
+        group=group,
+    )
+    cov = covariance(old, advantages, kept, group=group)
+    if with_covariance:
+        metrics |= covariance_metrics(
+            cov,
+            old,
+            advantages,
+            kept,
+            join(inputs, "token_ids"),
+            group=group,
+            selected=torch.cat(concatenate(selections).masks) if selections else None,
+        )
+    histogram = covariance_histogram(cov, kept, group=group) if with_histogram else None
+    return _floats(metrics), histogram
+
+
+def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: ProcessGroup | None) -> Metrics:
+    """Policy metrics over the optimizer steps of a rollout batch that were made.
+
+    Collectives: group: SUM [2] of loss and tokens; those of `policy_means`.
+
+    Args:
+        outcomes: of these optimizer steps, at least one.
+        kept: [t] bool, the tokens of this rank that took part in them.
+        group: dp_cp.
+
+    Returns:
+        `policy/*`: token means; the mean over optimizer steps of loss and gradient norm; the last learning rate.
+    """
+    outputs = [output for outcome in outcomes for output in outcome.result.outputs]
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=outputs[0].loss.device))
+    for output in outputs:
+        for name, value in output.metrics.items():
+            sums[name] = sums[name] + value
+    loss = torch.stack([output.loss.double() for output in outputs]).sum()
+    loss, num_tokens = all_reduce_sum(torch.stack([loss, kept.sum().double()]), group=group)
+    metrics = policy_means(sums, num_tokens=num_tokens, group=group)
+    metrics["policy/loss"] = loss / len(outcomes)
+    results = [outcome.result for outcome in outcomes]
+    means = {
+        "policy/grad_norm": sum(result.grad_norm for result in results) / len(results),
+        "policy/lr": results[-1].lr,
+    }
+    return _floats(metrics) | means
+
+
+def selection_step_metrics(
+    selection: Selection,
+    inputs: Sequence[TokenInputs],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    update: int,
+    groups: ParallelGroups,
+    with_overlap: bool,
+) -> Metrics:
+    """Metrics of one selection, and how much of it a selection in each micro-batch would have found.
+
+    Collectives: cp: those of a selection in each micro-batch; dp_cp: those of `selection_metrics`.
+
+    Args:
+        selection: over its whole scope.
+        inputs: of the micro-batches in scope on this rank.
+        algorithm: the resolved algorithm.
+        seed: of the run.
+        update: number of the optimizer step that it was made for.
+        groups: of this rank.
+        with_overlap: whether to select in each micro-batch too.
+
+    Returns:
+        `selection/*`; threshold, margin and overlap only of one selection over all ranks.
+    """
+    assert algorithm.select is not None
+    local = None
+    is_global = algorithm.scope != "micro_batch"
+    if is_global and with_overlap:
+        each = select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update, group=groups.cp)
+        local = torch.cat(each.masks)
+    is_random = algorithm.select.candidates is not None
+    metrics = selection_metrics(
+        torch.cat(selection.masks),
+        join(inputs, "kept"),
+        group=groups.dp_cp,
+        scores=torch.cat(selection.scores) if is_global and not is_random else None,
+        candidates=torch.cat(selection.candidates) if is_random else None,
+        micro_batch_selected=local,
+    )
+    return _floats(metrics)

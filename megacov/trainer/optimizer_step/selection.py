@@ -1,0 +1,154 @@
+"""Which tokens the covariance method acts on, over the scope that the configuration names.
+
+Runs on the last pipeline stage only: the other stages have no log-probs and need no mask.
+Shape legend: t response tokens of one micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megacov.ops import covariance
+from megacov.selection import SelectionInputs
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, split_like
+from megacov.types import LossBatch
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected in one optimizer step on this rank, and what from; all [t], a micro-batch each.
+
+    masks: bool, the selected tokens.
+    scores: float, what the tokens were ranked by, or what said which may be drawn.
+    candidates: bool, the tokens that competed or that were drawn from.
+    log_probs: float32, that the covariance was taken of.
+    """
+
+    masks: list[Tensor]
+    scores: list[Tensor]
+    candidates: list[Tensor]
+    log_probs: list[Tensor]
+
+
+@torch.no_grad()
+def select_tokens(
+    inputs: Sequence[TokenInputs],
+    log_probs: Sequence[Tensor],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    update: int,
+    group: ProcessGroup | None,
+) -> Selection:
+    """Covariance and selection over all given micro-batches and all ranks of the group.
+
+    Collectives: group: those of `covariance`, then those of the selector. Every rank of the group must call it, also
+    one whose micro-batches hold no token.
+
+    Args:
+        inputs: of the micro-batches in scope on this rank.
+        log_probs: [t] of the same micro-batches, under the policy about to be updated.
+        algorithm: selector, its hyperparameters, and the loss whose clipped tokens Clip-Cov leaves alone.
+        seed: of the run.
+        update: number of this optimizer step in the run.
+        group: dp_cp, or cp for one micro-batch alone; None selects among this rank's given tokens.
+
+    Returns:
+        The selection, micro-batch by micro-batch.
+    """
+    assert algorithm.select is not None
+    joined = torch.cat(list(log_probs))
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
+    cov = covariance(joined, advantages, kept, group=group)
+    batch = LossBatch(
+        log_probs=joined,
+        old_log_probs=join(inputs, "old_log_probs"),
+        advantages=join(inputs, "policy_advantages"),
+        loss_mask=kept,
+        token_weights=join(inputs, "token_weights"),
+    )
+    eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
+    selection_inputs = SelectionInputs(
+        cov=cov,
+        entropy=join(inputs, "entropy"),
+        loss_mask=kept,
+        token_ids=join(inputs, "token_ids"),
+        eligible_mask=eligible,
+        seed=seed,
+        update=update,
+        group=group,
+    )
+    select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
+    candidates = kept if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
+    mask = select(selection_inputs, **hyperparameters)
+    joined_parts = (mask, select.scores(selection_inputs), candidates, joined)
+    return Selection(*(split_like(values, inputs) for values in joined_parts))
+
+
+def select_each(
+    inputs: Sequence[TokenInputs],
+    log_probs: Sequence[Tensor],
+    algorithm: Algorithm,
+    *,
+    seed: int,
+    update: int,
+    group: ProcessGroup | None,
+) -> Selection:
+    """Selection inside each micro-batch on its own, as the paper's code and verl do.
+
+    Collectives: group: those of `select_tokens`, micro-batch by micro-batch.
+
+    Args:
+        inputs: of the micro-batches.
+        log_probs: [t] of the same micro-batches.
+        algorithm: as in `select_tokens`.
+        seed: of the run.
+        update: number of this optimizer step in the run.
+        group: cp, whose ranks share each micro-batch.
+
+    Returns:
+        The selection, micro-batch by micro-batch.
+    """
+    parts = [
+        select_tokens([one], [lp], algorithm, seed=seed, update=update, group=group)
+        for one, lp in zip(inputs, log_probs, strict=True)
+    ]
+    return concatenate(parts)
+
+
+def concatenate(parts: Sequence[Selection]) -> Selection:
+    """Selections of several micro-batches as one.
+
+    Args:
+        parts: in order.
+
+    Returns:
+        Their micro-batches, end to end.
+    """
+    return Selection(
+        *([values for part in parts for values in getattr(part, field.name)] for field in fields(Selection))
+    )
+
+
+def split_selection(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
+    """Cut the selection of a rollout batch into those of its optimizer steps.
+
+    Args:
+        selection: over all micro-batches of this rank.
+        sizes: number of micro-batches of each optimizer step.
+
+    Returns:
+        One selection an optimizer step.
+    """
+    bounds = [0, *accumulate(sizes)]
+    return [
+        Selection(*(getattr(selection, field.name)[start:stop] for field in fields(Selection)))
+        for start, stop in pairwise(bounds)
+    ]

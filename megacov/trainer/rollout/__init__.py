@@ -1,0 +1,1 @@
+"""Rollouts as the trainer sees them: rank 0 talks to the servers, every rank receives the same batch."""

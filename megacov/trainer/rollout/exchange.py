@@ -1,0 +1,171 @@
+"""Samples in and weights out, as seen from every rank: rank 0 talks to the servers, all receive the same batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megacov.errors import RolloutError, WeightSyncError
+from megacov.megatron.policy import Policy
+from megacov.parallel.collectives import broadcast_tensor
+from megacov.parallel.groups import ParallelGroups
+from megacov.rollout import CarriedGroup, ServersWaitError
+from megacov.trainer.agreement import from_rank_zero, on_rank_zero
+from megacov.trainer.rollout.worker import Collected, RolloutWorker
+from megacov.trainer.state import TrainState
+from megacov.types import RolloutBatch
+
+_MAX_PUSHES = 4  # of the same weights, each to the servers that the last one has left
+
+
+class RolloutPhase:
+    """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
+
+    def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
+        """Hold what rank 0 works with. `is_under_way` says on every rank whether a batch was begun.
+
+        Args:
+            groups: of this rank.
+            worker: on rank 0; None elsewhere.
+        """
+        assert (worker is not None) == (groups.world_rank == 0)
+        self._groups = groups
+        self._worker = worker
+        self._failure = ""  # of the last push
+        self._num_waits = 0  # of servers for a push, since the last batch
+        self._pushed: int | None = None
+        self.is_under_way = False
+
+    def push_weights(self, policy: Policy, *, version: int) -> None:
+        """Give the current weights to the rollout servers, if they do not have them.
+
+        Where some servers are lost meanwhile, again to those that are left.
+
+        Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`.
+
+        Args:
+            policy: the policy.
+            version: name of these weights.
+
+        Raises:
+            WeightSyncError: no server took them; raised on every rank.
+        """
+        if self._pushed == version:
+            return
+        why = ""
+        for _ in range(_MAX_PUSHES):
+            weights = _when_wanted(policy.hf_weights(), self._groups)
+            if self._worker is None:
+                _exhaust(weights)
+            on_rank_zero(lambda: self._push(weights, version), self._groups)  # noqa: B023 - called at once
+            why = from_rank_zero(self._failure, self._groups)
+            if not why:
+                self._pushed = version
+                return
+        raise WeightSyncError(f"New weights did not reach the rollout servers in {_MAX_PUSHES} attempts: {why}")
+
+    def _push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        try:
+            self._failure = self._rank_zero.push_weights(weights, version=version) or ""
+        finally:
+            _exhaust(weights)  # the other ranks take part in gathering them to the end
+
+    def begin(self, state: TrainState, *, step: int) -> None:
+        """Begin to sample and judge a rollout batch, from the weights that were pushed last. Comes back at once.
+
+        Args:
+            state: where the run stands.
+            step: that will be trained on the batch, from 0.
+        """
+        assert not self.is_under_way and self._pushed is not None
+        self.is_under_way = True
+        if self._worker is not None:
+            self._worker.begin(step=step, version=self._pushed, prompt_position=state.prompt_position)
+
+    def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]] | None:
+        """Wait for the rollout batch that was begun.
+
+        Collectives: control: `on_rank_zero`, `from_rank_zero`; then, of a batch, `broadcast_tensor` of each tensor of
+        it and `from_rank_zero` of metrics and data position.
+
+        Args:
+            state: where the run stands; its data position is advanced here.
+
+        Returns:
+            The batch on the CPU and its metrics, equal on all ranks. None if the weights must be pushed again and the
+            batch be begun anew, because only servers are left that were lost since the last push.
+
+        Raises:
+            RolloutError: no full batch could be had; raised on every rank.
+            RewardError: a reward is not a finite number; raised on every rank.
+            LeaveRequested: interrupted, on every rank; the state is as before.
+        """
+        self.is_under_way = False
+        told: dict[str, Any]
+        collected = on_rank_zero(lambda: self._collect(state), self._groups)
+        if not from_rank_zero(collected is not None, self._groups):
+            self._pushed = None
+            return None
+        batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
+        told = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
+        told = from_rank_zero(told, self._groups)
+        state.prompt_position = told["position"]
+        return batch, told["metrics"]
+
+    @property
+    def carried(self) -> tuple[CarriedGroup, ...]:
+        """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
+        return () if self._worker is None else self._worker.carried
+
+    @carried.setter
+    def carried(self, carried: tuple[CarriedGroup, ...]) -> None:
+        if self._worker is not None:
+            self._worker.carried = carried
+
+    def _collect(self, state: TrainState) -> Collected | None:
+        try:
+            collected = self._rank_zero.collect(state)
+        except ServersWaitError as error:
+            self._num_waits += 1
+            if self._num_waits == _MAX_PUSHES:
+                raise RolloutError(f"All rollout servers were lost {_MAX_PUSHES} times in one step: {error}") from error
+            return None
+        self._num_waits = 0
+        return collected
+
+    def interrupt(self) -> None:
+        """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
+        if self._worker is not None:
+            self._worker.interrupt()
+
+    @property
+    def _rank_zero(self) -> RolloutWorker:
+        assert self._worker is not None
+        return self._worker
+
+
+def _when_wanted(weights: Iterator[tuple[str, Tensor]], groups: ParallelGroups) -> Iterator[tuple[str, Tensor]]:
+    """Weights that are gathered from when rank 0 asks for the first: it may have to wait for servers until then."""
+    from_rank_zero("now", groups)  # on the control group, which has the patience for that
+    yield from weights
+
+
+def _exhaust(weights: Iterator[object]) -> None:
+    deque(weights, maxlen=0)
+
+
+def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:
+    received: dict[str, Any] = {}
+    for field in fields(RolloutBatch):
+        if field.name == "max_response_length":
+            continue
+        value: Tensor | None = None if batch is None else getattr(batch, field.name)
+        received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()
+    stride = torch.tensor(batch.max_response_length) if batch is not None else None
+    received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.control))
+    return RolloutBatch(**received)

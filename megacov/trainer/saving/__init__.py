@@ -1,0 +1,1 @@
+"""Checkpoints of a run: written, restored, and exported as Hugging Face weights."""

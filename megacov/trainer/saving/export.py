@@ -1,0 +1,101 @@
+"""From a run to a model folder: the policy of a checkpoint in Hugging Face format."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megacov.checkpoint.store import CheckpointStore
+from megacov.config import load_config
+from megacov.errors import CheckpointError, ConfigError, DataError
+from megacov.megatron.export import read_hf_weights
+from megacov.megatron.model import DTYPES
+from megacov.megatron.model_shape import read_model_shape
+from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.saving.restore import GoodCheckpoint, find_good_checkpoint, read_good_checkpoint
+from megacov.weight_sync.snapshot import write_snapshot
+
+_MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: from which step, in which dtype, bytes of all tensors."""
+
+    step: int
+    dtype: str
+    num_bytes: int
+
+
+def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> Exported:
+    """Write the policy of a run as a model folder with configuration, tokenizer and generation settings.
+
+    Every file of the checkpoint is verified first.
+
+    Args:
+        run: folder of the run.
+        out: the model folder; must not be there, or be empty.
+        step: whose checkpoint; None for the newest good one.
+        dtype: "float32" or "bfloat16"; None for that of the model the run began with.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: the run's configuration cannot be read.
+        DataError: the run or its model cannot be read, or there is something at `out`.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        WeightSyncError: the disk does not take the weights.
+    """
+    config = load_config(run / "config.yaml", [])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already: name another folder, or remove it.")
+    shape = read_model_shape(config.model.path)
+    dtype = dtype or _source_dtype(config.model.path)
+    with _alone() as groups:
+        store = CheckpointStore(run)
+        good = find_good_checkpoint(store, groups) if step is None else _checkpoint_of(store, step, groups)
+        saved_dtype = good.about["config"]["model"]["dtype"]
+        weights = read_hf_weights(good.folder, shape, dtype=saved_dtype, groups=groups)
+        converted = ((name, tensor.to(DTYPES[dtype])) for name, tensor in weights)
+        num_bytes = write_snapshot(out, converted, source_model=config.model.path, max_shard_bytes=_MAX_SHARD_BYTES)
+    return Exported(good.about["step"], dtype, num_bytes)
+
+
+def _source_dtype(model: Path) -> str:
+    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    name = values.get("dtype") or values.get("torch_dtype") or "float32"
+    if name not in DTYPES:
+        raise ConfigError(f"{model} has weights in {name}: choose --dtype {' or '.join(DTYPES)}.")
+    return str(name)
+
+
+def _checkpoint_of(store: CheckpointStore, step: int, groups: ParallelGroups) -> GoodCheckpoint:
+    folder = store.path(step)
+    if not folder.is_dir():
+        there = ", ".join(path.name for path in store.find().candidates) or "none"
+        raise CheckpointError(f"{folder} is not there; {store.folder} holds {there}.")
+    good = read_good_checkpoint(folder, groups)
+    if isinstance(good, str):
+        raise CheckpointError(f"checkpoint {folder.name} is damaged: {good}")
+    return good
+
+
+@contextmanager
+def _alone() -> Iterator[ParallelGroups]:
+    """A job of this process alone, on the CPU."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="megacov-export-") as folder:
+        init_method = f"file://{folder}/store"
+        join_job(backend="gloo", timeout_s=60.0, rank=0, local_rank=0, world_size=1, init_method=init_method)
+        try:
+            yield lay_out_ranks(tensor=1, pipeline=1, timeout_s=60.0, control_timeout_s=60.0, seed=0)
+        finally:
+            leave_job()

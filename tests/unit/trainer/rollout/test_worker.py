@@ -1,0 +1,62 @@
+"""What rank 0 does for all, with a real embedded server: batches begun ahead, their failures, and giving up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from megacov.config import load_config
+from megacov.data import PromptStream
+from megacov.errors import LeaveRequested, RewardError
+from megacov.trainer.rollout.worker import RolloutWorker
+from megacov.trainer.run_folder import write_config
+from megacov.trainer.state import TrainState
+
+OVERRIDES = ("rollout.prompts_per_step=4", "rollout.samples_per_prompt=2", "rollout.max_staleness=1")
+
+
+@contextmanager
+def opened(folder: Path, *overrides: str) -> Iterator[RolloutWorker]:
+    """A worker whose server has the weights of version 3."""
+    config = load_config("yaml_configs/runs/tiny_grpo.yaml", (f"run.directory={folder}", *OVERRIDES, *overrides))
+    write_config(config)
+    shape = json.loads((config.model.path / "config.json").read_text())
+    worker = RolloutWorker(config, folder, vocab_size=shape["vocab_size"])
+    try:
+        worker.wait_ready()
+        worker.push_weights(list(load_file(config.model.path / "model.safetensors").items()), version=3)
+        yield worker
+    finally:
+        worker.close()
+
+
+def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
+    with opened(tmp_path) as worker:
+        worker.begin(step=4, version=3, prompt_position=8)
+        collected = worker.collect(TrainState(step=4, prompt_position=8))
+        prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
+        # One under way is given up, and so is every later one.
+        worker.begin(step=5, version=3, prompt_position=12)
+        worker.interrupt()
+        with pytest.raises(LeaveRequested):
+            worker.collect(TrainState(step=5, prompt_position=12))
+        worker.begin(step=5, version=3, prompt_position=12)
+        with pytest.raises(LeaveRequested):
+            worker.collect(TrainState(step=5, prompt_position=12))
+    assert collected.prompt_position == 12
+    assert collected.metrics["rollout/version_lag"] == collected.metrics["rollout/version_lag_max"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == [prompt.text for prompt in prompts for _ in range(2)]
+    assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
+
+
+def test_what_goes_wrong_meanwhile_is_raised_when_the_batch_is_wanted(tmp_path: Path) -> None:
+    with opened(tmp_path, "rewards.verifier=tests.support.verifiers:not_a_number") as worker:
+        worker.begin(step=3, version=3, prompt_position=0)
+        with pytest.raises(RewardError, match="not_a_number returned nan"):
+            worker.collect(TrainState(step=3))

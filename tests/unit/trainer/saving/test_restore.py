@@ -1,0 +1,111 @@
+"""Which checkpoint a run goes on from, and which configuration it may go on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megacov.checkpoint.store import CheckpointStore
+from megacov.config import RunConfig, load_config
+from megacov.errors import CheckpointError, ConfigError
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.saving.checkpointing import TRAINER_FILE
+from megacov.trainer.saving.restore import GoodCheckpoint, check_continuation, find_good_checkpoint, set_newer_aside
+
+ALONE = ParallelGroups()
+ABOUT = {"shape": {"num_layers": 2, "rope": (1.0, 0.5)}, "prompts_sha256": "abc"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    """Steps 2 and 4, each with a shard and what the trainer says."""
+    store = CheckpointStore(tmp_path)
+    for step in (2, 4):
+        folder = store.begin(step)
+        (folder / "__0_0.distcp").write_bytes(bytes(range(256)) * 16)
+        (folder / TRAINER_FILE).write_text(json.dumps({"format": 1, "step": step}))
+        store.publish(step, [])
+    return store
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "truncated": (lambda newest: (newest / "__0_0.distcp").write_bytes(b"12"), "has 2 bytes instead of 4096"),
+    "missing": (lambda newest: (newest / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
+    "flipped": (lambda newest: _flip(newest / "__0_0.distcp"), "__0_0.distcp has another sha256"),
+    "trainer": (lambda newest: _flip(newest / TRAINER_FILE), "trainer.json has another sha256"),
+    "manifest": (lambda newest: _flip(newest / "MANIFEST.json"), "MANIFEST.json"),
+    "no manifest": (lambda newest: (newest / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
+    damage: str, store: CheckpointStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harm, reason = DAMAGES[damage]
+    harm(store.path(4))
+    good = find_good_checkpoint(store, ALONE)
+    assert good == GoodCheckpoint(store.path(2), {"format": 1, "step": 2})
+    said = capsys.readouterr().out
+    assert "checkpoint step_00000004 is damaged and is passed over" in said and reason in said
+    (aside,) = set_newer_aside(store, good)
+    assert aside.is_dir() and store.find().candidates == (store.path(2),)
+
+
+@pytest.mark.parametrize(("pointer", "said"), [("", "latest is empty"), ("step_00000002\n", "latest is stale")])
+def test_a_wrong_pointer_is_said_and_changes_nothing(
+    pointer: str, said: str, store: CheckpointStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.pointer.write_text(pointer)
+    assert find_good_checkpoint(store, ALONE).about["step"] == 4
+    assert said in capsys.readouterr().out
+
+
+def test_without_a_good_checkpoint_every_reason_is_given(store: CheckpointStore, tmp_path: Path) -> None:
+    _flip(store.path(2) / "__0_0.distcp")
+    (store.path(4) / "__0_0.distcp").unlink()
+    with pytest.raises(CheckpointError, match="step_00000004 .* is missing.* step_00000002 .* another sha256"):
+        find_good_checkpoint(store, ALONE)
+    with pytest.raises(CheckpointError, match="holds none"):
+        find_good_checkpoint(CheckpointStore(tmp_path / "elsewhere"), ALONE)
+
+
+def test_a_format_of_another_version_is_refused(store: CheckpointStore) -> None:
+    folder = store.begin(6)
+    (folder / TRAINER_FILE).write_text('{"format": 2}')
+    store.publish(6, [])
+    with pytest.raises(CheckpointError, match="has format 2, and this version of megacov reads 1"):
+        find_good_checkpoint(store, ALONE)
+
+
+def _config(folder: Path, *overrides: str) -> RunConfig:
+    return load_config("yaml_configs/runs/tiny_grpo.yaml", [f"run.directory={folder}", *overrides])
+
+
+def test_what_is_allowed_once_stays_allowed_with_its_value(tmp_path: Path) -> None:
+    saved = {"step": 2, "config": _config(tmp_path).model_dump(mode="json"), **json.loads(json.dumps(ABOUT))}
+    check_continuation(saved, _config(tmp_path, "run.steps=200", "parallel.data=4"), ABOUT)
+    changed = _config(tmp_path, "optimizer.lr=1e-5")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.0003 and is 1e-05"):
+        check_continuation(saved, changed, ABOUT)
+    check_continuation(saved, changed, ABOUT, allowed=["optimizer.lr"])
+    check_continuation(saved, changed, ABOUT)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.0003 and is 2e-05"):
+        check_continuation(saved, _config(tmp_path, "optimizer.lr=2e-5"), ABOUT)
+
+
+def test_another_model_or_other_prompts_are_refused(tmp_path: Path) -> None:
+    saved = {"step": 2, "config": _config(tmp_path).model_dump(mode="json"), **json.loads(json.dumps(ABOUT))}
+    with pytest.raises(ConfigError, match="num_layers 2, model.path has num_layers 3"):
+        check_continuation(saved, _config(tmp_path), {**ABOUT, "shape": {**ABOUT["shape"], "num_layers": 3}})
+    with pytest.raises(ConfigError, match=r"data\.path .* other prompts"):
+        check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"})
+    check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"}, allowed=["data.path"])
