@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from megacov.errors import RolloutError
-from megacov.rollout import fleet as fleet_module
-from megacov.rollout import member
 from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.fleet import fleet as fleet_module
+from megacov.rollout.fleet import member
 from megacov.rollout.fleet.fleet import Fleet
 from megacov.rollout.sampling.sampler import SampledGroups, Sampler
 from megacov.types import Prompt

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from megacov.rollout import fleet as fleet_module
 from megacov.rollout.client.client import RolloutClient
 from megacov.rollout.client.wire import GenerateRequest, Prefix
+from megacov.rollout.fleet import fleet as fleet_module
 from megacov.rollout.fleet.fleet import Fleet
 from tests.support.scripted_fleet import Dead, answers, echo, fleet_of, generated, requests, served
 from tests.support.scripted_server import Call, Reply, hang

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megacov.rollout import member as member_module
 from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.fleet import member as member_module
 from megacov.rollout.fleet.member import Member
 from megacov.rollout.fleet.server_process import ServerProcess
 from tests.support.scripted_fleet import fleet_of

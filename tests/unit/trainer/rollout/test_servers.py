@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megacov.config import load_config
 from megacov.rollout import RolloutClient
-from megacov.trainer import rollout_servers
+from megacov.trainer.rollout import servers as rollout_servers
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import with_absolute_paths
 from tests.support.scripted_server import Reply, in_turn, scripted_server
