@@ -7,6 +7,7 @@ Shape legend: n samples, s padded sequence, r padded response.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -122,16 +123,29 @@ def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayo
     return parts
 
 
+@dataclass(frozen=True)
+class MicroBatchSettings:
+    """How this rank's micro-batches are cut.
+
+    tokens: positions of one forward pass, at most; a longer sequence has a pass to itself.
+    layout: padded or packed, and this rank's place in the context-parallel group.
+    dp_rank, dp_size: this rank's place among the data-parallel ranks.
+    count_multiple: divides the number of micro-batches of an optimizer step, as Megatron's interleaved schedule wants
+        of the pipeline-parallel size.
+    same_count: every data-parallel rank has as many micro-batches in an optimizer step as the one with most, since
+        ranks that share experts go through every forward pass together.
+    """
+
+    tokens: int
+    layout: SequenceLayout
+    dp_rank: int = 0
+    dp_size: int = 1
+    count_multiple: int = 1
+    same_count: bool = False
+
+
 def plan_micro_batches(
-    batch: RolloutBatch,
-    *,
-    num_updates: int,
-    micro_batch_tokens: int,
-    dp_rank: int,
-    dp_size: int,
-    layout: SequenceLayout,
-    count_multiple: int = 1,
-    same_count: bool = False,
+    batch: RolloutBatch, settings: MicroBatchSettings, *, num_updates: int
 ) -> list[list[MicroBatch]]:
     """The forward passes of one rank, optimizer step by optimizer step.
 
@@ -139,34 +153,30 @@ def plan_micro_batches(
 
     Args:
         batch: the rollout batch, equal on all ranks.
+        settings: size and layout of micro-batches.
         num_updates: optimizer steps per rollout batch.
-        micro_batch_tokens: positions of one forward pass, at most; a longer sequence has a pass to itself.
-        dp_rank: of this rank.
-        dp_size: data-parallel ranks.
-        layout: padded or packed, and this rank's place in the context-parallel group.
-        count_multiple: the number of micro-batches of an optimizer step is a multiple of this, as Megatron's
-            interleaved schedule wants of the pipeline-parallel size.
-        same_count: every data-parallel rank has as many micro-batches in an optimizer step as the one with most, since
-            those that share experts go through every forward pass together.
 
     Returns:
         For each optimizer step at least one micro-batch; those that fill up the number hold padding only.
     """
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
+    dp_rank = settings.dp_rank
     plan = []
     for samples in update_ranges(len(lengths), num_updates=num_updates):
-        by_rank = balance([lengths[i] for i in samples], num_parts=dp_size)
+        by_rank = balance([lengths[i] for i in samples], num_parts=settings.dp_size)
         chunks_of = {
             rank: cut(
-                [lengths[samples[i]] for i in by_rank[rank]], micro_batch_tokens=micro_batch_tokens, layout=layout
+                [lengths[samples[i]] for i in by_rank[rank]],
+                micro_batch_tokens=settings.tokens,
+                layout=settings.layout,
             )
-            for rank in (range(dp_size) if same_count else [dp_rank])
+            for rank in (range(settings.dp_size) if settings.same_count else [dp_rank])
             if by_rank[rank]
         }
         mine = [samples[i] for i in by_rank[dp_rank]]
         chunks = [[mine[i] for i in part] for part in chunks_of.get(dp_rank, [])]
         most = max(map(len, chunks_of.values()), default=0)
-        num_chunks = max(1, -(-most // count_multiple)) * count_multiple
+        num_chunks = max(1, -(-most // settings.count_multiple)) * settings.count_multiple
         chunks += [[] for _ in range(num_chunks - len(chunks))]
-        plan.append([make_micro_batch(batch, chunk, layout) for chunk in chunks])
+        plan.append([make_micro_batch(batch, chunk, settings.layout) for chunk in chunks])
     return plan

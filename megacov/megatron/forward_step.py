@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
@@ -103,14 +104,20 @@ def _run(
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
+    outputs: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only."""
+    """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
+
+    `outputs` of an earlier pass take the place of the model's own, one a micro-batch.
+    """
     device = next(chunks[0].parameters()).device
 
-    def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+    def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Any, Callable[..., Any]]:
         beat()
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
+        if outputs is not None:
+            return outputs[index], loss_func(index, micro_batch)
         packed = _packed_seq_params(micro_batch)
         output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
         return output, loss_func(index, micro_batch)
@@ -161,6 +168,7 @@ def forward_backward(
     token_loss: TokenLoss,
     *,
     entropy_grad: bool,
+    between_passes: Callable[[list[Tensor]], None] | None = None,
 ) -> list[LossOutput]:
     """Add the gradient of the loss of every micro-batch to this rank's gradient buffer, and sum it over replicas.
 
@@ -176,15 +184,31 @@ def forward_backward(
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
+        between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
+            before the first loss. All graphs are kept until their backwards, so memory grows with the number of
+            micro-batches. Only without pipeline stages.
 
     Returns:
         Detached losses and metrics, one a micro-batch, on the last pipeline stage; nothing on the others.
     """
 
-    def loss(index: int, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, LossOutput]:
-        log_probs, entropy = reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
-        output = token_loss(index, log_probs, entropy)
+    def read(micro_batch: MicroBatch, logits: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
+
+    def loss(index: int, micro_batch: MicroBatch, values: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, LossOutput]:
+        output = token_loss(index, *values)
         num_tokens = micro_batch.loss_mask.sum().to(torch.int)
         return output.loss, num_tokens, LossOutput(output.loss.detach(), output.metrics)
 
-    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False)
+    if between_passes is None:
+        return _run(
+            chunks,
+            micro_batches,
+            lambda index, mb: lambda logits: loss(index, mb, read(mb, logits)),
+            forward_only=False,
+        )
+    assert len(chunks) == 1 and parallel_state.get_pipeline_model_parallel_world_size() == 1, "no pipeline stages"
+    # Megatron leaves autograd on in a forward-only pass, so what the first pass returns still holds its graphs.
+    kept = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True)
+    between_passes([log_probs.detach() for log_probs, _ in kept])
+    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, outputs=kept)

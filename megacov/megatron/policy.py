@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,14 @@ class Policy:
         finally:
             _copy_into(self.chunks, own)
 
-    def update(self, micro_batches: Sequence[MicroBatch], token_loss: TokenLoss, *, entropy_grad: bool) -> UpdateResult:
+    def update(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        token_loss: TokenLoss,
+        *,
+        entropy_grad: bool,
+        between_passes: Callable[[list[Tensor]], None] | None = None,
+    ) -> UpdateResult:
         """One optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
 
         If the gradient norm is not finite, weights, optimizer and learning rate stay as they are, on all ranks.
@@ -117,12 +124,20 @@ class Policy:
             micro_batches: of this data-parallel rank.
             token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
             entropy_grad: whether entropy carries a gradient.
+            between_passes: as in `forward_backward`.
 
         Returns:
             Gradient norm, learning rate and this rank's losses.
         """
         self._zero_gradients()
-        outputs = forward_backward(self.chunks, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
+        outputs = forward_backward(
+            self.chunks,
+            micro_batches,
+            self.reader,
+            token_loss,
+            entropy_grad=entropy_grad,
+            between_passes=between_passes,
+        )
         # `step` computes this norm again. The check costs one pass over the gradient shard, and is the only moment
         # at which all ranks know the same number while the weights are still good.
         self.optimizer.prepare_grads()

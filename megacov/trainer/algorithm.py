@@ -30,7 +30,7 @@ class RolloutCorrection:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Functions with their hyperparameters.
+    """Functions with their hyperparameters, and the seed of random selections.
 
     select: None for a loss that selects nothing.
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
@@ -52,6 +52,7 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     normalize_std: bool
+    seed: int
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
@@ -85,6 +86,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
         normalize_std=algorithm.advantages.normalize_std,
+        seed=config.run.seed,
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,

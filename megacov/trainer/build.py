@@ -12,6 +12,7 @@ from megacov.checkpoint.manifest import record_file
 from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
+from megacov.data.packing import MicroBatchSettings
 from megacov.errors import CheckpointError, LeaveRequested, RolloutError, WeightSyncError
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
@@ -23,7 +24,7 @@ from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
 from megacov.trainer.progress import ProgressReport
-from megacov.trainer.rollout.exchange import RolloutPhase
+from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
 from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
 from megacov.trainer.saving.checkpointing import FORMAT, Checkpointer, SaveSettings
@@ -52,7 +53,7 @@ class Run:
 
     config: RunConfig
     policy: Policy
-    rollout: RolloutPhase
+    rollout: RolloutExchange
     algorithm: Algorithm
     settings: StepSettings
     state: TrainState
@@ -165,7 +166,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
-        rollout = RolloutPhase(groups, worker)
+        rollout = RolloutExchange(groups, worker)
         if worker is not None and good is not None:
             worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
@@ -243,16 +244,19 @@ def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
     return StepSettings(
         num_updates=config.batch.updates_per_rollout,
-        micro_batch_tokens=config.batch.micro_batch_tokens,
-        count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
-        same_count=config.parallel.expert > 1,
-        layout=SequenceLayout(
-            packed=config.batch.packed,
-            cp_rank=groups.cp_rank,
-            cp_size=groups.cp_size,
-            share_multiple=groups.tp_size if config.parallel.sequence else 1,
+        micro_batches=MicroBatchSettings(
+            tokens=config.batch.micro_batch_tokens,
+            layout=SequenceLayout(
+                packed=config.batch.packed,
+                cp_rank=groups.cp_rank,
+                cp_size=groups.cp_size,
+                share_multiple=groups.tp_size if config.parallel.sequence else 1,
+            ),
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
+            same_count=config.parallel.expert > 1,
         ),
-        seed=config.run.seed,
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
         max_mismatch=config.weight_sync.max_mismatch,

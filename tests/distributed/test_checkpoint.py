@@ -15,10 +15,18 @@ from megacov.megatron.checkpoint import BackgroundSave, load_checkpoint, make_sa
 from megacov.megatron.export import read_hf_weights
 from megacov.megatron.optimizer_state import adam_steps, distributed_optimizers, share_out
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support.families import make_model
-from tests.support.policies import FLOAT32, KL_COV, laid_out_ranks, make_policy, make_rollout_batch, step_settings
+from tests.support.policies import (
+    FLOAT32,
+    KL_COV,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 
@@ -86,8 +94,8 @@ def _policy(groups: Any, model: str, layout: Layout, dtype: str, grouped: bool) 
 
 def _update(policy: Policy, seed: int) -> None:
     settings = step_settings(policy, num_updates=2)
-    updates = plan_updates(policy, make_rollout_batch(seed=seed), KL_COV, settings)
-    run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+    updates = prepare_mini_batches(policy, make_rollout_batch(seed=seed), KL_COV, settings)
+    run_updates(policy, updates, KL_COV, clock=StepClock())
 
 
 def _save(policy: Policy, folder: Path) -> None:

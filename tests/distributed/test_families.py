@@ -10,10 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support.families import MODELS, make_model, transformers_tokens
-from tests.support.policies import CLIP_COV, FLOAT32, laid_out_ranks, make_policy, make_rollout_batch, step_settings
+from tests.support.policies import (
+    CLIP_COV,
+    FLOAT32,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 
@@ -58,8 +66,8 @@ def train(folder: str, layout: Layout) -> dict[str, Any]:
     ) as groups:
         policy = make_policy(groups, path=Path(folder), model=model)
         result: dict[str, Any] = {"weights": dict(policy.hf_weights())}
-        updates = plan_updates(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
-        outcomes = run_updates(policy, updates, CLIP_COV, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
+        outcomes = run_updates(policy, updates, CLIP_COV, clock=StepClock())
         result |= {"after": dict(policy.hf_weights()), "grad_norms": [o.result.grad_norm for o in outcomes]}
     result["tokens"] = {
         int(token): (lp, h, h1)

@@ -100,14 +100,15 @@ def test_past_the_bound_all_ranks_stop_with_one_sentence(results, folder, name):
     by_rank = results["stopped", name]
     samples, last = by_rank[-1]["samples"], len(by_rank) - 1
     file = folder / name / "not_finite_step_000007.json"
+    first, second = json.loads(file.read_text())
+    (micro_batch,) = (f["micro_batch"] for report in second["ranks"] for f in report["findings"])
     assert {found["sentence"] for found in by_rank} == {
-        f"step 7, update 2 was left out on all ranks: advantages of sample {samples[1]} on rank {last} "
-        "are not finite (gradient norm nan); 2 in a row, and optimizer.max_skipped_updates is 1: "
+        f"step 7, update 2 was left out on all ranks: values of sample {samples[1]} in micro-batch {micro_batch} of "
+        f"rank {last} are not finite (gradient norm nan); 2 in a row, and optimizer.max_skipped_updates is 1: "
         f"look at {file}, or lower optimizer.lr."
     }
     assert not any(found["moved"] for found in by_rank)
     assert {found["in_a_row"] for found in by_rank} == {2}
-    first, second = json.loads(file.read_text())
     assert (first["step"], first["update"], first["in_a_row"], second["update"]) == (7, 1, 1, 2)
     assert [entry["id"] for entry in second["samples"]] == samples[1:]
     assert second["samples"][0]["token_ids"]
@@ -124,7 +125,7 @@ def test_an_overflow_in_the_backward_pass_names_the_rank(results, name, expected
     (sentence,) = {found["sentence"] for found in by_rank}
     # Of one sequence, context-parallel ranks hand each other gradients too.
     named = expected or "ranks 0 and 1"
-    assert f"no sample is to blame, but the gradient is not finite on {named} (" in sentence
+    assert f"every loss is finite, but the gradient is not on {named} (" in sentence
     assert not any(found["moved"] for found in by_rank)
     assert all(found["then"] == [True] for found in by_rank), "a later update suffers"
 
@@ -147,6 +148,4 @@ def test_metrics_are_finite_or_absent(results, case):
 def test_a_policy_that_is_nan_stops_the_run_and_names_few_samples(results):
     (sentence,) = {found["sentence"] for found in results["spoiled_policy",]}
     assert "4 in a row, and optimizer.max_skipped_updates is 3" in sentence
-    assert (
-        "log-probs, old log-probs and entropies of samples 0, 1, 2, 4, 5 and 10 more on ranks 0 and 1 are not finite"
-    ) in sentence
+    assert "values of samples 0, 1, 2, 4, 5 and 10 more in micro-batch 0 of ranks 0 and 1 are not finite" in sentence

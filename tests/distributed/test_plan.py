@@ -13,11 +13,19 @@ from megacov.plan import Layout, count_parameters, read_model_sizes
 from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer
 from megacov.plan.batch import Batch, plan_batch
 from megacov.plan.memory import GRADIENT_BYTES, TrainerSettings, optimizer_bytes, plan_trainer
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
 from tests.support.families import make_model
-from tests.support.policies import FLOAT32, KL_COV, laid_out_policy, laid_out_ranks, make_policy, step_settings
+from tests.support.policies import (
+    FLOAT32,
+    KL_COV,
+    laid_out_policy,
+    laid_out_ranks,
+    make_policy,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 POSITIONS = 48
@@ -154,10 +162,10 @@ def fullest_moment(folder: str, length: int, num_samples: int) -> int:
             max_response_length=length - 1,
         )
         step = step_settings(policy, num_updates=1, micro_batch_tokens=num_samples * length, packed=True)
-        updates = plan_updates(policy, batch, KL_COV, step)
+        updates = prepare_mini_batches(policy, batch, KL_COV, step)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        run_updates(policy, updates, KL_COV, clock=StepClock())
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 

@@ -15,9 +15,15 @@ from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import all_reduce_sum
 from megacov.rollout.client.connection import RequestRefusedError
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
-from megacov.trainer.rollout.exchange import RolloutPhase
-from megacov.trainer.step import plan_updates
-from tests.support.policies import GRPO, TINY_POLICY, laid_out_policy, make_rollout_batch, step_settings
+from megacov.trainer.rollout.exchange import RolloutExchange
+from tests.support.policies import (
+    GRPO,
+    TINY_POLICY,
+    laid_out_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 pytestmark = pytest.mark.dist
@@ -53,7 +59,7 @@ PUSHES: dict[str, tuple[tuple[int, Any], ...]] = {
 def _push(tensor: int, pipeline: int, name: str) -> Any:
     with laid_out_policy(tensor, pipeline) as policy:
         taker = Taker(*PUSHES[name])
-        phase = RolloutPhase(policy.groups, taker if policy.groups.world_rank == 0 else None)  # type: ignore[arg-type]
+        phase = RolloutExchange(policy.groups, taker if policy.groups.world_rank == 0 else None)  # type: ignore[arg-type]
         try:
             phase.push_weights(policy, version=1)
             phase.push_weights(policy, version=1)  # they have them
@@ -68,7 +74,7 @@ def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -
     with laid_out_policy(tensor, pipeline) as policy:
         batch = make_rollout_batch()
         batch.rollout_log_probs.copy_(_own_log_probs(policy, batch) + off)
-        inputs = [part for each in plan_updates(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
+        inputs = [part for each in prepare_mini_batches(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
         try:
             check_mismatch(inputs, policy.groups, max_mismatch=max_mismatch)
         except WeightSyncError as error:
@@ -83,7 +89,7 @@ def _settings(policy: Policy) -> Any:
 def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
     """The trainer's, on every rank."""
     found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
-    for planned in plan_updates(policy, batch, GRPO, _settings(policy)):
+    for planned in prepare_mini_batches(policy, batch, GRPO, _settings(policy)):
         for part in planned.inputs:
             found[part.token_ids] = part.old_log_probs.double()
     if policy.groups.pp_size > 1:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support import reference_update
 from tests.support.policies import (
     GRPO,
@@ -17,6 +17,7 @@ from tests.support.policies import (
     laid_out_policy,
     make_qwen2,
     make_rollout_batch,
+    prepare_mini_batches,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
@@ -33,8 +34,8 @@ LAYOUTS = {"alone": (1, 1, 1, 16, 2), "sharded": (2, 2, 1, 16, 2), "idle_replica
 def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int, num_updates: int) -> dict:
     batch = make_rollout_batch(num_samples, seed=2)
     with laid_out_policy(tensor, pipeline, path=Path(folder), with_reference=True) as policy:
-        updates = plan_updates(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
-        outcomes = run_updates(policy, updates, ALGORITHMS[name], seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
+        outcomes = run_updates(policy, updates, ALGORITHMS[name], clock=StepClock())
         return {
             "weights": dict(policy.hf_weights()),
             "grad_norms": [outcome.result.grad_norm for outcome in outcomes],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,26 @@ import torch
 from torch import Tensor
 
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
+from megacov.trainer.optimizer_step import scope
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.scope import MiniBatchScope
+from megacov.trainer.optimizer_step.selection import Selection
 from megacov.trainer.optimizer_step.token_inputs import join
-from megacov.trainer.step import StepSettings, plan_updates, run_updates
-from tests.support.policies import ADAM, FLOAT32, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
+from megacov.trainer.step import StepSettings, run_updates
+from tests.support.policies import (
+    ADAM,
+    FLOAT32,
+    GRPO,
+    KL_COV,
+    KL_COV_WITH_TERMS,
+    laid_out_policy,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.reference import covariance, top_k_ids
 from tests.support.run_ranks import run_cases
 
@@ -36,9 +53,9 @@ def _count_forwards(name: str) -> dict:
     algorithm, batch, forwards = ALGORITHMS[name], make_rollout_batch(), []
     with laid_out_policy(1, 1, with_reference=True) as policy:
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
-        updates = plan_updates(policy, batch, algorithm, _settings(policy))
+        updates = prepare_mini_batches(policy, batch, algorithm, _settings(policy))
         planned = len(forwards)
-        outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     masks = [mask for outcome in outcomes if outcome.selection is not None for mask in outcome.selection.masks]
     return {
         "micro_batches": [len(update.micro_batches) for update in updates],
@@ -53,8 +70,8 @@ def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
     """By update, of each micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
     algorithm = replace(KL_COV, scope=scope, selection_hyperparameters={"ratio": 0.2})
     with laid_out_policy(1, 1) as policy:
-        updates = plan_updates(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
-        outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
+        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     return [
         [
             (log_probs, part.advantages, part.loss_mask, part.token_ids, mask)
@@ -92,8 +109,8 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
 def _learning_rates() -> list[float]:
     """Of four updates, with a warm-up over four steps."""
     with laid_out_policy(1, 1, adam=replace(ADAM, warmup_steps=4)) as policy:
-        updates = plan_updates(policy, make_rollout_batch(), GRPO, _settings(policy))
-        outcomes = run_updates(policy, updates, GRPO, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, make_rollout_batch(), GRPO, _settings(policy))
+        outcomes = run_updates(policy, updates, GRPO, clock=StepClock())
     return [outcome.result.lr for outcome in outcomes]
 
 
@@ -108,10 +125,10 @@ def _in_dtype(dtype: str) -> dict:
     seen = set()
     with laid_out_policy(2, 1, model=replace(FLOAT32, dtype=dtype)) as policy:
         policy.chunks[0].register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
-        updates = plan_updates(policy, make_rollout_batch(), KL_COV, _settings(policy))
+        updates = prepare_mini_batches(policy, make_rollout_batch(), KL_COV, _settings(policy))
         log_probs = join(updates[0].inputs, "old_log_probs")
         before = [weight.clone() for _, weight in policy.hf_weights()]
-        outcomes = run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        outcomes = run_updates(policy, updates, KL_COV, clock=StepClock())
         after = [weight for _, weight in policy.hf_weights()]
     moved = [not torch.equal(a, b) and bool(b.isfinite().all()) for a, b in zip(before, after, strict=True)]
     norms = [outcome.result.grad_norm for outcome in outcomes]
@@ -154,3 +171,50 @@ def test_only_current_log_probs_of_later_updates_cost_another(counts: dict[str, 
 @pytest.mark.dist
 def test_rollout_batch_scope_has_one_quota_for_all_updates(counts: dict[str, dict]) -> None:
     assert counts["rollout_batch"]["selected"] == int(0.1 * counts["rollout_batch"]["tokens"])
+
+
+class BetweenPasses(MiniBatchScope):
+    """The scope of the whole mini-batch, deciding after the forwards of the update itself."""
+
+    acts_between_passes = True
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        return None
+
+    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+        return self._select([mini_batch], log_probs)
+
+
+def _select_at(moment: str, tensor: int, recompute: str) -> dict:
+    """Forward passes, selected tokens and weights where a selection is made before or in the middle of an update."""
+    kinds = {"mini_batch": MiniBatchScope, "between": BetweenPasses}
+    forwards = []
+    with pytest.MonkeyPatch.context() as patch, laid_out_ranks(tensor) as groups:
+        patch.setitem(scope._SCOPES, "mini_batch", kinds[moment])
+        policy = make_policy(groups, model=replace(FLOAT32, recompute=recompute), with_reference=True)
+        updates = prepare_mini_batches(policy, make_rollout_batch(), KL_COV_WITH_TERMS, _settings(policy))
+        policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
+        outcomes = run_updates(policy, updates, KL_COV_WITH_TERMS, clock=StepClock())
+        weights = [weight.clone() for _, weight in policy.hf_weights()]
+    return {
+        "forwards": len(forwards),
+        "micro_batches": sum(len(update.micro_batches) for update in updates),
+        "later": sum(len(update.micro_batches) for update in updates[1:]),
+        "masks": [mask for outcome in outcomes if outcome.selection for mask in outcome.selection.masks],
+        "weights": weights,
+        "norms": [outcome.result.grad_norm for outcome in outcomes],
+    }
+
+
+@pytest.mark.dist
+def test_a_scope_may_select_between_forwards_and_backwards_without_another_pass() -> None:
+    layouts = [(1, "none"), (2, "full")]  # data-parallel over two ranks, then tensor-parallel
+    cases = [(moment, *layout) for layout in layouts for moment in ("mini_batch", "between")]
+    found = run_cases(_select_at, cases, world_size=2)
+    for before, between in (found[0:2], found[2:4]):
+        for one, other in zip(before, between, strict=True):
+            assert any(bool(mask.any()) for mask in one["masks"])
+            assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
+            assert one["norms"] == other["norms"]
+            assert other["forwards"] == other["micro_batches"] == one["forwards"] - one["later"]

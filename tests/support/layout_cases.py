@@ -19,10 +19,11 @@ from megacov.monitor.covariance_metrics import covariance_metrics
 from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.update import UpdateOutcome
-from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
 from tests.support.policies import (
     CLIP_COV,
@@ -32,6 +33,7 @@ from tests.support.policies import (
     laid_out_ranks,
     make_policy,
     make_qwen2,
+    prepare_mini_batches,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
@@ -143,8 +145,8 @@ def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
 def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
     """The updates of the batch by one algorithm. Returns what this rank knows of the result."""
     settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
-    updates = plan_updates(policy, make_batch(), algorithm, settings)
-    outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+    updates = prepare_mini_batches(policy, make_batch(), algorithm, settings)
+    outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     result = {
         "weights": dict(policy.hf_weights()),
         "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
@@ -157,7 +159,7 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
 
 
 def _of_tokens(
-    updates: Sequence[PlannedUpdate], outcomes: Sequence[UpdateOutcome], algorithm: Algorithm, group: Any
+    updates: Sequence[MiniBatch], outcomes: Sequence[UpdateOutcome], algorithm: Algorithm, group: Any
 ) -> dict[str, Any]:
     log_probs: dict[int, float] = {}
     selected: set[int] = set()

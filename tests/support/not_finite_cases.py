@@ -14,11 +14,12 @@ from torch import Tensor
 
 from megacov.errors import NumericsError
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.not_finite import SkippedUpdates
 from megacov.trainer.state import TrainState
-from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.step import run_updates
 from tests.support.policies import (
     CLIP_COV,
     GRPO,
@@ -28,6 +29,7 @@ from tests.support.policies import (
     laid_out_ranks,
     make_policy,
     make_rollout_batch,
+    prepare_mini_batches,
     step_settings,
 )
 
@@ -44,20 +46,20 @@ ALGORITHMS = {
 }
 
 
-def poisoned(planned: PlannedUpdate, field: str) -> tuple[PlannedUpdate, int]:
+def poisoned(planned: MiniBatch, field: str) -> tuple[MiniBatch, int]:
     """The update with a field of the tokens of one sample replaced, in one micro-batch; and the sample."""
     inputs = list(planned.inputs)
-    index = next(i for i, part in enumerate(inputs) if part.kept.any())
+    index = next(i for i, part in enumerate(inputs) if part.kept_mask.any())
     part = inputs[index]
-    sample = int(part.sample_index[part.kept][0])
+    sample = int(part.sample_index[part.kept_mask][0])
     values = getattr(part, field)
     inputs[index] = replace(part, **{field: torch.where(part.sample_index == sample, math.nan, values)})
     return replace(planned, inputs=inputs), sample
 
 
 def poison(
-    policy: Policy, updates: Sequence[PlannedUpdate], which: Sequence[int], field: str
-) -> tuple[list[PlannedUpdate], list[int]]:
+    policy: Policy, updates: Sequence[MiniBatch], which: Sequence[int], field: str
+) -> tuple[list[MiniBatch], list[int]]:
     """The same updates, of which some have a poisoned sample on the last rank alone; and these samples."""
     result, samples = list(updates), []
     if policy.groups.world_rank == policy.groups.world_size - 1:
@@ -67,20 +69,19 @@ def poison(
     return result, samples
 
 
-def plan(policy: Policy, algorithm: str) -> list[PlannedUpdate]:
+def plan(policy: Policy, algorithm: str) -> list[MiniBatch]:
     settings = step_settings(policy, num_updates=4, micro_batch_tokens=24)
-    return plan_updates(policy, make_rollout_batch(), ALGORITHMS[algorithm], settings)
+    return prepare_mini_batches(policy, make_rollout_batch(), ALGORITHMS[algorithm], settings)
 
 
 def go(
     policy: Policy,
-    updates: Sequence[PlannedUpdate],
+    updates: Sequence[MiniBatch],
     algorithm: str,
     *,
     limit: int = 3,
     state: TrainState | None = None,
     folder: Path | None = None,
-    first_update: int = 0,
 ) -> dict[str, Any]:
     """Make the updates. Returns what this rank knows then."""
     state, before = state or TrainState(), weights(policy)
@@ -92,9 +93,7 @@ def go(
             policy,
             updates,
             ALGORITHMS[algorithm],
-            seed=0,
-            first_update=first_update,
-            clock=PhaseClock(),
+            clock=StepClock(),
             skipped=skipped,
         )
     except NumericsError as error:
@@ -136,8 +135,7 @@ def left_out(
         alone = go(policies[0], bad[position : position + 1], algorithm)
         found = go(policies[0], bad, algorithm)
         others = [update for i, update in enumerate(updates) if i != position]
-        # Clip-Cov draws by the number of the update.
-        clean = go(policies[1], others, algorithm, first_update=1 if position == 0 else 0)
+        clean = go(policies[1], others, algorithm)
     skipped = found["outcomes"][position].result
     return {
         "applied": found["applied"],
@@ -189,13 +187,11 @@ def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str,
         bad, _ = poison(policy, plan(policy, algorithm), which, field)
         found = go(policy, bad, algorithm, limit=9)
         metrics, histogram = collect_metrics(
-            [planned.inputs for planned in bad],
+            bad,
             found["outcomes"],
             ALGORITHMS[algorithm],
             groups,
             num_samples=16,
-            seed=0,
-            first_update=0,
             is_logged=True,
             with_histogram=True,
         )

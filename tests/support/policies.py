@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
+from megacov.data.packing import MicroBatchSettings
 from megacov.losses import get_loss
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import read_model_shape
@@ -21,6 +23,13 @@ from megacov.megatron.process_groups import lay_out_ranks, leave_layout
 from megacov.parallel.groups import ParallelGroups
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.mini_batch import (
+    MiniBatch,
+    all_micro_batches,
+    plan_mini_batches,
+    with_token_inputs,
+)
+from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
@@ -55,6 +64,7 @@ GRPO = Algorithm(
     ref_kl_coef=0.0,
     ref_kl_estimator="k3",
     normalize_std=True,
+    seed=0,
 )
 KL_COV = replace(
     GRPO,
@@ -124,19 +134,37 @@ def step_settings(
     groups, config = policy.groups, policy.chunks[0].config
     return StepSettings(
         num_updates=num_updates,
-        micro_batch_tokens=micro_batch_tokens,
-        layout=SequenceLayout(
-            packed=packed,
-            cp_rank=groups.cp_rank,
-            cp_size=groups.cp_size,
-            share_multiple=groups.tp_size if config.sequence_parallel else 1,
+        micro_batches=MicroBatchSettings(
+            tokens=micro_batch_tokens,
+            layout=SequenceLayout(
+                packed=packed,
+                cp_rank=groups.cp_rank,
+                cp_size=groups.cp_size,
+                share_multiple=groups.tp_size if config.sequence_parallel else 1,
+            ),
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            same_count=groups.ep_size > 1,
+            count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
         ),
-        same_count=groups.ep_size > 1,
-        count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
-        seed=0,
         log_every=1,
         cov_histogram_every=0,
     )
+
+
+def prepare_mini_batches(
+    policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings, *, first_update: int = 0
+) -> list[MiniBatch]:
+    """The part of `train_step` between the rollout and the first optimizer step, without the check of the mismatch."""
+    mini_batches = plan_mini_batches(
+        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=first_update
+    )
+    micro_batches = all_micro_batches(mini_batches)
+    old = policy.log_probs(micro_batches, with_entropy_t1=True)
+    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
+    advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+    mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
+    return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
 
 
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:

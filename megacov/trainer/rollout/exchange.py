@@ -23,7 +23,7 @@ from megacov.types import RolloutBatch
 _MAX_PUSHES = 4  # of the same weights, each to the servers that the last one has left
 
 
-class RolloutPhase:
+class RolloutExchange:
     """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
 
     def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:

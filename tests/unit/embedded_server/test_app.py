@@ -9,12 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.unit.rollout.embedded.test_contract import assert_same_shape, load
 
 from megacov.embedded_server.engine import Engine
 from megacov.embedded_server.thread import EngineThread
 from tests.support.embedded import application_and_engine, make_engine, num_tokens_of
 from tests.support.tiny_model import make_tiny_model
+from tests.unit.embedded_server.test_contract import assert_same_shape, load
 
 LONG = 480
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.rollout.embedded.test_generation import plain_log_probs
 
 from megacov.embedded_server.engine import WeightUpdate
 from megacov.embedded_server.model import load_model
 from tests.support.embedded import EngineDriver, make_engine
+from tests.unit.embedded_server.test_generation import plain_log_probs
 
 PROMPT = [5, 6, 7, 8]
 NEW_TOKENS = 12
