@@ -167,7 +167,7 @@ def _of_tokens(
     for planned, outcome in zip(updates, outcomes, strict=True):
         ids, loss_mask = join(planned.inputs, "token_ids"), join(planned.inputs, "loss_mask")
         if outcome.selection is None:  # the entropy mask, and what the correction leaves of it
-            kept, scores, found = (join(planned.inputs, name) for name in ("kept", "entropy", "old_log_probs"))
+            kept, scores, found = (join(planned.inputs, name) for name in ("kept_mask", "entropy", "old_log_probs"))
             masks = select_high_entropy(scores, loss_mask, ids, ratio=0.2, group=group)
             selected |= set(ids[kept].tolist())
         else:
