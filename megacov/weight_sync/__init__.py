@@ -6,8 +6,6 @@ from megacov.weight_sync.base import (
     PushTimes,
     RunOnLoop,
     ServersFailedError,
-    SessionClient,
-    WeightClient,
     WeightTransport,
 )
 from megacov.weight_sync.broadcast import BroadcastTransport, Meeting
@@ -24,11 +22,9 @@ __all__ = [
     "PushTimes",
     "RunOnLoop",
     "ServersFailedError",
-    "SessionClient",
     "SessionSettings",
     "SessionTransport",
     "TensorTransport",
-    "WeightClient",
     "WeightTransport",
     "on_every_server",
     "write_snapshot",

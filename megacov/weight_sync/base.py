@@ -1,23 +1,21 @@
-"""What a transport of weights offers to the trainer, and what it needs from a client of a rollout server."""
+"""What every transport of weights offers to the trainer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from megacov.errors import RolloutError, WeightSyncError
+from megacov.rollout import RolloutClient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megacov.types import WeightBucket, WeightGroup
-
 T = TypeVar("T")
 
-PauseMode = Literal["abort", "retract", "in_place"]
 Verification = Literal["none", "version", "checksums"]
 Phase = Literal["pause", "gather", "transfer", "load", "flush"]
 
@@ -75,7 +73,7 @@ class PushTimes:
 class ServersFailedError(WeightSyncError):
     """New weights did not reach all servers; none generates until they have. `failures`: client -> reason."""
 
-    def __init__(self, failures: Mapping[WeightClient, RolloutError], why: str = "") -> None:
+    def __init__(self, failures: Mapping[RolloutClient, RolloutError], why: str = "") -> None:
         """Say the first reason.
 
         Args:
@@ -112,80 +110,4 @@ class WeightTransport(Protocol):
         Returns:
             What it cost.
         """
-        ...
-
-
-class WeightClient(Protocol):
-    """The part of a rollout client that every transport uses. Every method raises RolloutError if it failed."""
-
-    @property
-    def address(self) -> str:
-        """Of the server, for messages."""
-        ...
-
-    async def pause(self, mode: PauseMode) -> None:
-        """Stop generation between two tokens."""
-        ...
-
-    async def resume(self) -> None:
-        """Go on after a pause."""
-        ...
-
-    async def flush_cache(self) -> None:
-        """Drop the prefix cache."""
-        ...
-
-    async def model_info(self) -> Mapping[str, Any]:
-        """Tells the `weight_version`, among other things."""
-        ...
-
-    async def weight_checksums(self) -> tuple[dict[str, str], ...]:
-        """Of the weights of each rank, by the server's own names."""
-        ...
-
-    async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
-        """Load the weights of a folder on the server's file system."""
-        ...
-
-
-class SessionClient(WeightClient, Protocol):
-    """The part of a rollout client by which tensors reach its server."""
-
-    @property
-    def num_ranks(self) -> int:
-        """Tensor-parallel ranks of the server."""
-        ...
-
-    async def begin_weight_update(self) -> None:
-        """Open an update."""
-        ...
-
-    async def end_weight_update(self) -> None:
-        """Close an update."""
-        ...
-
-    async def abandon_weight_update(self) -> None:
-        """Close an update that failed, if one is open; fails only if the server does not answer."""
-        ...
-
-    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
-        """Give the weights another name."""
-        ...
-
-    async def init_weights_update_group(self, group: WeightGroup) -> None:
-        """Join a process group; answers when all have joined."""
-        ...
-
-    async def destroy_weights_update_group(self, group_name: str) -> None:
-        """Leave it."""
-        ...
-
-    async def update_weights_from_distributed(
-        self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
-    ) -> None:
-        """Receive what is broadcast; answers when it has."""
-        ...
-
-    async def update_weights_from_tensor(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
-        """Take tensors, serialized for each rank."""
         ...

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from megacov.errors import RolloutError
+from megacov.rollout import RolloutClient
 from megacov.types import WeightGroup
-from megacov.weight_sync.base import RunOnLoop, ServersFailedError, SessionClient, WeightClient
+from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.buckets import describe, flatten
 from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_as_rank_zero, leave, open_store
 from megacov.weight_sync.session import SessionSettings, SessionTransport
@@ -43,7 +44,7 @@ class _Joined:
 
     group: ProcessGroup
     name: str
-    members: tuple[SessionClient, ...]
+    members: tuple[RolloutClient, ...]
 
 
 class BroadcastTransport(SessionTransport):
@@ -53,7 +54,7 @@ class BroadcastTransport(SessionTransport):
     """
 
     def __init__(
-        self, clients: Sequence[SessionClient], *, run: RunOnLoop, settings: SessionSettings, meeting: Meeting
+        self, clients: Sequence[RolloutClient], *, run: RunOnLoop, settings: SessionSettings, meeting: Meeting
     ) -> None:
         """Set up; nobody is asked yet.
 
@@ -80,10 +81,10 @@ class BroadcastTransport(SessionTransport):
             except ServersFailedError as error:
                 raise ServersFailedError(await self._abandon() or error.failures, str(error)) from error
 
-    async def _join(self, members: tuple[SessionClient, ...]) -> _Joined:
+    async def _join(self, members: tuple[RolloutClient, ...]) -> _Joined:
         meeting, timeout_s = self._meeting, self._settings.timeout_s
-        offsets = [1 + sum(member.num_ranks for member in members[:place]) for place in range(len(members))]
-        world_size = 1 + sum(member.num_ranks for member in members)
+        offsets = [1 + sum(member.weights.num_ranks for member in members[:place]) for place in range(len(members))]
+        world_size = 1 + sum(member.weights.num_ranks for member in members)
         name = f"megacov-{secrets.token_hex(4)}"
         store = open_store(meeting.host, world_size=world_size, timeout_s=timeout_s)
 
@@ -105,7 +106,7 @@ class BroadcastTransport(SessionTransport):
         }
         joined = _in_thread(join)
         try:
-            await self._everywhere(lambda member: member.init_weights_update_group(groups[member]))
+            await self._everywhere(lambda member: member.weights.init_group(groups[member]))
             async with asyncio.timeout(timeout_s):
                 return _Joined(await joined, name, members)
         except (RuntimeError, TimeoutError) as error:  # of torch.distributed
@@ -119,7 +120,7 @@ class BroadcastTransport(SessionTransport):
         data = flatten(bucket).to(self._meeting.device)
         taking = asyncio.ensure_future(
             self._everywhere(
-                lambda member: member.update_weights_from_distributed(content, group_name=name, flush_cache=False)
+                lambda member: member.weights.receive_broadcast(content, group_name=name, flush_cache=False)
             )
         )
         # In a thread: NCCL's first broadcast comes back when all ranks are in it, to which this loop must ask servers.
@@ -133,7 +134,7 @@ class BroadcastTransport(SessionTransport):
             taking.cancel()
             sending.cancel()
 
-    async def _abandon(self) -> dict[WeightClient, RolloutError]:
+    async def _abandon(self) -> dict[RolloutClient, RolloutError]:
         await self._leave()
         return await super()._abandon()
 
@@ -145,9 +146,7 @@ class BroadcastTransport(SessionTransport):
         with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is another one
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await _in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
-        leaving = (
-            member.destroy_weights_update_group(joined.name) for member in joined.members if member in self._clients
-        )
+        leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
         await asyncio.gather(*leaving, return_exceptions=True)
 
 

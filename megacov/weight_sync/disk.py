@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megacov.weight_sync.base import PauseMode, PushTimes, RunOnLoop, Verification, WeightClient
+from megacov.config.transports import PauseMode
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import PushTimes, RunOnLoop, Verification
 from megacov.weight_sync.servers import on_every_server, verify_servers
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -25,7 +27,7 @@ class DiskTransport:
 
     def __init__(
         self,
-        clients: Sequence[WeightClient],
+        clients: Sequence[RolloutClient],
         *,
         run: RunOnLoop,
         source_model: Path,
@@ -87,7 +89,7 @@ class DiskTransport:
         self._remove_old(folder)
         return times
 
-    async def bring_up_to_date(self, client: WeightClient) -> None:
+    async def bring_up_to_date(self, client: RolloutClient) -> None:
         """Give one server what the last push wrote, as to a server that was not there then, and let it go on.
 
         Args:
@@ -100,7 +102,7 @@ class DiskTransport:
             folder, version = self._newest
             # What it may still have under way has been answered by others.
             await client.pause("abort")
-            await client.update_weights_from_disk(str(folder), weight_version=version, flush_cache=True)
+            await client.weights.load_from_disk(str(folder), weight_version=version, flush_cache=True)
             await client.flush_cache()
             await verify_servers([client], version, "version")
         await client.resume()
@@ -111,7 +113,7 @@ class DiskTransport:
         with times.phase("load"):
             await on_every_server(
                 self._clients,
-                lambda client: client.update_weights_from_disk(
+                lambda client: client.weights.load_from_disk(
                     str(folder), weight_version=version, flush_cache=self._flushes
                 ),
             )

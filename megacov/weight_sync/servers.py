@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from megacov.errors import RolloutError
-from megacov.weight_sync.base import ServersFailedError, Verification, WeightClient
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import ServersFailedError, Verification
 
-Client = TypeVar("Client", bound=WeightClient)
 Result = TypeVar("Result")
 
 
 async def on_every_server(
-    clients: Sequence[Client], action: Callable[[Client], Awaitable[Result]], *, timeout_s: float | None = None
-) -> dict[Client, Result]:
+    clients: Sequence[RolloutClient],
+    action: Callable[[RolloutClient], Awaitable[Result]],
+    *,
+    timeout_s: float | None = None,
+) -> dict[RolloutClient, Result]:
     """Act on all servers at once, to the end on each of them.
 
     Args:
@@ -31,7 +34,7 @@ async def on_every_server(
         ServersFailedError: the action failed on some.
     """
 
-    async def act(client: Client) -> Result:
+    async def act(client: RolloutClient) -> Result:
         try:
             async with asyncio.timeout(timeout_s):
                 return await action(client)
@@ -39,8 +42,8 @@ async def on_every_server(
             raise RolloutError(f"{client.address} did not answer within {timeout_s:g} s.") from error
 
     outcomes = await asyncio.gather(*map(act, clients), return_exceptions=True)
-    failures: dict[WeightClient, RolloutError] = {}
-    results: dict[Client, Result] = {}
+    failures: dict[RolloutClient, RolloutError] = {}
+    results: dict[RolloutClient, Result] = {}
     for client, outcome in zip(clients, outcomes, strict=True):
         if isinstance(outcome, RolloutError):
             failures[client] = outcome
@@ -54,7 +57,7 @@ async def on_every_server(
 
 
 async def verify_servers(
-    clients: Sequence[WeightClient], version: str, how: Verification, *, timeout_s: float | None = None
+    clients: Sequence[RolloutClient], version: str, how: Verification, *, timeout_s: float | None = None
 ) -> None:
     """Check what servers hold after an update, before they go on.
 
@@ -72,7 +75,7 @@ async def verify_servers(
         return
     await on_every_server(clients, lambda client: _check_version(client, version), timeout_s=timeout_s)
     if how == "checksums":
-        sums = await on_every_server(clients, lambda client: client.weight_checksums(), timeout_s=timeout_s)
+        sums = await on_every_server(clients, lambda client: client.weights.checksums(), timeout_s=timeout_s)
         strangers = _unlike_the_others(sums)
         if strangers:
             raise ServersFailedError(
@@ -83,16 +86,16 @@ async def verify_servers(
             )
 
 
-async def _check_version(client: WeightClient, version: str) -> None:
+async def _check_version(client: RolloutClient, version: str) -> None:
     found = (await client.model_info()).get("weight_version")
     if found != version:
         raise RolloutError(f"{client.address} reports weight version {found} after an update to {version}.")
 
 
-def _unlike_the_others(sums: dict[WeightClient, tuple[dict[str, str], ...]]) -> list[WeightClient]:
+def _unlike_the_others(sums: dict[RolloutClient, tuple[dict[str, str], ...]]) -> list[RolloutClient]:
     """Those outside the largest set of servers that hold the same, among those of as many ranks; of a tie, all."""
     contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
-    strangers: list[WeightClient] = []
+    strangers: list[RolloutClient] = []
     for num_ranks in {length for length, _ in contents.values()}:
         counts = Counter(content for content in contents.values() if content[0] == num_ranks).most_common(2)
         is_tie = len(counts) == 2 and counts[0][1] == counts[1][1]

@@ -7,16 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from megacov.config.transports import PauseMode
 from megacov.errors import RolloutError
-from megacov.weight_sync.base import (
-    PauseMode,
-    PushTimes,
-    RunOnLoop,
-    ServersFailedError,
-    SessionClient,
-    Verification,
-    WeightClient,
-)
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, Verification
 from megacov.weight_sync.buckets import in_buckets
 from megacov.weight_sync.servers import on_every_server, verify_servers
 
@@ -49,7 +43,7 @@ class SessionTransport(ABC):
     So a server that was lost waits for the next push.
     """
 
-    def __init__(self, clients: Sequence[SessionClient], *, run: RunOnLoop, settings: SessionSettings) -> None:
+    def __init__(self, clients: Sequence[RolloutClient], *, run: RunOnLoop, settings: SessionSettings) -> None:
         """Set up; nobody is asked yet.
 
         Args:
@@ -96,35 +90,35 @@ class SessionTransport(ABC):
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         """Hand tensors over."""
 
-    async def _everywhere(self, action: Callable[[SessionClient], Awaitable[Result]]) -> dict[SessionClient, Result]:
+    async def _everywhere(self, action: Callable[[RolloutClient], Awaitable[Result]]) -> dict[RolloutClient, Result]:
         """`on_every_server` within the deadline."""
         return await on_every_server(self._clients, action, timeout_s=self._settings.timeout_s)
 
     async def _open(self, times: PushTimes) -> None:
         with times.phase("pause"):
             await self._everywhere(lambda client: client.pause(self._settings.pause_mode))
-            await self._everywhere(lambda client: client.begin_weight_update())
+            await self._everywhere(lambda client: client.weights.begin())
 
     async def _close(self, version: str, times: PushTimes) -> None:
         with times.phase("load"):
-            await self._everywhere(lambda client: client.end_weight_update())
+            await self._everywhere(lambda client: client.weights.end())
         with times.phase("flush"):
             if self._settings.pause_mode != "in_place":  # which keeps the keys and values of requests under way
                 await self._everywhere(lambda client: client.flush_cache())
             # Last, so that no server has the name of weights that it does not hold.
-            await self._everywhere(lambda client: client.update_weight_version(version))
+            await self._everywhere(lambda client: client.weights.set_version(version))
             await verify_servers(self._clients, version, self._settings.verify, timeout_s=self._settings.timeout_s)
             # Only when all have them: a batch of rollouts must not come from two versions.
             await self._everywhere(lambda client: client.resume())
 
-    async def _abandon(self) -> dict[WeightClient, RolloutError]:
+    async def _abandon(self) -> dict[RolloutClient, RolloutError]:
         """After a failure: close the session wherever one is open, so that a later push can begin another.
 
         Returns:
             Servers that did not answer at all, with the reason.
         """
         try:
-            await self._everywhere(lambda client: client.abandon_weight_update())
+            await self._everywhere(lambda client: client.weights.abandon())
         except ServersFailedError as error:
             return dict(error.failures)
         return {}

@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 from megacov.config.addresses import is_loopback
 from megacov.errors import RolloutError
+from megacov.rollout import RolloutClient
 from megacov.weight_sync.session import SessionTransport
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from megacov.weight_sync.base import SessionClient
 
 
 class TensorTransport(SessionTransport):
@@ -35,7 +34,7 @@ class TensorTransport(SessionTransport):
         payload = serialize(bucket)
         # Memory of a GPU stays as it is until every server has answered that it has read it.
         await self._everywhere(
-            lambda client: client.update_weights_from_tensor([payload] * client.num_ranks, flush_cache=False)
+            lambda client: client.weights.take_tensors([payload] * client.weights.num_ranks, flush_cache=False)
         )
 
 
@@ -57,7 +56,7 @@ def serialize(bucket: Sequence[tuple[str, Tensor]]) -> str:
     return base64.b64encode(buffer.getbuffer()).decode("ascii")
 
 
-async def _check_is_local(client: SessionClient) -> None:
+async def _check_is_local(client: RolloutClient) -> None:
     if not is_loopback(urlsplit(client.address).hostname or ""):
         raise RolloutError(
             f"weight_sync.transport is ipc and {client.address} is not on the loopback of this machine: start the "

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from megacov.rollout.client.client import RolloutClient
-from megacov.rollout.fleet.fleet import Fleet, Member
+from megacov.rollout.fleet.fleet import Fleet
+from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.sampling.carried import CarriedGroup
 from megacov.rollout.sampling.groups import SampledGroups
 from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.types import Prompt
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
@@ -76,16 +79,21 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
     async with asyncio.timeout(30.0), contextlib.AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
         members = [Member(make_client(address)) for address, _ in opened]
-        fleet = Fleet(members=members, make_client=make_client, bring_up_to_date=nothing)
-        stack.push_async_callback(fleet.aclose)
+        fleet = Fleet(Membership(members=members, make_client=make_client, bring_up_to_date=nothing))
+        stack.push_async_callback(fleet.membership.aclose)
         options = {
             "verify": lambda text, _: float(len(text)),
             "samples_per_prompt": N,
             "max_response_length": LENGTH,
             "decode": lambda ids: ",".join(map(str, ids)),
             "max_staleness": 2,
-        }
-        yield PartialSampler(clients=[fleet], **(options | settings))
+        } | settings
+        of_prompts = {each.name for each in fields(PromptSampler)}
+        prompt_sampler = PromptSampler(
+            clients=[fleet], **{name: value for name, value in options.items() if name in of_prompts}
+        )
+        rest = {name: value for name, value in options.items() if name not in of_prompts}
+        yield PartialSampler(prompt_sampler=prompt_sampler, **rest)
 
 
 def trained(sampled: SampledGroups) -> list[int]:
@@ -107,6 +115,6 @@ async def phase(
     ahead: int = 1,
 ) -> SampledGroups:
     server.version = str(version)
-    return await sampler.sample_phase(
+    return await sampler.sample_batch(
         source, num_groups, carried=carried, expected_version=str(version), trained_version=version + ahead
     )

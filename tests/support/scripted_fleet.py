@@ -11,6 +11,7 @@ from megacov.rollout.client.client import RolloutClient
 from megacov.rollout.client.wire import GenerateRequest
 from megacov.rollout.fleet.fleet import Fleet
 from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.membership import Membership
 from tests.support.scripted_server import DROP, Call, Reply, Script, completion, scripted_server
 
 VOCAB_SIZE = 100_000
@@ -48,12 +49,14 @@ async def fleet_of(
     async with contextlib.AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
         fleet = Fleet(
-            members=[Member(make_client(address)) for address, _ in opened],
-            make_client=make_client,
-            bring_up_to_date=update or nothing,
-            **{"watch_s": 0.05, "health_timeout_s": 2.0, "start_timeout_s": 5.0} | options,
+            Membership(
+                members=[Member(make_client(address)) for address, _ in opened],
+                make_client=make_client,
+                bring_up_to_date=update or nothing,
+                **{"watch_s": 0.05, "health_timeout_s": 2.0, "start_timeout_s": 5.0} | options,
+            )
         )
-        stack.push_async_callback(fleet.aclose)
+        stack.push_async_callback(fleet.membership.aclose)
         yield fleet, [calls for _, calls in opened]
 
 
@@ -85,7 +88,7 @@ def requests(number: int) -> list[GenerateRequest]:
 
 async def answers(fleet: Fleet, number: int) -> list[int]:
     """The prompt that each answer tells, in the order of the requests."""
-    got = await fleet.watched(answer_all(fleet, number))
+    got = await fleet.membership.watched(answer_all(fleet, number))
     return [completions[0].token_ids[0] for completions in got]
 
 
@@ -101,7 +104,7 @@ async def until(fleet: Fleet, condition: Callable[[], bool]) -> None:
         while not condition():
             await asyncio.sleep(0.02)
 
-    await asyncio.wait_for(fleet.watched(wait()), 30.0)
+    await asyncio.wait_for(fleet.membership.watched(wait()), 30.0)
 
 
 def generated(calls: list[Call]) -> int:

@@ -101,7 +101,7 @@ async def assert_hold(clients: list[RolloutClient], weights: dict[str, Tensor], 
             assert {span.version for span in completion.version_spans} == {version}
             expected = log_probs_of(weights, PROMPT, completion.token_ids)
             torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-4, rtol=0.0)
-    sums = [await client.weight_checksums() for client in clients]
+    sums = [await client.weights.checksums() for client in clients]
     assert sums == sums[:1] * len(clients)
 
 

@@ -56,15 +56,14 @@ class LentMemory:
         """
         await on_every_server(self._clients, lambda client: self._take(client, _EVERYTHING_ELSE))
 
-    def forget(self, clients: Iterable[object]) -> None:
+    def forget(self, clients: Iterable[RolloutClient]) -> None:
         """Expect nothing of servers that are lost: one that is started anew has given nothing.
 
         Args:
             clients: of the servers.
         """
         for client in clients:
-            if isinstance(client, RolloutClient):
-                self._given.pop(client, None)
+            self._given.pop(client, None)
 
     async def _give(self, client: RolloutClient) -> None:
         if client not in self._given:

@@ -12,6 +12,7 @@ from megacov.rollout import (
     EmbeddedServer,
     Fleet,
     Member,
+    Membership,
     RolloutClient,
     ServerKeys,
     ServerProcess,
@@ -123,13 +124,15 @@ def make_fleet(
     addresses = rollout.addresses if file is None else file.read()
     members = [Member(make_client(server.address), server) for server in servers]
     return Fleet(
-        members=members or [Member(make_client(address)) for address in addresses],
-        address_file=file,
-        make_client=make_client,
-        bring_up_to_date=bring_up_to_date,
-        check=check,
-        max_restarts=rollout.max_restarts,
-        start_timeout_s=rollout.start_timeout_s,
+        Membership(
+            members=members or [Member(make_client(address)) for address in addresses],
+            address_file=file,
+            make_client=make_client,
+            bring_up_to_date=bring_up_to_date,
+            check=check,
+            max_restarts=rollout.max_restarts,
+            start_timeout_s=rollout.start_timeout_s,
+        )
     )
 
 

@@ -20,11 +20,12 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups, UnreachableError
+from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
 from megacov.trainer.rollout.checks import check_server
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
+from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.rollout.transport import make_transport
 from megacov.trainer.run_folder import write_samples
@@ -122,12 +123,15 @@ class RolloutWorker:
             bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
             check=self._check,
         )
+        self._members = self._fleet.membership
         self._stack.callback(self._disconnect)
-        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
-        self._loop.run(self._fleet.wait_ready())
-        self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
+        self._transport = make_transport(self._config, self._folder, self._members.receiving, run=self._loop.run)
+        self._loop.run(self._members.wait_ready())
+        self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        self._sampler = self._make_sampler()
+        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._verify)
+        self._sampler = Sampler(prompt_sampler)
+        self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
@@ -145,7 +149,7 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
-        self._fleet.versions.add(str(version))
+        self._members.versions.add(str(version))
         try:
             if self._memory is not None:
                 self._loop.run(self._memory.take_weights())
@@ -155,10 +159,10 @@ class RolloutWorker:
         except ServersFailedError as error:
             if self._memory is not None:
                 self._memory.forget(error.failures)
-            if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
+            if error.failures and not self._loop.run(self._members.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
             return str(error)
-        self._loop.run(self._fleet.admit())
+        self._loop.run(self._members.admit())
         return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
@@ -180,7 +184,7 @@ class RolloutWorker:
         sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
         if rollout.is_partial or self.carried:
             # Weights have the number of the step that they are trained in.
-            sample = partial(self._sampler.sample_phase, carried=self.carried, trained_version=step)
+            sample = partial(self._partial_sampler.sample_batch, carried=self.carried, trained_version=step)
         sample = partial(
             sample,
             _one_by_one(stream),
@@ -191,7 +195,7 @@ class RolloutWorker:
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
         )
         future = self._loop.start(self._interruptible(sample))
-        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._fleet.num_restarts)
+        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._members.num_restarts)
 
     def collect(self, state: TrainState) -> Collected:
         """Wait for the batch that was begun.
@@ -219,8 +223,8 @@ class RolloutWorker:
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
-            "rollout/servers": len(self._fleet.serving),
-            "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
+            "rollout/servers": len(self._members.serving),
+            "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
         return Collected(batch, metrics, begun.stream.position)
@@ -238,7 +242,7 @@ class RolloutWorker:
         try:
             if self._is_interrupted:
                 raise LeaveRequested("the rollout was interrupted.")
-            return await self._fleet.watched(sample())
+            return await self._members.watched(sample())
         except asyncio.CancelledError as error:
             raise LeaveRequested("the rollout was interrupted.") from error
         finally:
@@ -251,7 +255,7 @@ class RolloutWorker:
     def _disconnect(self) -> None:
         self._loop.cancel_all()
         with suppress(TimeoutError):
-            self._loop.run(self._fleet.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
+            self._loop.run(self._members.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
 
     def _check(self, client: RolloutClient) -> None:
         check_server(self._config, client.capabilities, address=client.address, is_own=bool(self._servers))
@@ -266,32 +270,10 @@ class RolloutWorker:
             self._memory.forget(error.failures)
             # What this process has started it can end; another one that lives keeps what the trainer needs.
             is_freed = self._servers or all(isinstance(why, UnreachableError) for why in error.failures.values())
-            if not is_freed or not self._loop.run(self._fleet.drop_failed(error.failures)):
+            if not is_freed or not self._loop.run(self._members.drop_failed(error.failures)):
                 why = next(iter(error.failures.values()))
                 raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
-        self._loop.run(self._fleet.release_lost())
-
-    def _make_sampler(self) -> PartialSampler:
-        rollout = self._config.rollout
-        return PartialSampler(
-            clients=[self._fleet],
-            verify=self._verify,
-            samples_per_prompt=rollout.samples_per_prompt,
-            max_response_length=rollout.max_response_length,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            stop=rollout.stop,
-            max_concurrency=rollout.max_concurrency,
-            filter_groups=rollout.filter_groups,
-            max_filter_rounds=rollout.max_filter_rounds,
-            decode=self._decode,
-            max_staleness=rollout.max_staleness,
-            extra_prompts=rollout.extra_prompts,
-            partial_after_s=rollout.partial_after_s,
-            group_multiple=self._config.group_multiple,
-            fewest_groups=self._config.fewest_groups,
-        )
+        self._loop.run(self._members.release_lost())
 
 
 def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:

@@ -127,7 +127,7 @@ def test_checksums_find_the_server_that_is_unlike_the_others():
 def test_no_pickle_leaves_the_machine():
     server = Receiver()
     with scripted_clients(server) as (clients, run):
-        clients[0].address = clients[0].address.replace("127.0.0.1", "10.1.2.3")
+        clients[0].connection.address = clients[0].address.replace("127.0.0.1", "10.1.2.3")
         transport = TensorTransport(clients, run=run, settings=SessionSettings())
         with pytest.raises(ServersFailedError, match="not on the loopback"):
             transport.push(1, WEIGHTS.items())

@@ -98,7 +98,7 @@ def test_a_seed_that_would_have_no_effect_is_not_sent():
         info = Reply({"version": "0.5.23", "enable_deterministic_inference": False})
         async with scripted_server(in_turn(info)) as (address, calls), RolloutClient(address, vocab_size=9) as client:
             await client.learn_capabilities()
-            with pytest.raises(RolloutError, match="would not follow the seed of a request; .* or send none"):
+            with pytest.raises(RolloutError, match="would ignore the seed of a request; .* or send none"):
                 await client.generate(GenerateRequest(input_ids=(5,), n=1, max_new_tokens=4, sampling_seed=1))
             return len(calls)
 

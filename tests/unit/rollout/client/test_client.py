@@ -217,7 +217,7 @@ def test_weights_and_control_are_shown_the_other_key():
         ):
             await client.model_info()
             await client.server_info()
-            await client.update_weights_from_disk("folder", weight_version="v1")
+            await client.weights.load_from_disk("folder", weight_version="v1")
             await client.pause("abort")
             await client.flush_cache()
             return [call.headers["authorization"] for call in calls]
@@ -231,7 +231,7 @@ def test_weights_and_control_are_shown_the_other_key():
 def test_an_update_that_failed_is_an_error(reply):
     async def run():
         async with scripted_server(in_turn(reply)) as (address, _), RolloutClient(address, vocab_size=4) as client:
-            await client.update_weights_from_disk("folder", weight_version="v1")
+            await client.weights.load_from_disk("folder", weight_version="v1")
 
     with pytest.raises(RolloutError, match="no$"):
         asyncio.run(run())

@@ -32,7 +32,7 @@ def test_requests_are_shared_out():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
             assert await answers(fleet, 40) == list(range(40))
             assert [generated(each) for each in calls] == [20, 20]
-            assert (fleet.num_failovers, fleet.num_restarts) == (0, 0)
+            assert (fleet.num_failovers, fleet.membership.num_restarts) == (0, 0)
 
     asyncio.run(run())
 
@@ -44,7 +44,7 @@ def test_what_a_lost_server_owes_is_answered_by_the_other_once():
             # Whatever the first one answered was not asked again: 40 answers, and each failed request twice at most.
             assert generated(calls[1]) == 35
             assert fleet.num_failovers == 15
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
 
     asyncio.run(run())
 
@@ -76,7 +76,7 @@ def test_a_server_that_talks_nonsense_gets_three_chances():
             for each in range(10):
                 assert (await fleet.generate(requests(11)[each + 1]))[0].token_ids == (each + 1,)
             assert generated(calls[0]) == 3
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
 
     asyncio.run(run())
 
@@ -92,12 +92,12 @@ def test_a_server_that_comes_back_serves_only_after_it_has_the_current_weights()
     async def run():
         async with fleet_of(first, served(echo), update=update) as (fleet, _):
             assert await answers(fleet, 10) == list(range(10))
-            address = fleet.members[0].client.address
-            assert fleet.members[0].state == "out"
+            address = fleet.membership.members[0].client.address
+            assert fleet.membership.members[0].state == "out"
             assert told == []
             first.is_dead, first.left = False, 1000
 
-            await until(fleet, lambda: len(fleet.serving) == 2)
+            await until(fleet, lambda: len(fleet.membership.serving) == 2)
             assert told == [address]
             assert await answers(fleet, 10) == list(range(10))
 
@@ -113,7 +113,7 @@ def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
         only = Dead(echo, first=0)
         async with fleet_of(only) as (fleet, _):
             waiting = asyncio.create_task(answers(fleet, 5))
-            while fleet.serving:
+            while fleet.membership.serving:
                 await asyncio.sleep(0.02)
             only.is_dead, only.left = False, 1000
             assert await waiting == list(range(5))
@@ -132,7 +132,7 @@ def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
             with pytest.raises(DataError):
                 await fleet.generate(GenerateRequest(input_ids=(500_000,), n=1, max_new_tokens=4))
             assert sum(map(generated, calls)) == 1
-            assert len(fleet.serving) == 2
+            assert len(fleet.membership.serving) == 2
 
     asyncio.run(run())
 
@@ -145,12 +145,12 @@ def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
 
     async def run():
         async with fleet_of(served(echo), served(echo), update=update) as (fleet, calls):
-            first, second = fleet.receiving
-            assert await fleet.drop_failed({first: RolloutError("half an update")})
-            assert fleet.receiving == [second]
+            first, second = fleet.membership.receiving
+            assert await fleet.membership.drop_failed({first: RolloutError("half an update")})
+            assert fleet.membership.receiving == [second]
             assert await answer_all(fleet, 6)
             assert [generated(each) for each in calls] == [0, 6]
-            await until(fleet, lambda: len(fleet.serving) == 2)
+            await until(fleet, lambda: len(fleet.membership.serving) == 2)
             assert updated == [first.address]
 
     asyncio.run(run())
@@ -159,11 +159,11 @@ def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
 def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, _):
-            refusals = {client: RequestRefusedError("no such folder") for client in fleet.receiving}
-            assert not await fleet.drop_failed(refusals)
-            assert len(fleet.serving) == 2
+            refusals = {client: RequestRefusedError("no such folder") for client in fleet.membership.receiving}
+            assert not await fleet.membership.drop_failed(refusals)
+            assert len(fleet.membership.serving) == 2
             # One that is lost besides is reason to go on with the other.
-            assert await fleet.drop_failed({fleet.receiving[0]: UnreachableError("gone")})
+            assert await fleet.membership.drop_failed({fleet.membership.receiving[0]: UnreachableError("gone")})
 
     asyncio.run(run())
 
@@ -171,17 +171,17 @@ def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
 def test_where_weights_come_by_a_push_only_a_lost_server_waits_for_the_next():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
-            fleet.bring_up_to_date = None
-            first, second = fleet.receiving
-            await fleet.drop_failed({first: RolloutError("half an update")})
-            await until(fleet, lambda: fleet.receiving == [first, second])
-            assert fleet.serving == [second]
+            fleet.membership.bring_up_to_date = None
+            first, second = fleet.membership.receiving
+            await fleet.membership.drop_failed({first: RolloutError("half an update")})
+            await until(fleet, lambda: fleet.membership.receiving == [first, second])
+            assert fleet.membership.serving == [second]
             assert "/end_weight_update" in [call.path for call in calls[0]]
-            await fleet.drop_failed({second: RolloutError("lost as well")})
+            await fleet.membership.drop_failed({second: RolloutError("lost as well")})
             with pytest.raises(ServersWaitError):
                 await fleet.generate(requests(1)[0])
             assert generated(calls[0]) == 0
-            await fleet.admit()
+            await fleet.membership.admit()
             assert (await fleet.generate(requests(2)[1]))[0].token_ids == (1,)
 
     asyncio.run(run())

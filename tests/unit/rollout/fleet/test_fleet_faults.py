@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from megacov.errors import RolloutError
-from megacov.rollout import fleet as fleet_module
-from megacov.rollout import member
 from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.fleet import fleet as fleet_module
+from megacov.rollout.fleet import member
 from megacov.rollout.fleet.fleet import Fleet
-from megacov.rollout.sampling.sampler import SampledGroups, Sampler
+from megacov.rollout.sampling.groups import SampledGroups
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
+from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
 from tests.support.scripted_fleet import VOCAB_SIZE, fleet_of
 from tests.support.scripted_server import DROP, Call, Reply, completion, hang
@@ -145,21 +147,23 @@ def patience(name: str) -> dict[str, Any]:
 
 
 async def update(client: RolloutClient) -> None:
-    await client.update_weights_from_disk("folder", weight_version=VERSION)
+    await client.weights.load_from_disk("folder", weight_version=VERSION)
 
 
 async def sample(fleet: Fleet, *, is_watched: bool = True) -> SampledGroups:
-    fleet.versions.add(VERSION)
+    fleet.membership.versions.add(VERSION)
     sampler = Sampler(
-        clients=[fleet],
-        verify=lambda *_: 1.0,
-        samples_per_prompt=NUM_SAMPLES,
-        max_response_length=4,
-        max_concurrency=6,
+        PromptSampler(
+            clients=[fleet],
+            verify=lambda *_: 1.0,
+            samples_per_prompt=NUM_SAMPLES,
+            max_response_length=4,
+            max_concurrency=6,
+        )
     )
     prompts = [Prompt(index, "", (index,), "") for index in range(NUM_PROMPTS)]
     sampling = sampler.sample_groups(prompts, NUM_PROMPTS, expected_version=VERSION)
-    return await (fleet.watched(sampling) if is_watched else sampling)
+    return await (fleet.membership.watched(sampling) if is_watched else sampling)
 
 
 def assert_all_accounted_for(groups: SampledGroups) -> None:
@@ -204,7 +208,7 @@ def test_all_servers_fail_for_a_while_and_nothing_is_lost():
             *servers, update=update, make_client=make_client, start_timeout_s=20.0, health_timeout_s=10.0
         ) as (fleet, _):
             sampling = asyncio.create_task(sample(fleet))
-            while fleet.serving:
+            while fleet.membership.serving:
                 await asyncio.sleep(0.01)
             for server in servers:
                 server.fault = None
@@ -218,14 +222,14 @@ def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_w
         empty = Server(answers(DROP), fails_whole=True)
         async with fleet_of(empty, Server(), update=update, make_client=make_client) as (fleet, _):
             assert_all_accounted_for(await sample(fleet))
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
             empty.fault, empty.version = None, "default"
 
             async def until_back() -> None:
-                while len(fleet.serving) < 2:
+                while len(fleet.membership.serving) < 2:
                     await asyncio.sleep(0.01)
 
-            await asyncio.wait_for(fleet.watched(until_back()), 30.0)
+            await asyncio.wait_for(fleet.membership.watched(until_back()), 30.0)
             before = len(empty.sampled_with)
             assert_all_accounted_for(await sample(fleet))
             assert len(empty.sampled_with) > before
@@ -242,13 +246,13 @@ def test_a_server_that_was_emptied_unseen_is_found_out(is_watched):
         emptied = Server(version="default")
         async with fleet_of(emptied, Server(), update=update, make_client=make_client) as (fleet, _):
             if is_watched:
-                fleet.versions.add(VERSION)
-                await asyncio.wait_for(fleet.watched(asyncio.sleep(1.0)), 30.0)
+                fleet.membership.versions.add(VERSION)
+                await asyncio.wait_for(fleet.membership.watched(asyncio.sleep(1.0)), 30.0)
                 assert emptied.version == VERSION
             groups = await asyncio.wait_for(sample(fleet, is_watched=is_watched), 30.0)
             assert_all_accounted_for(groups)
             assert groups.report.wrong_version == 0
-            assert len(fleet.serving) == (2 if is_watched else 1)
+            assert len(fleet.membership.serving) == (2 if is_watched else 1)
             # Of requests that were under way together, none of which was answered yet.
             assert emptied.sampled_with.count("default") <= 6
 

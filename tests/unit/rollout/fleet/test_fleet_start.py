@@ -43,9 +43,9 @@ def test_a_server_that_a_killed_trainer_left_paused_serves_again(is_by_disk: boo
         server = LeftInAnUpdate()
         async with fleet_of(server, served(echo), update=resume) as (fleet, _):
             if not is_by_disk:
-                fleet.bring_up_to_date = None
-            await fleet.wait_ready()
-            assert len(fleet.serving) == 2
+                fleet.membership.bring_up_to_date = None
+            await fleet.membership.wait_ready()
+            assert len(fleet.membership.serving) == 2
             assert await answers(fleet, 10) == list(range(10))
             assert server.is_open is is_by_disk
 
@@ -58,12 +58,12 @@ def test_all_are_waited_for_at_once_and_one_that_is_not_there_is_looked_for_agai
         late.is_dead = True
         async with fleet_of(late, *[hang] * 5, served(echo), start_timeout_s=2.0) as (fleet, _):
             started = time.monotonic()
-            await fleet.wait_ready()
+            await fleet.membership.wait_ready()
             assert 2.0 <= time.monotonic() - started < 8.0
-            assert [member.state for member in fleet.members] == [*["out"] * 6, "serving"]
+            assert [member.state for member in fleet.membership.members] == [*["out"] * 6, "serving"]
             assert await answers(fleet, 5) == list(range(5))
             late.is_dead, late.left = False, 1000
-            await until(fleet, lambda: len(fleet.serving) == 2)
+            await until(fleet, lambda: len(fleet.membership.serving) == 2)
 
     asyncio.run(run())
 
@@ -80,11 +80,11 @@ def test_a_server_is_waited_for_until_it_listens():
             writer.close()
 
         async with fleet_of(served(echo), make_client=lambda _: client, start_timeout_s=20.0) as (fleet, _):
-            waiting = asyncio.create_task(fleet.wait_ready())
+            waiting = asyncio.create_task(fleet.membership.wait_ready())
             await asyncio.sleep(0.5)
             async with await asyncio.start_server(answer, "127.0.0.1", port):
                 await asyncio.wait_for(waiting, 15.0)
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
 
     client = RolloutClient(f"http://127.0.0.1:{port}", vocab_size=10, max_retries=0)
     asyncio.run(run())
@@ -99,10 +99,10 @@ def test_without_any_server_the_error_names_one_and_a_refusal_is_said_at_once():
         gone.is_dead = True
         async with fleet_of(gone, gone, start_timeout_s=0.5) as (fleet, _):
             with pytest.raises(RolloutError, match=r"127.0.0.1:\d+ was not ready within 0.5 s: .* did not answer"):
-                await fleet.wait_ready()
+                await fleet.membership.wait_ready()
         async with fleet_of(refuse, served(echo), start_timeout_s=300.0) as (fleet, _):
             with pytest.raises(RolloutError, match="401: Unauthorized"):
-                await asyncio.wait_for(fleet.wait_ready(), 20.0)
+                await asyncio.wait_for(fleet.membership.wait_ready(), 20.0)
 
     asyncio.run(run())
 
@@ -118,17 +118,17 @@ def test_a_server_that_cannot_be_used_ends_the_start_and_stays_out_later(is_by_d
     async def run():
         async with fleet_of(served(echo), served(echo), check=check) as (fleet, _):
             if not is_by_disk:
-                fleet.bring_up_to_date = None
-            await fleet.wait_ready()
-            refused.append(fleet.serving[0].address)
+                fleet.membership.bring_up_to_date = None
+            await fleet.membership.wait_ready()
+            refused.append(fleet.membership.serving[0].address)
             with pytest.raises(UnusableServerError, match="two copies"):
-                await fleet.wait_ready()
-            first = fleet.members[0]
-            await fleet.drop_failed({first.client: RolloutError("lost")})
+                await fleet.membership.wait_ready()
+            first = fleet.membership.members[0]
+            await fleet.membership.drop_failed({first.client: RolloutError("lost")})
             await until(fleet, lambda: "two copies" in first.why)
-            assert first.state == "out" and first.client not in fleet.receiving
+            assert first.state == "out" and first.client not in fleet.membership.receiving
             refused.clear()
-            await until(fleet, lambda: first.client in fleet.receiving)
+            await until(fleet, lambda: first.client in fleet.membership.receiving)
 
     asyncio.run(run())
     assert "is lost: http://127.0.0.1" in capsys.readouterr().out

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megacov.rollout import member as member_module
 from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.fleet import member as member_module
 from megacov.rollout.fleet.member import Member
 from megacov.rollout.fleet.server_process import ServerProcess
 from tests.support.scripted_fleet import fleet_of
@@ -59,11 +59,11 @@ def test_a_lost_server_holds_nothing(tmp_path: Path, max_restarts: int, state: s
 def test_memory_is_free_when_the_trainer_wants_it_even_of_a_server_that_is_starting(tmp_path: Path):
     async def run():
         async with fleet_of() as (fleet, _):
-            lost, starting, serving = fleet.members[:] = [member_of(tmp_path) for _ in range(3)]
+            lost, starting, serving = fleet.membership.members[:] = [member_of(tmp_path) for _ in range(3)]
             try:
                 lost.lose("hangs", max_restarts=3)
                 starting.state, starting.restarts_in_a_row = "starting", 1
-                await asyncio.wait_for(fleet.release_lost(), 20.0)
+                await asyncio.wait_for(fleet.membership.release_lost(), 20.0)
                 assert lost.server.pid is None and starting.server.pid is None
                 assert (starting.state, starting.restarts_in_a_row) == ("out", 0)
                 assert serving.server.pid is not None
@@ -73,7 +73,7 @@ def test_memory_is_free_when_the_trainer_wants_it_even_of_a_server_that_is_start
                 )
                 assert starting.state == "starting" and starting.server.pid is not None
             finally:
-                for member in fleet.members:
+                for member in fleet.membership.members:
                     await asyncio.to_thread(member.server.stop)
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, RolloutClient, Sampler
+from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, PromptSampler, RolloutClient, Sampler
 from megacov.types import Prompt
 from megacov.weight_sync import DiskTransport
 from tests.support.processes import is_running, wait_until
@@ -67,7 +67,9 @@ def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_fo
     with asyncio.Runner() as runner:
         client = client_of(server)
         sampler = Sampler(
-            clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+            PromptSampler(
+                clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+            )
         )
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
         # The same seed each time: what is sampled depends on the weights, and on nothing else.
@@ -88,11 +90,14 @@ def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, mod
     phases, carried = [], ()
     with asyncio.Runner() as runner:
         client = client_of(server)
-        sampler = PartialSampler(
+        prompt_sampler = PromptSampler(
             clients=[client],
             verify=lambda text, _: float(len(text)),
             samples_per_prompt=2,
             max_response_length=50,
+        )
+        sampler = PartialSampler(
+            prompt_sampler=prompt_sampler,
             decode=partial(decode, skip_special_tokens=True),
             max_staleness=4,
             extra_prompts=6,
@@ -101,7 +106,7 @@ def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, mod
         for version in range(12):
             transport.push(version, weights.items())
             versions = {"expected_version": str(version), "trained_version": version + 1}
-            phases.append(runner.run(sampler.sample_phase(source, 2, carried=carried, **versions)))
+            phases.append(runner.run(sampler.sample_batch(source, 2, carried=carried, **versions)))
             carried = phases[-1].carried
         runner.run(client.aclose())
     samples = [sample for phase in phases for sample in phase.samples]

@@ -172,7 +172,8 @@ def test_filtering_gives_up_with_a_sentence():
             await phase(sampler, server, map(prompt, range(20)))
 
     with pytest.raises(
-        RolloutError, match=r"Only 0 of 2 groups .* after 2 refills: 0 groups were right throughout and 9 wrong"
+        RolloutError,
+        match=r"Only 0 of 2 groups .* after 2 refills: all completions were right in 0 groups and wrong in 9;",
     ):
         asyncio.run(run())
 
@@ -190,7 +191,8 @@ def test_a_piece_goes_on_elsewhere_when_its_server_is_lost():
             first = await phase(sampler, server, source, num_groups=1)
             dead.set()
             server.is_slow = lambda index, copy: index > 4
-            return await phase(sampler, server, source, first.carried, version=1, num_groups=4), sampler.clients[0]
+            (client,) = sampler.prompt_sampler.clients
+            return await phase(sampler, server, source, first.carried, version=1, num_groups=4), client
 
     second, fleet = asyncio.run(run())
     assert 0 in trained(second)
@@ -281,11 +283,11 @@ def test_servers_that_get_no_more_requests_end_what_they_have_as_well():
 
         server = Server(is_slow=lambda index, copy: index < 2)
         async with sampler_of(script, script, extra_prompts=2) as sampler:
-            (fleet,) = sampler.clients
+            (fleet,) = sampler.prompt_sampler.clients
             waiting = asyncio.create_task(phase(sampler, server, map(prompt, range(4)), num_groups=2))
             while server.waiting < 2:
                 await asyncio.sleep(0.01)
-            for member in fleet.members:
+            for member in fleet.membership.members:
                 member.is_leaving = True
             are_leaving.set()
             return await asyncio.wait_for(waiting, 20.0)

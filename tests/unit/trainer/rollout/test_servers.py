@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megacov.config import load_config
 from megacov.rollout import RolloutClient
-from megacov.trainer import rollout_servers
+from megacov.trainer.rollout import servers as rollout_servers
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import with_absolute_paths
 from tests.support.scripted_server import Reply, in_turn, scripted_server
@@ -34,11 +34,11 @@ def test_servers_of_a_file_are_shown_the_keys_of_a_file(tmp_path: Path, monkeypa
             keys = find_keys(config)
             assert make_servers(config, tmp_path, keys) == []
             fleet = make_fleet(config, [], keys, vocab_size=16, bring_up_to_date=nothing)
-            assert [client.address for client in fleet.serving] == [address]
-            assert fleet.address_file is not None and fleet.address_file.read() == (address,)
-            await fleet.serving[0].model_info()
-            await fleet.serving[0].flush_cache()
-            await fleet.aclose()
+            assert [client.address for client in fleet.membership.serving] == [address]
+            assert fleet.membership.address_file is not None and fleet.membership.address_file.read() == (address,)
+            await fleet.membership.serving[0].model_info()
+            await fleet.membership.serving[0].flush_cache()
+            await fleet.membership.aclose()
             assert [call.headers["authorization"] for call in calls] == ["Bearer one", "Bearer two"]
 
     asyncio.run(run())
