@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megacov.config.schema import RunConfig
+from megacov.config.transports import choose_transport
 
 _GIVING_UP_S = 120.0  # to leave a process group, and to ask each server whether it still answers
 
@@ -56,7 +57,7 @@ def every_server_has_its_devices(config: RunConfig) -> str | None:
 def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
     """Ranks wait in a collective while rank 0 finds out which server does not take its weights."""
     sync, ranks_s = config.weight_sync, config.parallel.timeout_s
-    if sync.transport == "disk" or sync.timeout_s + _GIVING_UP_S <= ranks_s:
+    if not sync.traits.in_buckets or sync.timeout_s + _GIVING_UP_S <= ranks_s:
         return None
     return (
         f"weight_sync.timeout_s is {sync.timeout_s:g} and parallel.timeout_s is {ranks_s:g}: ranks would fail before a "
@@ -66,7 +67,7 @@ def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
 
 def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | None:
     """Servers on the trainer's GPUs sample while it waits, and their weights cannot come by NCCL."""
-    rollout, transport = config.rollout, config.weight_sync.transport
+    rollout, sync = config.rollout, config.weight_sync
     if not rollout.colocated:
         return None
     if rollout.engine == "embedded":
@@ -79,9 +80,9 @@ def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | No
             f"rollout.colocated is true and rollout.max_staleness is {rollout.max_staleness}: servers that sample "
             "while the trainer computes cannot give their memory to it; set one of them to its default."
         )
-    if transport == "broadcast":
+    if sync.traits.needs_gpu_per_rank:
         return (
-            "rollout.colocated is true and weight_sync.transport is broadcast: NCCL takes no two ranks on one GPU; set "
-            "weight_sync.transport to ipc or disk."
+            f"rollout.colocated is true and weight_sync.transport is {sync.transport}: NCCL takes no two ranks on one "
+            f"GPU; set {choose_transport(lambda other: not other.needs_gpu_per_rank)}."
         )
     return None

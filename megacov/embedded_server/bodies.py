@@ -47,6 +47,10 @@ _SAMPLING_FIELDS: dict[str, Any] = {
 _UNSUPPORTED_FIELDS = ("stream", "top_logprobs_num", "token_ids_logprob", "return_text_in_logprobs", "input_embeds")
 
 
+# Also in megacov.config.transports: this server is a program of its own and shares no code with the trainer's client.
+PauseMode = Literal["abort", "retract", "in_place"]
+
+
 class RequestError(Exception):
     """A request that is answered with an error; `body` is the JSON that SGLang would send."""
 
@@ -127,7 +131,7 @@ class GenerateBody(_Body):
 class PauseBody(_Body):
     """POST /pause_generation; the body is required, {} will do."""
 
-    mode: Literal["abort", "retract", "in_place"] = "abort"
+    mode: PauseMode = "abort"
 
 
 class ContinueBody(_Body):

@@ -12,18 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from megacov.embedded_server.batch import RunningBatch, prefill, prompt_rows, shares_row
+from megacov.embedded_server.bodies import PauseMode
 from megacov.embedded_server.generation import DecodeTokens, EngineRequest, Finish, Generation, find_finish
 from megacov.embedded_server.sampling import draw
 from megacov.embedded_server.weights import WeightsDoNotFitError, load_weights
-
-PauseMode = Literal["abort", "retract", "in_place"]
 
 _MAX_PREFILL_TOKENS = 16384  # padding included; bounds the activations of one forward pass
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from megacov.embedded_server.bodies import DiskUpdateBody, GenerateBody, invalid_value
-from megacov.embedded_server.engine import Engine, PauseMode, WeightUpdate
+from megacov.embedded_server.bodies import DiskUpdateBody, GenerateBody, PauseMode, invalid_value
+from megacov.embedded_server.engine import Engine, WeightUpdate
 from megacov.embedded_server.generation import EngineRequest
 from megacov.embedded_server.model import ServedModel
 from megacov.embedded_server.requests import build_requests, health_request

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from megacov.config import RunConfig
 from megacov.errors import RolloutError, WeightSyncError
 from megacov.rollout import RolloutClient
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Verification = Literal["none", "version", "checksums"]
 Phase = Literal["pause", "gather", "transfer", "load", "flush"]
 
 
@@ -25,11 +27,11 @@ class PushTimes:
     """What one push cost: seconds by phase, and bytes.
 
     pause_s: until no server generates.
-    gather_s: in which shards were put together, on all ranks of the trainer.
-    transfer_s: in which weights were written to the disk, or sent to the servers and taken by them.
-    load_s: in which servers made of them what they compute with; by disk, in which they read them as well.
-    flush_s: from there on until all servers went on: names of the weights, caches, checks.
-    num_bytes: of all tensors; each is counted once, however many servers get it.
+    gather_s: gathering shards, on all ranks of the trainer.
+    transfer_s: writing weights to disk, or sending them until the servers have taken them.
+    load_s: preparing them for inference on the servers; by disk, reading them as well.
+    flush_s: from then until all servers have resumed: names of the weights, caches, checks.
+    num_bytes: size of all tensors, each counted once however many servers get it.
     """
 
     pause_s: float = 0.0
@@ -41,24 +43,20 @@ class PushTimes:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Add the time inside to a phase.
-
-        Args:
-            name: of the phase.
-        """
+        """Add the time spent inside the context to a phase."""
         started = time.perf_counter()
         yield
         attribute = f"{name}_s"
         setattr(self, attribute, getattr(self, attribute) + time.perf_counter() - started)
 
     def gathered(self, named_tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass tensors on, and count their bytes and the time that it takes to have each.
+        """Pass tensors through, counting their bytes and the time that the iterator takes for each.
 
         Args:
             named_tensors: weights by name.
 
         Yields:
-            The same.
+            The same pairs.
         """
         source = iter(named_tensors)
         while True:
@@ -71,14 +69,14 @@ class PushTimes:
 
 
 class ServersFailedError(WeightSyncError):
-    """New weights did not reach all servers; none generates until they have. `failures`: client -> reason."""
+    """New weights did not reach all servers; no server generates until they have. `failures`: client -> reason."""
 
     def __init__(self, failures: Mapping[RolloutClient, RolloutError], why: str = "") -> None:
-        """Say the first reason.
+        """Quote the first reason.
 
         Args:
-            failures: client of the server -> what went wrong.
-            why: what went wrong where no single server is known to be the cause.
+            failures: client of a failed server -> reason.
+            why: reason where no single server is known to be the cause.
         """
         self.failures = failures
         first = next(iter(failures.values()), why)
@@ -86,28 +84,62 @@ class ServersFailedError(WeightSyncError):
 
 
 class RunOnLoop(Protocol):
-    """Runs a coroutine on the event loop of the clients, to its end."""
+    """Runs a coroutine on the clients' event loop until it ends."""
 
     def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T:
         """Run it and wait."""
         ...
 
 
-class WeightTransport(Protocol):
-    """A way for weights to reach all rollout servers.
+class WeightTransport(ABC):
+    """A way for weights to reach all rollout servers; `megacov.config.transports` holds what each needs and can do.
 
-    A push is a transaction: afterwards every server generates with the new weights, or it raised WeightSyncError and
-    servers that might hold mixed weights stay paused until a later push succeeds.
+    A push is a transaction: either every server generates with the new weights afterwards, or it raises
+    WeightSyncError and servers that may hold mixed weights stay paused until a later push succeeds.
     """
 
-    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
-        """Replace the weights of all servers. Called on the thread on which the tensors may be computed.
+    @classmethod
+    @abstractmethod
+    def from_config(
+        cls, config: RunConfig, folder: Path, clients: Sequence[RolloutClient], *, run: RunOnLoop
+    ) -> WeightTransport:
+        """Make the transport; no server is asked yet.
 
         Args:
-            version: of the new weights; servers report it as its decimal string.
-            named_tensors: every weight by its Hugging Face name; taken one by one, each when it is sent.
+            config: the run's configuration.
+            folder: run folder.
+            clients: one client per server; each push goes to the clients in the list at that time.
+            run: runs the clients' coroutines.
 
         Returns:
-            What it cost.
+            The transport.
         """
-        ...
+
+    @abstractmethod
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+        """Replace the weights of all servers. Call it on the thread on which the tensors may be computed.
+
+        Args:
+            version: version of the new weights; servers report it in decimal.
+            named_tensors: every weight by its Hugging Face name; each is taken when it is sent.
+
+        Returns:
+            What the push cost.
+
+        Raises:
+            WeightSyncError: the weights cannot be sent.
+            ServersFailedError: the weights are not whole on every server. No server resumes then: all that could be
+                reached stay paused, and a later push starts from the beginning.
+        """
+
+    async def bring_up_to_date(self, client: RolloutClient) -> None:
+        """Give one server the weights of the last push, and resume it. Only transports that keep a copy can.
+
+        Args:
+            client: client of a server that was lost, or that was added since the last push.
+
+        Raises:
+            NotImplementedError: the transport keeps no copy.
+            RolloutError: the server did not take the weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no copy of the weights")

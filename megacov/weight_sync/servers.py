@@ -1,4 +1,4 @@
-"""All rollout servers at once: what is done to them in an update, and whether they hold the same weights afterwards."""
+"""Acting on all rollout servers at once, and checking that they hold the same weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from megacov.config.transports import Verification
 from megacov.errors import RolloutError
 from megacov.rollout import RolloutClient
-from megacov.weight_sync.base import ServersFailedError, Verification
+from megacov.weight_sync.base import ServersFailedError
 
 Result = TypeVar("Result")
 
@@ -20,18 +21,18 @@ async def on_every_server(
     *,
     timeout_s: float | None = None,
 ) -> dict[RolloutClient, Result]:
-    """Act on all servers at once, to the end on each of them.
+    """Act on all servers at once, and wait for all of them even if one fails.
 
     Args:
-        clients: one per server.
-        action: what is done; whatever it raises beside RolloutError is raised here.
-        timeout_s: of the action, where those of the client itself are longer. [s]
+        clients: one client per server.
+        action: call on one server; exceptions other than RolloutError pass through.
+        timeout_s: deadline of the action, where the client's own deadlines are longer. [s]
 
     Returns:
-        client -> what the action gave.
+        client -> result of the action.
 
     Raises:
-        ServersFailedError: the action failed on some.
+        ServersFailedError: the action failed on some servers.
     """
 
     async def act(client: RolloutClient) -> Result:
@@ -59,17 +60,17 @@ async def on_every_server(
 async def verify_servers(
     clients: Sequence[RolloutClient], version: str, how: Verification, *, timeout_s: float | None = None
 ) -> None:
-    """Check what servers hold after an update, before they go on.
+    """Check what servers hold after an update, before they resume.
 
     Args:
-        clients: one per server.
-        version: that each must report.
-        how: version asks for it; checksums compares the weights of servers with equally many ranks as well, which finds
-            one that has taken a part of the update only.
-        timeout_s: of each question, where those of the client itself are longer. [s]
+        clients: one client per server.
+        version: version that each server must report.
+        how: none; version asks each server for it; checksums also compares the weights of servers with equally many
+            ranks, which finds a server that has taken only part of the update.
+        timeout_s: deadline of each call, where the client's own deadlines are longer. [s]
 
     Raises:
-        ServersFailedError: a server holds something else than it should, or than most of the others do.
+        ServersFailedError: a server holds another version, or other weights than most servers do.
     """
     if how == "none":
         return
@@ -93,7 +94,7 @@ async def _check_version(client: RolloutClient, version: str) -> None:
 
 
 def _unlike_the_others(sums: dict[RolloutClient, tuple[dict[str, str], ...]]) -> list[RolloutClient]:
-    """Those outside the largest set of servers that hold the same, among those of as many ranks; of a tie, all."""
+    """Servers outside the largest set with equal weights, among servers with equally many ranks; all in a tie."""
     contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
     strangers: list[RolloutClient] = []
     for num_ranks in {length for length, _ in contents.values()}:

@@ -27,11 +27,10 @@ from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
-from megacov.trainer.rollout.transport import make_transport
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
-from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
+from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
 
@@ -120,7 +119,7 @@ class RolloutWorker:
             self._servers,
             self._keys,
             vocab_size=self._vocab_size,
-            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
+            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.traits.keeps_copy else None,
             check=self._check,
         )
         self._members = self._fleet.membership
@@ -166,7 +165,6 @@ class RolloutWorker:
         return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
-        assert isinstance(self._transport, DiskTransport)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
