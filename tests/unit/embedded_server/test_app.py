@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.unit.rollout.embedded.test_contract import assert_same_shape, load
+from tests.unit.embedded_server.test_contract import assert_same_shape, load
 
 from megacov.embedded_server.engine import Engine
 from megacov.embedded_server.thread import EngineThread

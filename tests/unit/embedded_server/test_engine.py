@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.rollout.embedded.test_generation import plain_log_probs
+from tests.unit.embedded_server.test_generation import plain_log_probs
 
 from megacov.embedded_server.engine import WeightUpdate
 from megacov.embedded_server.model import load_model

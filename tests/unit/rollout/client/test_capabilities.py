@@ -56,8 +56,8 @@ def test_the_info_of_a_real_server_is_read():
 @pytest.mark.parametrize(
     ("info", "sentence"),
     [
-        ({}, "version None, which is none"),
-        ({"version": "new"}, "'new', which is none"),
+        ({}, "version None, which SGLang does not have"),
+        ({"version": "new"}, "'new', which SGLang does not have"),
         ({"version": "0.5.4"}, "0.5.5"),
     ],
 )

@@ -173,7 +173,7 @@ def with_meta(**meta: Any) -> list[dict[str, Any]]:
         ([completion([1, 2], log_probs=[-1.0, None]), completion([1])], "valid number"),
         ([completion([1, VOCAB_SIZE]), completion([1])], "token id 16"),
         ([completion([3, -1]), completion([1])], "token id -1"),
-        (with_meta(output_token_logprobs=[[-1.0, 1, None], [-1.0, 3, None]]), "other ones"),
+        (with_meta(output_token_logprobs=[[-1.0, 1, None], [-1.0, 3, None]]), "or of other tokens"),
         (with_meta(finish_reason=None), "finish_reason"),
         (with_meta(finish_reason={"type": "odd"}), "finish_reason.type"),
         (with_meta(weight_versions=[]), "weight versions"),
