@@ -26,7 +26,7 @@ BIG = 100  # above every prompt's index; a response is LENGTH tokens, each BIG +
 
 @dataclass
 class Server:
-    """Answers with LENGTH tokens, unless a prompt is slow: then MADE of them, when all is aborted."""
+    """Answers with LENGTH tokens; slow prompts get MADE tokens, once all requests are aborted."""
 
     is_slow: Callable[[int, int], bool] = lambda index, copy: False
     version: str = "0"
@@ -53,7 +53,7 @@ class Server:
         return Reply(replies)
 
     def _given_up(self, tokens: list[int]) -> dict[str, Any]:
-        # The last token may be one that ends a completion, which SGLang does not notice.
+        # SGLang does not check whether the last token ends the completion.
         return self._completion([*tokens[:MADE], UNCHECKED], "abort")
 
     def _end(self, tokens: list[int]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
 
 
 def trained(sampled: SampledGroups) -> list[int]:
-    """Indices of the prompts that are trained on, in their order."""
+    """Sorted indices of the prompts that are trained on."""
     for one in sampled.samples:
         assert one.completion.token_ids == tuple(BIG + place for place in range(LENGTH))
     assert [one.group for one in sampled.samples] == [i // N for i in range(len(sampled.samples))]

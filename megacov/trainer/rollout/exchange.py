@@ -109,16 +109,16 @@ class RolloutPhase:
             LeaveRequested: `interrupt` was called; raised on every rank, with the state unchanged.
         """
         self.is_under_way = False
-        told: dict[str, Any]
+        received: dict[str, Any]
         collected = on_rank_zero(lambda: self._collect(state), self._groups)
         if not from_rank_zero(collected is not None, self._groups):
             self._pushed = None
             return None
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
-        told = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
-        told = from_rank_zero(told, self._groups)
-        state.prompt_position = told["position"]
-        return batch, told["metrics"]
+        received = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
+        received = from_rank_zero(received, self._groups)
+        state.prompt_position = received["position"]
+        return batch, received["metrics"]
 
     @property
     def carried(self) -> tuple[CarriedGroup, ...]:

@@ -70,7 +70,7 @@ def test_nobody_gets_in_without_the_right_key(running):
         assert httpx.post(server.address + "/generate", json={}, trust_env=False).status_code == 401
 
 
-def test_servers_tell_what_they_can(running):
+def test_servers_report_their_capabilities(running):
     async def run():
         for client in clients_of(running):
             assert await client.learn_capabilities() == Capabilities(request_seeds=False)
@@ -97,7 +97,7 @@ def test_weights_arrive_the_same_by_every_transport(running, tmp_path):
 
 
 @pytest.mark.parametrize("pause_mode", ["abort", "retract", "in_place"])
-def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_path, pause_mode):
+def test_pause_modes_decide_what_happens_to_running_requests(running, tmp_path, pause_mode):
     weights = changed_weights(9)
     with asyncio.Runner() as runner:
         client = clients_of(running)[0]
@@ -120,7 +120,7 @@ def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_pa
         else:
             assert "abort" not in {each.finish_reason for each in completions}
             assert ("1", "2") in versions
-        # The weights are the same ones, and so is what they say of all tokens.
+        # The weights are equal, and so are their log-probs of all tokens.
         for each in completions[:4]:
             expected = log_probs_of(weights, PROMPT, each.token_ids)
             torch.testing.assert_close(torch.tensor(each.log_probs).double(), expected, atol=1e-4, rtol=0.0)
@@ -155,10 +155,10 @@ def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(runni
         runner.run(assert_hold(clients, weights, "4"))
 
 
-def test_a_pause_aborts_with_status_200_and_what_there_is(running):
+def test_a_pause_aborts_with_status_200_and_the_tokens_so_far(running):
     async def run():
         client = clients_of(running)[0]
-        # Without an end of sequence it may not run on: 50 tokens in many copies last long enough.
+        # 50 tokens in many copies take long enough, without a way to suppress the end of a sequence.
         request = GenerateRequest(input_ids=PROMPT, n=32, max_new_tokens=56)
         waiting = asyncio.create_task(client.generate(request))
         await asyncio.sleep(0.1)
@@ -191,7 +191,7 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
     asyncio.run(run())
 
 
-def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
+def test_unfinished_completions_are_continued_under_new_weights(running, tmp_path):
     weights = {str(version): changed_weights(version) for version in range(1, 5)}
     source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
     samples, carried = [], ()
@@ -276,7 +276,7 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
 
 
 def test_a_server_that_is_killed_in_a_broadcast_is_named_and_the_other_goes_on(running, tmp_path):
-    """The last test: it leaves one server."""
+    """Must be the last test, since it leaves only one server."""
     servers, _ = running
     weights = changed_weights(9)
 

@@ -1,4 +1,4 @@
-"""The calls for new weights against what real servers sent: the same requests go out, and every reply is understood."""
+"""Weight calls against recordings of real servers: the requests are equal, and every reply is understood."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Act = Callable[[RolloutClient], Awaitable[Any]]
 
 
 def talk(act: Act, reply: Reply, *, version: str = "0.5.23") -> tuple[Any, list]:
-    """Act on a client of a server that always answers the same; an error is returned like a result."""
+    """Act on a client whose server repeats one reply; an error is returned like a result."""
 
     async def run():
         async with (
@@ -55,7 +55,7 @@ def receive(client: RolloutClient, body: dict[str, Any]) -> Awaitable[None]:
     return client.weights.receive_broadcast(bucket, group_name=body["group_name"], weight_version=version)
 
 
-# The capture -> how to send its request, and the end of the error if the server refused.
+# Capture -> how to send its request, and the end of the error message if the server refused.
 CASES: dict[str, tuple[Callable[[RolloutClient, dict[str, Any]], Awaitable[Any]], str]] = {
     "begin_weight_update": (lambda client, _: client.weights.begin(), ""),
     "begin_weight_update_twice": (lambda client, _: client.weights.begin(), "session is already open; call end_"),
@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Callable[[RolloutClient, dict[str, Any]], Awaitable[Any]]
     "init_weights_update_group": (lambda client, body: client.weights.init_group(group_of(body)), ""),
     "update_weights_from_distributed": (receive, ""),
     "update_weights_from_distributed_bucket": (receive, ""),
-    # Not an error of the server's: whoever sends the names must know them.
+    # The server reports success: the sender must know the names.
     "update_weights_from_distributed_unknown_name": (receive, ""),
     "update_weights_from_distributed_bad_shape": (receive, "partially updated. Please discard the whole weights."),
     "distributed_without_begin": (receive, "must run between begin_weight_update() and end_weight_update()"),
@@ -79,14 +79,14 @@ CASES: dict[str, tuple[Callable[[RolloutClient, dict[str, Any]], Awaitable[Any]]
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_real_server_was_sent_and_sent(name, version):
+def test_requests_and_replies_are_those_of_a_real_server(name, version):
     capture = json.loads((CAPTURES / f"sglang_{version}" / f"{name}.json").read_text())
     send, sentence = CASES[name]
     asked = capture["request"]["body"]
     reply = Reply(capture["response"], status=capture["status"])
     result, (call,) = talk(lambda client: send(client, asked), reply, version=version)
     assert call.path == capture["request"]["path"]
-    # What the server would take for itself may be spelt out.
+    # The client may spell out defaults.
     assert {key: call.body.get(key) for key in asked} == asked
     if sentence:
         assert isinstance(result, RolloutError)
@@ -107,14 +107,14 @@ def test_checksums_of_a_real_server():
         assert "no checksums" in str(talk(lambda client: client.weights.checksums(), Reply(content))[0])
 
 
-def test_a_success_that_is_none_is_an_error():
+def test_a_failure_with_status_200_is_an_error():
     ok = {"success": True, "new_version": "v8"}
     assert "took the version 'v8' instead of v9" in str(talk(lambda c: c.weights.set_version("v9"), Reply(ok))[0])
     no = Reply({"success": False, "message": "busy"})
     assert str(talk(lambda client: client.weights.begin(), no)[0]).endswith("begin an update of its weights: busy")
 
 
-def test_what_changes_the_server_is_not_sent_twice():
+def test_a_call_that_changes_the_server_is_not_sent_twice():
     broken = Reply({"message": "restarting"}, status=503)
     result, calls = talk(lambda client: client.weights.end(), broken)
     assert isinstance(result, RolloutError)

@@ -1,4 +1,4 @@
-"""Servers that are lost, stall, talk nonsense or come back: every request is answered once, or its failure is told."""
+"""Servers that die, stall, send invalid replies or come back: every request is answered once, or fails."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_requests_are_shared_out():
     asyncio.run(run())
 
 
-def test_what_a_lost_server_owes_is_answered_by_the_other_once():
+def test_requests_of_a_lost_server_are_answered_once_by_the_other():
     async def run():
         async with fleet_of(Dead(echo, first=5), served(echo), health_timeout_s=20.0) as (fleet, calls):
             assert await answers(fleet, 40) == list(range(40))
-            # Whatever the first one answered was not asked again: 40 answers, and each failed request twice at most.
+            # Answered requests are not sent again: 40 answers, and each failed request at most twice.
             assert generated(calls[1]) == 35
             assert fleet.num_failovers == 15
             assert len(fleet.membership.serving) == 1
@@ -49,7 +49,7 @@ def test_what_a_lost_server_owes_is_answered_by_the_other_once():
     asyncio.run(run())
 
 
-def test_a_server_that_stalls_is_found_out_long_before_the_deadline_of_a_request():
+def test_a_stalled_server_is_detected_long_before_the_deadline_of_a_request():
     stalled = asyncio.Event()
 
     async def stall(call: Call) -> Reply:
@@ -67,7 +67,7 @@ def test_a_server_that_stalls_is_found_out_long_before_the_deadline_of_a_request
     asyncio.run(run())
 
 
-def test_a_server_that_talks_nonsense_gets_three_chances():
+def test_a_server_with_invalid_replies_gets_three_chances():
     async def nonsense(_call: Call) -> Reply:
         return Reply({"text": 3})
 
@@ -104,7 +104,7 @@ def test_a_server_that_comes_back_serves_only_after_it_has_the_current_weights()
     asyncio.run(run())
 
 
-def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
+def test_requests_wait_for_a_server_when_all_are_lost_and_then_fail():
     async def run():
         only = Dead(echo, first=0)
         async with fleet_of(only, start_timeout_s=0.5) as (fleet, _):
@@ -121,7 +121,7 @@ def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
     asyncio.run(run())
 
 
-def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
+def test_a_refused_request_is_no_failure_of_the_server():
     async def refuse(_call: Call) -> Reply:
         return Reply({"error": {"message": "too long"}}, status=400)
 
@@ -156,19 +156,19 @@ def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
     asyncio.run(run())
 
 
-def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
+def test_a_push_that_all_servers_refuse_is_not_repeated():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, _):
             refusals = {client: RequestRefusedError("no such folder") for client in fleet.membership.receiving}
             assert not await fleet.membership.drop_failed(refusals)
             assert len(fleet.membership.serving) == 2
-            # One that is lost besides is reason to go on with the other.
+            # If one server was lost as well, a push to the other may succeed.
             assert await fleet.membership.drop_failed({fleet.membership.receiving[0]: UnreachableError("gone")})
 
     asyncio.run(run())
 
 
-def test_where_weights_come_by_a_push_only_a_lost_server_waits_for_the_next():
+def test_without_a_copy_of_the_weights_a_lost_server_waits_for_the_next_push():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
             fleet.membership.bring_up_to_date = None

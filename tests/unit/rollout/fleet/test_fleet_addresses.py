@@ -1,4 +1,4 @@
-"""A list of servers that changes: new ones serve once they have the weights, others end what they have begun."""
+"""A changing list of servers: new ones serve once they have the weights, removed ones finish what they have begun."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUEST = GenerateRequest(input_ids=(1,), n=1, max_new_tokens=4)
 
 
 class Server:
-    """Has no weights until it is given some, and answers when it may."""
+    """Has no weights at first, and answers when the test allows it."""
 
     def __init__(self, version: str = "7") -> None:
         self.version = version
@@ -52,7 +52,7 @@ async def update(client: RolloutClient) -> None:
 
 @contextlib.asynccontextmanager
 async def following(path: Path, *scripts: Script) -> AsyncIterator[tuple[Fleet, list[str]]]:
-    """A fleet that follows the file, which names the first server at the beginning, and the addresses of all."""
+    """A fleet that follows the file, which first names one server, and the addresses of all servers."""
     async with contextlib.AsyncExitStack() as stack:
         addresses = [(await stack.enter_async_context(scripted_server(script)))[0] for script in scripts]
         path.write_text(f"{addresses[0]}\n")
@@ -116,7 +116,7 @@ def test_a_removed_line_is_a_server_that_ends_what_it_has_begun(tmp_path):
             await watch_until(fleet, lambda: len(fleet.membership.members) == 1)
             assert [(await task)[0].token_ids for task in under_way] == [(1,)] * 3
             assert fleet.num_failovers == 0
-            # And back again, beside the other.
+            # The first server comes back, beside the other.
             first.version = "6"
             path.write_text(f"{addresses[1]}\n{addresses[0]}\n")
             await watch_until(fleet, lambda: served_by(fleet) == addresses[::-1])
@@ -125,7 +125,7 @@ def test_a_removed_line_is_a_server_that_ends_what_it_has_begun(tmp_path):
     asyncio.run(run())
 
 
-def test_what_a_removed_server_owes_when_it_dies_is_asked_elsewhere(tmp_path):
+def test_requests_of_a_removed_server_that_dies_go_to_another(tmp_path):
     async def run():
         path = tmp_path / "servers"
         first, second = Server(), Server("default")
@@ -142,7 +142,7 @@ def test_what_a_removed_server_owes_when_it_dies_is_asked_elsewhere(tmp_path):
     asyncio.run(run())
 
 
-def test_a_removed_server_that_never_comes_back_is_forgotten_and_a_listed_one_is_waited_for(tmp_path):
+def test_a_removed_dead_server_is_forgotten_and_a_listed_one_awaited(tmp_path):
     async def run():
         path = tmp_path / "servers"
         first, second = Server(), Server()
@@ -161,7 +161,7 @@ def test_a_removed_server_that_never_comes_back_is_forgotten_and_a_listed_one_is
     asyncio.run(run())
 
 
-def test_a_file_that_cannot_be_used_changes_nothing_and_is_told_once(tmp_path, capsys):
+def test_an_unusable_file_changes_nothing_and_is_reported_once(tmp_path, capsys):
     async def run():
         path = tmp_path / "servers"
         async with following(path, Server(), Server("default")) as (fleet, addresses):
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_told_once(tmp_path, c
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "rollouts.example.com"])
-def test_a_public_address_is_refused_when_it_is_connected_to(host, monkeypatch):
+def test_a_host_name_of_a_public_address_is_refused(host, monkeypatch):
     real = socket.getaddrinfo
 
     def look_up(name, *args, **options):
@@ -196,7 +196,7 @@ def test_a_public_address_is_refused_when_it_is_connected_to(host, monkeypatch):
     asyncio.run(run())
 
 
-def test_a_name_of_a_private_address_is_connected_to():
+def test_a_host_name_of_a_private_address_is_accepted():
     async def run():
         async with scripted_server(Server()) as (address, _):
             async with RolloutClient(address.replace("127.0.0.1", "localhost"), vocab_size=4) as client:

@@ -1,4 +1,4 @@
-"""A sampler on servers that fail in every way: each sample is there once and of the right weights, or an error is."""
+"""A sampler on servers that fail in every way: each sample comes once and from the right weights, or an error does."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _SERIALS = itertools.count(1000)
 class Server:
     """Answers /generate with a token of the prompt and one that no other completion has, until it fails.
 
-    fault: what becomes of right completions.
-    fails_whole: whether all other calls fail as well.
-    first: requests that it answers rightly before.
-    version: of the weights it has. `sampled_with` are those it had when it was asked to sample.
+    fault: turns correct completions into a reply.
+    fails_whole: whether all other calls fail too.
+    first: requests answered correctly before that.
+    version: version of its weights. `sampled_with`: versions at each request to sample.
     """
 
     fault: Fault | None = None
@@ -95,7 +95,7 @@ def of_version(right: Completions, version: str) -> Completions:
     return with_meta(right, weight_version=version, weight_versions=spans)
 
 
-# What a server does, whether with all calls, and what is said when all servers do.
+# A fault, whether it affects all calls, and the error if all servers have it.
 FAULTS: dict[str, tuple[Fault, bool, str]] = {
     "gone": (answers(DROP), True, "did not answer"),
     "hangs": (hangs, True, "did not answer|was not healthy"),
@@ -140,7 +140,7 @@ def make_impatient_client(address: str) -> RolloutClient:
 
 
 def patience(name: str) -> dict[str, Any]:
-    """Of a fleet: only what never answers, or is always busy, is worth a short deadline: these cores are slow."""
+    """Deadlines of a fleet. Only servers that never answer or are always busy get short ones: these cores are slow."""
     if name in ("hangs", "hangs in requests alone", "trickles", "too busy", "unavailable"):
         return {"update": update, "make_client": make_impatient_client, "health_timeout_s": 1.0}
     return {"update": update, "make_client": make_client, "health_timeout_s": 10.0}
@@ -167,7 +167,7 @@ async def sample(fleet: Fleet, *, is_watched: bool = True) -> SampledGroups:
 
 
 def assert_all_accounted_for(groups: SampledGroups) -> None:
-    """Each prompt's samples are its own, as many as were asked for, none twice, and all of the current weights."""
+    """Each prompt has its own samples, as many as requested, none twice, and all from the current weights."""
     expected = {(number, number): NUM_SAMPLES for number in range(NUM_PROMPTS)}
     assert Counter((sample.group, sample.completion.token_ids[0]) for sample in groups.samples) == expected
     assert len({sample.completion.token_ids[1] for sample in groups.samples}) == NUM_PROMPTS * NUM_SAMPLES
@@ -217,7 +217,7 @@ def test_all_servers_fail_for_a_while_and_nothing_is_lost():
     asyncio.run(run())
 
 
-def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_weights():
+def test_a_restarted_server_gets_no_request_before_it_has_the_weights():
     async def run():
         empty = Server(answers(DROP), fails_whole=True)
         async with fleet_of(empty, Server(), update=update, make_client=make_client) as (fleet, _):
@@ -239,8 +239,8 @@ def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_w
 
 
 @pytest.mark.parametrize("is_watched", [True, False])
-def test_a_server_that_was_emptied_unseen_is_found_out(is_watched):
-    """By the watch, or by its first answer, which is thrown away."""
+def test_a_server_restarted_by_somebody_else_is_detected(is_watched):
+    """The watch finds it, or its first answer does, which is discarded."""
 
     async def run():
         emptied = Server(version="default")
@@ -253,7 +253,7 @@ def test_a_server_that_was_emptied_unseen_is_found_out(is_watched):
             assert_all_accounted_for(groups)
             assert groups.report.wrong_version == 0
             assert len(fleet.membership.serving) == (2 if is_watched else 1)
-            # Of requests that were under way together, none of which was answered yet.
+            # These requests were under way together, and none was answered yet.
             assert emptied.sampled_with.count("default") <= 6
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Servers that already ran: what a killed run has left is put right, and one that is gone is done without."""
+"""Running servers at the start: leftovers of a killed run are repaired, and missing servers are left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.scripted_server import Call, Reply, hang
 
 
 class LeftInAnUpdate:
-    """Paused, in a session of weights: without a sign of health, as its trainer left it."""
+    """Left by its trainer paused and inside a weight session, so that it fails health checks."""
 
     def __init__(self) -> None:
         self.is_open = self.is_paused = True
@@ -52,7 +52,7 @@ def test_a_server_that_a_killed_trainer_left_paused_serves_again(is_by_disk: boo
     asyncio.run(run())
 
 
-def test_all_are_waited_for_at_once_and_one_that_is_not_there_is_looked_for_again():
+def test_servers_are_awaited_together_and_a_missing_one_is_tried_again():
     async def run():
         late = Dead(echo, first=0)
         late.is_dead = True
@@ -68,7 +68,7 @@ def test_all_are_waited_for_at_once_and_one_that_is_not_there_is_looked_for_agai
     asyncio.run(run())
 
 
-def test_a_server_is_waited_for_until_it_listens():
+def test_the_fleet_waits_until_a_server_listens():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
@@ -90,7 +90,7 @@ def test_a_server_is_waited_for_until_it_listens():
     asyncio.run(run())
 
 
-def test_without_any_server_the_error_names_one_and_a_refusal_is_said_at_once():
+def test_without_servers_the_error_names_one_and_a_refusal_is_raised_at_once():
     async def refuse(_call: Call) -> Reply:
         return Reply({"error": "Unauthorized"}, status=401)
 
@@ -108,7 +108,7 @@ def test_without_any_server_the_error_names_one_and_a_refusal_is_said_at_once():
 
 
 @pytest.mark.parametrize("is_by_disk", [False, True])
-def test_a_server_that_cannot_be_used_ends_the_start_and_stays_out_later(is_by_disk: bool, capsys):
+def test_an_unusable_server_ends_the_start_and_is_left_out_later(is_by_disk: bool, capsys):
     refused: list[str] = []
 
     def check(client: RolloutClient) -> None:

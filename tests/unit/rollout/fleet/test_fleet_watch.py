@@ -1,4 +1,4 @@
-"""What a fleet does beside asking: it looks after servers, keeps count of their failures, and remembers prefixes."""
+"""What a fleet does besides sending requests: it watches servers, counts their failures, and remembers prefixes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.scripted_fleet import Dead, answers, echo, fleet_of, generate
 from tests.support.scripted_server import Call, Reply, hang
 
 
-def test_what_goes_wrong_in_the_watch_ends_the_work():
+def test_an_error_in_the_watch_ends_the_work():
     async def odd(_client: RolloutClient) -> None:
         raise ZeroDivisionError
 
@@ -53,7 +53,7 @@ def test_a_cancelled_work_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("reply", [Reply(status=503), Reply(status=404), Reply({"text": 3})])
-def test_an_odd_answer_now_and_then_costs_no_server(reply):
+def test_an_occasional_invalid_reply_loses_no_server(reply):
     async def sometimes(call: Call) -> Reply:
         return reply if call.body["input_ids"][0] % 3 == 2 else await echo(call)
 
@@ -86,7 +86,7 @@ def test_failures_of_a_server_that_was_lost_do_not_count_against_it_when_it_is_b
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_has_too_much_to_do_is_asked_again_and_not_lost(status: int, monkeypatch):
+def test_an_overloaded_server_is_asked_again_and_not_lost(status: int, monkeypatch):
     monkeypatch.setattr(fleet_module, "_BUSY_PAUSE_S", 0.02)
     turned_away = 0
 
@@ -108,7 +108,7 @@ def test_a_server_that_has_too_much_to_do_is_asked_again_and_not_lost(status: in
     asyncio.run(run())
 
 
-def test_requests_of_one_prefix_go_to_one_server_unless_it_has_much_to_do():
+def test_requests_of_one_prefix_go_to_one_server_unless_its_load_is_high():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
             prefix = Prefix()
@@ -132,7 +132,7 @@ def test_requests_of_one_prefix_go_to_one_server_unless_it_has_much_to_do():
     asyncio.run(run())
 
 
-def test_a_server_that_a_request_found_lost_is_not_waited_for_by_the_watch():
+def test_the_watch_does_not_wait_for_a_server_that_a_request_found_lost():
     first = Dead(echo, first=1000)
 
     async def lose(fleet: Fleet) -> None:

@@ -130,7 +130,7 @@ def test_too_few_prompts_are_an_error():
         sample(mixed, num_prompts=2)
 
 
-def test_an_iterator_of_prompts_goes_on_where_it_stopped():
+def test_an_iterator_of_prompts_continues_where_it_stopped():
     async def run():
         async def script(call: Call) -> Reply:
             return Reply(mixed(call.body["input_ids"][0], N))
@@ -148,7 +148,7 @@ def test_an_iterator_of_prompts_goes_on_where_it_stopped():
 
 
 def first_time(trouble: Callable[[int], dict[str, Any]], *, number: int) -> Answer:
-    """The first request for each prompt has trouble in some of its completions."""
+    """Some completions of the first request for each prompt are bad."""
     asked: Counter[int] = Counter()
 
     def answer(index: int, n: int) -> list[dict[str, Any]]:
@@ -265,7 +265,7 @@ def test_a_seed_gives_every_request_its_own():
     assert all(0 <= seed < 2**63 for seed in seeds(1))
 
 
-def test_progress_is_told_group_by_group():
+def test_progress_is_reported_group_by_group():
     async def run():
         async def script(call: Call) -> Reply:
             return Reply(mixed(call.body["input_ids"][0], N))
