@@ -26,7 +26,7 @@ import torch
 import typer
 from torch import Tensor
 
-from megacov.rollout import EmbeddedServer, Fleet, GenerateRequest, Member, RolloutClient
+from megacov.rollout import EmbeddedServer, Fleet, GenerateRequest, Member, Membership, RolloutClient
 from megacov.types import Completion
 from megacov.weight_sync import DiskTransport
 from tests.support.sglang_servers import MODEL, VOCAB_SIZE, changed_weights
@@ -101,7 +101,7 @@ class Killer:
 
     async def work(self) -> None:
         """Kill until cancelled."""
-        for member in cycle(self.fleet.members):
+        for member in cycle(self.fleet.membership.members):
             if self.kills == self.most:
                 return
             pid = member.server.pid if member.server is not None and member.serves else None
@@ -169,7 +169,7 @@ def run_load(
     async def killed_meanwhile() -> list[list[Completion]]:
         killing = asyncio.create_task(killer.work())
         try:
-            return await fleet.watched(answer_all(fleet, num_requests, concurrency=concurrency))
+            return await fleet.membership.watched(answer_all(fleet, num_requests, concurrency=concurrency))
         finally:
             killing.cancel()
 
@@ -178,22 +178,26 @@ def run_load(
 
     with embedded_servers(num_servers, folder) as servers, asyncio.Runner() as runner:
         fleet = Fleet(
-            members=[Member(make_client(server.address), server) for server in servers],
-            make_client=make_client,
-            bring_up_to_date=bring_up_to_date,
-            max_restarts=1000,
-            start_timeout_s=START_TIMEOUT_S,
-            watch_s=watch_s,
+            Membership(
+                members=[Member(make_client(server.address), server) for server in servers],
+                make_client=make_client,
+                bring_up_to_date=bring_up_to_date,
+                max_restarts=1000,
+                start_timeout_s=START_TIMEOUT_S,
+                watch_s=watch_s,
+            )
         )
-        transport = DiskTransport(fleet.receiving, run=runner.run, source_model=MODEL, directory=folder / "weights")
-        fleet.versions.add(str(VERSION))
+        transport = DiskTransport(
+            fleet.membership.receiving, run=runner.run, source_model=MODEL, directory=folder / "weights"
+        )
+        fleet.membership.versions.add(str(VERSION))
         transport.push(VERSION, changed_weights(VERSION).items())
         killer = Killer(fleet, kill_every_s, max_kills)
         started = time.monotonic()
         answers = runner.run(killed_meanwhile())
         seconds = time.monotonic() - started
-        runner.run(fleet.aclose())
-    return Load(answers, seconds, killer.kills, fleet.num_restarts, fleet.num_failovers, fleet.num_retries)
+        runner.run(fleet.membership.aclose())
+    return Load(answers, seconds, killer.kills, fleet.membership.num_restarts, fleet.num_failovers, fleet.num_retries)
 
 
 def faults_of(answers: Sequence[Sequence[Completion]]) -> list[str]:

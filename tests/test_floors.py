@@ -38,6 +38,11 @@ FLOORS = {
     "__main__": 9,
 }
 
+# Inner floors: rooms of a folder, lowest first. A room imports from itself and from the rooms before it.
+ROOMS = {"rollout": ("tasks", "client", "fleet", "sampling")}
+# Rooms of a folder that never import each other.
+SEPARATE_ROOMS = {"trainer": ("optimizer_step", "rollout", "saving")}
+
 # What a folder must not name, by the start of the dotted name.
 NO_TORCH = ("config", "plan", "launch", "checkpoint")
 FORBIDDEN = {
@@ -68,13 +73,13 @@ def violations(package: Path) -> list[str]:
     """Every import that breaks a rule, as "file: what"."""
     found = []
     for path in sorted(package.rglob("*.py")):
-        own = path.relative_to(package).parts[0].removesuffix(".py")
+        own, room = [part.removesuffix(".py") for part in (*path.relative_to(package).parts, "")][:2]
         where = str(path.relative_to(package.parent))
         if own not in FLOORS:
             found.append(f"{where}: {own} has no floor")
             continue
         for name in sorted(set(imported_names(ast.parse(path.read_text())))):
-            found += [f"{where}: {problem}" for problem in problems(name, own)]
+            found += [f"{where}: {problem}" for problem in (*problems(name, own), *room_problems(name, own, room))]
     return found
 
 
@@ -93,6 +98,18 @@ def problems(name: str, own: str) -> Iterator[str]:
         other = other if not other.startswith("__") else "__init__"
         if other != own and not FLOORS.get(other, 99) < FLOORS[own]:
             yield f"imports {name}, which is not on a lower floor"
+
+
+def room_problems(name: str, own: str, room: str) -> Iterator[str]:
+    """What is wrong with `room` of folder `own` importing `name`."""
+    parts = name.split(".")
+    if parts[:2] != ["megacov", own] or len(parts) < 3:
+        return
+    ordered, separate, other = ROOMS.get(own, ()), SEPARATE_ROOMS.get(own, ()), parts[2]
+    if room in ordered and other not in ordered[: ordered.index(room) + 1]:
+        yield f"imports {name}, which is not in {room} or a lower room of {own}"
+    if room in separate and other in separate and other != room:
+        yield f"imports {name}; rooms of {own} never import each other"
 
 
 def test_imports_go_down():
@@ -118,6 +135,12 @@ def test_imports_go_down():
         ("config/x.py", "from torch import Tensor", "config may not use torch"),
         ("launch/deep/x.py", "import torch", "launch may not use torch"),
         ("attic/x.py", "", "attic has no floor"),
+        ("embedded_server/x.py", "from megacov.rollout import RolloutClient", "RolloutClient, which is not on a lower"),
+        ("rollout/client/x.py", "from megacov.rollout.fleet.fleet import Fleet", "not in client or a lower room"),
+        ("rollout/fleet/x.py", "import megacov.rollout.sampling.groups", "not in fleet or a lower room of rollout"),
+        ("rollout/sampling/x.py", "from megacov.rollout import Fleet", "not in sampling or a lower room of rollout"),
+        ("rollout/tasks.py", "from megacov.rollout.client import wire", "not in tasks or a lower room of rollout"),
+        ("trainer/saving/x.py", "from megacov.trainer.rollout import servers", "rooms of trainer never import each"),
     ],
 )
 def test_a_planted_violation_is_caught(tmp_path, file, source, complaint):
@@ -140,6 +163,16 @@ def test_a_planted_violation_is_caught(tmp_path, file, source, complaint):
         ("megatron/x.py", "from megatron.core import parallel_state\nimport megatronic"),
         ("cli/x.py", "from megacov import __version__\nfrom megacov.trainer import loop"),
         ("config/x.py", "import torchlike"),
+        ("rollout/fleet/x.py", "from megacov.rollout.client import wire\nfrom megacov.rollout.fleet import member"),
+        (
+            "rollout/sampling/x.py",
+            "from megacov.rollout.tasks import gather_all\nfrom megacov.rollout.fleet import fleet",
+        ),
+        (
+            "trainer/saving/x.py",
+            "from megacov.trainer.state import TrainState\nfrom megacov.trainer.saving import export",
+        ),
+        ("trainer/loop.py", "from megacov.trainer.saving import export\nfrom megacov.trainer.rollout import worker"),
     ],
 )
 def test_what_is_allowed_passes(tmp_path, file, source):
@@ -152,6 +185,8 @@ def test_what_is_allowed_passes(tmp_path, file, source):
 def test_every_folder_has_files():
     # An empty walk would pass everything.
     assert {path.parent.name for path in (ROOT / "megacov").rglob("*.py")} >= {"config", "ops", "losses", "megatron"}
+    for folder, rooms in (ROOMS | SEPARATE_ROOMS).items():
+        assert {path.stem for path in (ROOT / "megacov" / folder).iterdir()} >= set(rooms)
 
 
 @pytest.mark.parametrize("folder", NO_TORCH)

@@ -249,7 +249,7 @@ def _settings(config: RunConfig) -> TrainerSettings:
         fused=config.model.transformer_engine != "off",
         vocab_divisible_by=config.model.vocab_divisible_by,
         with_reference=config.algorithm.ref_kl_coef > 0,
-        bucket_bytes=0 if sync.transport == "disk" else sync.bucket_bytes,
+        bucket_bytes=sync.bucket_bytes if sync.traits.in_buckets else 0,
         saves=config.checkpoint.every > 0,
     )
 

@@ -51,8 +51,9 @@ def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
         yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
     # `megacov launch` fills in the address for servers that it starts.
     is_elsewhere = not request.colocated and config.rollout.servers == 0 and config.rollout.addresses_file is None
-    if config.weight_sync.transport == "broadcast" and ip_address(config.weight_sync.host).is_loopback and is_elsewhere:
+    sync = config.weight_sync
+    if sync.traits.servers_call_back and ip_address(sync.host).is_loopback and is_elsewhere:
         yield (
-            f"weight_sync.host is {config.weight_sync.host}, which servers on other nodes do not reach: override it "
+            f"weight_sync.host is {sync.host}, which servers on other nodes do not reach: override it "
             "with the address of the trainer's first node."
         )

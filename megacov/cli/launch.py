@@ -103,7 +103,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         all_reduce=_all_reduce(run),
         leave_s=leave_s,
         hang_s=run.parallel.hang_s,
-        reached_by_servers=servers is not None and sync.transport == "broadcast" and sync.host == "127.0.0.1",
+        reached_by_servers=servers is not None and sync.traits.servers_call_back and sync.host == "127.0.0.1",
         python=site.python or ("python" if site.container else sys.executable),
         site=site,
         partition=slurm.partition or site.partition,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from megacov.config import RunConfig
+from megacov.config.transports import choose_transport
 from megacov.errors import ConfigError
 from megacov.launch.job import JobLayout, lay_out
 from megacov.plan import ModelSizes, ServerRequest
@@ -95,11 +96,11 @@ def _tensor(config: RunConfig) -> int:
 def _copies(config: RunConfig) -> int:
     """Pipeline stages times data-parallel copies of a server, each on GPUs of its own."""
     copies = _size(config, _PIPELINE) * _size(config, _DATA)
-    if copies > 1 and config.weight_sync.transport != "disk":
+    if copies > 1 and config.weight_sync.traits.tensor_parallel_only:
         raise ConfigError(
             f"rollout.server_arguments asks for {copies} data-parallel copies or pipeline stages, and "
             f"weight_sync.transport is {config.weight_sync.transport}, which reaches tensor-parallel ranks only: "
-            "remove dp-size and pp-size, or set weight_sync.transport=disk."
+            f"remove dp-size and pp-size, or set {choose_transport(lambda other: not other.tensor_parallel_only)}."
         )
     return copies
 

@@ -1,4 +1,4 @@
-"""Settings of the rollout: which servers sample, how many samples, how they are drawn, and when to give up."""
+"""Settings of the rollout: servers, numbers of samples, how tokens are drawn, and deadlines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator
 from megacov.config.addresses import check_addresses, is_ip_address, is_private
 from megacov.config.section import Section
 
-# Options of SGLang's that follow from other settings, or that must not be seen by others.
+# SGLang options that follow from other settings, or that are secret.
 _OWN_OPTIONS = {
     "model": "model.path",
     "model-path": "model.path",
@@ -28,29 +28,29 @@ class RolloutSection(Section):
     """Sampling of responses."""
 
     engine: Literal["embedded", "sglang"] = "embedded"
-    """Who samples: a server on the CPU that the trainer starts for itself, or SGLang servers."""
+    """What samples: one server on the CPU that the trainer starts, or SGLang servers."""
     addresses: tuple[str, ...] = ()
-    """URLs of SGLang servers that already run, as in [http://10.0.0.5:30000]."""
+    """URLs of running SGLang servers, as in [http://10.0.0.5:30000]."""
     addresses_file: Path | None = None
-    """Text file with such URLs, one a line, instead of addresses; servers are added and drained as it changes."""
+    """Text file with such URLs, one a line, in place of addresses; servers are added and drained as it changes."""
     keys_file: Path | None = None
-    """YAML file with api-key and admin-api-key of servers that already run, readable for its owner alone."""
+    """YAML file with api-key and admin-api-key of running servers; only its owner may read it."""
     servers: StrictInt = Field(0, ge=0)
-    """SGLang servers that the trainer starts on its own machine, instead of using addresses. [servers]"""
+    """SGLang servers that the trainer starts on its own machine, in place of addresses. [servers]"""
     server_command: tuple[str, ...] = Field(("python", "-m", "sglang.launch_server"), min_length=1)
-    """Starts such a server; its options are appended."""
+    """Command that starts such a server; options are appended."""
     server_arguments: dict[str, StrictBool | StrictInt | StrictFloat | str | tuple[str | int | float, ...]] = Field(
         default_factory=dict
     )
-    """Options of SGLang's for every such server, without their dashes, as in {tp-size: 2}; true is an option alone."""
+    """SGLang options of every such server, without their dashes, as in {tp-size: 2}; true makes a flag."""
     server_environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
-    """Environment variables of such servers, beside those of the trainer."""
+    """Environment variables of such servers, in addition to the trainer's."""
     server_devices: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES of each such server, as in ["4,5", "6,7"]; if empty, each sees what the trainer sees."""
     colocated: StrictBool = False
-    """SGLang servers share the GPUs of the trainer, and give their memory back while it computes."""
+    """SGLang servers share the trainer's GPUs, and free their memory while it computes."""
     host: str = Field("127.0.0.1", min_length=1)
-    """Private address that servers listen on which the trainer starts."""
+    """Private address on which servers that the trainer starts listen."""
     port: StrictInt = Field(0, ge=0, le=65535)
     """Port of the embedded server; 0 takes a free one. [port number]"""
     num_threads: StrictInt = Field(1, ge=1)
@@ -61,36 +61,36 @@ class RolloutSection(Section):
     samples_per_prompt: StrictInt = Field(8, ge=2)
     """Responses to each prompt, at least 2, since an advantage is relative to its group. [sequences]"""
     max_response_length: StrictInt = Field(8192, ge=1)
-    """Longest response; longer ones are cut. [tokens]"""
+    """Longest response; generation stops there. [tokens]"""
     temperature: StrictFloat = Field(1.0, gt=0)
-    """Sampling temperature; the trainer takes its log-probs at the same one. [ratio]"""
+    """Sampling temperature; the trainer computes log-probs at the same temperature. [ratio]"""
     top_p: StrictFloat = Field(1.0, gt=0, le=1)
-    """Sample from the smallest set of tokens that holds this much probability. [fraction]"""
+    """Sample from the smallest set of tokens with at least this probability. [fraction]"""
     top_k: StrictInt = Field(-1, ge=-1)
     """Sample from this many most likely tokens; -1 for the whole vocabulary. [tokens]"""
     stop: tuple[str, ...] = ()
-    """Texts that end a response, beside the end-of-sequence token."""
+    """Texts that end a response, in addition to the end-of-sequence token."""
     filter_groups: bool = True
-    """Drop groups in which all rewards are equal, and sample others in their place."""
+    """Drop groups whose rewards are all equal, and sample others in their place."""
     max_filter_rounds: StrictInt = Field(10, ge=1)
     """Sampling rounds of one step before filtering gives up. [rounds]"""
     max_staleness: StrictInt = Field(0, ge=0)
-    """Steps from the weights that sample to those that train; above 0, sampling goes on beside training. [steps]"""
+    """Steps by which sampling weights may lag behind trained ones; above 0, both happen at once. [steps]"""
     extra_prompts: StrictInt = Field(0, ge=0)
-    """Prompts sampled beyond prompts_per_step at the same time; a step takes the groups that end first. [prompts]"""
+    """Prompts sampled at the same time beyond prompts_per_step; a step takes the groups that end first. [prompts]"""
     partial_after_s: StrictFloat | None = Field(None, gt=0)
-    """A step is content with fewer groups after this time, and the rest is gone on with later; null waits. [s]"""
+    """Time after which a step takes fewer groups and leaves the rest for later; null waits for all. [s]"""
 
     max_concurrency: StrictInt = Field(256, ge=1)
-    """Requests in flight at any time. [requests]"""
+    """Largest number of requests in flight. [requests]"""
     max_retries: StrictInt = Field(3, ge=0)
-    """Further tries of a request that failed for a passing reason. [tries]"""
+    """Retries of a request after a transient failure. [tries]"""
     request_timeout_s: StrictFloat = Field(600.0, gt=0)
     """Deadline of one request. [s]"""
     max_restarts: StrictInt = Field(5, ge=0)
-    """Times in a row that a server which the trainer has started is started again after it was lost. [restarts]"""
+    """Restarts in a row of a lost server that the trainer started. [restarts]"""
     start_timeout_s: StrictFloat = Field(300.0, gt=0)
-    """Deadline for a server to answer after its start, and for any to come back when all are lost. [s]"""
+    """Deadline for a server to answer after its start, and for any server to come back when all are lost. [s]"""
 
     @property
     def is_partial(self) -> bool:
@@ -109,7 +109,7 @@ class RolloutSection(Section):
             plain = name.lstrip("-").replace("_", "-")
             if plain in _OWN_OPTIONS:
                 instead = f"set {_OWN_OPTIONS[plain]} instead" if _OWN_OPTIONS[plain] else "leave it out"
-                raise ValueError(f"megacov gives servers the option {plain} itself: {instead}.")
+                raise ValueError(f"megacov sets the server option {plain} itself: {instead}.")
             if name.startswith("-"):
                 raise ValueError(f"write the option without its dashes: {plain}.")
         return arguments
@@ -123,8 +123,8 @@ class RolloutSection(Section):
             raise ValueError("give an IP address, such as 127.0.0.1, or localhost.")
         if not is_private(host):
             raise ValueError(
-                "whoever reaches a rollout server can replace its weights, so it listens on one private address only: "
-                "set 127.0.0.1, or the machine's address in its private network."
+                "anybody who reaches a rollout server can replace its weights, so it listens on one private address "
+                "only: set 127.0.0.1, or the machine's address in its private network."
             )
         return host
 

@@ -1,4 +1,4 @@
-"""Rules of partial rollouts with other settings, in the manner of `rules.py`."""
+"""Rules between partial rollouts and other settings, collected by `rules`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from megacov.config.schema import RunConfig
 
 
 def partial_rollouts_have_room_to_age(config: RunConfig) -> str | None:
-    """What is carried from one step to the next is two steps old when it is trained on: sampling is one step ahead."""
+    """A carried response is two steps old when it is trained on, because sampling is one step ahead."""
     rollout = config.rollout
     if not rollout.is_partial or rollout.max_staleness >= 2:
         return None
     return (
-        f"{_named(config)} and rollout.max_staleness is {rollout.max_staleness}: a response that is gone on with in "
-        "the next step is two steps old when it is trained on, and would be dropped; set rollout.max_staleness=2."
+        f"{_named(config)} and rollout.max_staleness is {rollout.max_staleness}: a response that is continued in the "
+        "next step is two steps old when it is trained on, and would be dropped; set rollout.max_staleness=2."
     )
 
 
 def partial_rollouts_do_not_repeat(config: RunConfig) -> str | None:
-    """Which groups end first depends on time."""
+    """The groups that end first depend on timing."""
     if not config.rollout.is_partial or not config.run.deterministic:
         return None
     return (
-        f"{_named(config)} and run.deterministic is true: which responses end first is never the same twice; set "
+        f"{_named(config)} and run.deterministic is true: the responses that end first depend on timing; set "
         "run.deterministic=false, or leave partial rollouts off."
     )
 

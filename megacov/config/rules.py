@@ -18,6 +18,7 @@ from megacov.config.server_rules import (
     keys_are_of_servers_that_already_run,
     servers_are_given_up_before_ranks,
 )
+from megacov.config.transports import choose_transport
 from megacov.errors import ConfigError
 
 LARGE_RATIO = 0.05
@@ -140,12 +141,12 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
 
 
 def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
-    """The embedded server knows one way for weights to come."""
-    if config.rollout.engine != "embedded" or config.weight_sync.transport == "disk":
+    """The embedded server supports only some transports."""
+    if config.rollout.engine != "embedded" or config.weight_sync.traits.embedded_server:
         return None
     return (
-        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, which takes weights "
-        "from disk only: set weight_sync.transport=disk or rollout.engine=sglang."
+        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, whose server does "
+        f"not support it: set {choose_transport(lambda other: other.embedded_server)} or rollout.engine=sglang."
     )
 
 

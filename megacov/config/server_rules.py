@@ -1,14 +1,15 @@
-"""Rules of `rules` about rollout servers."""
+"""Rules about rollout servers, collected by `rules`."""
 
 from __future__ import annotations
 
 from megacov.config.schema import RunConfig
+from megacov.config.transports import choose_transport
 
-_GIVING_UP_S = 120.0  # to leave a process group, and to ask each server whether it still answers
+_GIVING_UP_S = 120.0  # time to leave a process group and probe each server
 
 
 def engine_has_its_servers(config: RunConfig) -> str | None:
-    """SGLang servers are found by address or started by the trainer, which always starts the embedded one."""
+    """SGLang servers have addresses or are started by the trainer; the embedded server is always started by it."""
     rollout, named = config.rollout, []
     if rollout.addresses:
         named.append(f"rollout.addresses names {len(rollout.addresses)} servers")
@@ -32,7 +33,7 @@ def engine_has_its_servers(config: RunConfig) -> str | None:
 
 
 def keys_are_of_servers_that_already_run(config: RunConfig) -> str | None:
-    """Servers that the trainer starts are given keys that it makes."""
+    """The trainer makes the keys of servers that it starts."""
     rollout = config.rollout
     if rollout.keys_file is None or rollout.addresses or rollout.addresses_file:
         return None
@@ -43,7 +44,7 @@ def keys_are_of_servers_that_already_run(config: RunConfig) -> str | None:
 
 
 def every_server_has_its_devices(config: RunConfig) -> str | None:
-    """Devices are given to servers one by one."""
+    """Either every server has an entry of devices, or none has."""
     devices, servers = config.rollout.server_devices, config.rollout.servers
     if not devices or len(devices) == servers:
         return None
@@ -54,9 +55,9 @@ def every_server_has_its_devices(config: RunConfig) -> str | None:
 
 
 def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
-    """Ranks wait in a collective while rank 0 finds out which server does not take its weights."""
+    """Ranks wait in a collective while rank 0 finds the server that does not take its weights."""
     sync, ranks_s = config.weight_sync, config.parallel.timeout_s
-    if sync.transport == "disk" or sync.timeout_s + _GIVING_UP_S <= ranks_s:
+    if not sync.traits.in_buckets or sync.timeout_s + _GIVING_UP_S <= ranks_s:
         return None
     return (
         f"weight_sync.timeout_s is {sync.timeout_s:g} and parallel.timeout_s is {ranks_s:g}: ranks would fail before a "
@@ -65,8 +66,8 @@ def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
 
 
 def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | None:
-    """Servers on the trainer's GPUs sample while it waits, and their weights cannot come by NCCL."""
-    rollout, transport = config.rollout, config.weight_sync.transport
+    """Servers on the trainer's GPUs sample while the trainer waits, and cannot get their weights by NCCL."""
+    rollout, sync = config.rollout, config.weight_sync
     if not rollout.colocated:
         return None
     if rollout.engine == "embedded":
@@ -79,9 +80,9 @@ def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | No
             f"rollout.colocated is true and rollout.max_staleness is {rollout.max_staleness}: servers that sample "
             "while the trainer computes cannot give their memory to it; set one of them to its default."
         )
-    if transport == "broadcast":
+    if sync.traits.needs_gpu_per_rank:
         return (
-            "rollout.colocated is true and weight_sync.transport is broadcast: NCCL takes no two ranks on one GPU; set "
-            "weight_sync.transport to ipc or disk."
+            f"rollout.colocated is true and weight_sync.transport is {sync.transport}: NCCL takes no two ranks on one "
+            f"GPU; set {choose_transport(lambda other: not other.needs_gpu_per_rank)}."
         )
     return None

@@ -1,4 +1,4 @@
-"""The HTTP routes: the part of SGLang's contract that a trainer uses."""
+"""HTTP routes: the part of SGLang's contract that a trainer uses."""
 
 from __future__ import annotations
 
@@ -30,15 +30,7 @@ _FLUSHED = (
 
 
 def create_app(service: Service, *, server_info: dict[str, Any]) -> FastAPI:
-    """The web application of one server.
-
-    Args:
-        service: answers what the routes ask.
-        server_info: settings that /server_info shows.
-
-    Returns:
-        The application.
-    """
+    """Make the web application; `server_info` holds settings that /server_info shows."""
     app = FastAPI(openapi_url=None)
     app.add_exception_handler(RequestError, _answer_request_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_body)
@@ -99,7 +91,7 @@ def _add_state_routes(app: FastAPI, service: Service, server_info: dict[str, Any
     @app.get("/get_server_info")
     async def show_server_info() -> Response:
         paths = {"model_path": service.model_path, "tokenizer_path": folder}
-        # What SGLang says where seeds of requests have an effect.
+        # SGLang reports this flag where it follows the seeds of requests.
         fixed = {"internal_states": [], "version": CONTRACT_VERSION, "enable_deterministic_inference": True}
         return _json({**server_info, **paths, **fixed})
 
@@ -122,7 +114,7 @@ def _add_generate_routes(app: FastAPI, service: Service) -> None:
 
 
 def _failure_of(requests: list[EngineRequest]) -> Response | None:
-    """The HTTP error of the first completion that the server itself had to give up, or None."""
+    """The HTTP error of the first completion that the server itself aborted, or None."""
     for request in requests:
         for generation in request.generations:
             finish = generation.finish

@@ -1,4 +1,4 @@
-"""The generations that decode together, and their attention keys and values.
+"""Generations that decode together, and their attention keys and values.
 
 Shape legend: b running generations, l cached positions (left-padded), v vocabulary.
 """
@@ -19,9 +19,9 @@ from megacov.embedded_server.sampling import SamplingPlan
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """One row of a prefill: the tokens to read, and the generations that go on from there.
+    """One row of a prefill: tokens to process, and the generations that continue from there.
 
-    The n copies of a fresh prompt share a row. A generation that lost its cache has a row of its own.
+    The n copies of a new prompt share a row. A generation that lost its cache has its own row.
     """
 
     token_ids: list[int]
@@ -29,26 +29,18 @@ class PromptRow:
 
 
 def shares_row(generation: Generation, other: Generation) -> bool:
-    """Whether both are copies of one prompt that have no token yet, so that one reading of the prompt serves both.
-
-    Args:
-        generation: one of them.
-        other: the other one.
-
-    Returns:
-        True if they do.
-    """
+    """Whether both are copies of one prompt without any token yet, so that one prefill row serves both."""
     return generation.request is other.request and not generation.output_ids and not other.output_ids
 
 
 def prompt_rows(generations: Iterable[Generation]) -> list[PromptRow]:
-    """Group generations that have yet to be read by the model into rows of a prefill.
+    """Group generations into rows of a prefill.
 
     Args:
-        generations: in the order of the rows; copies of one request stand side by side.
+        generations: generations without a cache; copies of one request are adjacent.
 
     Returns:
-        The rows; their generations, in order, are the given ones.
+        The rows, with the same generations in the same order.
     """
     rows: list[PromptRow] = []
     for generation in generations:
@@ -60,17 +52,17 @@ def prompt_rows(generations: Iterable[Generation]) -> list[PromptRow]:
 
 
 class RunningBatch:
-    """Rows of generations with their caches. The newest token of each is not yet cached.
+    """Generations with their caches. The newest token of each is not cached yet.
 
     generations: the b generations, in row order.
-    plan: their sampling parameters.
+    plan: sampling parameters of the rows.
     """
 
     def __init__(self, generations: list[Generation], cache: DynamicCache, mask: Tensor) -> None:
-        """Take over a cache.
+        """Take ownership of a cache.
 
         Args:
-            generations: in row order.
+            generations: generations in row order.
             cache: keys and values of each layer, [b, heads, l, head size].
             mask: [b, l] int64, 1 where a position is cached and 0 where it is padding.
         """
@@ -80,14 +72,7 @@ class RunningBatch:
         self._mask = mask
 
     def decode(self, model: PreTrainedModel) -> Tensor:
-        """Feed the newest token of every generation.
-
-        Args:
-            model: the language model.
-
-        Returns:
-            [b, v] logits of the tokens that come next.
-        """
+        """Feed the newest token of every generation, and return [b, v] logits of the next ones."""
         tokens = torch.tensor([[generation.output_ids[-1]] for generation in self.generations])
         positions = self._mask.sum(-1, keepdim=True)
         self._mask = F.pad(self._mask, (0, 1), value=1)
@@ -102,11 +87,7 @@ class RunningBatch:
         return logits[:, -1]
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all other rows, and the columns that are padding in every row that stays.
-
-        Args:
-            rows: increasing indices, at least one.
-        """
+        """Drop all rows but those with these increasing indices, and columns that are padding in every kept row."""
         if len(rows) == len(self.generations):
             return
         self.generations = [self.generations[row] for row in rows]
@@ -120,11 +101,7 @@ class RunningBatch:
             layer.values = layer.values.index_select(0, index)[:, :, first:]
 
     def extend(self, other: RunningBatch) -> None:
-        """Take the rows of another batch, which must not be used afterwards.
-
-        Args:
-            other: rows to append; the shorter of the two is padded on the left.
-        """
+        """Append the rows of another batch, which must not be used afterwards; the shorter is padded on the left."""
         width = max(self._mask.shape[1], other._mask.shape[1])
         self.generations = self.generations + other.generations
         self.plan = SamplingPlan.of([generation.request.params for generation in self.generations])
@@ -140,11 +117,11 @@ def _pad_left(states: Tensor, num_positions: int) -> Tensor:
 
 
 def prefill(model: PreTrainedModel, rows: list[PromptRow]) -> tuple[RunningBatch, Tensor]:
-    """Read the rows, each once however many generations share it, and fill in prompt log-probs where they are wanted.
+    """Process each row once, however many generations share it; fill in prompt log-probs where requested.
 
     Args:
-        model: the language model.
-        rows: at least one.
+        model: causal language model.
+        rows: at least one row.
 
     Returns:
         The batch of all generations of the rows in order, and [b, v] logits of their next tokens.

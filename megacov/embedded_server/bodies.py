@@ -1,6 +1,6 @@
 """Request bodies of SGLang's HTTP contract, and its four shapes of an error body.
 
-Unknown top-level fields are ignored, unknown sampling parameters are not; both as in SGLang 0.5.23.
+Unknown top-level fields are ignored and unknown sampling parameters are errors, as in SGLang 0.5.23.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, Va
 
 from megacov.embedded_server.sampling import SamplingParams
 
-# In the order in which SGLang lists them. What the embedded server cannot do must have the value that asks for nothing.
+# In SGLang's order. A parameter that the embedded server does not support has its neutral value, the only one allowed.
 _SAMPLING_FIELDS: dict[str, Any] = {
     "max_new_tokens": ...,
     "stop": ...,
@@ -47,51 +47,36 @@ _SAMPLING_FIELDS: dict[str, Any] = {
 _UNSUPPORTED_FIELDS = ("stream", "top_logprobs_num", "token_ids_logprob", "return_text_in_logprobs", "input_embeds")
 
 
+# Also in megacov.config.transports: this server is a program of its own and shares no code with the trainer's client.
+PauseMode = Literal["abort", "retract", "in_place"]
+
+
 class RequestError(Exception):
-    """A request that is answered with an error; `body` is the JSON that SGLang would send."""
+    """A request that gets an error reply; `body` is the JSON that SGLang would send."""
 
     def __init__(self, body: dict[str, Any], status_code: int = 400) -> None:
-        """Hold the answer.
-
-        Args:
-            body: of the HTTP reply.
-            status_code: of the HTTP reply.
-        """
+        """Hold body and status code of the HTTP reply."""
         super().__init__(str(body))
         self.body = body
         self.status_code = status_code
 
 
 def invalid_value(message: str) -> RequestError:
-    """A value that the server refuses.
-
-    Args:
-        message: one sentence.
-
-    Returns:
-        The error to raise.
-    """
+    """The error for a value that the server refuses."""
     return RequestError({"error": {"message": message}})
 
 
 def invalid_field(message: str) -> RequestError:
-    """A sampling parameter that does not exist or has the wrong type.
-
-    Args:
-        message: one sentence.
-
-    Returns:
-        The error to raise.
-    """
+    """The error for a sampling parameter that does not exist or has the wrong type."""
     return RequestError({"error": message})
 
 
 def invalid_body(errors: list[Any], where: str) -> dict[str, Any]:
-    """The body for JSON that cannot be read or has a field of the wrong type.
+    """The error body for unreadable JSON or a field of the wrong type.
 
     Args:
-        errors: what pydantic found.
-        where: method and path.
+        errors: pydantic's errors.
+        where: HTTP method and path.
 
     Returns:
         The body.
@@ -107,7 +92,7 @@ class _Body(BaseModel):
 
 
 class GenerateBody(_Body):
-    """POST /generate. Lists make a batch."""
+    """POST /generate; lists make a batch."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -119,19 +104,19 @@ class GenerateBody(_Body):
     logprob_start_len: StrictInt | list[StrictInt] | None = None
 
     def unsupported(self) -> str | None:
-        """The first field that asks for what the embedded server cannot do, or None."""
+        """The first field that the embedded server does not support, or None."""
         extra = self.model_extra or {}
         return next((name for name in _UNSUPPORTED_FIELDS if extra.get(name)), None)
 
 
 class PauseBody(_Body):
-    """POST /pause_generation; the body is required, {} will do."""
+    """POST /pause_generation; a body is required, but may be {}."""
 
-    mode: Literal["abort", "retract", "in_place"] = "abort"
+    mode: PauseMode = "abort"
 
 
 class ContinueBody(_Body):
-    """POST /continue_generation; the body is required, {} will do."""
+    """POST /continue_generation; a body is required, but may be {}."""
 
 
 class DiskUpdateBody(_Body):
@@ -146,21 +131,21 @@ class DiskUpdateBody(_Body):
 
 
 class VersionBody(_Body):
-    """POST /update_weight_version. Aborts all requests unless told not to."""
+    """POST /update_weight_version. Aborts all requests by default."""
 
     new_version: StrictStr
     abort_all_requests: StrictBool = True
 
 
 class AbortBody(_Body):
-    """POST /abort_request. Without a request id and without abort_all it does nothing."""
+    """POST /abort_request. Does nothing without rid and abort_all."""
 
     rid: StrictStr | None = None
     abort_all: StrictBool = False
 
 
 class _SamplingBody(BaseModel):
-    """The sampling parameters that the embedded server knows, null meaning the default."""
+    """The sampling parameters that the embedded server supports; null means the default."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -175,7 +160,7 @@ class _SamplingBody(BaseModel):
     ignore_eos: bool = False
     no_stop_trim: bool = False
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True  # says nothing to a fast tokenizer
+    spaces_between_special_tokens: bool = True  # has no effect on a fast tokenizer
     sampling_seed: int | None = None
 
     @field_validator("stop")
@@ -188,13 +173,13 @@ def parse_sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
     """Check the sampling parameters of one request.
 
     Args:
-        raw: as sent.
+        raw: parameters as the client sent them.
 
     Returns:
         The parameters, within their ranges.
 
     Raises:
-        RequestError: with the sentence that SGLang would send, where it has one.
+        RequestError: a parameter is unknown, unsupported or out of range; the message is SGLang's where it has one.
     """
     for name, value in raw.items():
         if name not in _SAMPLING_FIELDS:

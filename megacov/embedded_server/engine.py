@@ -1,6 +1,6 @@
-"""The scheduler of the embedded server: who waits, who runs, and what a pause or new weights do to them.
+"""The scheduler of the embedded server: waiting and running generations, pauses and new weights.
 
-Everything here runs on one thread. `step` makes at most one token for every running generation; all other methods act
+Everything here runs on one thread. `step` makes at most one token for each running generation; all other methods act
 between two tokens.
 """
 
@@ -12,27 +12,27 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from megacov.embedded_server.batch import RunningBatch, prefill, prompt_rows, shares_row
+from megacov.embedded_server.bodies import PauseMode
 from megacov.embedded_server.generation import DecodeTokens, EngineRequest, Finish, Generation, find_finish
 from megacov.embedded_server.sampling import draw
 from megacov.embedded_server.weights import WeightsDoNotFitError, load_weights
 
-PauseMode = Literal["abort", "retract", "in_place"]
-
-_MAX_PREFILL_TOKENS = 16384  # padding included; bounds the activations of one forward pass
+_MAX_PREFILL_TOKENS = 16384  # with padding; bounds the activations of one forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """A folder of weights to load. `on_done` is called once with success and a sentence.
+    """A folder of weights to load.
 
-    `version` None keeps the current one. `flushes_cache` says that cached keys and values must not survive.
+    version: new version; None keeps the current one.
+    flushes_cache: whether cached keys and values must be dropped.
+    on_done: called once, with success and a sentence.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class WeightUpdate:
 
 
 class Engine:
-    """Generates for any number of requests in one running batch, which they join and leave between two tokens."""
+    """Generates for any number of requests in one batch, which they join and leave between two tokens."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Engine:
         """Set up an idle engine.
 
         Args:
-            model: the language model, on the CPU and in eval mode; the engine alone may use it from now on.
-            decode: turns token ids into text, special tokens included; for stop strings.
-            model_path: the folder the weights came from.
-            max_running_sequences: completions that may hold keys and values at a time.
-            random_seed: of the one stream of random numbers for requests without a seed of their own.
-            deterministic: run one request at a time, so that rounding does not depend on what else is running. A
-                request with a seed then has the same tokens and log-probs, bit by bit, whenever it comes.
+            model: causal language model on the CPU, in eval mode; only the engine may use it from now on.
+            decode: turns token ids into text with special tokens, to find stop strings.
+            model_path: folder of the weights.
+            max_running_sequences: largest number of completions that hold keys and values at a time.
+            random_seed: seed of the random numbers for requests without their own seed.
+            deterministic: run one request at a time, so that rounding does not depend on other requests. A request with
+                a seed then always has the same tokens and log-probs, bit by bit.
         """
         self.weight_version = "default"
         self.model_path = model_path
@@ -86,16 +86,12 @@ class Engine:
 
     @property
     def is_collecting(self) -> bool:
-        """Whether requests wait and nothing runs, so that waiting a little longer makes a larger first batch."""
+        """Whether requests wait and nothing runs, so that a short delay makes a larger first batch."""
         is_idle = self._paused is None and self._running is None and not self._deterministic
         return is_idle and 0 < len(self._waiting) < self.max_running_sequences
 
     def submit(self, request: EngineRequest) -> None:
-        """Queue a request. While an update waits for its turn, the request goes behind it.
-
-        Args:
-            request: new, with an id that is not in use.
-        """
+        """Queue a new request with an unused id, behind any pending update of the weights."""
         request.start(self._random.random)
         self._requests[request.rid] = request
         if self._updates:
@@ -104,10 +100,10 @@ class Engine:
             self._waiting.extend(request.generations)
 
     def abort(self, rid: str | None) -> None:
-        """End requests at once; they answer with what they have. An unknown id does nothing.
+        """End requests at once, with the tokens they have.
 
         Args:
-            rid: request id, or None for all.
+            rid: request id, or None for all requests; an unknown id does nothing.
         """
         requests = list(self._requests.values()) if rid is None else [self._requests.get(rid)]
         for request in requests:
@@ -120,10 +116,10 @@ class Engine:
         self._drop_finished()
 
     def pause(self, mode: PauseMode) -> None:
-        """Make no further token until `resume`. Requests that arrive meanwhile wait.
+        """Make no further token until `resume`; new requests wait.
 
         Args:
-            mode: abort ends all requests; retract drops their keys and values, to be read anew after the pause;
+            mode: abort ends all requests; retract drops their keys and values, which are recomputed after the pause;
                 in_place keeps them.
         """
         if mode == "abort":
@@ -137,29 +133,21 @@ class Engine:
         self._apply_updates()
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Resume generation after a pause."""
         self._paused = None
 
     def flush_cache(self) -> bool:
-        """Drop cached prefixes. There are none, so this only says whether SGLang could have done it."""
+        """Drop cached prefixes. There are none, so this only returns whether SGLang could have dropped them."""
         return self._running is None and (self._paused is not None or not self._waiting)
 
     def update_weights(self, update: WeightUpdate) -> None:
-        """Load weights: at once if nothing runs or the engine is paused, else after all requests queued so far.
-
-        Args:
-            update: what to load; its `on_done` tells how it went.
-        """
+        """Load weights: at once if nothing runs or the engine is paused, else after all requests queued so far."""
         self._updates.append(update)
         if self._paused is not None or not (self._running or self._waiting):
             self._apply_updates()
 
     def rename_weights(self, version: str) -> None:
-        """Give the loaded weights another version.
-
-        Args:
-            version: of the next token.
-        """
+        """Give the loaded weights another version, which the next token gets."""
         self.weight_version = version
 
     def step(self) -> None:
@@ -167,7 +155,7 @@ class Engine:
         if self._paused is not None:
             return
         joining = self._take_waiting()
-        # Those that were running first, so that every generation gets at most one token a step.
+        # Decode before prefill, so that every generation gets at most one token a step.
         if self._running is not None:
             self._append_tokens(self._running, self._running.decode(self._model))
             self._drop_finished()

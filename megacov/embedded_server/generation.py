@@ -1,4 +1,4 @@
-"""What the engine knows about a request and about each completion it is producing."""
+"""A request and its completions, as the engine sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DecodeTokens = Callable[[list[int]], str]
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Why a completion ended. `matched` is the stop token or stop string; `message` says why it was aborted."""
+    """Why a completion ended. `matched`: stop token or stop string. `message`: reason of an abort."""
 
     kind: Literal["stop", "length", "abort"]
     matched: int | str | None = None
@@ -25,10 +25,10 @@ class Finish:
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """One completion in the making.
+    """One completion in progress.
 
-    `spans` are [weight version, index of its first token]; a new one opens when the weights change between tokens.
-    `draw_uniform` gives one number in [0, 1) per token drawn.
+    draw_uniform: gives one number in [0, 1) for each token drawn.
+    spans: pairs of weight version and index of its first token; one more begins when the weights change.
     """
 
     request: EngineRequest
@@ -40,32 +40,23 @@ class Generation:
     num_retractions: int = 0
 
     def append(self, token: int, log_prob: float, *, weight_version: str) -> None:
-        """Take one sampled token.
-
-        Args:
-            token: vocabulary id.
-            log_prob: its log-probability.
-            weight_version: of the weights that produced it.
-        """
+        """Append a sampled token with its log-prob and the version of the weights that produced it."""
         self.mark_version(weight_version)
         self.output_ids.append(token)
         self.log_probs.append(log_prob)
 
     def mark_version(self, weight_version: str) -> None:
-        """Open a span if the weights are not those of the last token.
-
-        Args:
-            weight_version: of the weights that produce the next token.
-        """
+        """Begin a span if the weights of the next token are not those of the last one."""
         if not self.spans or self.spans[-1][0] != weight_version:
             self.spans.append((weight_version, len(self.output_ids)))
 
 
 @dataclass(eq=False, slots=True)
 class EngineRequest:
-    """One prompt with n completions. `on_done` is called once, by the engine, when all have ended.
+    """One prompt with n completions.
 
-    `stop_ids` are the token ids that end a completion: the model's own and the request's.
+    stop_ids: token ids that end a completion, the model's and the request's.
+    on_done: called once by the engine, when all completions have ended.
     """
 
     rid: str
@@ -80,7 +71,7 @@ class EngineRequest:
     created_s: float = field(default_factory=time.monotonic)
 
     def start(self, shared_uniform: Callable[[], float]) -> None:
-        """Make the n generations. A request with a seed of its own draws from it, each copy a stream of its own.
+        """Make the n generations. With a seed, each copy has its own stream of random numbers.
 
         Args:
             shared_uniform: the server's random numbers, for requests without a seed.
@@ -97,14 +88,14 @@ class EngineRequest:
 
 
 def find_finish(generation: Generation, *, decode: DecodeTokens) -> Finish | None:
-    """Whether the newest token ends the completion. The length is looked at first, as in SGLang.
+    """Check whether the newest token ends the completion. The length is checked first, as in SGLang.
 
     Args:
-        generation: with at least one token.
-        decode: turns token ids into text, special tokens included.
+        generation: completion with at least one token.
+        decode: turns token ids into text with special tokens.
 
     Returns:
-        Why it ends, or None.
+        Why the completion ends, or None.
     """
     request = generation.request
     params = request.params
@@ -114,7 +105,7 @@ def find_finish(generation: Generation, *, decode: DecodeTokens) -> Finish | Non
     if token in request.stop_ids:
         return Finish("stop", matched=token)
     if params.stop:
-        # A token is at least one byte, so this many tokens hold every stop string that the newest token completes.
+        # Every token is at least one byte, so this many tokens contain any stop string that the newest one completes.
         tail_length = max(len(stop.encode()) for stop in params.stop)
         tail = decode(generation.output_ids[-tail_length:])
         matched = next((stop for stop in params.stop if stop in tail), None)

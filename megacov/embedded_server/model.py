@@ -21,7 +21,7 @@ _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model with its tokenizer and the numbers that requests are checked against, in tokens."""
+    """A model, its tokenizer, and the limits of requests in tokens."""
 
     folder: Path
     model: PreTrainedModel
@@ -36,17 +36,17 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
 
     Args:
         folder: Hugging Face model folder with safetensors.
-        dtype: of the weights in memory; auto takes the one that config.json names.
+        dtype: type of the weights in memory; auto takes the one in config.json.
 
     Returns:
         The model in eval mode on the CPU.
 
     Raises:
-        DataError: if the folder cannot be used.
+        DataError: the folder is unusable.
     """
     check_model_folder(folder)
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # what it would warn of is checked below
+    transformers_logging.set_verbosity_error()  # the checks below replace its warnings
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Build the bodies that SGLang would send."""
+"""Replies to /generate, as SGLang would send them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from typing import Any
 from megacov.embedded_server.generation import EngineRequest, Finish, Generation
 from megacov.embedded_server.model import ServedModel
 
-CONTRACT_VERSION = "0.5.23"  # of SGLang; clients choose their behaviour by it
+CONTRACT_VERSION = "0.5.23"  # SGLang version whose contract this server follows; clients adapt to it
 
 
 def completions_of(request: EngineRequest, served: ServedModel) -> list[dict[str, Any]]:
-    """The completions of a request that has ended, in the order of its copies.
-
-    Args:
-        request: with a finish on every generation.
-        served: the model, for its tokenizer.
-
-    Returns:
-        One JSON object each.
-    """
+    """The completions of a finished request as JSON objects, in the order of its copies."""
     return [_completion(generation, served) for generation in request.generations]
 
 

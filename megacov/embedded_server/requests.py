@@ -1,4 +1,4 @@
-"""Turn the body of /generate into requests for the engine."""
+"""From the body of /generate to requests for the engine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ Value = TypeVar("Value")
 
 
 def is_single(body: GenerateBody) -> bool:
-    """Whether the body holds one prompt and not a batch.
-
-    Args:
-        body: of /generate; where it has both text and input_ids, the ids count.
-
-    Returns:
-        True for one prompt.
-    """
+    """Whether the body holds one prompt and not a batch; input_ids take precedence over text."""
     if body.input_ids is not None:
         return not (body.input_ids and isinstance(body.input_ids[0], list))
     return isinstance(body.text, str)
@@ -31,18 +24,18 @@ def is_single(body: GenerateBody) -> bool:
 def build_requests(
     body: GenerateBody, served: ServedModel, *, on_done: Callable[[EngineRequest], None]
 ) -> list[EngineRequest]:
-    """One request per prompt of the body.
+    """Make one request for each prompt of the body.
 
     Args:
-        body: of /generate.
-        served: the model, whose limits are checked.
-        on_done: given to every request.
+        body: body of /generate.
+        served: model whose limits the requests must keep.
+        on_done: callback of every request.
 
     Returns:
         Requests in the order of the prompts.
 
     Raises:
-        RequestError: if the body asks for what cannot be done.
+        RequestError: the body asks for something impossible or unsupported.
     """
     unsupported = body.unsupported()
     if unsupported is not None:
@@ -76,14 +69,7 @@ def build_requests(
 
 
 def health_request(on_done: Callable[[EngineRequest], None]) -> EngineRequest:
-    """A request that is served only by an engine that works: one greedy token, so that no random number is used.
-
-    Args:
-        on_done: given to the request.
-
-    Returns:
-        The request.
-    """
+    """Make a request that only a working engine answers: one greedy token, which uses no random number."""
     params = SamplingParams(max_new_tokens=1, temperature=0.0)
     rid = f"HEALTH_CHECK_{uuid.uuid4().hex}"
     return EngineRequest(rid=rid, prompt_ids=[0], params=params, stop_ids=frozenset(), on_done=on_done)
@@ -91,7 +77,7 @@ def health_request(on_done: Callable[[EngineRequest], None]) -> EngineRequest:
 
 def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:
     prompts: list[list[int]]
-    given: Any = body.input_ids  # of one prompt, or of several
+    given: Any = body.input_ids  # ids of one prompt, or of several
     if given is not None:
         prompts = [given] if is_single(body) else given
     elif body.text is not None:
@@ -104,7 +90,7 @@ def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:
 
 
 def _check_prompt(prompt_ids: list[int], params: SamplingParams, served: ServedModel) -> None:
-    # SGLang itself dies of such an id; whoever talks to both must learn of it here.
+    # Such an id kills SGLang, so clients of both servers must get an error here.
     outside = next((token for token in prompt_ids if not 0 <= token < served.vocab_size), None)
     if outside is not None:
         raise invalid_value(f"input_ids holds {outside}, but the model's vocabulary has {served.vocab_size} tokens.")

@@ -1,4 +1,4 @@
-"""Draw the next token of every running sequence at once.
+"""Draw the next tokens of all running sequences at once.
 
 Shape legend: b running sequences, v vocabulary.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_GREEDY_BELOW = 1e-6  # a temperature under this is greedy, and then log-probs are unscaled, as in SGLang
+_GREEDY_BELOW = 1e-6  # below this temperature sampling is greedy and log-probs are unscaled, as in SGLang
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request wants its tokens drawn and its completions ended; names and defaults are SGLang's."""
+    """How a request's tokens are drawn and its completions ended; names and defaults are SGLang's."""
 
     max_new_tokens: int = 128
     temperature: float = 1.0
@@ -33,23 +33,23 @@ class SamplingParams:
 
     @property
     def scale(self) -> float:
-        """What the logits are divided by."""
+        """Divisor of the logits."""
         return self.temperature if self.temperature >= _GREEDY_BELOW else 1.0
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is taken, so that nothing is drawn."""
+        """Whether the most likely token is taken and nothing is drawn."""
         return self.temperature < _GREEDY_BELOW or self.top_k == 1
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """The sampling parameters of the running sequences, laid out for one call of `draw`.
+    """Sampling parameters of the running sequences, as tensors for `draw`.
 
     temperature: [b, 1] float32, 1 for temperature 0.
     greedy: [b] bool.
     top_p, min_p: [b, 1] float64. top_k: [b, 1] int64, v or more where off.
-    has_filters: whether any row narrows the vocabulary; the sort is skipped where none does.
+    has_filters: whether any row has top-p, top-k or min-p; without one there is no sort.
     """
 
     temperature: Tensor
@@ -61,14 +61,7 @@ class SamplingPlan:
 
     @classmethod
     def of(cls, rows: Sequence[SamplingParams]) -> SamplingPlan:
-        """Lay out the parameters of the rows.
-
-        Args:
-            rows: parameters of each running sequence.
-
-        Returns:
-            The plan, rows in the given order.
-        """
+        """Put the parameters of the rows into tensors, in the same order."""
 
         def column(values: list[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype).unsqueeze(1)
@@ -84,18 +77,18 @@ class SamplingPlan:
 
 
 def draw(logits: Tensor, plan: SamplingPlan, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """One token for every row, by inverting the row's cumulative distribution at one uniform number.
+    """Draw one token for every row, by inverting its cumulative distribution at one uniform number.
 
-    One number a row, rather than one a row and token, makes a row's draw depend on nothing but its own logits.
+    One number a row, rather than one for each row and token, makes a row's draw depend on its own logits alone.
 
     Args:
         logits: [b, v], any float dtype; read only, computed in float32.
         plan: sampling parameters of the rows.
-        uniforms: [b] float64 in [0, 1); not looked at in greedy rows.
+        uniforms: [b] float64 in [0, 1); ignored in greedy rows.
 
     Returns:
         tokens [b] int64, and log_probs [b] float32 = log_softmax(logits / T) at the token, before top-p, top-k and
-        min-p. A row whose log_prob is NaN has logits that are not finite; its token means nothing.
+        min-p. A log_prob of NaN marks a row whose logits are not finite; its token is meaningless.
     """
     scaled = logits.float() / plan.temperature
     log_total = scaled.logsumexp(-1, keepdim=True)
@@ -115,7 +108,7 @@ def draw(logits: Tensor, plan: SamplingPlan, uniforms: Tensor) -> tuple[Tensor, 
 
 
 def _filtered(probs: Tensor, plan: SamplingPlan) -> Tensor:
-    """Zero what top-k, top-p and min-p exclude; all three look at the unfiltered probabilities, as in SGLang."""
+    """Zero tokens that top-k, top-p or min-p exclude; all three use the unfiltered probabilities, as in SGLang."""
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     rank = torch.arange(probs.shape[-1]).unsqueeze(0)

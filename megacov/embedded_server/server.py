@@ -1,4 +1,4 @@
-"""Run the embedded server in this process until a signal ends it."""
+"""Runs the embedded server in this process until a signal ends it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from megacov.embedded_server.startup import write_port_file
 from megacov.embedded_server.thread import EngineThread
 from megacov.errors import RolloutError
 
-_GRACE_S = 1  # for replies that are being written when the server is told to end
+_GRACE_S = 1  # for replies that are being written when the server ends
 _LAST_TOKEN_S = 5.0
-_KEEP_ALIVE_S = 600  # longer than a training step, or the client's next request meets a connection that closes
+_KEEP_ALIVE_S = 600  # longer than a training step, or the client's next request would meet a closing connection
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What a server can be told, in the words of SGLang's /server_info."""
+    """Settings of a server, named as in SGLang's /server_info."""
 
     dtype: ModelDtype
     max_running_requests: int
@@ -44,12 +44,12 @@ def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, 
     Args:
         folder: Hugging Face model folder.
         listener: a listening socket.
-        settings: of the server.
-        port_file: gets the port once requests are answered.
+        settings: settings of the server.
+        port_file: file for the port, written once requests are answered.
 
     Raises:
-        DataError: if the folder cannot be used.
-        RolloutError: if the engine died.
+        DataError: the folder is unusable.
+        RolloutError: the engine died.
     """
     served = load_model(folder, dtype=settings.dtype)
     if not asyncio.run(_serve(served, listener, settings, port_file=port_file)):
@@ -59,7 +59,7 @@ def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, 
 async def _serve(
     served: ServedModel, listener: socket.socket, settings: ServerSettings, *, port_file: Path | None
 ) -> bool:
-    """Serve; False if the engine died of itself."""
+    """Serve until a signal; returns False if the engine died instead."""
     loop = asyncio.get_running_loop()
     engine = Engine(
         served.model,
@@ -95,7 +95,7 @@ async def _serve(
     )
 
     def end() -> None:
-        thread.post(partial(engine.abort, None))  # whoever waits is answered, so that no connection holds up the end
+        thread.post(partial(engine.abort, None))  # answer all clients, so that no open connection delays the end
         server.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -119,7 +119,7 @@ def _server_info(served: ServedModel, settings: ServerSettings, host: str, port:
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to its caller, and says when it is ready."""
+    """Leaves signals to its caller, and calls back once it is ready."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What stands between the HTTP routes and the engine: requests on their way, and their end."""
+"""Between the HTTP routes and the engine: requests in progress, and their end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from megacov.embedded_server.bodies import DiskUpdateBody, GenerateBody, invalid_value
-from megacov.embedded_server.engine import Engine, PauseMode, WeightUpdate
+from megacov.embedded_server.bodies import DiskUpdateBody, GenerateBody, PauseMode, invalid_value
+from megacov.embedded_server.engine import Engine, WeightUpdate
 from megacov.embedded_server.generation import EngineRequest
 from megacov.embedded_server.model import ServedModel
 from megacov.embedded_server.requests import build_requests, health_request
@@ -19,16 +19,10 @@ _HEALTH_TIMEOUT_S = 20.0
 
 
 class Service:
-    """Used from the event loop only; everything that touches the engine goes through its thread."""
+    """Passes calls from the event loop to the engine's thread. Use it from the event loop only."""
 
     def __init__(self, served: ServedModel, engine: Engine, thread: EngineThread) -> None:
-        """Tie the parts together.
-
-        Args:
-            served: model and tokenizer.
-            engine: runs on the thread.
-            thread: started and stopped by the caller.
-        """
+        """Take the engine and its thread, which the caller starts and stops."""
         self.served = served
         self._engine = engine
         self._thread = thread
@@ -36,23 +30,23 @@ class Service:
 
     @property
     def weight_version(self) -> str:
-        """Of the weights that the next token comes from."""
+        """Version of the weights that make the next token."""
         return self._engine.weight_version
 
     @property
     def model_path(self) -> str:
-        """The folder that the weights came from."""
+        """Folder of the weights."""
         return str(self._engine.model_path)
 
     async def generate(self, body: GenerateBody, is_gone: Callable[[], Awaitable[bool]]) -> list[EngineRequest]:
-        """Serve the prompts of a body, however long it takes; they are aborted if the client goes away.
+        """Serve the prompts of a body, however long it takes. They are aborted if the client disconnects.
 
         Args:
-            body: of /generate.
-            is_gone: whether the client has closed the connection.
+            body: body of /generate.
+            is_gone: returns whether the client has closed the connection.
 
         Returns:
-            The requests in the order of the prompts, ended; aborted ones if the client is gone.
+            The finished requests in the order of the prompts; aborted ones if the client has disconnected.
         """
         countdown = _Countdown()
         requests = build_requests(body, self.served, on_done=countdown.count)
@@ -88,38 +82,23 @@ class Service:
         return finish is not None and finish.kind != "abort"
 
     async def pause(self, mode: PauseMode) -> None:
-        """Stop between two tokens.
-
-        Args:
-            mode: what becomes of the running requests.
-        """
+        """Stop between two tokens; `mode` decides what happens to running requests."""
         await self._thread.call(self._engine.pause, mode)
 
     async def resume(self) -> None:
-        """Go on after a pause."""
+        """Resume generation after a pause."""
         await self._thread.call(self._engine.resume)
 
     async def flush_cache(self) -> bool:
-        """Whether nothing kept the cache from being dropped."""
+        """Drop the cache; returns False if running requests prevent it."""
         return await self._thread.call(self._engine.flush_cache)
 
     async def abort(self, rid: str | None) -> None:
-        """End requests with what they have.
-
-        Args:
-            rid: request id, or None for all.
-        """
+        """End one request, or all if `rid` is None, with the tokens they have."""
         await self._thread.call(self._engine.abort, rid)
 
     async def update_weights(self, body: DiskUpdateBody) -> tuple[bool, str]:
-        """Load weights from a folder, after the requests that came before.
-
-        Args:
-            body: of /update_weights_from_disk.
-
-        Returns:
-            Success, and a sentence.
-        """
+        """Load weights from a folder, after all earlier requests; returns success and a sentence."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[tuple[bool, str]] = loop.create_future()
 
@@ -142,12 +121,7 @@ class Service:
         return await outcome
 
     async def set_version(self, version: str, *, aborts_requests: bool) -> None:
-        """Rename the weights that are loaded.
-
-        Args:
-            version: of the next token.
-            aborts_requests: end all requests first.
-        """
+        """Rename the loaded weights, and first end all requests if `aborts_requests`."""
         if aborts_requests:
             await self.abort(None)
         await self._thread.call(self._engine.rename_weights, version)

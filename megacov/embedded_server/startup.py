@@ -1,4 +1,4 @@
-"""What can go wrong before the model is loaded: the folder, the port. No torch, so that it goes wrong at once."""
+"""Checks before the model is loaded: the folder and the port. Errors are quick, because torch is not imported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _BACKLOG = 2048
 
 
 def check_model_folder(folder: Path) -> None:
-    """Find the mistakes that can be found without importing anything heavy.
+    """Check what can be checked without heavy imports.
 
     Args:
         folder: Hugging Face model folder.
 
     Raises:
-        DataError: if it is no model folder, or has no tokenizer.
+        DataError: the folder is no model folder, or has no tokenizer.
     """
     if not folder.is_dir():
         raise DataError(f"There is no model folder {folder}; give the path of a Hugging Face model folder.")
@@ -31,17 +31,17 @@ def check_model_folder(folder: Path) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port. Clients may connect from now on; they are answered once the model is loaded.
+    """Listen on a port. Clients may connect from now on, and are answered once the model is loaded.
 
     Args:
         host: address to bind to.
-        port: 0 for any free one.
+        port: port to bind to; 0 takes a free one.
 
     Returns:
         The listening socket.
 
     Raises:
-        RolloutError: if the address cannot be had.
+        RolloutError: the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -57,12 +57,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def write_port_file(path: Path, port: int) -> None:
-    """Publish the port, all of it or nothing.
-
-    Args:
-        path: replaced if it exists.
-        port: in decimal, with a newline.
-    """
+    """Write the port atomically, in decimal with a newline. An existing file is replaced."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(f"{port}\n", encoding="ascii")
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Run the engine on a thread of its own, and let the event loop talk to it."""
+"""A thread for the engine, and calls to it from the event loop."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from megacov.embedded_server.engine import Engine
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# A first batch waits until no request has come for the gap, so that requests sent together run together.
+# An idle engine starts when no request has come for the gap, so that requests sent together run together.
 _COLLECT_GAP_S = 0.004
 _COLLECT_CAP_S = 0.06
 
 
 class EngineThread:
-    """Owns the engine: everything that touches it runs here, between two tokens, in the order in which it was asked."""
+    """Owns the engine: all calls to it run here, between two tokens, in the order in which they were posted."""
 
     def __init__(self, engine: Engine, *, num_threads: int, on_death: Callable[[], None]) -> None:
         """Prepare the thread; `start` starts it.
 
         Args:
-            engine: nobody else may call it from now on.
-            num_threads: of torch, for one operation.
-            on_death: called on the thread if it ends without having been stopped.
+            engine: engine that only this thread may call from now on.
+            num_threads: threads of one torch operation.
+            on_death: called on the thread if it ends without `stop`.
         """
         self._engine = engine
         self._num_threads = num_threads
@@ -39,7 +39,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._has_died = False
-        # A daemon, so that a forward pass that takes long cannot hold up the end of the process.
+        # A daemon, so that a long forward pass cannot delay the end of the process.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -47,24 +47,20 @@ class EngineThread:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """End all requests as aborted, then the thread.
+        """Abort all requests and end the thread.
 
         Args:
-            timeout_s: seconds to wait for the token in the making.
+            timeout_s: longest wait for the token in progress. [s]
 
         Returns:
-            Whether it ran until now; False if it had died before.
+            False if the thread had died before.
         """
         self._inbox.put(self._end)
         self._thread.join(timeout_s)
         return not self._has_died
 
     def post(self, action: Callable[[], None]) -> None:
-        """Run an action on the engine's thread, some time after this returns. Any thread may call this.
-
-        Args:
-            action: must not raise.
-        """
+        """Run an action, which must not raise, on the engine's thread later. Any thread may call this."""
         self._inbox.put(action)
 
     async def call(
@@ -77,12 +73,12 @@ class EngineThread:
         """Run a function on the engine's thread and wait for its result.
 
         Args:
-            function: a method of the engine.
-            *args: for the function.
-            **kwargs: for the function.
+            function: method of the engine.
+            *args: positional arguments of the function.
+            **kwargs: keyword arguments of the function.
 
         Returns:
-            What the function returns.
+            The function's result.
         """
         future: Future[Result] = Future()
         self._inbox.put(lambda: future.set_result(function(*args, **kwargs)))

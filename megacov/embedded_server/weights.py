@@ -1,4 +1,4 @@
-"""Load new weights into a running model from a folder of safetensors, all of them or none."""
+"""Loads new weights from a folder of safetensors into a running model, all of them or none."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _INDEX_FILE = "model.safetensors.index.json"
 
 
 class WeightsDoNotFitError(Exception):
-    """The folder cannot be read, or its tensors are not those of the model. The model is unchanged."""
+    """The folder is unreadable, or its tensors do not fit the model. The model is unchanged."""
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Replace every parameter by the tensor of the same name.
 
-    Names and shapes are checked from the file headers, then all tensors are read, and only then is the model touched.
+    Names and shapes are checked from the file headers, then all tensors are read, and only then is the model changed.
     Values are cast to the parameter's dtype.
 
     Args:
-        model: written to, only if everything fits.
-        folder: holds `model.safetensors`, or several files with `model.safetensors.index.json`.
+        model: model to change, if everything fits.
+        folder: folder with `model.safetensors`, or with several files and `model.safetensors.index.json`.
 
     Raises:
-        WeightsDoNotFitError: and then nothing was changed.
+        WeightsDoNotFitError: the weights do not fit; the model is unchanged.
     """
     parameters = _named_as_in_files(model)
     try:
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def _named_as_in_files(model: nn.Module) -> dict[str, Tensor]:
-    """Where the tensors of a folder go. Transformers stacks the experts of a layer, which a folder holds one by one."""
+    """Map names in a folder to parameters. Transformers stacks the experts of a layer; a folder holds them singly."""
     named: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         layer, dot, kind = name.rpartition("mlp.experts.")
@@ -82,7 +82,7 @@ def _checked_names(file: Path, parameters: dict[str, Tensor]) -> list[str]:
         names = list(opened.keys())
         for name in names:
             if name not in parameters:
-                raise WeightsDoNotFitError(f"{file} has a tensor {name}, which the running model has not.")
+                raise WeightsDoNotFitError(f"{file} has a tensor {name}, which the running model lacks.")
             shape, expected = tuple(opened.get_slice(name).get_shape()), tuple(parameters[name].shape)
             if shape != expected:
                 raise WeightsDoNotFitError(f"{name} has shape {shape} in {file}, but {expected} in the running model.")
@@ -90,7 +90,7 @@ def _checked_names(file: Path, parameters: dict[str, Tensor]) -> list[str]:
 
 
 def _check_complete(folder: Path, tensors: dict[str, Tensor], parameters: dict[str, Tensor]) -> None:
-    """Every parameter must be given, under one of its names; tied ones may be given twice if the values agree."""
+    """Every parameter must be given under one of its names; tied ones may be given twice if the values agree."""
     given: dict[Tensor, str] = {}
     for name, tensor in tensors.items():
         first = given.setdefault(parameters[name], name)

@@ -1,4 +1,4 @@
-"""Rollouts: a client for SGLang and the embedded server, the embedded server itself, and groups of judged samples."""
+"""Rollouts: a client for SGLang and the embedded server, fleets of servers, and groups of judged samples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from megacov.rollout.fleet.address_file import AddressFile
 from megacov.rollout.fleet.fleet import Fleet, ServersWaitError
 from megacov.rollout.fleet.keys import ServerKeys, make_keys, read_keys
 from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.fleet.sglang_server import SglangServer
 from megacov.rollout.sampling.carried import CarriedGroup, dump_carried, load_carried
 from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
 from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.rollout.sampling.sampler import Sampler
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "Fleet",
     "GenerateRequest",
     "Member",
+    "Membership",
     "PartialSampler",
     "Prefix",
+    "PromptSampler",
     "RequestRefusedError",
     "RolloutClient",
     "SampledGroups",

@@ -1,4 +1,4 @@
-"""Several coroutines at once, of which the first failure cancels the others."""
+"""Several coroutines at once; the first failure cancels the others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ Result = TypeVar("Result")
 
 
 async def gather_all(coroutines: Iterable[Coroutine[None, None, Result]]) -> list[Result]:
-    """Do several things at once; the first failure cancels the others and is raised by itself.
+    """Run coroutines at once, and return their results in order.
 
-    Args:
-        coroutines: what is done.
-
-    Returns:
-        All results in order.
+    The first failure cancels the others and is raised, outside any exception group.
     """
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from megacov.weight_sync.base import (
-    PushTimes,
-    RunOnLoop,
-    ServersFailedError,
-    SessionClient,
-    WeightClient,
-    WeightTransport,
-)
+from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, WeightTransport
 from megacov.weight_sync.broadcast import BroadcastTransport, Meeting
 from megacov.weight_sync.disk import DiskTransport
+from megacov.weight_sync.reach import why_out_of_reach
+from megacov.weight_sync.registry import make_transport
 from megacov.weight_sync.servers import on_every_server
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 from megacov.weight_sync.snapshot import write_snapshot
@@ -24,12 +19,12 @@ __all__ = [
     "PushTimes",
     "RunOnLoop",
     "ServersFailedError",
-    "SessionClient",
     "SessionSettings",
     "SessionTransport",
     "TensorTransport",
-    "WeightClient",
     "WeightTransport",
+    "make_transport",
     "on_every_server",
+    "why_out_of_reach",
     "write_snapshot",
 ]

@@ -1,24 +1,24 @@
-"""What a transport of weights offers to the trainer, and what it needs from a client of a rollout server."""
+"""What every transport of weights offers to the trainer."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from megacov.config import RunConfig
 from megacov.errors import RolloutError, WeightSyncError
+from megacov.rollout import RolloutClient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megacov.types import WeightBucket, WeightGroup
-
 T = TypeVar("T")
 
-PauseMode = Literal["abort", "retract", "in_place"]
-Verification = Literal["none", "version", "checksums"]
 Phase = Literal["pause", "gather", "transfer", "load", "flush"]
 
 
@@ -27,11 +27,11 @@ class PushTimes:
     """What one push cost: seconds by phase, and bytes.
 
     pause_s: until no server generates.
-    gather_s: in which shards were put together, on all ranks of the trainer.
-    transfer_s: in which weights were written to the disk, or sent to the servers and taken by them.
-    load_s: in which servers made of them what they compute with; by disk, in which they read them as well.
-    flush_s: from there on until all servers went on: names of the weights, caches, checks.
-    num_bytes: of all tensors; each is counted once, however many servers get it.
+    gather_s: gathering shards, on all ranks of the trainer.
+    transfer_s: writing weights to disk, or sending them until the servers have taken them.
+    load_s: preparing them for inference on the servers; by disk, reading them as well.
+    flush_s: from then until all servers have resumed: names of the weights, caches, checks.
+    num_bytes: size of all tensors, each counted once however many servers get it.
     """
 
     pause_s: float = 0.0
@@ -43,24 +43,20 @@ class PushTimes:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Add the time inside to a phase.
-
-        Args:
-            name: of the phase.
-        """
+        """Add the time spent inside the context to a phase."""
         started = time.perf_counter()
         yield
         attribute = f"{name}_s"
         setattr(self, attribute, getattr(self, attribute) + time.perf_counter() - started)
 
     def gathered(self, named_tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass tensors on, and count their bytes and the time that it takes to have each.
+        """Pass tensors through, counting their bytes and the time that the iterator takes for each.
 
         Args:
             named_tensors: weights by name.
 
         Yields:
-            The same.
+            The same pairs.
         """
         source = iter(named_tensors)
         while True:
@@ -73,14 +69,14 @@ class PushTimes:
 
 
 class ServersFailedError(WeightSyncError):
-    """New weights did not reach all servers; none generates until they have. `failures`: client -> reason."""
+    """New weights did not reach all servers; no server generates until they have. `failures`: client -> reason."""
 
-    def __init__(self, failures: Mapping[WeightClient, RolloutError], why: str = "") -> None:
-        """Say the first reason.
+    def __init__(self, failures: Mapping[RolloutClient, RolloutError], why: str = "") -> None:
+        """Quote the first reason.
 
         Args:
-            failures: client of the server -> what went wrong.
-            why: what went wrong where no single server is known to be the cause.
+            failures: client of a failed server -> reason.
+            why: reason where no single server is known to be the cause.
         """
         self.failures = failures
         first = next(iter(failures.values()), why)
@@ -88,104 +84,62 @@ class ServersFailedError(WeightSyncError):
 
 
 class RunOnLoop(Protocol):
-    """Runs a coroutine on the event loop of the clients, to its end."""
+    """Runs a coroutine on the clients' event loop until it ends."""
 
     def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T:
         """Run it and wait."""
         ...
 
 
-class WeightTransport(Protocol):
-    """A way for weights to reach all rollout servers.
+class WeightTransport(ABC):
+    """A way for weights to reach all rollout servers; `megacov.config.transports` holds what each needs and can do.
 
-    A push is a transaction: afterwards every server generates with the new weights, or it raised WeightSyncError and
-    servers that might hold mixed weights stay paused until a later push succeeds.
+    A push is a transaction: either every server generates with the new weights afterwards, or it raises
+    WeightSyncError and servers that may hold mixed weights stay paused until a later push succeeds.
     """
 
-    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
-        """Replace the weights of all servers. Called on the thread on which the tensors may be computed.
+    @classmethod
+    @abstractmethod
+    def from_config(
+        cls, config: RunConfig, folder: Path, clients: Sequence[RolloutClient], *, run: RunOnLoop
+    ) -> WeightTransport:
+        """Make the transport; no server is asked yet.
 
         Args:
-            version: of the new weights; servers report it as its decimal string.
-            named_tensors: every weight by its Hugging Face name; taken one by one, each when it is sent.
+            config: the run's configuration.
+            folder: run folder.
+            clients: one client per server; each push goes to the clients in the list at that time.
+            run: runs the clients' coroutines.
 
         Returns:
-            What it cost.
+            The transport.
         """
-        ...
 
+    @abstractmethod
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+        """Replace the weights of all servers. Call it on the thread on which the tensors may be computed.
 
-class WeightClient(Protocol):
-    """The part of a rollout client that every transport uses. Every method raises RolloutError if it failed."""
+        Args:
+            version: version of the new weights; servers report it in decimal.
+            named_tensors: every weight by its Hugging Face name; each is taken when it is sent.
 
-    @property
-    def address(self) -> str:
-        """Of the server, for messages."""
-        ...
+        Returns:
+            What the push cost.
 
-    async def pause(self, mode: PauseMode) -> None:
-        """Stop generation between two tokens."""
-        ...
+        Raises:
+            WeightSyncError: the weights cannot be sent.
+            ServersFailedError: the weights are not whole on every server. No server resumes then: all that could be
+                reached stay paused, and a later push starts from the beginning.
+        """
 
-    async def resume(self) -> None:
-        """Go on after a pause."""
-        ...
+    async def bring_up_to_date(self, client: RolloutClient) -> None:
+        """Give one server the weights of the last push, and resume it. Only transports that keep a copy can.
 
-    async def flush_cache(self) -> None:
-        """Drop the prefix cache."""
-        ...
+        Args:
+            client: client of a server that was lost, or that was added since the last push.
 
-    async def model_info(self) -> Mapping[str, Any]:
-        """Tells the `weight_version`, among other things."""
-        ...
-
-    async def weight_checksums(self) -> tuple[dict[str, str], ...]:
-        """Of the weights of each rank, by the server's own names."""
-        ...
-
-    async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
-        """Load the weights of a folder on the server's file system."""
-        ...
-
-
-class SessionClient(WeightClient, Protocol):
-    """The part of a rollout client by which tensors reach its server."""
-
-    @property
-    def num_ranks(self) -> int:
-        """Tensor-parallel ranks of the server."""
-        ...
-
-    async def begin_weight_update(self) -> None:
-        """Open an update."""
-        ...
-
-    async def end_weight_update(self) -> None:
-        """Close an update."""
-        ...
-
-    async def abandon_weight_update(self) -> None:
-        """Close an update that failed, if one is open; fails only if the server does not answer."""
-        ...
-
-    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
-        """Give the weights another name."""
-        ...
-
-    async def init_weights_update_group(self, group: WeightGroup) -> None:
-        """Join a process group; answers when all have joined."""
-        ...
-
-    async def destroy_weights_update_group(self, group_name: str) -> None:
-        """Leave it."""
-        ...
-
-    async def update_weights_from_distributed(
-        self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
-    ) -> None:
-        """Receive what is broadcast; answers when it has."""
-        ...
-
-    async def update_weights_from_tensor(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
-        """Take tensors, serialized for each rank."""
-        ...
+        Raises:
+            NotImplementedError: the transport keeps no copy.
+            RolloutError: the server did not take the weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no copy of the weights")

@@ -1,4 +1,4 @@
-"""Weights by broadcast: the trainer sends buckets of bytes, and every rank of every server keeps its part of them."""
+"""Weights by broadcast: the trainer sends buckets of bytes, and every rank of every server keeps its part."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import torch
+import torch.distributed as dist
+
+from megacov.config import RunConfig
 from megacov.errors import RolloutError
+from megacov.rollout import RolloutClient
 from megacov.types import WeightGroup
-from megacov.weight_sync.base import RunOnLoop, ServersFailedError, SessionClient, WeightClient
+from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.buckets import describe, flatten
 from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_as_rank_zero, leave, open_store
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
@@ -30,11 +35,22 @@ _LEAVE_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where this process meets the servers. host: address of this machine that they reach."""
+    """Where this process meets the servers.
+
+    host: address of this machine that the servers reach.
+    device: device of the messages: the GPU for NCCL, the CPU for gloo.
+    """
 
     backend: Literal["gloo", "nccl"]
     host: str
     device: torch.device = field(repr=False)
+
+    @classmethod
+    def of_this_rank(cls, host: str) -> Meeting:
+        """Use the backend of the trainer's own process group."""
+        if dist.get_backend() == "nccl":
+            return cls("nccl", host, torch.device("cuda", torch.cuda.current_device()))
+        return cls("gloo", host, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -43,52 +59,60 @@ class _Joined:
 
     group: ProcessGroup
     name: str
-    members: tuple[SessionClient, ...]
+    members: tuple[RolloutClient, ...]
 
 
 class BroadcastTransport(SessionTransport):
-    """A `WeightTransport` over a process group of this process and all servers.
+    """Broadcasts over a process group of this process and all servers.
 
-    The group lasts from push to push. When the servers are others, or after a failure, another one is made.
+    The group lasts from push to push. It is replaced when the set of servers has changed, and after a failure.
     """
 
     def __init__(
-        self, clients: Sequence[SessionClient], *, run: RunOnLoop, settings: SessionSettings, meeting: Meeting
+        self, clients: Sequence[RolloutClient], *, run: RunOnLoop, settings: SessionSettings, meeting: Meeting
     ) -> None:
-        """Set up; nobody is asked yet.
+        """Ask no server yet.
 
         Args:
-            clients: one per server; each push goes to those that are in it then.
-            run: runs what the clients do.
+            clients: one client per server; each push goes to the clients in the list at that time.
+            run: runs the clients' coroutines.
             settings: how tensors are handed over.
-            meeting: of this process and the servers. Its device is where messages are put together: the GPU for NCCL,
-                the CPU for gloo.
+            meeting: where this process meets the servers.
         """
         super().__init__(clients, run=run, settings=settings)
         self._meeting = meeting
         self._joined: _Joined | None = None
+
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, folder: Path, clients: Sequence[RolloutClient], *, run: RunOnLoop
+    ) -> BroadcastTransport:
+        """Meet the servers at weight_sync.host; see `WeightTransport.from_config`."""
+        sync = config.weight_sync
+        settings = SessionSettings.from_section(sync)
+        return cls(clients, run=run, settings=settings, meeting=Meeting.of_this_rank(sync.host))
 
     async def _prepare(self) -> None:
         members = tuple(self._clients)
         if self._joined is not None and self._joined.members != members:
             await self._leave()
         if self._joined is None:
-            # A rank that waits in vain for another one does so until its deadline: so first see that all are there.
+            # A rank that waits for a missing one waits until its deadline, so check first that all servers answer.
             await self._everywhere(lambda client: client.model_info())
             try:
                 self._joined = await self._join(members)
             except ServersFailedError as error:
                 raise ServersFailedError(await self._abandon() or error.failures, str(error)) from error
 
-    async def _join(self, members: tuple[SessionClient, ...]) -> _Joined:
+    async def _join(self, members: tuple[RolloutClient, ...]) -> _Joined:
         meeting, timeout_s = self._meeting, self._settings.timeout_s
-        offsets = [1 + sum(member.num_ranks for member in members[:place]) for place in range(len(members))]
-        world_size = 1 + sum(member.num_ranks for member in members)
+        offsets = [1 + sum(member.weights.num_ranks for member in members[:place]) for place in range(len(members))]
+        world_size = 1 + sum(member.weights.num_ranks for member in members)
         name = f"megacov-{secrets.token_hex(4)}"
         store = open_store(meeting.host, world_size=world_size, timeout_s=timeout_s)
 
         def join() -> ProcessGroup:
-            # NCCL's watchdog ends the process of whom a broadcast is late: not before that is given up here.
+            # NCCL's watchdog kills a process whose broadcast is late; this process must give up first.
             late_s = 2.0 * timeout_s if meeting.backend == "nccl" else timeout_s
             return join_as_rank_zero(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
 
@@ -105,7 +129,7 @@ class BroadcastTransport(SessionTransport):
         }
         joined = _in_thread(join)
         try:
-            await self._everywhere(lambda member: member.init_weights_update_group(groups[member]))
+            await self._everywhere(lambda member: member.weights.init_group(groups[member]))
             async with asyncio.timeout(timeout_s):
                 return _Joined(await joined, name, members)
         except (RuntimeError, TimeoutError) as error:  # of torch.distributed
@@ -119,10 +143,10 @@ class BroadcastTransport(SessionTransport):
         data = flatten(bucket).to(self._meeting.device)
         taking = asyncio.ensure_future(
             self._everywhere(
-                lambda member: member.update_weights_from_distributed(content, group_name=name, flush_cache=False)
+                lambda member: member.weights.receive_broadcast(content, group_name=name, flush_cache=False)
             )
         )
-        # In a thread: NCCL's first broadcast comes back when all ranks are in it, to which this loop must ask servers.
+        # In a thread: NCCL's first broadcast returns once all ranks have joined it, which needs this loop's requests.
         sending = _in_thread(lambda: broadcast_as_rank_zero(data, group))
         try:
             async with asyncio.timeout(self._settings.timeout_s):
@@ -133,31 +157,29 @@ class BroadcastTransport(SessionTransport):
             taking.cancel()
             sending.cancel()
 
-    async def _abandon(self) -> dict[WeightClient, RolloutError]:
+    async def _abandon(self) -> dict[RolloutClient, RolloutError]:
         await self._leave()
         return await super()._abandon()
 
     async def _leave(self) -> None:
-        """Leave the group, in which a rank may be stuck; servers that still answer leave it too."""
+        """Leave the group, in which a rank may be stuck, and have the servers that answer leave it too."""
         if self._joined is None:
             return
         joined, self._joined = self._joined, None
-        with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is another one
+        with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is a new one
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await _in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
-        leaving = (
-            member.destroy_weights_update_group(joined.name) for member in joined.members if member in self._clients
-        )
+        leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
 def _in_thread(function: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Call something in a thread that the end of this process does not wait for, unlike those of asyncio."""
+    """Call a function in a daemon thread: unlike asyncio's threads, it does not hold up the end of this process."""
     loop = asyncio.get_running_loop()
     outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
 
     def call() -> None:
-        outcome.set_running_or_notify_cancel()  # whoever waits may stop to; what is done then goes on
+        outcome.set_running_or_notify_cancel()  # if the waiter is cancelled, the function still runs to its end
         try:
             outcome.set_result(function())
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Weights in buckets: many tensors at a time, so that messages are large and memory is bounded."""
+"""Buckets of many tensors, so that messages are large and memory is bounded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def in_buckets(named_tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
-    """Put tensors into buckets, in order. Holds one bucket at a time.
+    """Put tensors into buckets, in order. One bucket is held at a time.
 
     Args:
         named_tensors: weights by name, any shapes and dtypes.
-        max_bytes: of a bucket, unless one tensor alone is larger.
+        max_bytes: largest bucket, unless one tensor alone is larger. [bytes]
 
     Yields:
         Buckets that together hold every tensor once.
@@ -36,14 +36,7 @@ def in_buckets(named_tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int) -
 
 
 def describe(bucket: Sequence[tuple[str, Tensor]]) -> WeightBucket:
-    """What a server must know to take a bucket apart that comes as one message.
-
-    Args:
-        bucket: weights by name.
-
-    Returns:
-        Names, dtypes and shapes.
-    """
+    """Describe a bucket to a server, which receives it as one message and must take it apart."""
     return WeightBucket(
         names=tuple(name for name, _ in bucket),
         dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in bucket),
@@ -53,12 +46,12 @@ def describe(bucket: Sequence[tuple[str, Tensor]]) -> WeightBucket:
 
 
 def flatten(bucket: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """The bytes of all tensors, one behind another.
+    """Concatenate the bytes of all tensors.
 
     Args:
         bucket: weights by name, on one device.
 
     Returns:
-        [n] uint8, on their device.
+        [n] uint8, on the same device.
     """
     return torch.cat([tensor.contiguous().flatten().view(torch.uint8) for _, tensor in bucket])

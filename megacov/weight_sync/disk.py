@@ -1,4 +1,4 @@
-"""Weights by way of a folder that trainer and servers both see: works with any layout on either side."""
+"""Weights through a folder that trainer and servers both see; works with any layout on either side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megacov.weight_sync.base import PauseMode, PushTimes, RunOnLoop, Verification, WeightClient
+from megacov.config import RunConfig
+from megacov.config.transports import PauseMode, Verification
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import PushTimes, RunOnLoop, WeightTransport
 from megacov.weight_sync.servers import on_every_server, verify_servers
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -16,16 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _VERSION_FOLDER = re.compile(r"v\d+")
-_UNFINISHED_FOLDER = re.compile(r"tmp-v\d+-.*")  # of a process that was killed while it wrote
+_UNFINISHED_FOLDER = re.compile(r"tmp-v\d+-.*")  # left by a process that was killed while writing
 _MAX_SHARD_BYTES = 4 * 1024**3
 
 
-class DiskTransport:
-    """Writes `v<version>` folders and has every server load the newest one. A `WeightTransport`."""
+class DiskTransport(WeightTransport):
+    """Writes `v<version>` folders and has every server load the newest one."""
 
     def __init__(
         self,
-        clients: Sequence[WeightClient],
+        clients: Sequence[RolloutClient],
         *,
         run: RunOnLoop,
         source_model: Path,
@@ -35,43 +38,47 @@ class DiskTransport:
         verify: Verification = "version",
         max_shard_bytes: int = _MAX_SHARD_BYTES,
     ) -> None:
-        """Set up; nothing is written yet.
+        """Write nothing yet.
 
         Args:
-            clients: one per server; each push goes to those that are in it then.
-            run: runs what the clients do.
+            clients: one client per server; each push goes to the clients in the list at that time.
+            run: runs the clients' coroutines.
             source_model: folder to copy configuration and tokenizer from.
-            directory: of the versions, under one path for the trainer and all servers; used for nothing else.
-            keep: versions that stay on disk, at least 1.
-            pause_mode: what becomes of requests under way.
-            verify: what is checked before servers go on.
-            max_shard_bytes: of one file of weights.
+            directory: folder of the versions, at the same path for the trainer and all servers; used for nothing else.
+            keep: number of versions that stay on disk, at least 1.
+            pause_mode: what happens to running requests.
+            verify: what is checked before servers resume.
+            max_shard_bytes: largest file of weights. [bytes]
         """
         self._clients, self._run = clients, run
         self._source_model = source_model
         self._directory = directory.resolve()
         self._keep = keep
         self._pause_mode, self._verify = pause_mode, verify
-        self._flushes = pause_mode != "in_place"  # which keeps the keys and values of requests under way
+        self._flushes = pause_mode != "in_place"  # in_place keeps the keys and values of running requests
         self._newest: tuple[Path, str] | None = None
         self._max_shard_bytes = max_shard_bytes
 
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, folder: Path, clients: Sequence[RolloutClient], *, run: RunOnLoop
+    ) -> DiskTransport:
+        """Write to weight_sync.directory, or else into the run folder; see `WeightTransport.from_config`."""
+        sync = config.weight_sync
+        return cls(
+            clients,
+            run=run,
+            source_model=config.model.path,
+            directory=sync.directory or folder / "weights",
+            keep=sync.keep,
+            pause_mode=sync.pause_mode,
+            verify=sync.verify,
+        )
+
     def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
-        """Write the weights, and have all servers load them while they are paused.
+        """Write the weights, and have all servers load them while paused; see `WeightTransport.push`.
 
-        Requests under way are paused as well, and go on with the new weights; their tokens tell the version of each.
-
-        Args:
-            version: of the new weights.
-            named_tensors: every weight by its Hugging Face name.
-
-        Returns:
-            What it cost.
-
-        Raises:
-            WeightSyncError: they cannot be written.
-            ServersFailedError: the weights are not whole on every server. No server goes on then: all that could be
-                reached stay paused, and a later push starts from the beginning.
+        Running requests are paused too, and continue with the new weights; each token records its version.
         """
         times, folder = PushTimes(), self._directory / f"v{version}"
         with times.phase("transfer"):
@@ -87,20 +94,13 @@ class DiskTransport:
         self._remove_old(folder)
         return times
 
-    async def bring_up_to_date(self, client: WeightClient) -> None:
-        """Give one server what the last push wrote, as to a server that was not there then, and let it go on.
-
-        Args:
-            client: of the server.
-
-        Raises:
-            RolloutError: it does not have them.
-        """
+    async def bring_up_to_date(self, client: RolloutClient) -> None:
+        """Have one server load what the last push wrote, and resume it; see `WeightTransport.bring_up_to_date`."""
         if self._newest is not None:
             folder, version = self._newest
-            # What it may still have under way has been answered by others.
+            # Other servers have answered whatever it still has under way.
             await client.pause("abort")
-            await client.update_weights_from_disk(str(folder), weight_version=version, flush_cache=True)
+            await client.weights.load_from_disk(str(folder), weight_version=version, flush_cache=True)
             await client.flush_cache()
             await verify_servers([client], version, "version")
         await client.resume()
@@ -111,7 +111,7 @@ class DiskTransport:
         with times.phase("load"):
             await on_every_server(
                 self._clients,
-                lambda client: client.update_weights_from_disk(
+                lambda client: client.weights.load_from_disk(
                     str(folder), weight_version=version, flush_cache=self._flushes
                 ),
             )
@@ -119,11 +119,11 @@ class DiskTransport:
             if self._flushes:
                 await on_every_server(self._clients, lambda client: client.flush_cache())
             await verify_servers(self._clients, version, self._verify)
-            # Only when all have loaded: a batch of rollouts must not come from two versions.
+            # Resume once all servers have loaded: a rollout batch must not come from two versions.
             await on_every_server(self._clients, lambda client: client.resume())
 
     def _remove_old(self, newest: Path) -> None:
-        """Keep the versions written last; after a resumed run those are not the ones with the highest numbers."""
+        """Keep the versions written last; in a resumed run those need not have the highest numbers."""
         try:
             folders = list(self._directory.iterdir())
             versions = [folder for folder in folders if _VERSION_FOLDER.fullmatch(folder.name)]
@@ -131,5 +131,5 @@ class DiskTransport:
             unfinished = [folder for folder in folders if _UNFINISHED_FOLDER.fullmatch(folder.name)]
             for folder in versions[: -self._keep] + unfinished:
                 shutil.rmtree(folder)
-        except OSError as error:  # files that a server still has open on a network file system, for one
+        except OSError as error:  # such as files that a server has open on a network file system
             print(f"megacov: old weights stay in {self._directory} until the next push: {error}", flush=True)

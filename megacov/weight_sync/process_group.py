@@ -1,4 +1,4 @@
-"""The process group over which weights go: this process as rank 0, and every rank of every server."""
+"""The process group that carries weights: this process as rank 0, and every rank of every server."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _POLL_S = 0.0005
 
 
 def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
-    """Where the ranks of a weight group meet, on a free port of this machine.
+    """Open the store where the ranks of a weight group meet, on a free port of this machine.
 
     Args:
         host: address of this machine that the servers reach.
         world_size: this process and all ranks of all servers. [ranks]
-        timeout_s: deadline of each look-up.
+        timeout_s: deadline of each look-up. [s]
 
     Returns:
-        The store; its `port` is to be told to the servers.
+        The store; the servers need its `port`.
 
     Raises:
         WeightSyncError: this machine does not have the address.
@@ -54,17 +54,17 @@ def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
 
 
 def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: int, timeout_s: float) -> ProcessGroup:
-    """Join a group apart from whatever groups this process has; returns when all have joined.
+    """Join a group beside the process's other groups; returns when all ranks have joined.
 
-    SGLang makes the other side of it in the same way (sglang.srt.utils.common.init_custom_process_group), and the two
-    meet under the same prefixes of the store only if both do.
+    SGLang joins in the same way (sglang.srt.utils.common.init_custom_process_group). Both sides must, or they would not
+    meet under the same prefixes of the store.
 
     Args:
-        store: from `open_store`.
-        name: of the group.
+        store: store from `open_store`.
+        name: name of the group.
         backend: "gloo" or "nccl".
         world_size: this process and all ranks of all servers. [ranks]
-        timeout_s: a broadcast that waits longer for another rank fails.
+        timeout_s: a broadcast that waits longer for another rank fails. [s]
 
     Returns:
         The group, in which this process has rank 0.
@@ -76,7 +76,7 @@ def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: i
         [],
         Backend(backend),
         PrefixStore(name, store),
-        group_name=cast(Any, name),  # a type of its own in newer torch only
+        group_name=cast(Any, name),  # newer versions of torch have a type for it
         timeout=timedelta(seconds=timeout_s),
         backend_options=None,
     )
@@ -85,17 +85,17 @@ def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: i
 
 
 def broadcast_as_rank_zero(data: Tensor, group: ProcessGroup) -> None:
-    """Send to all other ranks of a group, to the end: NCCL's own wait would only hold up its stream.
+    """Send to all other ranks, and wait until it is done; NCCL's own wait would block only its stream.
 
     Args:
-        data: what is sent.
-        group: from `join_as_rank_zero`.
+        data: any tensor on the group's device.
+        group: group from `join_as_rank_zero`.
 
     Raises:
-        RuntimeError: it did not reach all of them; from torch.
+        RuntimeError: the data did not reach all ranks (from torch).
     """
     if data.is_cuda:
-        torch.cuda.set_device(data.device)  # which is this thread's own setting
+        torch.cuda.set_device(data.device)  # each thread has its own current device
     work = broadcast(data, 0, group=group, async_op=True)
     assert work is not None
     while not work.is_completed():
@@ -104,13 +104,8 @@ def broadcast_as_rank_zero(data: Tensor, group: ProcessGroup) -> None:
 
 
 def leave(group: ProcessGroup, *, backend: str) -> None:
-    """Close the connections of a group, which ends whatever its ranks still wait for.
-
-    Args:
-        group: from `join_as_rank_zero`.
-        backend: of the group.
-    """
+    """Close the connections of a group, which ends every wait of its ranks."""
     if backend == "nccl":
-        _abort_process_group(group)  # the other way waits for what is under way, and so for ranks that are gone
+        _abort_process_group(group)  # destroying it would wait for pending work, and so for dead ranks
     else:
         destroy_process_group(group)

@@ -1,4 +1,4 @@
-"""All rollout servers at once: what is done to them in an update, and whether they hold the same weights afterwards."""
+"""Acting on all rollout servers at once, and checking that they hold the same weights."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from megacov.config.transports import Verification
 from megacov.errors import RolloutError
-from megacov.weight_sync.base import ServersFailedError, Verification, WeightClient
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import ServersFailedError
 
-Client = TypeVar("Client", bound=WeightClient)
 Result = TypeVar("Result")
 
 
 async def on_every_server(
-    clients: Sequence[Client], action: Callable[[Client], Awaitable[Result]], *, timeout_s: float | None = None
-) -> dict[Client, Result]:
-    """Act on all servers at once, to the end on each of them.
+    clients: Sequence[RolloutClient],
+    action: Callable[[RolloutClient], Awaitable[Result]],
+    *,
+    timeout_s: float | None = None,
+) -> dict[RolloutClient, Result]:
+    """Act on all servers at once, and wait for all of them even if one fails.
 
     Args:
-        clients: one per server.
-        action: what is done; whatever it raises beside RolloutError is raised here.
-        timeout_s: of the action, where those of the client itself are longer. [s]
+        clients: one client per server.
+        action: call on one server; exceptions other than RolloutError pass through.
+        timeout_s: deadline of the action, where the client's own deadlines are longer. [s]
 
     Returns:
-        client -> what the action gave.
+        client -> result of the action.
 
     Raises:
-        ServersFailedError: the action failed on some.
+        ServersFailedError: the action failed on some servers.
     """
 
-    async def act(client: Client) -> Result:
+    async def act(client: RolloutClient) -> Result:
         try:
             async with asyncio.timeout(timeout_s):
                 return await action(client)
@@ -39,8 +43,8 @@ async def on_every_server(
             raise RolloutError(f"{client.address} did not answer within {timeout_s:g} s.") from error
 
     outcomes = await asyncio.gather(*map(act, clients), return_exceptions=True)
-    failures: dict[WeightClient, RolloutError] = {}
-    results: dict[Client, Result] = {}
+    failures: dict[RolloutClient, RolloutError] = {}
+    results: dict[RolloutClient, Result] = {}
     for client, outcome in zip(clients, outcomes, strict=True):
         if isinstance(outcome, RolloutError):
             failures[client] = outcome
@@ -54,25 +58,25 @@ async def on_every_server(
 
 
 async def verify_servers(
-    clients: Sequence[WeightClient], version: str, how: Verification, *, timeout_s: float | None = None
+    clients: Sequence[RolloutClient], version: str, how: Verification, *, timeout_s: float | None = None
 ) -> None:
-    """Check what servers hold after an update, before they go on.
+    """Check what servers hold after an update, before they resume.
 
     Args:
-        clients: one per server.
-        version: that each must report.
-        how: version asks for it; checksums compares the weights of servers with equally many ranks as well, which finds
-            one that has taken a part of the update only.
-        timeout_s: of each question, where those of the client itself are longer. [s]
+        clients: one client per server.
+        version: version that each server must report.
+        how: none; version asks each server for it; checksums also compares the weights of servers with equally many
+            ranks, which finds a server that has taken only part of the update.
+        timeout_s: deadline of each call, where the client's own deadlines are longer. [s]
 
     Raises:
-        ServersFailedError: a server holds something else than it should, or than most of the others do.
+        ServersFailedError: a server holds another version, or other weights than most servers do.
     """
     if how == "none":
         return
     await on_every_server(clients, lambda client: _check_version(client, version), timeout_s=timeout_s)
     if how == "checksums":
-        sums = await on_every_server(clients, lambda client: client.weight_checksums(), timeout_s=timeout_s)
+        sums = await on_every_server(clients, lambda client: client.weights.checksums(), timeout_s=timeout_s)
         strangers = _unlike_the_others(sums)
         if strangers:
             raise ServersFailedError(
@@ -83,16 +87,16 @@ async def verify_servers(
             )
 
 
-async def _check_version(client: WeightClient, version: str) -> None:
+async def _check_version(client: RolloutClient, version: str) -> None:
     found = (await client.model_info()).get("weight_version")
     if found != version:
         raise RolloutError(f"{client.address} reports weight version {found} after an update to {version}.")
 
 
-def _unlike_the_others(sums: dict[WeightClient, tuple[dict[str, str], ...]]) -> list[WeightClient]:
-    """Those outside the largest set of servers that hold the same, among those of as many ranks; of a tie, all."""
+def _unlike_the_others(sums: dict[RolloutClient, tuple[dict[str, str], ...]]) -> list[RolloutClient]:
+    """Servers outside the largest set with equal weights, among servers with equally many ranks; all in a tie."""
     contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
-    strangers: list[WeightClient] = []
+    strangers: list[RolloutClient] = []
     for num_ranks in {length for length, _ in contents.values()}:
         counts = Counter(content for content in contents.values() if content[0] == num_ranks).most_common(2)
         is_tie = len(counts) == 2 and counts[0][1] == counts[1][1]

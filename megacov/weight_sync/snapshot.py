@@ -25,19 +25,19 @@ _INDEX_FILE = "model.safetensors.index.json"
 def write_snapshot(
     folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, source_model: Path, max_shard_bytes: int
 ) -> int:
-    """Write a model folder, so that it is there completely or not at all. An older one of this name is replaced.
+    """Write a model folder atomically: it appears whole or not at all. It replaces an older one of the same name.
 
     Args:
-        folder: to be written; its parent is created.
+        folder: new folder; its parent is created.
         named_tensors: every weight by its Hugging Face name, on any device.
         source_model: folder to copy configuration and tokenizer from.
-        max_shard_bytes: a file of weights is closed before it grows beyond this, unless one tensor alone does.
+        max_shard_bytes: largest file of weights, unless one tensor alone is larger. [bytes]
 
     Returns:
         Bytes of all tensors.
 
     Raises:
-        WeightSyncError: if the disk does not take it; nothing stands under the name then, but perhaps the older one.
+        WeightSyncError: the disk does not take it; then the name holds the older folder, or nothing.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *,
 
 
 def _owned(tensor: Tensor, others: Collection[Tensor]) -> Tensor:
-    """The tensor with a storage of its own, as safetensors wants it; views into larger or shared storage are copied."""
+    """Give the tensor its own storage, as safetensors requires: views into larger or shared storage are copied."""
     tensor = tensor.detach().contiguous()
     storage = tensor.untyped_storage()
     is_shared = any(other.untyped_storage().data_ptr() == storage.data_ptr() for other in others)
@@ -93,7 +93,7 @@ def _owned(tensor: Tensor, others: Collection[Tensor]) -> Tensor:
 
 
 def _name_shards(folder: Path, shards: list[list[str]], total_bytes: int) -> None:
-    """Give the files the names that Hugging Face gives them, which tell how many there are."""
+    """Give the files their Hugging Face names, which contain the number of files."""
     if len(shards) == 1:
         Path(folder, "shard-1").rename(folder / "model.safetensors")
         return

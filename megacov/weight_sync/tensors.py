@@ -1,4 +1,4 @@
-"""Weights to servers on the same machine, by requests: on a GPU they name its memory, on a CPU they hold the bytes."""
+"""Weights in requests to servers on this machine: GPU tensors by memory handle, CPU tensors by value."""
 
 from __future__ import annotations
 
@@ -7,59 +7,64 @@ import io
 import pickle
 from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from megacov.config.addresses import is_loopback
+from megacov.config import RunConfig
 from megacov.errors import RolloutError
-from megacov.weight_sync.session import SessionTransport
+from megacov.rollout import RolloutClient
+from megacov.weight_sync.base import RunOnLoop
+from megacov.weight_sync.reach import is_on_loopback, not_on_loopback
+from megacov.weight_sync.session import SessionSettings, SessionTransport
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megacov.weight_sync.base import SessionClient
-
 
 class TensorTransport(SessionTransport):
-    """A `WeightTransport` by update_weights_from_tensor, for servers on this machine alone.
+    """Weights by SGLang's update_weights_from_tensor, only for servers on this machine.
 
-    The requests hold pickles, which nobody should take from another machine, so an address that is not of the loopback
-    is refused. On a GPU, a server must see the trainer's GPU under the same number as the trainer.
+    The requests hold pickles, which no server should accept from another machine, so addresses outside the loopback
+    are refused. A server must see the trainer's GPU under the same number as the trainer does.
     """
 
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, folder: Path, clients: Sequence[RolloutClient], *, run: RunOnLoop
+    ) -> TensorTransport:
+        """See `WeightTransport.from_config`."""
+        return cls(clients, run=run, settings=SessionSettings.from_section(config.weight_sync))
+
     async def _prepare(self) -> None:
-        """Nothing but to look at the addresses."""
+        """Check the addresses."""
         await self._everywhere(_check_is_local)
 
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         payload = serialize(bucket)
-        # Memory of a GPU stays as it is until every server has answered that it has read it.
+        # GPU memory must not change until every server has answered that it has read it.
         await self._everywhere(
-            lambda client: client.update_weights_from_tensor([payload] * client.num_ranks, flush_cache=False)
+            lambda client: client.weights.take_tensors([payload] * client.weights.num_ranks, flush_cache=False)
         )
 
 
 def serialize(bucket: Sequence[tuple[str, Tensor]]) -> str:
-    """Tensors in the form that SGLang's update_weights_from_tensor takes.
+    """Pickle tensors as SGLang's update_weights_from_tensor takes them.
 
     Args:
-        bucket: weights by name; on a GPU they must stay as they are until the server has taken them.
+        bucket: weights by name; those on a GPU must not change until the server has taken them.
 
     Returns:
-        base64 of a pickle: with the bytes of tensors on the CPU, with handles of CUDA's to those on a GPU.
+        base64 of a pickle, with the bytes of CPU tensors and CUDA memory handles of GPU tensors.
     """
     named = [(name, tensor.detach().contiguous()) for name, tensor in bucket]
     if all(tensor.device.type == "cpu" for _, tensor in named):
-        # ForkingPickler would name shared memory, which a manager process keeps that outlives this one.
+        # ForkingPickler would move the tensors to shared memory, held by a manager process that outlives this one.
         return base64.b64encode(pickle.dumps([(name, tensor.clone()) for name, tensor in named])).decode("ascii")
     buffer = io.BytesIO()
     ForkingPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(named)
     return base64.b64encode(buffer.getbuffer()).decode("ascii")
 
 
-async def _check_is_local(client: SessionClient) -> None:
-    if not is_loopback(urlsplit(client.address).hostname or ""):
-        raise RolloutError(
-            f"weight_sync.transport is ipc and {client.address} is not on the loopback of this machine: start the "
-            "servers on rollout.host=127.0.0.1, or set weight_sync.transport=broadcast."
-        )
+async def _check_is_local(client: RolloutClient) -> None:
+    if not is_on_loopback(client.address):
+        raise RolloutError(not_on_loopback("ipc", client.address))

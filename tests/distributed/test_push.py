@@ -1,4 +1,4 @@
-"""Ranks give weights together: in step whatever befalls the servers, and with one verdict on what these hold."""
+"""Ranks push weights together: they stay in step when servers fail, and agree on a mismatch of log-probs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ LAYOUTS = [(2, 1), (1, 2)]
 
 
 class Taker:
-    """In place of what talks to the servers: takes so many tensors of each push, and says so much of each."""
+    """Stands in for the worker: takes a number of tensors of each push, and returns or raises a given outcome."""
 
     def __init__(self, *pushes: tuple[int, str | MegacovError | None]) -> None:
         self.pushes, self.taken = list(pushes), {}
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
-        """As of RolloutWorker."""
+        """See RolloutWorker."""
         count, outcome = self.pushes.pop(0)
         self.taken = dict(pair for pair, _ in zip(weights, range(count), strict=False))
         if isinstance(outcome, MegacovError):
@@ -70,7 +70,7 @@ def _push(tensor: int, pipeline: int, name: str) -> Any:
 
 
 def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -> str:
-    """What is said of a batch whose log-probs by the servers are so far off."""
+    """The verdict on a batch whose rollout log-probs differ by `off`."""
     with laid_out_policy(tensor, pipeline) as policy:
         batch = make_rollout_batch()
         batch.rollout_log_probs.copy_(_own_log_probs(policy, batch) + off)
@@ -87,7 +87,7 @@ def _settings(policy: Policy) -> Any:
 
 
 def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
-    """The trainer's, on every rank."""
+    """The trainer's log-probs, on every rank."""
     found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
     for planned in prepare_mini_batches(policy, batch, GRPO, _settings(policy)):
         for part in planned.inputs:
@@ -98,7 +98,7 @@ def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
 
 
 PUSH_CASES = [(_push, *layout, name) for layout in LAYOUTS for name in PUSHES]
-# How far off, and the limit; only the third is refused.
+# Difference and limit; only the third case is refused.
 JUDGED = [(0.0, 1e-4), (0.4, 0.5), (-0.6, 0.5), (9.0, None)]
 JUDGE_CASES = [(_judge, *layout, *case) for layout in LAYOUTS for case in JUDGED]
 
@@ -109,11 +109,11 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def results() -> list[list[Any]]:
-    """Of each case, what both ranks say."""
+    """The outcomes of both ranks, by case."""
     return run_cases(_call, [*PUSH_CASES, *JUDGE_CASES], world_size=2)
 
 
-def test_ranks_stay_in_step_whatever_befalls_a_push(results) -> None:
+def test_ranks_stay_in_step_when_a_push_fails(results) -> None:
     expected = load_file(TINY_POLICY / "model.safetensors")
     for (*_, name), (first, second) in zip(PUSH_CASES, results, strict=False):
         if name.startswith("refused"):

@@ -63,7 +63,7 @@ class EngineDriver:
 
     @torch.inference_mode()
     def step(self, number: int = 1) -> None:
-        """Make at most so many tokens for each request."""
+        """Make at most `number` tokens for each request."""
         for _ in range(number):
             self.engine.step()
 
@@ -78,7 +78,7 @@ class EngineDriver:
 
 
 def num_tokens_of(engine: Engine, rid: str) -> int:
-    """How many tokens a request has so far; 0 if it is not known. A look at the engine from outside its thread."""
+    """Tokens of a request so far, read from outside the engine's thread; 0 if the request is unknown."""
     request = engine._requests.get(rid)
     return 0 if request is None else min((len(one.output_ids) for one in request.generations), default=0)
 
@@ -94,7 +94,7 @@ async def application(folder: Path, **engine_options: Any) -> AsyncIterator[http
 async def application_and_engine(
     folder: Path, **engine_options: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Engine]]:
-    """The same, with the engine to look at."""
+    """A client of the application, and its engine for inspection."""
     served = load_model(folder, dtype="float32")
     engine = make_engine(served, **engine_options)
     loop, test = asyncio.get_running_loop(), asyncio.current_task()

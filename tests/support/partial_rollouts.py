@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from megacov.rollout.client.client import RolloutClient
-from megacov.rollout.fleet.fleet import Fleet, Member
+from megacov.rollout.fleet.fleet import Fleet
+from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.sampling.carried import CarriedGroup
 from megacov.rollout.sampling.groups import SampledGroups
 from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.types import Prompt
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
@@ -23,7 +26,7 @@ BIG = 100  # above every prompt's index; a response is LENGTH tokens, each BIG +
 
 @dataclass
 class Server:
-    """Answers with LENGTH tokens, unless a prompt is slow: then MADE of them, when all is aborted."""
+    """Answers with LENGTH tokens; slow prompts get MADE tokens, once all requests are aborted."""
 
     is_slow: Callable[[int, int], bool] = lambda index, copy: False
     version: str = "0"
@@ -50,7 +53,7 @@ class Server:
         return Reply(replies)
 
     def _given_up(self, tokens: list[int]) -> dict[str, Any]:
-        # The last token may be one that ends a completion, which SGLang does not notice.
+        # SGLang does not check whether the last token ends the completion.
         return self._completion([*tokens[:MADE], UNCHECKED], "abort")
 
     def _end(self, tokens: list[int]) -> dict[str, Any]:
@@ -76,20 +79,25 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
     async with asyncio.timeout(30.0), contextlib.AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
         members = [Member(make_client(address)) for address, _ in opened]
-        fleet = Fleet(members=members, make_client=make_client, bring_up_to_date=nothing)
-        stack.push_async_callback(fleet.aclose)
+        fleet = Fleet(Membership(members=members, make_client=make_client, bring_up_to_date=nothing))
+        stack.push_async_callback(fleet.membership.aclose)
         options = {
             "verify": lambda text, _: float(len(text)),
             "samples_per_prompt": N,
             "max_response_length": LENGTH,
             "decode": lambda ids: ",".join(map(str, ids)),
             "max_staleness": 2,
-        }
-        yield PartialSampler(clients=[fleet], **(options | settings))
+        } | settings
+        of_prompts = {each.name for each in fields(PromptSampler)}
+        prompt_sampler = PromptSampler(
+            clients=[fleet], **{name: value for name, value in options.items() if name in of_prompts}
+        )
+        rest = {name: value for name, value in options.items() if name not in of_prompts}
+        yield PartialSampler(prompt_sampler=prompt_sampler, **rest)
 
 
 def trained(sampled: SampledGroups) -> list[int]:
-    """Indices of the prompts that are trained on, in their order."""
+    """Sorted indices of the prompts that are trained on."""
     for one in sampled.samples:
         assert one.completion.token_ids == tuple(BIG + place for place in range(LENGTH))
     assert [one.group for one in sampled.samples] == [i // N for i in range(len(sampled.samples))]
@@ -107,6 +115,6 @@ async def phase(
     ahead: int = 1,
 ) -> SampledGroups:
     server.version = str(version)
-    return await sampler.sample_phase(
+    return await sampler.sample_batch(
         source, num_groups, carried=carried, expected_version=str(version), trained_version=version + ahead
     )

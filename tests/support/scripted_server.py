@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine whose every answer, right or wrong, is scripted by the test."""
+"""A real HTTP server on this machine; the test scripts each of its answers, valid or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back: JSON of `content`, or its bytes.
+    """A reply with `content` as JSON, or as it is if it is bytes.
 
     `promised_bytes` lies about the length; then the connection is closed, or kept open for ever if `stalls`. With
     `trickle_s` the bytes come one by one, so many seconds apart.
@@ -116,7 +116,7 @@ async def _read_call(reader: asyncio.StreamReader) -> Call:
 
 @contextlib.contextmanager
 def scripted_clients(*scripts: Script, **options: Any) -> Iterator[tuple[list[RolloutClient], Callable[..., Any]]]:
-    """Run servers; gives a client of each, and what runs coroutines of theirs to the end."""
+    """Run servers; gives a client of each, and a function that runs the clients' coroutines."""
 
     async def start() -> list[RolloutClient]:
         opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]

@@ -1,4 +1,4 @@
-"""Real SGLang servers on the CPU, started as yaml_configs/runs/tiny_kl_cov_sglang.yaml has them started."""
+"""Real SGLang servers on the CPU, started as in yaml_configs/runs/tiny_kl_cov_sglang.yaml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START_TIMEOUT_S = 400.0  # half a minute on idle cores, which others may use
 def sglang_servers(
     number: int, folder: Path, *, model: Path = MODEL
 ) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
-    """So many servers that generate, with logs in the folder, and their keys."""
+    """Servers that generate, with logs in the folder, and their keys."""
     rollout, keys = load_config(RUN).rollout, make_keys()
     with ExitStack() as stack:
         servers = [
@@ -64,7 +64,7 @@ def changed_weights(seed: int) -> dict[str, Tensor]:
 
 
 def log_probs_of(weights: dict[str, Tensor], prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
-    """What transformers computes, at temperature 1."""
+    """Log-probs by transformers, at temperature 1."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
@@ -83,7 +83,7 @@ def clients_of(
 
 
 async def wait_for_running(server: SglangServer, keys: ServerKeys, number: int, *, deadline_s: float = 30.0) -> None:
-    """Wait until the server generates tokens of so many requests at once."""
+    """Wait until the server generates for `number` requests at once."""
     key = {"Authorization": f"Bearer {keys.api}"}
     async with asyncio.timeout(deadline_s), httpx.AsyncClient(headers=key, trust_env=False) as client:
         running = 0
@@ -93,7 +93,7 @@ async def wait_for_running(server: SglangServer, keys: ServerKeys, number: int, 
 
 
 async def assert_hold(clients: list[RolloutClient], weights: dict[str, Tensor], version: str) -> None:
-    """By what they say, by what they sample, and by checksums."""
+    """Check the servers' weights by version, by log-probs of samples, and by checksums."""
     request = GenerateRequest(input_ids=PROMPT, n=4, max_new_tokens=12)
     for client in clients:
         assert (await client.model_info())["weight_version"] == version
@@ -101,12 +101,12 @@ async def assert_hold(clients: list[RolloutClient], weights: dict[str, Tensor], 
             assert {span.version for span in completion.version_spans} == {version}
             expected = log_probs_of(weights, PROMPT, completion.token_ids)
             torch.testing.assert_close(torch.tensor(completion.log_probs).double(), expected, atol=1e-4, rtol=0.0)
-    sums = [await client.weight_checksums() for client in clients]
+    sums = [await client.weights.checksums() for client in clients]
     assert sums == sums[:1] * len(clients)
 
 
 def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, folder: Path, **options: Any):
-    """One of the three, with messages much smaller than the model."""
+    """A transport by name, with messages much smaller than the model."""
     if name == "disk":
         return DiskTransport(clients, run=run, source_model=MODEL, directory=folder / "weights", **options)
     settings = SessionSettings(bucket_bytes=200_000, **{"timeout_s": 60.0} | options)

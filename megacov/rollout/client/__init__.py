@@ -1,1 +1,1 @@
-"""One client for every rollout server, SGLang's and the embedded one: what is sent, what comes back, what failed."""
+"""One client for every rollout server, SGLang's and the embedded one: requests, replies and failures."""

@@ -1,4 +1,4 @@
-"""What a rollout server can do, from the version it reports: SGLang's contract has changed with its versions."""
+"""What a rollout server can do, derived from its version: SGLang's contract changes between versions."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ SAFE_VERSION = "0.5.10"
 NEWEST_TESTED_VERSION = "0.5.23"
 
 _UNSAFE = (
-    "which unpickles whatever reaches its ZeroMQ sockets (CVE-2026-3059, CVE-2026-3060: code of anybody who reaches "
-    f"the machine is run); install {SAFE_VERSION} or newer"
+    "which unpickles whatever reaches its ZeroMQ sockets (CVE-2026-3059, CVE-2026-3060: anybody who reaches the "
+    f"machine can run code on it); install {SAFE_VERSION} or newer"
 )
 
 
 class UnusableServerError(RolloutError):
-    """The server cannot do what the run asks of it, however often it is tried."""
+    """The server cannot do what the run needs; a retry would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """How to talk to one server. The defaults are those of the newest contract.
+    """What one server can do. The defaults describe the newest contract.
 
-    version: of SGLang, as the server reports it.
-    pause_takes_body: pause and resume want a JSON body, and pause has modes; before, it always aborts.
-    weight_sessions: tensors arrive between a begin and an end of the update only.
-    version_spans: completions tell which of their tokens came from which weights; before, only the version at the end.
-    flattened_buckets: many tensors may arrive as one.
-    request_seeds: a seed in a request has an effect; SGLang then gives all copies of the request the same tokens.
-    tensor_parallel: ranks that hold parts of the weights. [ranks]
-    other_parallel: copies or pipeline stages of these. [copies]
-    memory_saver: memory can be given back and taken again.
+    version: SGLang version that the server reports.
+    pause_takes_body: pause and resume need a JSON body, and pause has modes; older servers always abort.
+    weight_sessions: tensors are accepted only between the begin and the end of an update.
+    version_spans: completions report the weight version of each token; older servers report only the last version.
+    flattened_buckets: many tensors may arrive as one message.
+    request_seeds: the server follows a request's seed; SGLang then gives all copies of the request the same tokens.
+    tensor_parallel: ranks that share the weights. [ranks]
+    other_parallel: data-parallel copies times pipeline stages. [copies]
+    memory_saver: the server can free its GPU memory and allocate it again.
     """
 
     version: str = NEWEST_TESTED_VERSION
@@ -51,23 +51,23 @@ class Capabilities:
 
 
 def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
-    """Derive them.
+    """Derive the capabilities of a server.
 
     Args:
-        server_info: what the server says of itself.
-        server: its address, for errors.
+        server_info: reply to /server_info.
+        server: address, for error messages.
 
     Returns:
-        What it can do.
+        What the server can do.
 
     Raises:
-        UnusableServerError: a version that cannot be read, or that is too old to talk to.
+        UnusableServerError: the version is unreadable, or too old to talk to.
     """
     version = server_info.get("version")
     try:
         number = Version(str(version))
     except InvalidVersion as error:
-        raise UnusableServerError(f"{server} reports the version {version!r}, which is none of SGLang's.") from error
+        raise UnusableServerError(f"{server} reports the version {version!r}, which SGLang does not have.") from error
     if number < Version(OLDEST_VERSION):
         raise UnusableServerError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
     return Capabilities(
@@ -89,32 +89,32 @@ def _size(server_info: Mapping[str, Any], name: str) -> int:
 
 
 def refuse_unsafe(version: str, *, server: str) -> None:
-    """Refuse a version with known holes, for servers that are started here.
+    """Refuse a version with known security holes, on servers that the trainer starts.
 
     Args:
-        version: of SGLang; one that `read_capabilities` has read.
-        server: its address.
+        version: SGLang version that `read_capabilities` has accepted.
+        server: address, for the error message.
 
     Raises:
-        UnusableServerError: if it is unsafe.
+        UnusableServerError: the version is unsafe.
     """
     if Version(version) < Version(SAFE_VERSION):
         raise UnusableServerError(f"{server} runs SGLang {version}, {_UNSAFE}.")
 
 
 def version_warning(version: str, *, server: str) -> str | None:
-    """What a user should know about a version that is used all the same.
+    """Warn about a version that is used nevertheless.
 
     Args:
-        version: of SGLang; one that `read_capabilities` has read.
-        server: its address.
+        version: SGLang version that `read_capabilities` has accepted.
+        server: address, for the warning.
 
     Returns:
         A sentence, or None.
     """
     if Version(version) < Version(SAFE_VERSION):
         return f"{server} runs SGLang {version}, {_UNSAFE}."
-    # A development version or a post-release of the newest is told by its release alone.
+    # Compare releases only, so that development versions and post-releases of the newest give no warning.
     if Version(version).release > Version(NEWEST_TESTED_VERSION).release:
         return f"{server} runs SGLang {version}; megacov is tested up to {NEWEST_TESTED_VERSION}."
     return None

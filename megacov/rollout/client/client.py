@@ -1,183 +1,199 @@
-"""One asynchronous client for every rollout server: SGLang, and the embedded one."""
+"""One asynchronous client for every rollout server: SGLang's and the embedded one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
+from megacov.config.transports import PauseMode
 from megacov.errors import RolloutError
 from megacov.rollout.client.capabilities import Capabilities, read_capabilities
-from megacov.rollout.client.connection import parsed, what_happened
+from megacov.rollout.client.connection import Connection, parsed, what_happened
 from megacov.rollout.client.weight_calls import WeightCalls
 from megacov.rollout.client.wire import GenerateRequest, check_prompt, read_completions
 from megacov.types import Completion
-
-PauseMode = Literal["abort", "retract", "in_place"]
 
 _INFO_TIMEOUT_S = 30.0
 _HEALTH_POLL_S = 0.2
 
 
-class RolloutClient(WeightCalls):
-    """Talks to one server, within one event loop.
+class RolloutClient:
+    """Talks to one server. Use it within one event loop.
 
-    Every call ends within its deadline, with an answer that was checked or with a RolloutError that says what the
-    server said. 408, 429, 5xx and lost connections are tried again, with exponential backoff and jitter, unless the
-    first attempt may have changed what the second one would find.
+    Every call ends within its deadline, with a checked answer or with a RolloutError that quotes the server. 408, 429,
+    5xx and lost connections are retried, with exponential backoff and jitter, unless the first attempt may have
+    changed what the second one would find.
+
+    connection: HTTP with the server.
+    weights: calls that give the server new weights.
     """
 
     def __init__(self, address: str, *, vocab_size: int, **connection: Any) -> None:
-        """Set up; nothing is sent yet.
+        """Send nothing yet.
 
         Args:
-            address: of the server, such as http://127.0.0.1:30000.
+            address: URL, such as http://127.0.0.1:30000.
             vocab_size: rows of the model's embedding.
             **connection: further arguments of `Connection`.
         """
-        super().__init__(address, **connection)
+        self.connection = Connection(address, **connection)
+        self.weights = WeightCalls(self.connection)
         self._vocab_size = vocab_size
 
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.connection.aclose()
+
+    @property
+    def address(self) -> str:
+        """URL of the server."""
+        return self.connection.address
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do; the newest contract until `learn_capabilities` has asked."""
+        return self.connection.capabilities
+
+    @property
+    def num_retries(self) -> int:
+        """Requests sent again so far."""
+        return self.connection.num_retries
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Deadline of one call, retries included. [s]"""
+        return self.connection.request_timeout_s
+
     async def learn_capabilities(self) -> Capabilities:
-        """Ask the server once for its version, and talk to it as that version wants from now on.
+        """Ask the server for its version, and follow that version's contract from now on.
 
         Returns:
-            What it can do, also kept in `capabilities`.
+            What the server can do, also kept in `capabilities`.
 
         Raises:
             RolloutError: no answer, or a version too old to talk to.
         """
-        self.capabilities = read_capabilities(await self.server_info(), server=self.address)
+        self.connection.capabilities = read_capabilities(await self.server_info(), server=self.address)
         return self.capabilities
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """Sample n completions of one prompt. Aborted completions are among them, with what they have.
+        """Sample n completions of one prompt. Aborted completions are returned with the tokens they have.
 
         Log-probs are those of the distribution scaled by the temperature, before top-p and top-k cut it; at temperature
-        0 they are not scaled. A server whose environment says SGLANG_RETURN_ORIGINAL_LOGPROB never scales them: do not.
+        0 they are not scaled. Do not set SGLANG_RETURN_ORIGINAL_LOGPROB for a server: it turns the scaling off.
 
         Args:
-            request: what to sample.
+            request: the prompt and how to complete it.
 
         Returns:
             n completions.
 
         Raises:
-            DataError: if the prompt has a token outside the vocabulary.
-            RolloutError: if the server did not answer, or not with what was asked for.
+            DataError: the prompt has a token outside the vocabulary.
+            RolloutError: the server did not answer, or not with what was asked for.
         """
         check_prompt(request.input_ids, vocab_size=self._vocab_size)
         if request.sampling_seed is not None and not self.capabilities.request_seeds:
             raise RolloutError(
-                f"{self.address} would not follow the seed of a request; start it with "
-                "--enable-deterministic-inference, or send none."
+                f"{self.address} would ignore the seed of a request; start it with --enable-deterministic-inference, "
+                "or send none."
             )
-        response = await self.send("POST", "/generate", request.body(), timeout_s=self.request_timeout_s)
+        response = await self._post("/generate", request.body())
         return read_completions(
             response.content, num_completions=request.n, vocab_size=self._vocab_size, server=self.address
         )
 
     async def model_info(self, timeout_s: float = _INFO_TIMEOUT_S) -> dict[str, Any]:
-        """Ask the server about its model.
-
-        Args:
-            timeout_s: deadline.
-
-        Returns:
-            What it says, `weight_version` among it.
-        """
+        """Ask the server about its model, `weight_version` included."""
         return await self._get_info("/model_info", timeout_s)
 
     async def server_info(self) -> dict[str, Any]:
-        """What the server says of itself, its SGLang `version` among it; keys too, so show it to nobody."""
+        """Ask for the server's settings, its SGLang `version` included. They hold keys: show them to nobody."""
         return await self._get_info("/server_info", _INFO_TIMEOUT_S)
 
     async def pause(self, mode: PauseMode) -> None:
         """Stop generation between two tokens.
 
         Args:
-            mode: abort ends running requests, retract lets them be read anew after the pause, in_place keeps their
-                keys and values. A server before 0.5.6 aborts in any case.
+            mode: abort ends running requests; retract drops their keys and values, which are recomputed after the
+                pause; in_place keeps them. A server before 0.5.6 always aborts.
         """
-        body = {"mode": mode} if self.capabilities.pause_takes_body else None
-        await self.send("POST", "/pause_generation", body, timeout_s=self.request_timeout_s)
+        await self._post("/pause_generation", {"mode": mode} if self.capabilities.pause_takes_body else None)
 
     async def resume(self) -> None:
-        """Go on after a pause."""
-        body: dict[str, Any] | None = {} if self.capabilities.pause_takes_body else None
-        await self.send("POST", "/continue_generation", body, timeout_s=self.request_timeout_s)
+        """Resume generation after a pause."""
+        await self._post("/continue_generation", {} if self.capabilities.pause_takes_body else None)
 
     async def release_memory(self) -> None:
-        """Have a server that is idle free its GPU memory: weights, keys and values, CUDA graphs."""
-        await self.send("POST", "/release_memory_occupation", {}, timeout_s=self.request_timeout_s, is_repeatable=False)
+        """Have an idle server free its GPU memory: weights, keys and values, CUDA graphs."""
+        await self._post("/release_memory_occupation", {}, is_repeatable=False)
 
     async def resume_memory(self, tags: Sequence[str]) -> None:
-        """Have it take memory again. The content is undefined.
+        """Have the server allocate memory again; its content is undefined.
 
         Args:
-            tags: of what it has freed: weights, kv_cache, cuda_graph.
+            tags: parts that the server has freed: weights, kv_cache, cuda_graph.
         """
-        body = {"tags": list(tags)}
-        await self.send(
-            "POST", "/resume_memory_occupation", body, timeout_s=self.request_timeout_s, is_repeatable=False
-        )
+        await self._post("/resume_memory_occupation", {"tags": list(tags)}, is_repeatable=False)
 
     async def flush_cache(self) -> None:
-        """Drop the prefix cache, which belongs to the old weights after an update."""
-        await self.send("POST", "/flush_cache", {}, timeout_s=self.request_timeout_s)
+        """Drop the prefix cache, which is stale after an update of the weights."""
+        await self._post("/flush_cache", {})
 
     async def abort_request(self, rid: str | None) -> None:
-        """End a request under way; it is answered with what it has, and with the reason "abort".
+        """End a running request; it is answered with the tokens it has and the finish reason "abort".
 
         Args:
-            rid: of the request, which is not an error if there is none such; None ends all.
+            rid: request id; an unknown one is no error. None ends all requests.
         """
-        body = {"abort_all": True} if rid is None else {"rid": rid}
-        await self.send("POST", "/abort_request", body, timeout_s=self.request_timeout_s)
+        await self._post("/abort_request", {"abort_all": True} if rid is None else {"rid": rid})
 
     async def is_healthy(self, timeout_s: float) -> bool:
-        """Whether the server generates now.
-
-        Args:
-            timeout_s: deadline.
-
-        Returns:
-            False also if it does not answer in time.
-        """
+        """Whether the server generates; False also if it does not answer within `timeout_s`."""
         try:
-            return (await self.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
+            return (await self.connection.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
         except (httpx.RequestError, TimeoutError):
             return False
 
     async def wait_healthy(self, timeout_s: float) -> None:
-        """Wait until the server generates.
-
-        Args:
-            timeout_s: deadline.
-
-        Raises:
-            RolloutError: if it does not in time.
-        """
+        """Wait until the server generates; raises RolloutError if it does not within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        said = "no attempt was made"
+        why = "no attempt was made"
         while (left_s := deadline - time.monotonic()) > 0.0:
             try:
-                response = await self.send_once("GET", "/health", None, timeout_s=left_s)
+                response = await self.connection.send_once("GET", "/health", None, timeout_s=left_s)
             except (httpx.RequestError, TimeoutError) as error:
-                said = what_happened(error)
+                why = what_happened(error)
             else:
                 if response.is_success:
                     return
-                said = f"status {response.status_code}"
+                why = f"status {response.status_code}"
             await asyncio.sleep(_HEALTH_POLL_S)
-        raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({said}); look at the server's log.")
+        raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({why}); look at the server's log.")
+
+    async def _post(self, path: str, body: dict[str, Any] | None, *, is_repeatable: bool = True) -> httpx.Response:
+        return await self.connection.send(
+            "POST", path, body, timeout_s=self.request_timeout_s, is_repeatable=is_repeatable
+        )
 
     async def _get_info(self, path: str, timeout_s: float) -> dict[str, Any]:
         timeout_s = min(timeout_s, self.request_timeout_s)
-        response = await self.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
+        response = await self.connection.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
         if response.status_code == httpx.codes.NOT_FOUND:  # SGLang before 0.5.6
-            response = await self.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)
+            response = await self.connection.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)
         return parsed(response, self.address)

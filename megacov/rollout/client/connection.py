@@ -1,4 +1,4 @@
-"""HTTP with a rollout server: every call ends within its deadline, with a reply or with one error."""
+"""HTTP with one rollout server: every call ends within its deadline, with a reply or with one error."""
 
 from __future__ import annotations
 
@@ -17,39 +17,45 @@ import httpx
 
 from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import RolloutError
+from megacov.rollout.client.capabilities import Capabilities
 from megacov.rollout.client.wire import error_sentence
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _BUSY = frozenset({429, 503})
-_REFUSALS = frozenset({400, 413, 422})  # of what was sent; another server would say the same
+_REFUSALS = frozenset({400, 413, 422})  # the request itself is at fault; every server would refuse it
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
-# SGLang closes a connection that is idle for 5 s, and a request that meets the close is lost.
+# SGLang closes connections that were idle for 5 s; a request sent at that moment is lost.
 _KEEP_ALIVE_S = 2.0
-# Everything else wants the administrator's key, if there is one.
+# All other paths need the admin key, if there is one.
 _OPEN_PATHS = frozenset({"/generate", "/health", "/model_info", "/get_model_info", "/server_info", "/get_server_info"})
 
 
 class RefusedError(RolloutError):
-    """The server refused, and would again."""
+    """The server refused, and would refuse again."""
 
 
 class RequestRefusedError(RefusedError):
-    """The server refused a request, as another one would."""
+    """The server refused a request that every server would refuse."""
 
 
 class BusyError(RolloutError):
-    """The server has too much to do, however often it was asked."""
+    """The server was overloaded on every attempt."""
 
 
 class UnreachableError(RolloutError):
-    """The server could not be talked to, however often that was tried."""
+    """No attempt reached the server."""
 
 
 class Connection:
-    """Sends requests to one server, within one event loop.
+    """Sends requests to one server. Use it within one event loop.
 
-    408, 429, 5xx and lost connections are tried again, with exponential backoff and jitter.
+    408, 429, 5xx and lost connections are retried, with exponential backoff and jitter.
+
+    address: URL of the server.
+    request_timeout_s: deadline of one call, retries included. [s]
+    num_retries: requests sent again so far.
+    capabilities: what the server can do; the newest contract until `RolloutClient.learn_capabilities` has asked.
     """
 
     def __init__(
@@ -63,33 +69,34 @@ class Connection:
         api_key: str | None = None,
         admin_key: str | None = None,
     ) -> None:
-        """Set up; nothing is sent yet.
+        """Send nothing yet.
 
         Args:
-            address: of the server, such as http://127.0.0.1:30000.
-            request_timeout_s: deadline of one call, retries included.
-            connect_timeout_s: deadline of one attempt to connect.
+            address: URL, such as http://127.0.0.1:30000.
+            request_timeout_s: deadline of one call, retries included. [s]
+            connect_timeout_s: deadline of one attempt to connect. [s]
             max_retries: further attempts after the first.
-            max_connections: calls under way at a time; more wait, within their deadline.
-            api_key: sent as a bearer token, if the server wants one.
-            admin_key: sent instead with weights and control, if the server wants another one for these.
+            max_connections: largest number of concurrent calls; further ones wait, within their deadline.
+            api_key: bearer token of every request.
+            admin_key: bearer token of weight updates and control, where the server has a separate one.
         """
         self.address = address.rstrip("/")
+        self.capabilities = Capabilities()
         self.num_retries = 0
         self.request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_retries = max_retries
         self._headers = _bearer(api_key)
         self._admin_headers = self._headers if admin_key is None else _bearer(admin_key)
-        # One connection each, because the time httpx takes to choose among connections grows with their square.
+        # Each lane is a client with one connection: httpx takes time quadratic in the size of its connection pool.
         self._idle_lanes: list[httpx.AsyncClient] = []
         self._free_lanes = asyncio.Semaphore(max_connections)
-        # Without certificates, where none are needed: loading them takes longer than a whole call.
+        # Plain HTTP needs no certificates, and loading them takes longer than a whole call.
         is_secure = self.address.startswith("https:")
         self._tls = ssl.create_default_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     async def __aenter__(self) -> Self:
-        """Nothing to do."""
+        """Return the connection itself."""
         return self
 
     async def __aexit__(
@@ -113,25 +120,25 @@ class Connection:
         accepts_404: bool = False,
         is_repeatable: bool = True,
     ) -> httpx.Response:
-        """Exchange, again where that may help.
+        """Send a request, and retry it where that may help.
 
         Args:
-            method: of HTTP.
-            path: of the endpoint.
-            body: sent as JSON; None sends none.
-            timeout_s: deadline of all attempts together.
-            accepts_404: let the caller have a reply that there is no such endpoint.
+            method: HTTP method.
+            path: endpoint.
+            body: JSON object, or None for an empty body.
+            timeout_s: deadline of all attempts together. [s]
+            accepts_404: whether to return a 404 instead of raising.
             is_repeatable: whether a request whose reply was lost may be sent again.
 
         Returns:
-            A reply of success.
+            A successful reply.
 
         Raises:
             RolloutError: the server refused, or did not answer in time.
         """
         max_retries = self._max_retries if is_repeatable else 0
         deadline = time.monotonic() + timeout_s
-        said = "no time was left"
+        why = "no time was left"
         failure: type[RolloutError] = RolloutError
         for attempt in range(max_retries + 1):
             if attempt:
@@ -144,42 +151,42 @@ class Connection:
             try:
                 response = await self.send_once(method, path, body, timeout_s=left_s)
             except (httpx.RequestError, TimeoutError) as error:
-                said = what_happened(error)
-                # One that is late, or has too much to do, may yet answer others.
+                why = what_happened(error)
+                # A late or overloaded server may still answer other requests.
                 failure = RolloutError if isinstance(error, TimeoutError | httpx.ReadTimeout) else UnreachableError
                 continue
             if response.is_success or (accepts_404 and response.status_code == httpx.codes.NOT_FOUND):
                 return response
-            said = f"status {response.status_code}: {error_sentence(response.content)}"
+            why = f"status {response.status_code}: {error_sentence(response.content)}"
             failure = BusyError if response.status_code in _BUSY else RolloutError
             if response.status_code not in _RETRIED_STATUSES:
                 kind = RequestRefusedError if response.status_code in _REFUSALS else RefusedError
-                raise kind(f"{self.address} refused {path} with {said}")
+                raise kind(f"{self.address} refused {path} with {why}")
         raise failure(
-            f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({said}); "
+            f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({why}); "
             "look at the server's log, or raise the timeout."
         )
 
     async def send_once(
         self, method: str, path: str, body: dict[str, Any] | None, *, timeout_s: float
     ) -> httpx.Response:
-        """Exchange once.
+        """Send a request once.
 
         Args:
-            method: of HTTP.
-            path: of the endpoint.
-            body: sent as JSON; None sends none.
-            timeout_s: deadline of the whole exchange.
+            method: HTTP method.
+            path: endpoint.
+            body: JSON object, or None for an empty body.
+            timeout_s: deadline of the whole exchange. [s]
 
         Returns:
             Any reply.
 
         Raises:
-            RequestError: no reply; from httpx.
-            TimeoutError: none in time.
+            RequestError: no reply (from httpx).
+            TimeoutError: no reply in time.
         """
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        # httpx counts from byte to byte; this deadline is of the whole exchange.
+        # httpx's timeout restarts with every byte; this deadline covers the whole exchange.
         async with asyncio.timeout(timeout_s), self._lane() as lane:
             headers = self._headers if path in _OPEN_PATHS else self._admin_headers
             return await lane.request(method, f"{self.address}{path}", json=body, headers=headers, timeout=timeout)
@@ -196,11 +203,11 @@ class Connection:
                 if is_idle:
                     self._idle_lanes.append(lane)
                 else:
-                    await lane.aclose()  # its connection may be in the middle of an exchange
+                    await lane.aclose()  # it may hold a half-finished exchange
 
     async def _open_lane(self) -> httpx.AsyncClient:
         await self._look_up_host()
-        # trust_env would send requests to a server on this machine through the proxy of the environment.
+        # trust_env would send requests to local servers through the environment's proxy.
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
         return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
 
@@ -228,24 +235,24 @@ def _bearer(key: str | None) -> dict[str, str]:
 
 
 def what_happened(error: Exception) -> str:
-    """A lost or late exchange in words."""
+    """Describe a lost or late exchange."""
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return "it took too long"
     return str(error) or type(error).__name__
 
 
 def parsed(response: httpx.Response, server: str) -> dict[str, Any]:
-    """The JSON object in a reply.
+    """Read the JSON object in a reply.
 
     Args:
-        response: of the server.
-        server: its address.
+        response: a successful reply.
+        server: address, for the error message.
 
     Returns:
         The object.
 
     Raises:
-        RolloutError: if there is none.
+        RolloutError: the reply holds no JSON object.
     """
     try:
         content = response.json()

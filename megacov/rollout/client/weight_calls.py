@@ -1,4 +1,4 @@
-"""The calls by which a rollout server gets new weights, each with a reply that is checked."""
+"""The calls that give a rollout server new weights; every reply is checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from megacov.errors import RolloutError
-from megacov.rollout.client.capabilities import Capabilities
 from megacov.rollout.client.connection import Connection, RequestRefusedError, parsed
 from megacov.rollout.client.wire import error_sentence
 from megacov.types import WeightBucket, WeightGroup
@@ -25,71 +24,65 @@ class _Checksums(BaseModel):
     ranks: list[_RankChecksums] = Field(min_length=1)
 
 
-class WeightCalls(Connection):
-    """Weights by disk or by a process group.
+class WeightCalls:
+    """New weights for one server: from disk, over a process group, or inside requests.
 
-    `capabilities` are those of the newest contract until the client has asked the server.
+    A call that may have changed the server is not sent twice, so a lost reply is an error. Every call raises
+    RolloutError if the server did not do what it was asked.
     """
 
-    capabilities = Capabilities()
+    def __init__(self, connection: Connection) -> None:
+        """Send nothing yet."""
+        self._connection = connection
 
     @property
     def num_ranks(self) -> int:
         """Tensor-parallel ranks of the server."""
-        return self.capabilities.tensor_parallel
+        return self._connection.capabilities.tensor_parallel
 
-    async def update_weights_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
-        """Let the server load new weights.
+    async def load_from_disk(self, model_path: str, *, weight_version: str, flush_cache: bool = True) -> None:
+        """Have the server load weights.
 
         Args:
-            model_path: folder of safetensors, on the server's file system.
+            model_path: folder of safetensors on the server's file system.
             weight_version: name of the new weights.
-            flush_cache: drop the prefix cache with the old weights.
-
-        Raises:
-            RolloutError: the server did not load them.
+            flush_cache: whether to drop the prefix cache with the old weights.
         """
         body = {"model_path": model_path, "weight_version": weight_version, "flush_cache": flush_cache}
         await self._update("/update_weights_from_disk", body, f"load {model_path}", is_repeatable=True)
 
-    async def begin_weight_update(self) -> None:
-        """Open an update by tensors. A server before 0.5.21 knows no such session and is not asked.
+    async def begin(self) -> None:
+        """Open an update by tensors. Servers before 0.5.21 have no such session and are not asked.
 
         Raises:
-            RolloutError: the server refused, as it does where one is open.
+            RolloutError: the server refused, for example because a session is already open.
         """
-        if self.capabilities.weight_sessions:
+        if self._connection.capabilities.weight_sessions:
             await self._update("/begin_weight_update", {}, "begin an update of its weights")
 
-    async def end_weight_update(self) -> None:
-        """Close an update by tensors; the server then makes of them what it computes with.
+    async def end(self) -> None:
+        """Close an update by tensors; the server then prepares the weights for inference.
 
         Raises:
-            RolloutError: the server refused, as it does where none is open.
+            RolloutError: the server refused, for example because no session is open.
         """
-        if self.capabilities.weight_sessions:
+        if self._connection.capabilities.weight_sessions:
             await self._update("/end_weight_update", {}, "end the update of its weights")
 
-    async def abandon_weight_update(self) -> None:
-        """Close an update by tensors that failed, if one is open. The weights stay mixed, and keep the old name.
+    async def abandon(self) -> None:
+        """Close a failed update by tensors, if one is open. The weights stay mixed and keep the old name.
 
         Raises:
             RolloutError: the server did not answer.
         """
-        # Either call goes through to what holds the weights, and so tells whether that still answers.
-        path = "/end_weight_update" if self.capabilities.weight_sessions else "/flush_cache"
+        # Both endpoints reach the process that holds the weights, so the reply shows whether that is alive.
+        path = "/end_weight_update" if self._connection.capabilities.weight_sessions else "/flush_cache"
+        timeout_s = min(self._connection.request_timeout_s, _PROBE_TIMEOUT_S)
         with suppress(RequestRefusedError):
-            await self.send("POST", path, {}, timeout_s=min(self.request_timeout_s, _PROBE_TIMEOUT_S))
+            await self._connection.send("POST", path, {}, timeout_s=timeout_s)
 
-    async def init_weights_update_group(self, group: WeightGroup) -> None:
-        """Have the server join a process group; answers when rank 0 has joined as well.
-
-        Args:
-            group: whose rank 0 is the trainer, which must join meanwhile.
-
-        Raises:
-            RolloutError: the server did not join.
-        """
+    async def init_group(self, group: WeightGroup) -> None:
+        """Have the server join a process group. It answers once rank 0, the trainer, has joined too."""
         body = {
             "master_address": group.master_address,
             "master_port": group.master_port,
@@ -100,42 +93,34 @@ class WeightCalls(Connection):
         }
         await self._update("/init_weights_update_group", body, f"join the process group {group.name}")
 
-    async def destroy_weights_update_group(self, group_name: str) -> None:
-        """Have the server leave a process group.
-
-        Args:
-            group_name: of the group.
-
-        Raises:
-            RolloutError: the server is in no such group.
-        """
+    async def destroy_group(self, group_name: str) -> None:
+        """Have the server leave a process group. Being in no such group is an error."""
         body = {"group_name": group_name}
-        timeout_s = min(self.request_timeout_s, _PROBE_TIMEOUT_S)
+        timeout_s = min(self._connection.request_timeout_s, _PROBE_TIMEOUT_S)
         await self._update(
             "/destroy_weights_update_group", body, f"leave the process group {group_name}", timeout_s=timeout_s
         )
 
-    async def update_weights_from_distributed(
+    async def receive_broadcast(
         self, bucket: WeightBucket, *, group_name: str, weight_version: str | None = None, flush_cache: bool = True
     ) -> None:
-        """Have the server receive tensors; answers when they have been broadcast, which the trainer does meanwhile.
+        """Have the server receive tensors. It answers once the trainer, meanwhile, has broadcast them.
 
-        The server leaves out, without a word, a name that its model does not have. After an error its weights are
-        mixed, and keep the name of the old ones.
+        The server silently skips a name that its model does not have. After an error its weights are mixed and keep
+        the name of the old ones.
 
         Args:
-            bucket: what is broadcast.
-            group_name: of the process group.
-            weight_version: name of the weights from now on; None keeps the present one.
-            flush_cache: drop the prefix cache with the old weights.
+            bucket: names, dtypes and shapes of the tensors.
+            group_name: process group of the broadcast.
+            weight_version: new name of the weights; None keeps the old one.
+            flush_cache: whether to drop the prefix cache with the old weights.
 
         Raises:
-            RolloutError: the server did not take all of them.
+            RolloutError: the server did not take all tensors.
         """
-        if bucket.is_flattened and not self.capabilities.flattened_buckets:
-            raise RolloutError(
-                f"{self.address} runs SGLang {self.capabilities.version}, which takes tensors only one by one."
-            )
+        capabilities, address = self._connection.capabilities, self._connection.address
+        if bucket.is_flattened and not capabilities.flattened_buckets:
+            raise RolloutError(f"{address} runs SGLang {capabilities.version}, which takes tensors only one by one.")
         body: dict[str, Any] = {
             "names": list(bucket.names),
             "dtypes": list(bucket.dtypes),
@@ -149,25 +134,22 @@ class WeightCalls(Connection):
             body["weight_version"] = weight_version
         await self._update("/update_weights_from_distributed", body, f"take {len(bucket.names)} tensors")
 
-    async def update_weights_from_tensor(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
-        """Have the server take tensors that stand in the request, or whose memory the request names.
+    async def take_tensors(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
+        """Have the server take tensors whose bytes, or GPU memory handles, are in the request.
 
         Args:
-            payloads: for each of its tensor-parallel ranks, base64 of a pickled list of (Hugging Face name, tensor).
-            flush_cache: drop the prefix cache with the old weights.
-
-        Raises:
-            RolloutError: the server did not take all of them.
+            payloads: one base64-encoded pickle of a list of (Hugging Face name, tensor) per tensor-parallel rank.
+            flush_cache: whether to drop the prefix cache with the old weights.
         """
         body = {"serialized_named_tensors": list(payloads), "flush_cache": flush_cache}
         await self._update("/update_weights_from_tensor", body, "take tensors")
 
-    async def update_weight_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
-        """Give the present weights another name.
+    async def set_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
+        """Rename the weights that the server holds.
 
         Args:
-            weight_version: the name.
-            abort_requests: end the requests under way; the server's own default is to do so.
+            weight_version: new name.
+            abort_requests: whether to end running requests, which is the server's own default.
 
         Raises:
             RolloutError: the server kept the old name.
@@ -176,23 +158,23 @@ class WeightCalls(Connection):
         reply = await self._update("/update_weight_version", body, f"take the version {weight_version}")
         if reply.get("new_version") != weight_version:
             raise RolloutError(
-                f"{self.address} took the version {reply.get('new_version')!r} instead of {weight_version}."
+                f"{self._connection.address} took the version {reply.get('new_version')!r} instead of {weight_version}."
             )
 
-    async def weight_checksums(self) -> tuple[dict[str, str], ...]:
-        """Checksums of the weights that the server holds: equal where the weights are, whatever way they came.
+    async def checksums(self) -> tuple[dict[str, str], ...]:
+        """Compute checksums of the server's weights. Equal weights have equal checksums, whichever way they came.
 
         Returns:
-            One mapping for each of its ranks, by its own names, in which query, key and value are one.
+            One mapping per rank, by the server's own names, in which query, key and value are fused.
 
         Raises:
-            RolloutError: the server cannot; 0.5.21 cannot on a CPU.
+            RolloutError: the server cannot compute them; 0.5.21 cannot on a CPU.
         """
         reply = await self._update("/weights_checker", {"action": "checksum"}, "sum its weights up", is_repeatable=True)
         try:
             return tuple(rank.checksums for rank in _Checksums.model_validate(reply).ranks)
         except ValidationError as error:
-            raise RolloutError(f"{self.address} sent no checksums of its weights.") from error
+            raise RolloutError(f"{self._connection.address} sent no checksums of its weights.") from error
 
     async def _update(
         self,
@@ -203,10 +185,10 @@ class WeightCalls(Connection):
         is_repeatable: bool = False,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Most of these calls change what the next one would find, so a lost reply is an error."""
-        timeout_s = timeout_s or self.request_timeout_s
-        response = await self.send("POST", path, dict(body), timeout_s=timeout_s, is_repeatable=is_repeatable)
-        reply = parsed(response, self.address)
+        connection = self._connection
+        timeout_s = timeout_s or connection.request_timeout_s
+        response = await connection.send("POST", path, dict(body), timeout_s=timeout_s, is_repeatable=is_repeatable)
+        reply = parsed(response, connection.address)
         if reply.get("success") is not True:
-            raise RolloutError(f"{self.address} did not {what}: {error_sentence(response.content)}")
+            raise RolloutError(f"{connection.address} did not {what}: {error_sentence(response.content)}")
         return reply

@@ -1,4 +1,4 @@
-"""What goes to a rollout server and what comes back, checked on both ways, so that nothing odd gets further."""
+"""Requests to a rollout server and its replies; both are checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megacov.types import Completion, FinishReason, VersionSpan
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """Shared by requests that begin alike: `address` is of the server that has answered the last of them."""
+    """Shared by requests with a common prefix. `address`: server that answered the last of them."""
 
     address: str = ""
 
@@ -23,9 +23,9 @@ class Prefix:
 class GenerateRequest:
     """One prompt and how to complete it n times.
 
-    `sampling_seed` makes the completions a function of the seed on the embedded server, each copy its own. SGLang needs
-    --enable-deterministic-inference for it and may then give all copies the same tokens: leave it out there. A fleet
-    sends requests of one `prefix` to the server that has it in its cache, as long as that is sensible.
+    sampling_seed: on the embedded server, makes each copy a function of the seed. SGLang needs
+        --enable-deterministic-inference for it and may then give all copies the same tokens: leave it out there.
+    prefix: a fleet sends requests with the same prefix to the server that has it cached, unless that is overloaded.
     """
 
     input_ids: tuple[int, ...]
@@ -58,14 +58,14 @@ class GenerateRequest:
 
 
 def check_prompt(input_ids: Sequence[int], *, vocab_size: int) -> None:
-    """Refuse a prompt that a server must not see: one id outside the vocabulary ends a whole SGLang server.
+    """Refuse a prompt that would crash a server: one id outside the vocabulary kills a whole SGLang server.
 
     Args:
-        input_ids: of the prompt.
+        input_ids: token ids of the prompt.
         vocab_size: rows of the model's embedding.
 
     Raises:
-        DataError: if an id is outside, or there is none.
+        DataError: an id is outside the vocabulary, or the prompt is empty.
     """
     if not input_ids:
         raise DataError("A prompt has no token; remove it from the data, or give it text.")
@@ -97,7 +97,7 @@ class _Span(_Reply):
 
 class _MetaInfo(_Reply):
     finish_reason: _FinishReason
-    # Left out where a request was aborted before it had a token.
+    # Missing where a request was aborted before its first token.
     output_token_logprobs: list[tuple[FiniteFloat, int, str | None]] = Field(default_factory=list)
     weight_version: str = "default"
     weight_versions: list[_Span] | None = None
@@ -110,7 +110,7 @@ class _CompletionReply(_Reply):
 
 
 class _ErrorReply(BaseModel):
-    """The four shapes of an error, and FastAPI's own: the sentence is under one of these names."""
+    """SGLang's four shapes of an error body, and FastAPI's: the sentence is in one of these fields."""
 
     error: str | dict[str, Any] | None = None
     message: str | None = None
@@ -124,16 +124,16 @@ def read_completions(content: bytes, *, num_completions: int, vocab_size: int, s
     """Read the reply to /generate for one prompt.
 
     Args:
-        content: the body, JSON.
-        num_completions: how many were asked for.
-        vocab_size: every token id must be smaller.
-        server: its address, for errors.
+        content: JSON body.
+        num_completions: number of completions requested.
+        vocab_size: upper bound of token ids, exclusive.
+        server: address, for error messages.
 
     Returns:
         The completions, in the order of the reply.
 
     Raises:
-        RolloutError: if the reply is not what was asked for, down to lengths, token ids and finite log-probs.
+        RolloutError: the reply is malformed, or its lengths, token ids or log-probs are wrong.
     """
     try:
         if content.lstrip().startswith(b"["):
@@ -155,10 +155,10 @@ def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Com
     ids, meta = reply.output_ids, reply.meta_info
     logged_ids = [token for _, token, _ in meta.output_token_logprobs]
     if meta.finish_reason.type == "abort":
-        # SGLang may be between the two when it gives a request up: what both have is sure.
+        # SGLang may abort between appending a token and its log-prob: keep what both lists have.
         ids = logged_ids = ids[: len(logged_ids)] if logged_ids[: len(ids)] == ids[: len(logged_ids)] else []
     if logged_ids != ids:
-        raise RolloutError(f"{server} sent {len(ids)} tokens, but the log-probs of {len(logged_ids)} or of other ones.")
+        raise RolloutError(f"{server} sent {len(ids)} tokens, but log-probs of {len(logged_ids)} or of other tokens.")
     outside = _first_outside(ids, vocab_size)
     if outside is not None:
         raise RolloutError(
@@ -175,7 +175,7 @@ def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Com
 
 
 def _version_spans(meta: _MetaInfo, num_tokens: int, *, server: str) -> tuple[VersionSpan, ...]:
-    if meta.weight_versions is None:  # SGLang before 0.5.19 tells only the version at the end
+    if meta.weight_versions is None:  # SGLang before 0.5.19 reports only the last version
         return (VersionSpan(meta.weight_version, 0, num_tokens),)
     spans = tuple(VersionSpan(span.version, span.start, span.end) for span in meta.weight_versions)
     if meta.finish_reason.type == "abort":
@@ -192,10 +192,10 @@ def _version_spans(meta: _MetaInfo, num_tokens: int, *, server: str) -> tuple[Ve
 
 
 def error_sentence(content: bytes) -> str:
-    """The server's own words in an error body, whichever shape it has.
+    """Extract the server's message from an error body.
 
     Args:
-        content: the body; JSON in one of SGLang's shapes, or text.
+        content: JSON in one of SGLang's shapes, or text.
 
     Returns:
         One line.

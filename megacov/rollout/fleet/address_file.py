@@ -1,4 +1,4 @@
-"""A list of rollout servers in a text file, which may change while a run goes on."""
+"""A list of rollout servers in a text file, which may change during a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from megacov.errors import RolloutError
 
 
 class AddressFile:
-    """One URL a line; what follows a # is left out, and so are empty lines."""
+    """Holds one URL a line; comments after a # and empty lines are ignored."""
 
     def __init__(self, path: Path) -> None:
-        """Note where it is.
-
-        Args:
-            path: of the file.
-        """
+        """Read nothing yet."""
         self._path = path
         self._complaint = ""
 
@@ -27,7 +23,7 @@ class AddressFile:
             At least one URL.
 
         Raises:
-            RolloutError: the file cannot be read, names no server, or names one that is not let in.
+            RolloutError: the file cannot be read, names no server, or names one at a forbidden address.
         """
         named = f"rollout.addresses_file {self._path}"
         try:
@@ -44,10 +40,10 @@ class AddressFile:
         return addresses
 
     def read_again(self) -> tuple[str, ...] | None:
-        """Read the list once more.
+        """Read the list again.
 
         Returns:
-            None if it cannot be used; why is said once.
+            URLs, or None if the file is unusable; the reason is printed once.
         """
         try:
             addresses = self.read()

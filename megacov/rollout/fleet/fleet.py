@@ -1,13 +1,12 @@
-"""Several rollout servers as one: requests go where there is room, and on to another server when one is lost."""
+"""Several rollout servers as one: requests go where there is room, and to another server when one is lost."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megacov.errors import RolloutError
 from megacov.rollout.client.connection import BusyError, RequestRefusedError, UnreachableError
@@ -16,47 +15,60 @@ from megacov.rollout.fleet.member import LostWeightsError, Member, pick
 from megacov.rollout.fleet.membership import Membership
 from megacov.types import Completion
 
-_MAX_ATTEMPTS = 8  # of one request, on whatever servers: it may be what ends them
+_MAX_ATTEMPTS = 8  # per request, over all servers: the request itself may be what kills them
 _BUSY_PAUSE_S = 1.0
 _MAX_FAILURES = 3  # in a row, of a server that still answers
 
 
 class ServersWaitError(RolloutError):
-    """No server has the current weights, but some that are well would take them now."""
+    """No server has the current weights, but healthy ones would take them now."""
 
 
-@dataclass(kw_only=True, eq=False)
-class Fleet(Membership):
-    """Servers of one model, asked as one. Use it within one event loop, that of the clients."""
+@dataclass(eq=False)
+class Fleet:
+    """Sends each request to one of several servers of the same model. Use it within the clients' event loop.
+
+    membership: which servers there are, and which of them serve.
+    num_failovers: requests that were moved to another server. [requests]
+    """
+
+    membership: Membership
+    num_failovers: int = field(default=0, init=False)
+
+    @property
+    def num_retries(self) -> int:
+        """HTTP requests sent again so far."""
+        return self.membership.num_retries
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """Sample, on another server if one fails. A request is answered once: only what failed is sent elsewhere.
+        """Sample, on another server if one fails. Each request is answered once: only failed ones are sent again.
 
         Args:
-            request: what to sample.
+            request: the prompt and how to complete it.
 
         Returns:
-            n completions, all of one server.
+            n completions, all from one server.
 
         Raises:
-            DataError: if the prompt has a token outside the vocabulary.
-            RolloutError: if a server refused the request, or no server answered it.
+            DataError: the prompt has a token outside the vocabulary.
+            RolloutError: a server refused the request, or no server answered it.
         """
         tried: set[Member] = set()
         failures, busy_since = 0, math.inf
         while failures < _MAX_ATTEMPTS:
             member = await self._choose(tried, request.prefix)
-            # A busy server that is asked again is no other one.
+            # Asking a busy server again is no failover.
             self.num_failovers += failures > 0 or bool(tried - {member})
             lost = member.lost
             member.under_way += 1
             try:
-                completions = await self._unless_lost(member, member.client.generate(request))
-                member.check_weights((span.version for one in completions for span in one.version_spans), self.versions)
+                completions = await member.unless_lost(member.client.generate(request))
+                versions = (span.version for one in completions for span in one.version_spans)
+                member.check_weights(versions, self.membership.versions)
             except RequestRefusedError:
                 raise
             except BusyError:
-                # Whether it lives is for the watch to say.
+                # The watch decides whether the server is alive.
                 busy_since = min(busy_since, time.monotonic())
                 if time.monotonic() - busy_since > member.client.request_timeout_s:
                     raise
@@ -67,7 +79,7 @@ class Fleet(Membership):
                 tried.add(member)
                 failures += 1
                 last = error
-                # A server that was lost meanwhile may be back already: this is no failure of the new one.
+                # A server lost in the meantime may already be back; the new process has not failed.
                 if not lost.is_set():
                     self._note_failure(member, error)
             else:
@@ -80,24 +92,23 @@ class Fleet(Membership):
         raise RolloutError(f"A request failed on {_MAX_ATTEMPTS} attempts, the last one with: {last}")
 
     async def _choose(self, tried: set[Member], prefix: Prefix | None) -> Member:
-        deadline = time.monotonic() + self.start_timeout_s
+        membership = self.membership
+        deadline = time.monotonic() + membership.start_timeout_s
         while True:
-            serving = [member for member in self.members if member.serves]
+            serving = [member for member in membership.members if member.serves]
             if serving:
                 return pick(serving, tried, "" if prefix is None else prefix.address)
-            if any(member.receives for member in self.members):
+            if any(member.receives for member in membership.members):
                 raise ServersWaitError("The rollout servers that are left wait for the weights of the next push.")
             left_s = deadline - time.monotonic()
-            if not self.may_recover or left_s <= 0.0:
-                whys = "; ".join(member.why for member in self.members)
+            if not membership.may_recover or left_s <= 0.0:
+                whys = "; ".join(member.why for member in membership.members)
                 raise RolloutError(f"No rollout server is left: {whys}")
-            self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left_s)
+            await membership.wait_for_change(left_s)
 
     def _note_failure(self, member: Member, error: RolloutError) -> None:
         member.failures += 1
-        # It may answer the next request; one that does not answer at all is found out by the watch as well.
+        # It may still answer the next request; the watch also finds servers that do not answer at all.
         is_certain = isinstance(error, UnreachableError | LostWeightsError)
         if member.state == "serving" and (is_certain or member.failures >= _MAX_FAILURES):
-            self._lose(member, str(error))
+            self.membership.lose(member, str(error))

@@ -1,4 +1,4 @@
-"""Keys of rollout servers: made for those that the trainer starts, read from a file for others."""
+"""Keys of rollout servers: random ones for servers that the trainer starts, read from a file for others."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from pathlib import Path
 from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError
 
-_KEY = re.compile(r"[!-~]+")  # what fits into a header
+_KEY = re.compile(r"[!-~]+")  # printable ASCII, so that it fits into a header
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """What a server wants to be shown: one key with requests for tokens, the other with weights and control."""
+    """Keys that a server requires: `api` for sampling, `admin` for weight updates and control."""
 
     api: str | None = field(default=None, repr=False)
     admin: str | None = field(default=None, repr=False)
 
 
 def make_keys() -> ServerKeys:
-    """Fresh random keys. Hexadecimal: SGLang would take a key with a leading dash for an option."""
+    """Make random keys. They are hexadecimal, since SGLang would read a key with a leading dash as an option."""
     return ServerKeys(secrets.token_hex(32), secrets.token_hex(32))
 
 
 def read_keys(path: Path) -> ServerKeys:
-    """Read the keys of servers that somebody else has started.
+    """Read the keys of servers that somebody else started.
 
     Args:
-        path: YAML with api-key, admin-api-key or both, such as SGLang's --config takes; other keys in it are let be.
+        path: YAML file with api-key, admin-api-key or both, as SGLang's --config takes it; other entries are ignored.
 
     Returns:
         The keys.
 
     Raises:
-        ConfigError: others may read the file or own it, or it holds no such keys.
+        ConfigError: other users can read the file or own it, or it holds no such keys.
     """
     named = f"rollout.keys_file {path}"
     try:

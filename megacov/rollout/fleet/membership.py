@@ -1,8 +1,9 @@
-"""Which servers of a fleet serve: they are watched, lost, started anew, given weights, added and drained."""
+"""Which servers of a fleet serve: watching, losing, restarting, updating, adding and draining them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,22 +22,21 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True, eq=False)
 class Membership:
-    """The servers of a fleet. Use it within one event loop, that of the clients.
+    """The servers of a fleet. Use it within the clients' event loop.
 
-    members: at least one; all hold the same weights at the beginning. `wait_ready` has them serve.
-    make_client: for the address of a server that was added or started anew.
-    bring_up_to_date: gives a server the current weights, checks that it has them, and lets it go on. None where that
-        cannot be done between two pushes.
-    check: refuses a server that cannot be used.
-    address_file: names the servers there should be, where that changes.
-    max_restarts: in a row, of one server that this process has started. [restarts]
-    start_timeout_s: until a restarted server must generate, and for which a request waits for any server. [s]
-    watch_s: between two looks at all servers. [s]
-    health_timeout_s: for one sign of health; two missing in a row are too many. [s]
-    versions: of all weights that servers are given, which the owner adds before it gives them. One that holds others
-        has been started anew by somebody else. Nothing is checked while this is empty.
-    receiving: clients of the servers that a push of new weights goes to; the same list always.
-    num_failovers: requests that went on to another server. [requests]
+    members: at least one server; all hold the same weights at the start. `wait_ready` makes them serve.
+    make_client: makes a client for the address of a server that was added or restarted.
+    bring_up_to_date: gives a server the current weights, checks them, and resumes it. None where that is impossible
+        between two pushes.
+    check: refuses an unusable server.
+    address_file: list of the servers there should be, where that changes.
+    max_restarts: restarts in a row of one server that this process started. [restarts]
+    start_timeout_s: deadline for a restarted server to generate, and for any server to serve while a request waits. [s]
+    watch_s: pause between two checks of all servers. [s]
+    health_timeout_s: deadline of one health check; two failures in a row count as a loss. [s]
+    versions: versions of all weights that servers may hold; the owner adds each before a push. A server that holds
+        another version was restarted by somebody else. An empty set turns the check off.
+    receiving: clients of the servers that get the next push; always the same list object.
     """
 
     members: list[Member]
@@ -50,22 +50,21 @@ class Membership:
     health_timeout_s: float = 30.0
     versions: set[str] = field(default_factory=set, init=False)
     receiving: list[RolloutClient] = field(default_factory=list, init=False)
-    num_failovers: int = field(default=0, init=False)
     _retries_of_former: int = field(default=0, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
-        """All serve at the beginning."""
+        """Fill `receiving`."""
         self._note_change()
 
     @property
     def num_retries(self) -> int:
-        """HTTP calls that were sent again, so far."""
+        """HTTP requests sent again so far, those of former members included."""
         return self._retries_of_former + sum(member.client.num_retries for member in self.members)
 
     @property
     def num_restarts(self) -> int:
-        """Times that servers were started anew, so far."""
+        """Restarts of servers so far."""
         return sum(member.restarts for member in self.members)
 
     @property
@@ -78,13 +77,18 @@ class Membership:
         """Clients of the servers that get requests now."""
         return [member.client for member in self.members if member.serves]
 
-    async def wait_ready(self) -> None:
-        """Wait until all servers are well that shall serve from the beginning, `start_timeout_s` at most.
+    @property
+    def busy(self) -> list[RolloutClient]:
+        """Clients of the servers that have requests under way, draining servers included."""
+        return [member.client for member in self.members if member.under_way and member.state == "serving"]
 
-        Those of others that are not by then are lost, as if that came later, unless none is left.
+    async def wait_ready(self) -> None:
+        """Wait until all servers are healthy, `start_timeout_s` at most.
+
+        Servers that this process did not start and that are late are lost, unless all are late.
 
         Raises:
-            RolloutError: no server is well, or one cannot be used, or one that this process has started is not well.
+            RolloutError: no server is healthy, one is unusable, or one that this process started is not healthy.
         """
         waits = (
             wait_until_well(
@@ -99,36 +103,35 @@ class Membership:
         if len(late) == len(self.members) or any(member.server is not None for member in late):
             raise RolloutError(next(iter(late.values())))
         for member, why in late.items():
-            self._lose(member, why)
+            self.lose(member, why)
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Wait until some server changes its state, `timeout_s` at most."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
 
     async def watched(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Look after all servers while something is done.
-
-        Args:
-            work: what is done.
-
-        Returns:
-            Its result.
-        """
+        """Await `work` while all servers are watched, and return its result."""
         working, watch = asyncio.ensure_future(work), asyncio.ensure_future(self._watch())
         try:
             await asyncio.wait({working, watch}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
-                watch.result()  # it ends only by what it raises; without it a request might wait for ever
+                watch.result()  # the watch ends only by raising; without it a request might wait for ever
             return working.result()
         finally:
             working.cancel()
             watch.cancel()
             await asyncio.gather(working, watch, return_exceptions=True)
 
-    async def drop_failed(self, failures: Mapping[Any, RolloutError]) -> bool:
-        """Take servers that did not take new weights out of service; they come back with whole ones, or not at all.
+    async def drop_failed(self, failures: Mapping[RolloutClient, RolloutError]) -> bool:
+        """Take servers out of service that did not take new weights; they come back with a whole update, or never.
 
         Args:
-            failures: client -> why.
+            failures: client of a failed server -> reason.
 
         Returns:
-            Whether a push to those that are left can do better: not if all refused, since a restart mends no refusal.
+            Whether another push to the remaining servers may succeed. Not if all refused: a restart cures no refusal.
         """
         failed = [member for member in self.members if member.client in failures]
         if len(failed) == len(self.receiving) and all(
@@ -136,48 +139,30 @@ class Membership:
         ):
             return False
         for member in failed:
-            self._lose(member, str(failures[member.client]))
+            self.lose(member, str(failures[member.client]))
         return bool(failed) and (bool(self.receiving) or self.may_recover)
 
     async def admit(self) -> None:
-        """After a push that all receiving servers have taken: all of them serve."""
+        """Let all receiving servers serve, after a push that all of them have taken."""
         for member in self.members:
             if member.state == "waiting":
                 self._put_to_service(member)
 
     async def release_lost(self) -> None:
-        """See that no memory is held by servers that this process has started and that receive nothing."""
+        """End the processes of servers that this process started and that receive nothing, to free their memory."""
         for member in self.members:
             await member.release_everything()
-
-    @property
-    def busy(self) -> list[RolloutClient]:
-        """Clients of the servers that have requests under way, those among them that get no more."""
-        return [member.client for member in self.members if member.under_way and member.state == "serving"]
 
     async def aclose(self) -> None:
         """Close the connections."""
         for member in self.members:
             await member.client.aclose()
 
-    async def _unless_lost(self, member: Member, question: Coroutine[Any, Any, Result]) -> Result:
-        """Ask a server something, and stop waiting when it is found lost."""
-        asked = asyncio.ensure_future(question)
-        lost = asyncio.ensure_future(member.lost.wait())
-        try:
-            await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-            raise RolloutError(member.why)
-        finally:
-            for task in (asked, lost):
-                task.cancel()
-            await asyncio.gather(asked, lost, return_exceptions=True)
-
-    def _lose(self, member: Member, why: str) -> None:
+    def lose(self, member: Member, why: str) -> None:
+        """Take a server out of service, and print why."""
         member.lose(why, max_restarts=self.max_restarts)
         self._note_change()
-        if self.receiving or self.may_recover:  # otherwise the error that ends the run says it
+        if self.receiving or self.may_recover:  # otherwise the error that ends the run carries the reason
             print(f"megacov: a rollout server is lost: {member.why}", flush=True)
 
     def _note_change(self) -> None:
@@ -206,7 +191,7 @@ class Membership:
                 try:
                     await self._recover(member)
                 except (RolloutError, WeightSyncError) as error:
-                    self._lose(member, str(error))
+                    self.lose(member, str(error))
             await asyncio.sleep(self.watch_s)
         if member.is_leaving:
             self.members.remove(member)
@@ -214,7 +199,7 @@ class Membership:
             await member.client.aclose()
 
     def _follow(self, addresses: Sequence[str] | None) -> None:
-        """Drain and add servers, so that there are those that should be."""
+        """Drain servers that are no longer listed, and add new ones. None changes nothing."""
         if addresses is None:
             return
         known = {member.client.address: member for member in self.members if not member.is_leaving}
@@ -229,13 +214,13 @@ class Membership:
     async def _examine(self, member: Member) -> None:
         lost = member.lost
         try:
-            await self._unless_lost(member, member.check_health(self.health_timeout_s, self.versions))
+            await member.unless_lost(member.check_health(self.health_timeout_s, self.versions))
         except RolloutError as error:
-            if not lost.is_set():  # found lost by a request meanwhile
-                self._lose(member, str(error))
+            if not lost.is_set():  # a request may have found the loss first
+                self.lose(member, str(error))
 
     async def _recover(self, member: Member) -> None:
-        """Take the next steps back to service. May be cancelled between any two of them, and called again."""
+        """Take the next steps back to service. May be cancelled between any two steps, and called again."""
         if member.server is not None and not await member.has_restarted(
             member.server,
             self.make_client,

@@ -1,4 +1,4 @@
-"""How a server comes to serve: at the beginning of a run, and after it was lost."""
+"""How a server comes to serve: at the start of a run, and after it was lost."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _POLL_S = 0.2
 async def make_well(
     client: RolloutClient, *, check: Check | None, bring_up_to_date: BringUpToDate | None, health_timeout_s: float
 ) -> None:
-    """Have a server generate that was perhaps left paused, or in the middle of an update.
+    """Make a server generate that may have been left paused, or in the middle of an update.
 
     Args:
-        client: of the server, which listens.
-        check: refuses one that cannot be used.
-        bring_up_to_date: gives it the current weights, if there are any, and lets it go on; None leaves that to a push.
-        health_timeout_s: for a sign of health. [s]
+        client: client of a server that listens.
+        check: refuses an unusable server.
+        bring_up_to_date: gives it the current weights, if there are any, and resumes it; None leaves that to a push.
+        health_timeout_s: deadline of the health check. [s]
 
     Raises:
-        RolloutError: it does not generate, or cannot be used.
+        RolloutError: the server does not generate, or is unusable.
     """
     await client.learn_capabilities()
     if check is not None:
         check(client)
-    # First: a server that is paused gives no sign of health.
+    # This comes before the health check, which a paused server fails.
     if bring_up_to_date is not None:
         await bring_up_to_date(client)
     else:
-        await client.abandon_weight_update()
+        await client.weights.abandon()
         await client.resume()
     await client.wait_healthy(health_timeout_s)
 
@@ -46,22 +46,22 @@ async def make_well(
 async def wait_until_well(
     client: RolloutClient, *, check: Check | None, bring_up_to_date: BringUpToDate | None, timeout_s: float
 ) -> str | None:
-    """Try `make_well` again and again, with a server that may not listen yet.
+    """Repeat `make_well` until it succeeds, with a server that may not listen yet.
 
     Args:
-        client: of the server.
-        check: as there.
-        bring_up_to_date: as there.
-        timeout_s: deadline. [s]
+        client: client of the server.
+        check: see `make_well`.
+        bring_up_to_date: see `make_well`.
+        timeout_s: deadline of all attempts together. [s]
 
     Returns:
-        None, or why the server was not well in time.
+        None, or why the server was not healthy in time.
 
     Raises:
-        UnusableServerError: it cannot be used.
-        RefusedError: it refused what the next attempt would ask for again, as with a wrong key.
+        UnusableServerError: the server is unusable.
+        RefusedError: the server refused a call that every attempt needs, for example because of a wrong key.
     """
-    deadline, said = time.monotonic() + timeout_s, "it took too long."
+    deadline, why = time.monotonic() + timeout_s, "it took too long."
     while (left_s := deadline - time.monotonic()) > 0.0:
         try:
             async with asyncio.timeout(left_s):
@@ -70,8 +70,8 @@ async def wait_until_well(
         except (UnusableServerError, RefusedError):
             raise
         except RolloutError as error:
-            said = str(error)
+            why = str(error)
         except TimeoutError:
             break
         await asyncio.sleep(_POLL_S)
-    return f"{client.address} was not ready within {timeout_s:g} s: {said}"
+    return f"{client.address} was not ready within {timeout_s:g} s: {why}"

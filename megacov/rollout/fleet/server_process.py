@@ -1,4 +1,4 @@
-"""Rollout servers as children of this process, and the embedded one among them."""
+"""Rollout servers as child processes: what all have in common, and the embedded server."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from megacov.errors import RolloutError
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
 
 _POLL_S = 0.05
-_TAIL_BYTES = 16 * 1024  # of a log, which may be gigabytes
-_STOP_GRACE_S = 5.0  # a supervisor needs more than a second of it
-# What makes a process a rank; the server is none.
+_TAIL_BYTES = 16 * 1024  # logs may have gigabytes
+_STOP_GRACE_S = 5.0  # a supervisor needs more than a second
+# These variables make a process a rank, which a server must not be.
 _RANK_VARIABLES = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MEGACOV_STORE", PARENT_PID_VARIABLE}
 )
 
 
 class ServerProcess(ABC):
-    """A rollout server while the context lasts: entering waits until it generates, leaving stops it.
+    """A rollout server, as a context: entering waits until it generates, leaving stops it.
 
-    It also ends when this process does. Start it on a thread that lives as long as the process, normally the main
-    thread: see `die_with_parent`.
+    The server also ends with this process. Start it on a thread that lives as long as the process, normally the main
+    thread; `die_with_parent` explains why.
     """
 
     def __init__(self, name: str, log_path: Path, start_timeout_s: float) -> None:
-        """Note what all servers have.
+        """Start nothing yet.
 
         Args:
-            name: for messages, such as "embedded server".
-            log_path: gets all output of the server; its folder must exist.
-            start_timeout_s: seconds from entering the context until the server must generate.
+            name: name in messages, such as "embedded server".
+            log_path: log file for all output of the server; its folder must exist.
+            start_timeout_s: deadline from entering the context until the server must generate. [s]
         """
         self.name = name
         self.address = ""
@@ -52,24 +52,24 @@ class ServerProcess(ABC):
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process and come back at once; whoever calls this must enter the context or call `stop`.
+        """Start the process and return at once; the caller must enter the context or call `stop`.
 
-        After `stop` it may be started again, perhaps under another address. A log that is there goes on.
+        After `stop` the server may be started again, perhaps at another address. Its log is appended to.
 
         Raises:
-            RolloutError: it could not even be tried.
+            RolloutError: the process cannot be started.
         """
         if self.pid is None:
             self._process = self._launch()
 
     def __enter__(self) -> Self:
-        """Start the server if that has not been done, and wait until it generates.
+        """Start the server if `start` has not, and wait until it generates.
 
         Returns:
             Itself, with `address` set.
 
         Raises:
-            RolloutError: if it ended, or took too long; it is stopped then.
+            RolloutError: the server ended or took too long; it is stopped then.
         """
         self.start()
         self.wait_ready(time.monotonic() + self._start_timeout_s)
@@ -82,13 +82,13 @@ class ServerProcess(ABC):
         self.stop()
 
     def wait_ready(self, deadline: float) -> None:
-        """Wait until a server that was started generates.
+        """Wait until a started server generates.
 
         Args:
-            deadline: on the monotonic clock.
+            deadline: time on the monotonic clock. [s]
 
         Raises:
-            RolloutError: if it ended, or took too long; it is stopped then.
+            RolloutError: the server ended or took too long; it is stopped then.
         """
         is_ready = False
         try:
@@ -103,10 +103,10 @@ class ServerProcess(ABC):
                 self.stop()
 
     def check_alive(self) -> None:
-        """Raise if the server has ended.
+        """Check that the server has not ended.
 
         Raises:
-            RolloutError: with the last line of its log.
+            RolloutError: the server has ended; the message quotes the last line of its log.
         """
         if self._process is not None and self._process.poll() is not None:
             raise RolloutError(
@@ -115,22 +115,18 @@ class ServerProcess(ABC):
             )
 
     def stop(self) -> None:
-        """End the server, if it runs."""
+        """Stop the server, if it runs."""
         if self._process is not None:
             stop_processes([self._process], _STOP_GRACE_S)
             self._clean_up()
 
     @abstractmethod
     def look_for_address(self) -> bool:
-        """Set `address`, once the server knows its port.
-
-        Returns:
-            Whether it does.
-        """
+        """Set `address` as soon as the server has a port; returns whether it has one."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Remove what was needed for the start alone, now that the server generates."""
+        """Remove what only the start needed; called once the server generates."""
 
     @abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -138,7 +134,7 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def _clean_up(self) -> None:
-        """Remove what the server needed beside its log."""
+        """Remove everything the server needed except its log."""
 
     def _wait_healthy(self, deadline: float) -> None:
         with httpx.Client(trust_env=False) as http:
@@ -177,19 +173,19 @@ class EmbeddedServer(ServerProcess):
         deterministic: bool = False,
         start_timeout_s: float = 120.0,
     ) -> None:
-        """Note what to start.
+        """Start nothing yet.
 
         Args:
             model_path: Hugging Face model folder.
-            log_path: gets all output of the server; its folder must exist. The port stands beside it, in `.port`.
+            log_path: log file for all output of the server; its folder must exist. The port file `.port` is beside it.
             host: address to listen on.
-            port: 0 takes a free one.
-            dtype: of the weights in memory: auto, float32 or bfloat16.
+            port: port to listen on; 0 takes a free one.
+            dtype: type of the weights in memory: auto, float32 or bfloat16.
             num_threads: threads of one torch operation.
-            random_seed: of the sampled tokens.
-            max_running_requests: completions that are generated at a time.
-            deterministic: one request at a time, so that equal seeds give equal bits.
-            start_timeout_s: seconds from entering the context until the server must generate.
+            random_seed: seed of the sampled tokens.
+            max_running_requests: largest number of completions generated at a time.
+            deterministic: run one request at a time, so that equal seeds give equal bits.
+            start_timeout_s: deadline from entering the context until the server must generate. [s]
         """
         super().__init__("embedded server", log_path, start_timeout_s)
         self._options = {
@@ -214,7 +210,7 @@ class EmbeddedServer(ServerProcess):
         command += self._switches
         environment = environment_without_rank() | {"OMP_NUM_THREADS": str(self._num_threads)}
         with self._log_path.open("ab") as log:
-            # A session of its own, so that Ctrl-C in the terminal does not end it before the trainer is done with it.
+            # A session of its own: Ctrl-C in the terminal must not end the server before the trainer has finished.
             return subprocess.Popen(
                 command,
                 env=environment,
@@ -225,25 +221,21 @@ class EmbeddedServer(ServerProcess):
             )
 
     def look_for_address(self) -> bool:
-        """Read the port file.
-
-        Returns:
-            Whether the server has written it.
-        """
+        """Read the port file; returns whether the server has written it."""
         if not self._port_file.exists():
             return False
         self.address = f"http://{self._options['host']}:{int(self._port_file.read_text(encoding='ascii'))}"
         return True
 
     def settle(self) -> None:
-        """Nothing: the port file is wanted by whoever else looks for the server."""
+        """Keep everything: other programs may look for the server in the port file."""
 
     def _clean_up(self) -> None:
         self._port_file.unlink(missing_ok=True)
 
 
 def environment_without_rank() -> dict[str, str]:
-    """The environment of this process, for a child that is no rank."""
+    """This process's environment without the variables that would make a child a rank."""
     return {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
 
 

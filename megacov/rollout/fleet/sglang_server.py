@@ -1,4 +1,4 @@
-"""SGLang servers that the trainer starts for itself, as processes of this machine."""
+"""SGLang servers that the trainer starts on its own machine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from megacov.rollout.fleet.server_process import ServerProcess, environment_with
 
 Option = str | int | float | bool | Sequence[str | int | float]
 
-_KEYS_FILE = "keys.yaml"  # SGLang takes no other suffix
+_KEYS_FILE = "keys.yaml"  # SGLang accepts no other suffix
 
 
 class SglangServer(ServerProcess):
     """One SGLang server with all its processes.
 
-    A supervisor stands between it and this process, so that nothing of it is left behind whichever of them is killed.
-    Keys reach SGLang by a file that only this user may read, in a folder that is removed with the server; the file goes
-    as soon as the server generates. They stand in no command line and in no environment. SGLang writes them to its log,
-    which therefore is readable for this user only.
+    A supervisor process between the two makes sure that no server process survives, whichever of them is killed. SGLang
+    reads its keys from a file that only this user may read, in a folder that is removed with the server; the file is
+    removed as soon as the server generates. Keys are in no command line and no environment. SGLang writes them to its
+    log, so only this user may read that too.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class SglangServer(ServerProcess):
         random_seed: int = 0,
         start_timeout_s: float = 600.0,
     ) -> None:
-        """Note what to start.
+        """Start nothing yet.
 
         Args:
             model_path: Hugging Face model folder.
-            number: of the server among those of the job, from 0.
-            keys: of the job.
-            log_path: gets all output of the server; its folder must exist.
-            command: starts SGLang, before its options.
-            arguments: further options of SGLang's, without their dashes; true is an option alone, false none at all.
+            number: index of the server within the job, from 0.
+            keys: keys of the job's servers.
+            log_path: log file for all output of the server; its folder must exist.
+            command: command that starts SGLang, to which options are appended.
+            arguments: further SGLang options without their dashes; true is a flag, false leaves the option out.
             environment: variables that differ from those of this process.
             host: address to listen on.
-            dtype: of weights and activations.
-            random_seed: of the sampled tokens, as far as SGLang follows it.
-            start_timeout_s: seconds from entering the context until the server must generate.
+            dtype: type of weights and activations.
+            random_seed: seed of the sampled tokens, as far as SGLang follows it.
+            start_timeout_s: deadline from entering the context until the server must generate. [s]
         """
         super().__init__(f"SGLang server {number}", log_path, start_timeout_s)
         self._options: dict[str, Option] = {
@@ -86,11 +86,11 @@ class SglangServer(ServerProcess):
         port = self._reserved.getsockname()[1]
         shown_host = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"http://{shown_host}:{port}"
-        self._folder = Path(tempfile.mkdtemp(prefix="megacov-server-"))  # for this user only
+        self._folder = Path(tempfile.mkdtemp(prefix="megacov-server-"))  # readable by this user only
         keys = self._folder / _KEYS_FILE
         _write_privately(keys, json.dumps({"api-key": self._keys.api, "admin-api-key": self._keys.admin}))
         command = [*self._command, "--config", str(keys), *_as_arguments(self._options | {"port": port})]
-        # SGLang keeps the sockets between its processes in the folder for temporary files.
+        # SGLang keeps the sockets between its processes in TMPDIR.
         environment = {**self._environment, "TMPDIR": str(self._folder)}
         _write_privately(
             self._folder / COMMAND_FILE, json.dumps({"command": command, "environment": environment}, indent=2)
@@ -103,15 +103,11 @@ class SglangServer(ServerProcess):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C does not end it before the trainer is done with it
+                start_new_session=True,  # Ctrl-C must not end the server before the trainer has finished
             )
 
     def look_for_address(self) -> bool:
-        """Known since the launch.
-
-        Returns:
-            True.
-        """
+        """Return True: the address is known from the start."""
         return True
 
     def _clean_up(self) -> None:
@@ -122,7 +118,7 @@ class SglangServer(ServerProcess):
 
 
 def _reserve_port(host: str) -> socket.socket:
-    """Bind a free port without listening: nobody else is given it, and SGLang, which reuses addresses, can take it."""
+    """Bind a free port without listening: other programs cannot get it, but SGLang can, as it reuses addresses."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     reserved = socket.socket(family, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,7 +148,7 @@ def _as_arguments(options: Mapping[str, Option]) -> list[str]:
 
 def _open_privately(path: Path, flag: int) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600)
-    os.fchmod(descriptor, 0o600)  # of a file that was there before
+    os.fchmod(descriptor, 0o600)  # the file may have existed with another mode
     return descriptor
 
 

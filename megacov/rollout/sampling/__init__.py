@@ -1,1 +1,1 @@
-"""Groups of judged samples from a fleet, whole or carried over from the step before."""
+"""Groups of judged samples from a fleet, sampled in one batch or carried over from the previous one."""

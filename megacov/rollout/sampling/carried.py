@@ -1,4 +1,4 @@
-"""What a rollout phase leaves for the next one: groups with completions that are finished, begun, or not begun."""
+"""What a rollout batch leaves for the next one: groups whose completions are finished, begun, or not begun."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from megacov.types import Completion, FinishReason, Prompt, VersionSpan
 DecodeTokens = Callable[[Sequence[int]], str]
 
 NOT_BEGUN = Completion(token_ids=(), log_probs=(), text="", finish_reason="abort", version_spans=())
-"""A completion without a token; like every one that ends in "abort" it is to be gone on with."""
+"""A completion without a token; like all completions that end in "abort", it is to be continued."""
 
 
 @dataclass(frozen=True, slots=True)
 class CarriedGroup:
-    """A prompt and what there is of its completions."""
+    """A prompt and its completions so far."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
 
 
 def unchecked_token_dropped(completion: Completion, *, decode: DecodeTokens) -> Completion:
-    """What may be gone on with of a completion that a server has given up.
+    """Drop the last token of an aborted completion before it is continued.
 
-    SGLang does not look whether the last token ends such a completion, or is the last that fits. Drawing it again
-    changes no probability.
+    SGLang does not check whether that token ends the completion, or is the last that fits. Drawing it again changes no
+    probability.
 
     Args:
-        completion: of one request.
-        decode: token ids to text without special tokens, as the server does it.
+        completion: a server's completion.
+        decode: turns token ids into text without special tokens, as the server does.
 
     Returns:
-        All but the last token if it ends in "abort", else the completion itself.
+        All but the last token if the completion ends in "abort", else the completion itself.
     """
     if completion.finish_reason != "abort" or not completion.token_ids:
         return completion
@@ -50,14 +50,14 @@ def unchecked_token_dropped(completion: Completion, *, decode: DecodeTokens) -> 
 
 
 def join(piece: Completion, rest: Completion, *, decode: DecodeTokens, stop: Sequence[str]) -> Completion:
-    """One completion from a piece and what the server made of prompt and piece together.
+    """Join a piece with its continuation.
 
-    The server looks for stop texts in its own tokens alone, so one that begins in the piece is found here.
+    The server looks for stop texts only in tokens that it made, so stop texts that begin in the piece are found here.
 
     Args:
-        piece: ends in "abort".
-        rest: the tokens behind it.
-        decode: token ids to text without special tokens, as the server does it.
+        piece: completion that ends in "abort".
+        rest: the server's completion of prompt and piece.
+        decode: turns token ids into text without special tokens, as the server does.
         stop: texts that end a completion.
 
     Returns:
@@ -81,8 +81,8 @@ def join(piece: Completion, rest: Completion, *, decode: DecodeTokens, stop: Seq
 
 
 def _end_of_stop(ids: Sequence[int], begins: int, *, decode: DecodeTokens, stop: Sequence[str]) -> int | None:
-    """Where a stop text ends that has tokens on both sides; None if there is none."""
-    # A token is at least one byte, so this many tokens hold every stop text that the last of them completes.
+    """Where the first stop text ends that spans piece and continuation; None if there is none."""
+    # Every token is at least one byte, so this many tokens contain any stop text that the last of them completes.
     reach = max((len(text.encode()) for text in stop), default=0)
     for end in range(begins + 1, min(len(ids), begins + reach - 1) + 1):
         tail = decode(ids[max(0, end - reach) : end])
@@ -92,12 +92,12 @@ def _end_of_stop(ids: Sequence[int], begins: int, *, decode: DecodeTokens, stop:
 
 
 def _text(ids: Sequence[int], reason: FinishReason, *, decode: DecodeTokens, stop: Sequence[str]) -> str:
-    """As a server gives it: without what ended it. Texts of pieces do not add up where a character has two tokens."""
+    """Decode as a server does, without what ended it. Joining texts would break characters of several tokens."""
     text = decode(ids)
     if reason != "stop":
         return text
     places = [text.index(each) for each in stop if each in text]
-    return text[: min(places)] if places else decode(ids[:-1])  # the last token ended it
+    return text[: min(places)] if places else decode(ids[:-1])  # the last token is a stop token
 
 
 def _join_spans(
@@ -115,39 +115,17 @@ def _join_spans(
 
 
 def is_too_old(completion: Completion, *, oldest: int) -> bool:
-    """Whether a token comes from weights that are too old.
-
-    Args:
-        completion: with numbers for weight versions.
-        oldest: version that is just new enough.
-
-    Returns:
-        False if there is no token.
-    """
+    """Whether a token comes from weights older than version `oldest`; False if there is no token."""
     return any(int(span.version) < oldest for span in completion.version_spans)
 
 
 def dump_carried(groups: Iterable[CarriedGroup]) -> str:
-    """Groups as text.
-
-    Args:
-        groups: in their order.
-
-    Returns:
-        One JSON object a line.
-    """
+    """Write groups as text, one JSON object a line."""
     return "".join(f"{json.dumps(asdict(group))}\n" for group in groups)
 
 
 def load_carried(text: str) -> tuple[CarriedGroup, ...]:
-    """Groups from what `dump_carried` made of them.
-
-    Args:
-        text: one JSON object a line.
-
-    Returns:
-        The same groups, to the bit.
-    """
+    """Read groups from the text of `dump_carried`; log-probs are equal to the bit."""
     return tuple(_group(json.loads(line)) for line in text.splitlines())
 
 

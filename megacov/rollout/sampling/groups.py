@@ -1,10 +1,10 @@
-"""What becomes of prompts on their way to samples: judged groups, and what is counted."""
+"""From prompts to samples: judged groups, and what is counted on the way."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from megacov.rollout.sampling.carried import CarriedGroup
@@ -13,9 +13,9 @@ from megacov.types import Completion, Prompt, Sample
 
 @dataclass(slots=True)
 class SamplingReport:
-    """What happened on the way to the groups. Counts of completions unless they say otherwise.
+    """Counts of one batch, in completions unless a comment names another unit.
 
-    `aborted` and `wrong_version` were sampled again; the others are among the kept or dropped samples.
+    `aborted` and `wrong_version` completions were sampled again; the others are among the kept or dropped samples.
     """
 
     retries: int = 0  # of HTTP calls
@@ -26,18 +26,18 @@ class SamplingReport:
     aborted: int = 0
     wrong_version: int = 0
     truncated: int = 0  # ended by the length limit
-    empty: int = 0  # no token
-    carried: int = 0  # finished or begun, for the next phase
-    continued_tokens: int = 0  # of an earlier phase, in completions that were gone on with
-    stale_dropped: int = 0  # begun under weights that are too old by now, and sampled anew
+    empty: int = 0  # without a token
+    carried: int = 0  # finished or begun, left for the next batch
+    continued_tokens: int = 0  # tokens from earlier batches in completions that were continued
+    stale_dropped: int = 0  # begun under weights that are too old by now, and sampled again
 
 
 @dataclass(frozen=True, slots=True)
 class SampledGroups:
     """Samples in the order of their groups, numbered from 0 in the order of the prompts.
 
-    `dropped` are samples of groups that dynamic filtering left out; their groups are numbered on from there. `carried`
-    is for the next phase of partial rollouts.
+    dropped: samples of the groups that dynamic filtering left out, numbered after the kept groups.
+    carried: groups left for the next batch of partial rollouts.
     """
 
     samples: list[Sample]
@@ -56,18 +56,18 @@ class JudgedGroup:
 
     @property
     def rewards_differ(self) -> bool:
-        """Whether some advantage is not zero, so that the group teaches something."""
+        """Whether some advantage is not zero, so that the group has a gradient."""
         return len(set(self.rewards)) > 1
 
     def samples(self, number: int) -> list[Sample]:
-        """The samples of the group, under this number."""
+        """The group's samples, with `number` as their group."""
         return [
             Sample(prompt=self.prompt, completion=completion, group=number, reward=reward)
             for completion, reward in zip(self.completions, self.rewards, strict=True)
         ]
 
     def count(self, report: SamplingReport) -> None:
-        """Add what is to be counted of its completions."""
+        """Add the group's completions to the report."""
         report.truncated += sum(completion.finish_reason == "length" for completion in self.completions)
         report.empty += sum(not completion.token_ids for completion in self.completions)
         if self.rewards and not self.rewards_differ:
@@ -77,7 +77,13 @@ class JudgedGroup:
 
 @dataclass(frozen=True, slots=True)
 class SamplingCall:
-    """What one call of `sample_groups` is about."""
+    """One call of a sampler.
+
+    expected_version: weight version that every new token must come from.
+    seed: seed of the call; None sends no seeds.
+    on_group: called after each group, for a progress bar.
+    slots: limits the prompts under way.
+    """
 
     report: SamplingReport
     expected_version: str
@@ -86,8 +92,34 @@ class SamplingCall:
     slots: asyncio.Semaphore
 
     def seed_of(self, *place: int) -> int | None:
-        """A seed of 63 bits for one request: the number of its prompt in this call, which attempt it is, and so on."""
+        """A 63-bit seed for one request, from its place: the number of its prompt in this call, its attempt, ..."""
         if self.seed is None:
             return None
         digest = hashlib.blake2b("/".join(map(str, (self.seed, *place))).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
+
+
+def number_groups(
+    kept: Sequence[JudgedGroup],
+    dropped: Sequence[JudgedGroup],
+    report: SamplingReport,
+    carried: Iterable[CarriedGroup] = (),
+) -> SampledGroups:
+    """Number the groups, kept ones first.
+
+    Args:
+        kept: groups to train on.
+        dropped: groups that dynamic filtering left out.
+        report: counts of the call.
+        carried: groups left for the next batch.
+
+    Returns:
+        The samples of all groups.
+    """
+    numbered = [group.samples(number) for number, group in enumerate([*kept, *dropped])]
+    return SampledGroups(
+        samples=[sample for samples in numbered[: len(kept)] for sample in samples],
+        dropped=[sample for samples in numbered[len(kept) :] for sample in samples],
+        report=report,
+        carried=tuple(carried),
+    )

@@ -1,1 +1,1 @@
-"""Rollouts as the trainer sees them: rank 0 talks to the servers, every rank receives the same batch."""
+"""Rollouts on the trainer's side: rank 0 talks to the servers, and every rank receives the same batch."""

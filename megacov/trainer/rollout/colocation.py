@@ -1,4 +1,4 @@
-"""Rollout servers on the trainer's own GPUs: they hold memory only while they are needed."""
+"""Rollout servers on the trainer's own GPUs, which hold memory only while they are needed."""
 
 from __future__ import annotations
 
@@ -17,66 +17,61 @@ _POLL_S = 0.1
 
 
 class LentMemory:
-    """What the servers have given back for the trainer to compute in. Use it within the clients' event loop.
+    """GPU memory that the servers have freed for the trainer. Use it within the clients' event loop.
 
-    A step: weights are taken back and replaced, everything else is taken back, samples are drawn, all is given back. So
-    servers never hold keys and values beside the weights that are on their way.
+    In a step, servers first allocate memory for their weights, which a push then fills, and next everything else. They
+    sample, and then free all of it. So servers never hold keys and values while weights are on their way.
     """
 
     def __init__(self, clients: Sequence[RolloutClient]) -> None:
-        """All servers hold everything.
+        """Assume that all servers hold everything.
 
         Args:
-            clients: one per server; those that are in it when something is asked for.
+            clients: one client per server; each call goes to the clients in the list at that time.
         """
         self._clients = clients
         self._given: dict[RolloutClient, set[str]] = {}
 
     async def give(self) -> None:
-        """Have all servers give back everything. They are paused from then on, until a push has them go on.
+        """Have all servers free everything. They stay paused until the next push resumes them.
 
         Raises:
-            ServersFailedError: one did not.
+            ServersFailedError: a server did not free its memory.
         """
         await on_every_server(self._clients, self._give)
 
     async def take_weights(self) -> None:
-        """Let servers have memory for their weights, whose content is undefined until the next push.
+        """Let servers allocate memory for their weights, whose content is undefined until the next push.
 
         Raises:
-            ServersFailedError: one could not have it.
+            ServersFailedError: a server could not allocate it.
         """
         await on_every_server(self._clients, lambda client: self._take(client, (WEIGHTS,)))
 
     async def take_everything_else(self) -> None:
-        """Let servers have memory for what they generate with.
+        """Let servers allocate the rest of what they need to generate.
 
         Raises:
-            ServersFailedError: one could not have it.
+            ServersFailedError: a server could not allocate it.
         """
         await on_every_server(self._clients, lambda client: self._take(client, _EVERYTHING_ELSE))
 
-    def forget(self, clients: Iterable[object]) -> None:
-        """Expect nothing of servers that are lost: one that is started anew has given nothing.
-
-        Args:
-            clients: of the servers.
-        """
+    def forget(self, clients: Iterable[RolloutClient]) -> None:
+        """Forget what lost servers had freed: a restarted server holds everything."""
         for client in clients:
-            if isinstance(client, RolloutClient):
-                self._given.pop(client, None)
+            self._given.pop(client, None)
 
     async def _give(self, client: RolloutClient) -> None:
         if client not in self._given:
-            # SGLang's scheduler ends itself where it is asked for memory with anything under way: a batch ahead, or the
-            # token by which it shows its health. Requests that come now wait for the end of the pause.
+            # SGLang's scheduler aborts when it is asked to free memory with work pending, such as a prefetched batch or
+            # a health check. Requests that arrive from now on wait for the end of the pause.
             await client.pause("abort")
             await _wait_until_idle(client)
             await client.release_memory()
             self._given[client] = {WEIGHTS, *_EVERYTHING_ELSE}
 
     async def _take(self, client: RolloutClient, tags: Sequence[str]) -> None:
-        # A server that was started anew has given nothing.
+        # A restarted server has freed nothing.
         given = self._given.get(client, set())
         wanted = [tag for tag in tags if tag in given]
         if wanted:
@@ -87,7 +82,7 @@ class LentMemory:
 
 
 async def _wait_until_idle(client: RolloutClient) -> None:
-    """A server that is not idle refuses to drop its cache."""
+    """Wait until the server drops its cache, which it refuses while it has work."""
     deadline = time.monotonic() + _IDLE_TIMEOUT_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Samples in and weights out, as seen from every rank: rank 0 talks to the servers, all receive the same batch."""
+"""Samples in and weights out, on every rank: rank 0 talks to the servers, and all ranks receive the same batch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.state import TrainState
 from megacov.types import RolloutBatch
 
-_MAX_PUSHES = 4  # of the same weights, each to the servers that the last one has left
+_MAX_PUSHES = 4  # of the same weights, each to the servers that are left
 
 
 class RolloutExchange:
-    """The rollout of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all."""
+    """The rollouts of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all ranks.
+
+    is_under_way: whether a batch has begun; equal on every rank.
+    """
 
     def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
-        """Hold what rank 0 works with. `is_under_way` says on every rank whether a batch was begun.
+        """Begin nothing yet.
 
         Args:
-            groups: of this rank.
-            worker: on rank 0; None elsewhere.
+            groups: process groups of this rank.
+            worker: the worker on rank 0, None on other ranks.
         """
         assert (worker is not None) == (groups.world_rank == 0)
         self._groups = groups
@@ -42,18 +45,18 @@ class RolloutExchange:
         self.is_under_way = False
 
     def push_weights(self, policy: Policy, *, version: int) -> None:
-        """Give the current weights to the rollout servers, if they do not have them.
+        """Push the current weights to the rollout servers, if they do not have them.
 
-        Where some servers are lost meanwhile, again to those that are left.
+        If servers are lost during a push, it is repeated to those that are left.
 
         Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`.
 
         Args:
-            policy: the policy.
-            version: name of these weights.
+            policy: source of the weights.
+            version: version of the weights.
 
         Raises:
-            WeightSyncError: no server took them; raised on every rank.
+            WeightSyncError: no server took the weights; raised on every rank.
         """
         if self._pushed == version:
             return
@@ -73,14 +76,14 @@ class RolloutExchange:
         try:
             self._failure = self._rank_zero.push_weights(weights, version=version) or ""
         finally:
-            _exhaust(weights)  # the other ranks take part in gathering them to the end
+            _exhaust(weights)  # the other ranks gather to the end, so rank 0 must too
 
     def begin(self, state: TrainState, *, step: int) -> None:
-        """Begin to sample and judge a rollout batch, from the weights that were pushed last. Comes back at once.
+        """Begin to sample and judge a rollout batch from the weights that were pushed last; returns at once.
 
         Args:
-            state: where the run stands.
-            step: that will be trained on the batch, from 0.
+            state: progress of the run.
+            step: step that will train on the batch, from 0.
         """
         assert not self.is_under_way and self._pushed is not None
         self.is_under_way = True
@@ -90,36 +93,36 @@ class RolloutExchange:
     def collect(self, state: TrainState) -> tuple[RolloutBatch, dict[str, float]] | None:
         """Wait for the rollout batch that was begun.
 
-        Collectives: control: `on_rank_zero`, `from_rank_zero`; then, of a batch, `broadcast_tensor` of each tensor of
-        it and `from_rank_zero` of metrics and data position.
+        Collectives, on the control group: `on_rank_zero`, `from_rank_zero`; then, if there is a batch,
+        `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
 
         Args:
-            state: where the run stands; its data position is advanced here.
+            state: progress of the run; this advances its data position.
 
         Returns:
             The batch on the CPU and its metrics, equal on all ranks. None if the weights must be pushed again and the
-            batch be begun anew, because only servers are left that were lost since the last push.
+            batch begun again, because all servers that are left were lost since the last push.
 
         Raises:
-            RolloutError: no full batch could be had; raised on every rank.
+            RolloutError: the servers gave no full batch; raised on every rank.
             RewardError: a reward is not a finite number; raised on every rank.
-            LeaveRequested: interrupted, on every rank; the state is as before.
+            LeaveRequested: `interrupt` was called; raised on every rank, with the state unchanged.
         """
         self.is_under_way = False
-        told: dict[str, Any]
+        received: dict[str, Any]
         collected = on_rank_zero(lambda: self._collect(state), self._groups)
         if not from_rank_zero(collected is not None, self._groups):
             self._pushed = None
             return None
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
-        told = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
-        told = from_rank_zero(told, self._groups)
-        state.prompt_position = told["position"]
-        return batch, told["metrics"]
+        received = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
+        received = from_rank_zero(received, self._groups)
+        state.prompt_position = received["position"]
+        return batch, received["metrics"]
 
     @property
     def carried(self) -> tuple[CarriedGroup, ...]:
-        """What partial rollouts have left behind the last batch, on rank 0; nothing elsewhere."""
+        """Groups that the last batch of partial rollouts left unfinished, on rank 0; empty on other ranks."""
         return () if self._worker is None else self._worker.carried
 
     @carried.setter
@@ -139,7 +142,7 @@ class RolloutExchange:
         return collected
 
     def interrupt(self) -> None:
-        """Have a batch under way given up; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
+        """Give up the batch under way; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
         if self._worker is not None:
             self._worker.interrupt()
 
@@ -150,8 +153,8 @@ class RolloutExchange:
 
 
 def _when_wanted(weights: Iterator[tuple[str, Tensor]], groups: ParallelGroups) -> Iterator[tuple[str, Tensor]]:
-    """Weights that are gathered from when rank 0 asks for the first: it may have to wait for servers until then."""
-    from_rank_zero("now", groups)  # on the control group, which has the patience for that
+    """Gather weights from the moment that rank 0 asks for the first: it may first have to wait for servers."""
+    from_rank_zero("now", groups)  # on the control group, whose deadline allows for that wait
     yield from weights
 
 

@@ -14,27 +14,27 @@ import torch
 
 Result = TypeVar("Result")
 
-# A verifier that does not come back holds up the loop, but not the end of the process: the thread is a daemon.
+# A verifier that hangs blocks the loop, but not the end of the process, since the thread is a daemon.
 _CLOSE_TIMEOUT_S = 3.0
 
 
 class LoopThread:
-    """Runs coroutines beside whatever the thread does that owns it. Signals stay with the main thread.
+    """Runs coroutines while the owner's thread does something else. Signals stay with the main thread.
 
-    The thread lives until `close`: servers that are started on it may be children that end with the thread.
+    The thread lives until `close`, because servers started on it may be children that end with the thread.
     """
 
     def __init__(self) -> None:
         """Start the thread."""
         self._loop = asyncio.new_event_loop()
-        # CUDA has a current device for each thread.
+        # Each thread has its own current CUDA device.
         self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
         self._is_closing = False
         self._thread = threading.Thread(target=self._serve, name="rollout", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Nothing to do: it runs."""
+        """Return itself; the thread already runs."""
         return self
 
     def __exit__(
@@ -44,45 +44,30 @@ class LoopThread:
         self.close()
 
     def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Begin something and come back at once.
-
-        Args:
-            work: what is done.
-
-        Returns:
-            Its result, when there is one.
-        """
+        """Start a coroutine and return at once with a future of its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, Result], *, timeout_s: float | None = None) -> Result:
-        """Do something and wait for it. An exception that a signal raises meanwhile does not end the work.
+        """Run a coroutine and wait for it. An exception from a signal handler ends the wait, but not the work.
 
         Args:
-            work: what is done.
-            timeout_s: of the wait; None where the work has deadlines of its own.
+            work: coroutine for the loop's thread.
+            timeout_s: deadline of the wait; None where the work has its own deadlines. [s]
 
         Returns:
-            Its result.
+            The coroutine's result.
 
         Raises:
-            TimeoutError: it took longer.
+            TimeoutError: the work took longer; it goes on.
         """
         return self.start(work).result(timeout_s)
 
     def cancel(self, task: asyncio.Task[Any]) -> None:
-        """Cancel a task of the loop. For signal handlers too: it takes no lock.
-
-        Args:
-            task: it may have ended.
-        """
+        """Cancel a task of the loop, which may have ended. Signal handlers may call this: it takes no lock."""
         self._loop.call_soon_threadsafe(task.cancel)
 
     def cancel_all(self) -> bool:
-        """End all work, and wait until it has ended.
-
-        Returns:
-            Whether it has, in good time.
-        """
+        """Cancel all work and wait for its end; returns False if that takes too long."""
         try:
             self.run(_cancel_others(), timeout_s=_CLOSE_TIMEOUT_S)
         except TimeoutError:
@@ -102,7 +87,7 @@ class LoopThread:
         if self._device is not None:
             torch.cuda.set_device(self._device)
         while not self._is_closing:
-            # What a verifier may raise; whoever waits for the result gets it, if the loop goes on.
+            # A verifier may raise SystemExit; the caller that waits for its result gets it if the loop continues.
             with contextlib.suppress(SystemExit):
                 self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())

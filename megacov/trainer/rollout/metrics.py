@@ -1,4 +1,4 @@
-"""What a rollout was like, in numbers."""
+"""Metrics of a rollout batch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from megacov.rollout import SampledGroups
 
 
 def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
-    """Of everything sampled and judged, dropped groups included, unless a tag says otherwise.
+    """Compute the metrics of a batch, over kept and dropped groups unless a tag's description differs.
 
     Args:
-        groups: of one rollout.
-        version: of the weights that are trained on them.
+        groups: samples of one batch.
+        version: version of the weights trained on them.
 
     Returns:
-        `reward/*`, `rollout/*` and an entropy, those apart that a fleet counts.
+        `reward/*`, `rollout/*` and an entropy, except what the fleet counts.
     """
     report, sampled = groups.report, [*groups.samples, *groups.dropped]
     rewards = torch.tensor([sample.reward for sample in sampled], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The rollout servers of a run: those it starts for itself, and all of them as a fleet."""
+"""The rollout servers of a run: those that the trainer starts, and all of them as a fleet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from megacov.rollout import (
     EmbeddedServer,
     Fleet,
     Member,
+    Membership,
     RolloutClient,
     ServerKeys,
     ServerProcess,
@@ -20,18 +21,17 @@ from megacov.rollout import (
     read_keys,
 )
 
-_SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs of neighbouring seeds sample apart
+_SEEDS_PER_RUN = 1_009  # more than there are servers, so that runs with neighbouring seeds share no server seed
 
 _CONTROL_CONNECTIONS = 8
-_OPEN_FILES = 65_536  # as many as SGLang allows itself
+_OPEN_FILES = 65_536  # the limit that SGLang sets for itself
 _OTHER_FILES = 256
 
 
 def allow_open_files(config: RunConfig) -> None:
-    """Let this process have a connection for each request under way: what it lacks would look like lost servers.
+    """Allow this process one connection per request; refused connections would look like lost servers.
 
-    Args:
-        config: of the run.
+    A hard limit that is too low is reported on stdout.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _OPEN_FILES:
@@ -48,16 +48,16 @@ def allow_open_files(config: RunConfig) -> None:
 
 
 def find_keys(config: RunConfig) -> ServerKeys:
-    """Keys of the servers.
+    """Make keys for servers that the trainer starts, or read those of other servers.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
 
     Returns:
-        Fresh ones for servers that are to be started, those of the file for others.
+        The keys; none where no file names any.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the keys file is unusable.
     """
     if config.rollout.keys_file is not None:
         return read_keys(config.rollout.keys_file)
@@ -65,15 +65,15 @@ def find_keys(config: RunConfig) -> ServerKeys:
 
 
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
-    """What is to be started; nothing is started here.
+    """Make the servers that the trainer starts, without starting them.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        keys: of the run.
+        config: the run's configuration.
+        folder: run folder, for logs.
+        keys: keys of the servers.
 
     Returns:
-        No server where the addresses of running ones are given.
+        The servers; none where addresses of running servers are given.
     """
     if config.rollout.engine == "embedded":
         return [_embedded(config, folder)]
@@ -89,21 +89,21 @@ def make_fleet(
     bring_up_to_date: Callable[[RolloutClient], Awaitable[None]] | None,
     check: Callable[[RolloutClient], None] | None = None,
 ) -> Fleet:
-    """All servers.
+    """Make the fleet of all servers.
 
     Args:
-        config: of the run.
-        servers: what `make_servers` made.
-        keys: of the run.
+        config: the run's configuration.
+        servers: servers from `make_servers`, started.
+        keys: keys of the servers.
         vocab_size: rows of the model's embedding.
-        bring_up_to_date: gives a server that was lost the current weights; None leaves that to the next push.
-        check: refuses a server that cannot be used.
+        bring_up_to_date: gives a lost server the current weights; None leaves that to the next push.
+        check: refuses an unusable server.
 
     Returns:
         The fleet.
 
     Raises:
-        RolloutError: the file of addresses cannot be used.
+        RolloutError: the address file is unusable.
     """
     rollout = config.rollout
 
@@ -113,7 +113,7 @@ def make_fleet(
             vocab_size=vocab_size,
             request_timeout_s=rollout.request_timeout_s,
             max_retries=rollout.max_retries,
-            # Control and signs of health find a place as well.
+            # Leave room for control calls and health checks.
             max_connections=_most_requests(config) + _CONTROL_CONNECTIONS,
             api_key=keys.api,
             admin_key=keys.admin,
@@ -123,19 +123,21 @@ def make_fleet(
     addresses = rollout.addresses if file is None else file.read()
     members = [Member(make_client(server.address), server) for server in servers]
     return Fleet(
-        members=members or [Member(make_client(address)) for address in addresses],
-        address_file=file,
-        make_client=make_client,
-        bring_up_to_date=bring_up_to_date,
-        check=check,
-        max_restarts=rollout.max_restarts,
-        start_timeout_s=rollout.start_timeout_s,
+        Membership(
+            members=members or [Member(make_client(address)) for address in addresses],
+            address_file=file,
+            make_client=make_client,
+            bring_up_to_date=bring_up_to_date,
+            check=check,
+            max_restarts=rollout.max_restarts,
+            start_timeout_s=rollout.start_timeout_s,
+        )
     )
 
 
 def _most_requests(config: RunConfig) -> int:
     rollout = config.rollout
-    # What partial rollouts go on with is one request a response.
+    # Partial rollouts continue each response with a request of its own.
     return rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
 
@@ -172,7 +174,7 @@ def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> S
         environment=environment,
         host=rollout.host,
         dtype=config.model.dtype,
-        # Equal seeds would draw equal tokens on all servers.
+        # With equal seeds, all servers would draw equal tokens.
         random_seed=(config.run.seed * _SEEDS_PER_RUN + number) % 2**31,
         start_timeout_s=rollout.start_timeout_s,
     )

@@ -1,4 +1,4 @@
-"""What rank 0 does for all: prompts, sampling, judging, and new weights for the servers."""
+"""Rank 0's part in rollouts: prompts, sampling, judging, and new weights for the servers."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, PartialSampler, RolloutClient, SampledGroups, UnreachableError
+from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
 from megacov.trainer.rollout.checks import check_server
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
+from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
-from megacov.trainer.rollout.transport import make_transport
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
-from megacov.weight_sync import DiskTransport, PushTimes, ServersFailedError
+from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A rollout batch with its metrics, and the data position after it."""
+    """A rollout batch, its metrics, and the data position after it."""
 
     batch: RolloutBatch
     metrics: dict[str, float]
@@ -46,7 +46,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """A batch that is being sampled, and what the fleet had counted before."""
+    """A batch being sampled, and the fleet's counts before it."""
 
     sampling: Future[SampledGroups]
     stream: PromptStream
@@ -55,25 +55,26 @@ class _UnderWay:
 
 
 class RolloutWorker:
-    """Prompts, servers and verifier of a run. Its clients and its verifier live on an event loop of their own.
+    """Prompts, servers and verifier of a run. Clients and verifier run on an event loop in a thread of their own.
 
-    carried: what partial rollouts have left, behind the batch that was collected last.
+    carried: groups that the last collected batch of partial rollouts left unfinished.
+    push_times: what the last push cost.
     """
 
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
-        """Read the data and start the servers that the run has for itself; `wait_ready` waits for them.
+        """Read the data and start the run's own servers; `wait_ready` waits for them.
 
         Args:
-            config: of the run.
-            folder: of the run.
+            config: the run's configuration.
+            folder: run folder.
             vocab_size: rows of the model's embedding.
-            on_group: called after each sampled group, on another thread, with the number of them in this batch.
+            on_group: called on another thread after each sampled group, with the number of groups so far in the batch.
 
         Raises:
-            ConfigError: an unknown verifier, or keys that cannot be used.
-            DataError: prompts or tokenizer do not fit.
+            ConfigError: the verifier is unknown, or the keys are unusable.
+            DataError: prompts or tokenizer do not fit the model.
             RolloutError: a server cannot be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
@@ -97,7 +98,7 @@ class RolloutWorker:
         )
         allow_open_files(config)
         self._keys = find_keys(config)
-        # Before the servers, so that it ends after them.
+        # The loop starts before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
         self._servers = make_servers(config, folder, self._keys)
         for server in self._servers:
@@ -105,10 +106,10 @@ class RolloutWorker:
             server.start()
 
     def wait_ready(self) -> None:
-        """Wait until the servers generate, and connect to them; of servers that already ran, one will do.
+        """Wait until the servers generate, and connect to them. One of several running servers is enough.
 
         Raises:
-            RolloutError: one that was started did not generate in time, none did, or one cannot be used.
+            RolloutError: a started server, or every running one, did not generate in time, or one is unusable.
         """
         rollout = self._config.rollout
         deadline = time.monotonic() + rollout.start_timeout_s
@@ -119,33 +120,36 @@ class RolloutWorker:
             self._servers,
             self._keys,
             vocab_size=self._vocab_size,
-            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.transport == "disk" else None,
+            bring_up_to_date=self._bring_up_to_date if self._config.weight_sync.traits.keeps_copy else None,
             check=self._check,
         )
+        self._members = self._fleet.membership
         self._stack.callback(self._disconnect)
-        self._transport = make_transport(self._config, self._folder, self._fleet.receiving, run=self._loop.run)
-        self._loop.run(self._fleet.wait_ready())
-        self._memory = LentMemory(self._fleet.receiving) if rollout.colocated else None
+        self._transport = make_transport(self._config, self._folder, self._members.receiving, run=self._loop.run)
+        self._loop.run(self._members.wait_ready())
+        self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        self._sampler = self._make_sampler()
+        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._verify)
+        self._sampler = Sampler(prompt_sampler)
+        self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
-        """Give new weights to every server, as one transaction. Servers that fail are out of service from then on.
+        """Push new weights to every server as one transaction. Servers that fail go out of service.
 
-        No batch is under way then: its samples come from one version.
+        No batch may be under way, since its samples must come from one version.
 
         Args:
-            weights: (Hugging Face name, tensor); taken one by one.
-            version: their name.
+            weights: pairs of Hugging Face name and tensor, taken one by one.
+            version: version of the weights.
 
         Returns:
-            None, or why they must be pushed again, to the servers that are left.
+            None, or why the push must be repeated to the servers that are left.
 
         Raises:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
-        self._fleet.versions.add(str(version))
+        self._members.versions.add(str(version))
         try:
             if self._memory is not None:
                 self._loop.run(self._memory.take_weights())
@@ -155,23 +159,22 @@ class RolloutWorker:
         except ServersFailedError as error:
             if self._memory is not None:
                 self._memory.forget(error.failures)
-            if error.failures and not self._loop.run(self._fleet.drop_failed(error.failures)):
+            if error.failures and not self._loop.run(self._members.drop_failed(error.failures)):
                 raise WeightSyncError(str(error)) from error
             return str(error)
-        self._loop.run(self._fleet.admit())
+        self._loop.run(self._members.admit())
         return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
-        assert isinstance(self._transport, DiskTransport)
         await self._transport.bring_up_to_date(client)
 
     def begin(self, *, step: int, version: int, prompt_position: int) -> None:
-        """Begin to sample and judge a rollout batch, and come back at once.
+        """Begin to sample and judge a rollout batch; returns at once.
 
         Args:
-            step: that will be trained on it, from 0.
-            version: of the weights on the servers.
-            prompt_position: where its prompts begin in the data.
+            step: step that will train on the batch, from 0.
+            version: version of the servers' weights.
+            prompt_position: data position of the batch's first prompt.
         """
         assert self._under_way is None
         run, rollout = self._config.run, self._config.rollout
@@ -179,35 +182,35 @@ class RolloutWorker:
         numbers, on_group = count(1), self._on_group
         sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
         if rollout.is_partial or self.carried:
-            # Weights have the number of the step that they are trained in.
-            sample = partial(self._sampler.sample_phase, carried=self.carried, trained_version=step)
+            # A step trains the weights whose version is the step's number.
+            sample = partial(self._partial_sampler.sample_batch, carried=self.carried, trained_version=step)
         sample = partial(
             sample,
             _one_by_one(stream),
             rollout.prompts_per_step,
             expected_version=str(version),
-            # SGLang gives all copies of a request with a seed the same tokens.
+            # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
         )
         future = self._loop.start(self._interruptible(sample))
-        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._fleet.num_restarts)
+        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._members.num_restarts)
 
     def collect(self, state: TrainState) -> Collected:
         """Wait for the batch that was begun.
 
         Args:
-            state: where the run stands that trains on it.
+            state: progress of the run.
 
         Returns:
             The batch, its metrics and the data position after it.
 
         Raises:
-            RolloutError: no full batch could be had.
+            RolloutError: the servers gave no full batch.
             RewardError: a reward is not a finite number.
             DataError: no completion holds a token.
             LeaveRequested: `interrupt` was called.
-            ServersWaitError: only servers are left that must be given the current weights by a push.
+            ServersWaitError: all servers that are left need a push of the current weights.
         """
         assert self._under_way is not None
         begun, self._under_way = self._under_way, None
@@ -219,82 +222,60 @@ class RolloutWorker:
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
-            "rollout/servers": len(self._fleet.serving),
-            "rollout/server_restarts": self._fleet.num_restarts - begun.num_restarts,
+            "rollout/servers": len(self._members.serving),
+            "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
         return Collected(batch, metrics, begun.stream.position)
 
     def interrupt(self) -> None:
-        """Have the batch under way and every later one give up, which `collect` then tells. For signal handlers."""
+        """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""
         self._is_interrupted = True
-        sampling = self._sampling  # as it is now: the loop's thread may end it
+        sampling = self._sampling  # read once: the loop's thread may reset it
         if sampling is not None:
             self._loop.cancel(sampling)
 
     async def _interruptible(self, sample: Callable[[], Coroutine[None, None, SampledGroups]]) -> SampledGroups:
-        # First, so that `interrupt` finds it or is found.
+        # Set the task before reading the flag: `interrupt` sets the flag before reading the task.
         self._sampling = asyncio.current_task()
         try:
             if self._is_interrupted:
                 raise LeaveRequested("the rollout was interrupted.")
-            return await self._fleet.watched(sample())
+            return await self._members.watched(sample())
         except asyncio.CancelledError as error:
             raise LeaveRequested("the rollout was interrupted.") from error
         finally:
             self._sampling = None
 
     def close(self) -> None:
-        """Give up what is under way, close the connections and end the servers. Safe to call again."""
+        """Give up pending work, close the connections and stop the servers. Safe to call again."""
         self._stack.close()
 
     def _disconnect(self) -> None:
         self._loop.cancel_all()
         with suppress(TimeoutError):
-            self._loop.run(self._fleet.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
+            self._loop.run(self._members.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
 
     def _check(self, client: RolloutClient) -> None:
         check_server(self._config, client.capabilities, address=client.address, is_own=bool(self._servers))
 
     def _give_memory(self) -> None:
-        """Have colocated servers leave theirs to the trainer."""
+        """Have colocated servers free their memory for the trainer."""
         if self._memory is None:
             return
         try:
             self._loop.run(self._memory.give())
         except ServersFailedError as error:
             self._memory.forget(error.failures)
-            # What this process has started it can end; another one that lives keeps what the trainer needs.
+            # We can kill servers that we started; any other server that lives keeps the memory the trainer needs.
             is_freed = self._servers or all(isinstance(why, UnreachableError) for why in error.failures.values())
-            if not is_freed or not self._loop.run(self._fleet.drop_failed(error.failures)):
+            if not is_freed or not self._loop.run(self._members.drop_failed(error.failures)):
                 why = next(iter(error.failures.values()))
                 raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
-        self._loop.run(self._fleet.release_lost())
-
-    def _make_sampler(self) -> PartialSampler:
-        rollout = self._config.rollout
-        return PartialSampler(
-            clients=[self._fleet],
-            verify=self._verify,
-            samples_per_prompt=rollout.samples_per_prompt,
-            max_response_length=rollout.max_response_length,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            stop=rollout.stop,
-            max_concurrency=rollout.max_concurrency,
-            filter_groups=rollout.filter_groups,
-            max_filter_rounds=rollout.max_filter_rounds,
-            decode=self._decode,
-            max_staleness=rollout.max_staleness,
-            extra_prompts=rollout.extra_prompts,
-            partial_after_s=rollout.partial_after_s,
-            group_multiple=self._config.group_multiple,
-            fewest_groups=self._config.fewest_groups,
-        )
+        self._loop.run(self._members.release_lost())
 
 
 def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
-    """Prompts of a stream, each taken only when it is asked for, so that the stream's position stays true."""
+    """Take prompts one at a time, so that the stream's position counts only those that were used."""
     while True:
         yield from stream.take(1)

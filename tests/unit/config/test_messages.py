@@ -74,18 +74,18 @@ MISTAKES = {
     "read it: remove it, or set aggregation to sequence_sum_constant_norm.",
     "algorithm.selection={name: clip_cov, lower: 5, upper: 1}": "algorithm.selection: lower is 5.0 and upper is 1.0: "
     "set lower below upper.",
-    "rollout.host=0.0.0.0": "rollout.host is '0.0.0.0': whoever reaches a rollout server can replace its weights, so "
-    "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
-    "rollout.host=8.8.8.8": "rollout.host is '8.8.8.8': whoever reaches a rollout server can replace its weights, so "
-    "it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
+    "rollout.host=0.0.0.0": "rollout.host is '0.0.0.0': anybody who reaches a rollout server can replace its weights, "
+    "so it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
+    "rollout.host=8.8.8.8": "rollout.host is '8.8.8.8': anybody who reaches a rollout server can replace its weights, "
+    "so it listens on one private address only: set 127.0.0.1, or the machine's address in its private network.",
     "weight_sync.host=fd00::1": "weight_sync.host is 'fd00::1': SGLang joins a group by IPv4 only: give an IPv4 "
     "address.",
     "rollout.host=node7": "rollout.host is 'node7': give an IP address, such as 127.0.0.1, or localhost.",
     "rollout.server_environment.X=[3]": "rollout.server_environment.X is [3]: it must be a mapping of names to single "
     "values, such as {a: b}.",
-    "rollout.server_arguments.dtype=float16": "rollout.server_arguments: megacov gives servers "
-    "the option dtype itself: set model.dtype instead.",
-    "rollout.server_arguments.api_key=x": "rollout.server_arguments: megacov gives servers the "
+    "rollout.server_arguments.dtype=float16": "rollout.server_arguments: megacov sets the "
+    "server option dtype itself: set model.dtype instead.",
+    "rollout.server_arguments.api_key=x": "rollout.server_arguments: megacov sets the server "
     "option api-key itself: leave it out.",
     "rollout.server_arguments.--device=cpu": "rollout.server_arguments: write the option without its dashes: device.",
 }

@@ -38,7 +38,7 @@ def serve(folders: tuple[Path, Path], test: Callable[[httpx.AsyncClient, Engine]
 async def start_long_request(
     client: httpx.AsyncClient, engine: Engine, rid: str = "victim"
 ) -> asyncio.Task[httpx.Response]:
-    """A request that has some of its tokens when this returns."""
+    """Start a request, and return once it has some of its tokens."""
     params = {"max_new_tokens": LONG, "ignore_eos": True, "temperature": 1.0}
     body = {"rid": rid, "input_ids": [5, 6, 7], "sampling_params": params, "return_logprob": True}
     task = asyncio.create_task(client.post("/generate", json=body))
@@ -156,7 +156,7 @@ def test_an_abort_ends_one_request(folders):
     serve(folders, test)
 
 
-def test_a_new_version_aborts_running_requests_unless_told_not_to(folders):
+def test_a_new_version_aborts_running_requests_by_default(folders):
     async def test(client, engine):
         victim = await start_long_request(client, engine)
         await post(client, "/update_weight_version", {"new_version": "a", "abort_all_requests": False})
@@ -179,7 +179,7 @@ def test_a_request_whose_client_is_gone_is_aborted(folders):
         victim = await start_long_request(client, engine)
         victim.cancel()
         await asyncio.wait([victim])
-        # Long before it could have ended by itself, nothing runs any more: a flush is refused while something does.
+        # The engine is idle long before the request could have finished: a flush is refused while anything runs.
         await post(client, "/flush_cache", {})
         assert not engine.has_work
 
@@ -187,7 +187,7 @@ def test_a_request_whose_client_is_gone_is_aborted(folders):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_engine_that_dies_says_so(served):
+def test_a_dead_engine_is_reported(served):
     died = threading.Event()
     thread = EngineThread(make_engine(served), num_threads=1, on_death=died.set)
     thread.start()

@@ -1,4 +1,4 @@
-"""The embedded server answers what SGLang answered: requests recorded from SGLang 0.5.23 are sent to it again."""
+"""The embedded server answers requests recorded from SGLang 0.5.23 as SGLang did."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.tiny_model import make_tiny_model
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "sglang_0.5.23"
 
-# The server refuses these with SGLang's very words.
+# The server refuses these in SGLang's own words.
 SAME_WORDS = [
     "err_404",
     "err_405",
@@ -72,7 +72,7 @@ SAME_SHAPE = [
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """Models of the size that was served for the captures, by the names they have there."""
+    """Models of the captured servers' size, by their names in the captures."""
     root = tmp_path_factory.mktemp("MODELS")
     for seed in (0, 1):
         make_tiny_model(root / f"m_qwen2_s{seed}", seed=seed, vocab_size=1024, context_length=512)
@@ -129,7 +129,7 @@ def test_same_words(name, folders):
 @pytest.mark.parametrize("name", SAME_SHAPE)
 def test_same_shape(name, folders):
     ours, capture = asyncio.run(replay(name, folders))
-    if name == "generate_stop_token":  # whether a stop token or the length came first is chance
+    if name == "generate_stop_token":  # it is random whether a stop token or the length comes first
         assert ours["meta_info"]["finish_reason"]["type"] in ("stop", "length")
         ours["meta_info"]["finish_reason"] = capture["response"]["meta_info"]["finish_reason"]
     if name == "err_text_and_ids":
@@ -181,7 +181,7 @@ def test_a_token_outside_the_vocabulary_is_refused_and_ends_nothing(folders):
         ({"input_ids": [[5], []]}, "input_ids cannot be empty"),
     ],
 )
-def test_what_cannot_be_done_is_refused(body, message, folders):
+def test_unsupported_requests_are_refused(body, message, folders):
     async def run():
         async with application(folders["MODELS"] / "m_qwen2_s0") as client:
             response = await client.post("/generate", json={"input_ids": [5], **body})

@@ -1,4 +1,4 @@
-"""Pauses, aborts and new weights: what becomes of running and waiting requests."""
+"""Pauses, aborts and new weights: what happens to running and waiting requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def submit(driver, prompt=PROMPT, **params):
 
 
 def update(driver, folder: Path, version: str | None = "v1", *, flushes_cache: bool = True) -> list[tuple[bool, str]]:
-    """Ask for an update; the list gets its outcome."""
+    """Request an update, and append its outcome to the list."""
     outcomes: list[tuple[bool, str]] = []
     driver.engine.update_weights(
         WeightUpdate(folder, version, flushes_cache, lambda success, message: outcomes.append((success, message)))
@@ -75,7 +75,7 @@ def test_nothing_is_generated_while_paused(driver):
     assert kinds(request) == kinds(late) == {"length"}
 
 
-def test_a_pause_that_aborts_answers_with_what_there_is(driver):
+def test_a_pause_that_aborts_answers_with_the_tokens_so_far(driver):
     running, waiting = submit(driver), submit(driver, [9])
     driver.engine.max_running_sequences = 2
     driver.step(3)
@@ -91,7 +91,7 @@ def test_a_pause_that_aborts_answers_with_what_there_is(driver):
     assert kinds(late) == {"length"}
 
 
-def test_one_request_is_aborted_and_the_others_go_on(driver):
+def test_one_request_is_aborted_and_the_others_continue(driver):
     first, second = submit(driver), submit(driver, [9])
     driver.step(3)
     driver.engine.abort(first.rid)
@@ -101,7 +101,7 @@ def test_one_request_is_aborted_and_the_others_go_on(driver):
     assert kinds(second) == {"length"}
 
 
-def test_retracted_requests_go_on_with_new_weights(driver, other_folder):
+def test_retracted_requests_continue_with_new_weights(driver, other_folder):
     request = submit(driver)
     driver.step(5)
     driver.engine.pause("retract")
@@ -112,7 +112,7 @@ def test_retracted_requests_go_on_with_new_weights(driver, other_folder):
     other = load_model(other_folder, dtype="float32").model
     for generation in request.generations:
         assert generation.spans == [("default", 0), ("v1", 5)]
-        # The cache was read anew, so the later tokens are exactly those of the new model.
+        # The cache was recomputed, so the later tokens are exactly those of the new model.
         expected = plain_log_probs(other, PROMPT, generation.output_ids, 1.0)[5:]
         torch.testing.assert_close(torch.tensor(generation.log_probs[5:]).double(), expected, atol=1e-5, rtol=0.0)
 
@@ -190,7 +190,7 @@ def test_an_update_lets_waiting_requests_pass_when_all_are_aborted(driver, other
     assert versions(after) == [["default"], ["default"]]
 
 
-def test_a_deterministic_engine_gives_the_same_bits_in_any_company(served):
+def test_a_deterministic_engine_gives_the_same_bits_beside_any_requests(served):
     def outputs(*before: list[int]):
         driver = EngineDriver(make_engine(served, deterministic=True))
         for prompt in before:

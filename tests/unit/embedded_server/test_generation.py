@@ -1,4 +1,4 @@
-"""What the engine generates: the model's own log-probs, whatever else runs beside a request."""
+"""The engine generates with the model's own log-probs, whatever else runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_log_probs_of_a_model_with_a_sliding_window(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 0.9, "sampling_seed": 3, "n": 2}])
-def test_ragged_prompts_together_give_what_each_gives_alone(served, driver, params):
+def test_ragged_prompts_together_give_the_same_as_alone(served, driver, params):
     requests = [driver.submit(prompt, max_new_tokens=6 + index, **params) for index, prompt in enumerate(PROMPTS)]
     driver.finish()
     for request in requests:
@@ -103,14 +103,14 @@ def test_a_long_prefill_is_cut_into_several(served, driver, monkeypatch):
         assert_same(request.generations, alone)
 
 
-def test_running_sequences_stay_within_the_limit_and_copies_share_a_reading(served):
+def test_running_sequences_stay_within_the_limit_and_copies_share_a_prefill(served):
     sizes = []
     served.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape)))
     driver = EngineDriver(make_engine(served, max_running_sequences=6))
     driver.submit(PROMPTS[0], n=4, max_new_tokens=3)
     driver.submit(PROMPTS[1], n=4, max_new_tokens=3)
     driver.finish()
-    # Both prompts are read once for the first 6 copies, and the second one again for the last 2.
+    # Both prompts are prefilled once for the first 6 copies, and the second again for the last 2.
     assert sizes == [(2, 4), (6, 1), (6, 1), (1, 2), (2, 1), (2, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Opening a model folder: what cannot be served is refused in one sentence, before anything is served."""
+"""Opening a model folder: an unusable one is refused in one sentence, before anything is served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure(folder: Path, file: str = "config.json", **values: Any) -> None:
     (folder / file).write_text(json.dumps(config | values))
 
 
-def test_what_requests_are_checked_against(model_folder):
+def test_limits_of_requests(model_folder):
     served = load_model(model_folder, dtype="float32")
     assert (served.vocab_size, served.context_length, served.eos_token_ids) == (32, 64, {EOS_ID})
     assert not served.model.training
@@ -80,7 +80,7 @@ def with_a_larger_tokenizer(folder: Path) -> None:
         (lambda folder: configure(folder, layer_types=["linear_attention"] * 2), "linear_attention"),
     ],
 )
-def test_what_cannot_be_served_is_refused(folder, spoil, message):
+def test_an_unusable_model_is_refused(folder, spoil, message):
     spoil(folder)
     with pytest.raises(DataError, match=message):
         load_model(folder, dtype="float32")

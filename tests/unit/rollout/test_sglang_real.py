@@ -13,7 +13,17 @@ import torch
 from transformers import AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import Fleet, GenerateRequest, Member, PartialSampler, RolloutClient, ServerKeys, SglangServer
+from megacov.rollout import (
+    Fleet,
+    GenerateRequest,
+    Member,
+    Membership,
+    PartialSampler,
+    PromptSampler,
+    RolloutClient,
+    ServerKeys,
+    SglangServer,
+)
 from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
@@ -60,7 +70,7 @@ def test_nobody_gets_in_without_the_right_key(running):
         assert httpx.post(server.address + "/generate", json={}, trust_env=False).status_code == 401
 
 
-def test_servers_tell_what_they_can(running):
+def test_servers_report_their_capabilities(running):
     async def run():
         for client in clients_of(running):
             assert await client.learn_capabilities() == Capabilities(request_seeds=False)
@@ -82,12 +92,12 @@ def test_weights_arrive_the_same_by_every_transport(running, tmp_path):
                 times = transport.push(version, each.items())
                 assert times.num_bytes == sum(tensor.nbytes for tensor in weights.values())
             runner.run(assert_hold(clients, weights, str(10 * number + 1)))
-            sums.append(runner.run(clients[0].weight_checksums()))
+            sums.append(runner.run(clients[0].weights.checksums()))
         assert sums[0] == sums[1] == sums[2]
 
 
 @pytest.mark.parametrize("pause_mode", ["abort", "retract", "in_place"])
-def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_path, pause_mode):
+def test_pause_modes_decide_what_happens_to_running_requests(running, tmp_path, pause_mode):
     weights = changed_weights(9)
     with asyncio.Runner() as runner:
         client = clients_of(running)[0]
@@ -110,7 +120,7 @@ def test_requests_under_way_see_an_update_as_the_pause_mode_says(running, tmp_pa
         else:
             assert "abort" not in {each.finish_reason for each in completions}
             assert ("1", "2") in versions
-        # The weights are the same ones, and so is what they say of all tokens.
+        # The weights are equal, and so are their log-probs of all tokens.
         for each in completions[:4]:
             expected = log_probs_of(weights, PROMPT, each.token_ids)
             torch.testing.assert_close(torch.tensor(each.log_probs).double(), expected, atol=1e-4, rtol=0.0)
@@ -145,10 +155,10 @@ def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(runni
         runner.run(assert_hold(clients, weights, "4"))
 
 
-def test_a_pause_aborts_with_status_200_and_what_there_is(running):
+def test_a_pause_aborts_with_status_200_and_the_tokens_so_far(running):
     async def run():
         client = clients_of(running)[0]
-        # Without an end of sequence it may not run on: 50 tokens in many copies last long enough.
+        # 50 tokens in many copies take long enough, without a way to suppress the end of a sequence.
         request = GenerateRequest(input_ids=PROMPT, n=32, max_new_tokens=56)
         waiting = asyncio.create_task(client.generate(request))
         await asyncio.sleep(0.1)
@@ -164,15 +174,15 @@ def test_a_pause_aborts_with_status_200_and_what_there_is(running):
 def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running):
     async def run():
         client = clients_of(running)[0]
-        await client.begin_weight_update()
+        await client.weights.begin()
         with pytest.raises(RolloutError, match="session is already open"):
-            await client.begin_weight_update()
-        await client.end_weight_update()
+            await client.weights.begin()
+        await client.weights.end()
         with pytest.raises(RolloutError, match="no weight-update session is open"):
-            await client.end_weight_update()
+            await client.weights.end()
         with pytest.raises(RolloutError, match="does not exist"):
-            await client.destroy_weights_update_group("nobody")
-        await client.update_weight_version("renamed")
+            await client.weights.destroy_group("nobody")
+        await client.weights.set_version("renamed")
         assert (await client.model_info())["weight_version"] == "renamed"
         await client.abort_request("nobody")
         await client.abort_request(None)
@@ -181,25 +191,28 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
     asyncio.run(run())
 
 
-def test_unfinished_completions_are_gone_on_with_under_new_weights(running, tmp_path):
+def test_unfinished_completions_are_continued_under_new_weights(running, tmp_path):
     weights = {str(version): changed_weights(version) for version in range(1, 5)}
     source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
     samples, carried = [], ()
     with asyncio.Runner() as runner:
         clients = clients_of(running)
         transport = make_transport("disk", clients, runner.run, tmp_path)
-        sampler = PartialSampler(
+        prompt_sampler = PromptSampler(
             clients=clients,
             verify=lambda text, _: float(len(text)),
             samples_per_prompt=8,
             max_response_length=48,
+        )
+        sampler = PartialSampler(
+            prompt_sampler=prompt_sampler,
             decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
             max_staleness=4,
         )
         for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
-            sampled = runner.run(sampler.sample_phase(source, num_groups, carried=carried, **versions))
+            sampled = runner.run(sampler.sample_batch(source, num_groups, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
     assert carried == ()
     assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
@@ -227,14 +240,14 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         return await asyncio.gather(*(fleet.generate(request) for _ in range(32)))
 
     async def both_serve(fleet: Fleet) -> None:
-        while len(fleet.serving) < 2:
+        while len(fleet.membership.serving) < 2:
             await asyncio.sleep(0.1)
 
     async def bring_up_to_date(client: RolloutClient) -> None:
         await transport.bring_up_to_date(client)
 
     async def run(fleet: Fleet) -> None:
-        sampling = asyncio.create_task(fleet.watched(batch(fleet)))
+        sampling = asyncio.create_task(fleet.membership.watched(batch(fleet)))
         await asyncio.sleep(0.3)
         assert not sampling.done()
         psutil.Process(servers[0].pid).children()[0].kill()
@@ -242,26 +255,28 @@ def test_a_server_that_is_killed_in_a_batch_is_replaced_and_comes_back_with_the_
         assert [len(each) for each in completions] == [8] * 32
         assert all(span.version == "9" for each in completions for one in each for span in one.version_spans)
         assert fleet.num_failovers > 0
-        await asyncio.wait_for(fleet.watched(both_serve(fleet)), START_TIMEOUT_S)
-        assert fleet.num_restarts == 1
-        await assert_hold(fleet.serving, weights, "9")
-        await fleet.aclose()
+        await asyncio.wait_for(fleet.membership.watched(both_serve(fleet)), START_TIMEOUT_S)
+        assert fleet.membership.num_restarts == 1
+        await assert_hold(fleet.membership.serving, weights, "9")
+        await fleet.membership.aclose()
 
     with asyncio.Runner() as runner:
         fleet = Fleet(
-            members=[Member(make_client(server.address), server) for server in servers],
-            make_client=make_client,
-            bring_up_to_date=bring_up_to_date,
-            max_restarts=1,
-            start_timeout_s=START_TIMEOUT_S,
+            Membership(
+                members=[Member(make_client(server.address), server) for server in servers],
+                make_client=make_client,
+                bring_up_to_date=bring_up_to_date,
+                max_restarts=1,
+                start_timeout_s=START_TIMEOUT_S,
+            )
         )
-        transport = make_transport("disk", fleet.receiving, runner.run, tmp_path)
+        transport = make_transport("disk", fleet.membership.receiving, runner.run, tmp_path)
         transport.push(9, weights.items())
         runner.run(run(fleet))
 
 
 def test_a_server_that_is_killed_in_a_broadcast_is_named_and_the_other_goes_on(running, tmp_path):
-    """The last test: it leaves one server."""
+    """Must be the last test, since it leaves only one server."""
     servers, _ = running
     weights = changed_weights(9)
 

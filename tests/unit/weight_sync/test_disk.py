@@ -1,4 +1,4 @@
-"""A push by disk is a transaction: all servers go on with the new weights, or none goes on."""
+"""A push by disk is a transaction: all servers resume with the new weights, or none resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRANSACTION = [
 
 
 class FakeServer:
-    """Keeps the version of its last update, and fails where it is told to."""
+    """Keeps the version of its last update, and fails on chosen paths."""
 
     def __init__(self, **failures: Reply) -> None:
         self.failures = failures
@@ -52,7 +52,7 @@ def source(tmp_path) -> Path:
 
 
 def push(servers: list[FakeServer], source: Path, versions: Iterable[int] = (1,), **options: Any) -> list[Any]:
-    """Push versions one after the other; an error stands for its version."""
+    """Push versions one after the other; gives the times, or the error, of each."""
 
     outcomes: list[Any] = []
     with scripted_clients(*servers) as (clients, run):
@@ -91,7 +91,7 @@ def test_verifying_can_be_left_out(source):
 
 @pytest.mark.parametrize("failing", TRANSACTION)
 @pytest.mark.parametrize("dies", [False, True], ids=["refuses", "dies"])
-def test_after_a_failure_no_server_goes_on(source, failing, dies):
+def test_after_a_failure_no_server_resumes(source, failing, dies):
     reply = Reply({"weight_version": "0"}) if failing == "/model_info" else Reply({"message": "broken"}, status=400)
     good, bad = FakeServer(), FakeServer(**{failing.strip("/"): DROP if dies else reply})
     (error,) = push([good, bad], source)
@@ -122,7 +122,7 @@ def test_a_push_after_a_failed_one_starts_from_the_beginning(source):
 @pytest.mark.parametrize("keep", [1, 2])
 def test_only_the_last_versions_stay(source, keep):
     weights = source.parent / "weights"
-    (weights / "v9").mkdir(parents=True)  # of a run that had come further before it was resumed
+    (weights / "v9").mkdir(parents=True)  # left by a run that was further before it was resumed
     (weights / "other").mkdir()
     (weights / "tmp-v8-k1ll3d").mkdir()
     push([FakeServer()], source, versions=(1, 2, 3, 4), keep=keep)
@@ -135,7 +135,7 @@ def test_a_version_can_be_pushed_again(source):
     assert first.num_bytes == second.num_bytes == 40
 
 
-def test_old_weights_that_cannot_be_removed_end_nothing(source, capsys):
+def test_old_weights_that_cannot_be_removed_stop_no_push(source, capsys):
     weights = source.parent / "weights"
     weights.mkdir()
     (weights / "v0").touch()  # not a folder

@@ -1,4 +1,4 @@
-"""Model folders on disk: complete, loadable by Hugging Face's names, or not there at all."""
+"""Model folders on disk: complete and loadable by Hugging Face's names, or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in requests: whole on every server or on none, from this machine to this machine only."""
+"""Weights in requests: whole on every server or on none, and never to another machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SESSION = [
 
 
 class Receiver:
-    """Keeps what it is given, and answers the n-th call of a path as it is told to."""
+    """Keeps the tensors it gets, and fails on the n-th call of a chosen path."""
 
     def __init__(self, path: str = "", failure: Reply | Script | None = None, *, at: int = 1) -> None:
         self.path, self.failure, self.at = path, failure, at
@@ -55,7 +55,7 @@ class Receiver:
 
 
 def push(*servers: Receiver, request_timeout_s: float = 10.0, **settings: Any) -> list[str] | WeightSyncError:
-    """Push once; gives the addresses of all servers, or the error with the servers that it names in `failures`."""
+    """Push once; gives the addresses of all servers, or the error, with the failed servers' numbers in `failures`."""
     with scripted_clients(*servers, request_timeout_s=request_timeout_s) as (clients, run):
         transport = TensorTransport(clients, run=run, settings=SessionSettings(bucket_bytes=BUCKET_BYTES, **settings))
         try:
@@ -89,7 +89,7 @@ CASES["dies in the middle"] = ("/update_weights_from_tensor", DROP, 2)
 
 
 @pytest.mark.parametrize(("path", "failure", "at"), CASES.values(), ids=CASES.keys())
-def test_after_a_failure_anywhere_no_server_goes_on_and_the_culprit_is_named(path, failure, at):
+def test_after_a_failure_anywhere_no_server_resumes_and_the_culprit_is_named(path, failure, at):
     good, bad = Receiver(), Receiver(path, failure, at=at)
     error = push(good, bad, request_timeout_s=1.5 if failure is hang else 10.0)
     assert isinstance(error, ServersFailedError)
@@ -97,7 +97,7 @@ def test_after_a_failure_anywhere_no_server_goes_on_and_the_culprit_is_named(pat
     assert bad.version == "default" or path in ("/model_info", "/continue_generation", "/update_weight_version")
     if path != "/continue_generation":
         assert "/continue_generation" not in good.calls + bad.calls
-    # A session that is left open would keep the next push from beginning.
+    # An open session would prevent the next push.
     assert good.calls.count("/end_weight_update") >= 1 or path == "/pause_generation"
 
 
@@ -127,14 +127,14 @@ def test_checksums_find_the_server_that_is_unlike_the_others():
 def test_no_pickle_leaves_the_machine():
     server = Receiver()
     with scripted_clients(server) as (clients, run):
-        clients[0].address = clients[0].address.replace("127.0.0.1", "10.1.2.3")
+        clients[0].connection.address = clients[0].address.replace("127.0.0.1", "10.1.2.3")
         transport = TensorTransport(clients, run=run, settings=SessionSettings())
         with pytest.raises(ServersFailedError, match="not on the loopback"):
             transport.push(1, WEIGHTS.items())
     assert server.calls == []
 
 
-def test_a_payload_holds_the_tensor_and_not_what_it_is_a_view_of():
+def test_a_payload_holds_a_view_without_its_base():
     large = torch.zeros(1000, 1000)
     assert len(serialize([("a", large[:2, :2])])) < 2000
 

@@ -1,4 +1,4 @@
-"""What is derived from a version, how the client follows it, and what is said of versions not to be used."""
+"""Capabilities follow from the version; the client obeys them, and refuses or warns of some versions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_capability_begins_with_its_version(name, first):
     ]
 
 
-def test_seeds_have_an_effect_where_the_server_says_so():
+def test_a_server_follows_seeds_if_it_reports_deterministic_inference():
     assert not of("0.5.23").request_seeds
     assert of("0.5.23", enable_deterministic_inference=True).request_seeds
 
@@ -56,17 +56,17 @@ def test_the_info_of_a_real_server_is_read():
 @pytest.mark.parametrize(
     ("info", "sentence"),
     [
-        ({}, "version None, which is none"),
-        ({"version": "new"}, "'new', which is none"),
+        ({}, "version None, which SGLang does not have"),
+        ({"version": "new"}, "'new', which SGLang does not have"),
         ({"version": "0.5.4"}, "0.5.5"),
     ],
 )
-def test_a_version_that_cannot_be_talked_to_is_refused(info, sentence):
+def test_a_version_that_is_unreadable_or_too_old_is_refused(info, sentence):
     with pytest.raises(RolloutError, match=sentence):
         read_capabilities(info, server="S")
 
 
-def test_an_unsafe_version_is_refused_with_the_names_of_its_holes():
+def test_an_unsafe_version_is_refused_with_its_cves():
     sentence = r"S runs SGLang 0.5.9, .*CVE-2026-3059, CVE-2026-3060.* install 0.5.10 or newer\."
     with pytest.raises(RolloutError, match=sentence):
         refuse_unsafe("0.5.9", server="S")
@@ -74,7 +74,7 @@ def test_an_unsafe_version_is_refused_with_the_names_of_its_holes():
     assert "CVE-2026-3059" in (version_warning("0.5.9.post1", server="S") or "")
 
 
-def test_a_version_that_nobody_has_tested_is_told_and_used():
+def test_an_untested_version_gives_a_warning():
     assert version_warning("0.5.24", server="S") == "S runs SGLang 0.5.24; megacov is tested up to 0.5.23."
     assert [version_warning(version, server="S") for version in ("0.5.10", "0.5.23", "0.5.23.post1")] == [None] * 3
 
@@ -98,7 +98,7 @@ def test_a_seed_that_would_have_no_effect_is_not_sent():
         info = Reply({"version": "0.5.23", "enable_deterministic_inference": False})
         async with scripted_server(in_turn(info)) as (address, calls), RolloutClient(address, vocab_size=9) as client:
             await client.learn_capabilities()
-            with pytest.raises(RolloutError, match="would not follow the seed of a request; .* or send none"):
+            with pytest.raises(RolloutError, match="would ignore the seed of a request; .* or send none"):
                 await client.generate(GenerateRequest(input_ids=(5,), n=1, max_new_tokens=4, sampling_seed=1))
             return len(calls)
 

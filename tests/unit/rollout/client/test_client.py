@@ -1,4 +1,4 @@
-"""The client against servers that answer rightly, wrongly, late or not at all: an answer or one error, in time."""
+"""The client against servers that answer correctly, incorrectly, late or never: one answer or one error, in time."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_aborted_completions_are_answers():
 
 @pytest.mark.parametrize("trouble", [Reply(status=503), Reply(status=429), Reply(status=408), Reply(status=500), DROP,
                                      Reply(b"[", promised_bytes=500)])  # fmt: skip
-def test_passing_trouble_is_tried_again(trouble):
+def test_transient_failures_are_retried(trouble):
     result, calls, client = talk(in_turn(trouble, trouble, GOOD), request_timeout_s=20.0)
     assert len(result) == 2
     assert len(calls) == 3
@@ -103,7 +103,7 @@ def test_passing_trouble_is_tried_again(trouble):
 
 
 @pytest.mark.parametrize("trouble", [Reply({"error": {"message": "too busy"}}, status=503), DROP])
-def test_lasting_trouble_ends_after_the_retries(trouble):
+def test_lasting_failures_end_after_the_retries(trouble):
     result, calls, _ = talk(in_turn(trouble), max_retries=2, request_timeout_s=20.0)
     assert isinstance(result, RolloutError)
     assert "2 retries" in str(result)
@@ -119,7 +119,7 @@ def test_a_server_that_hangs_ends_at_the_deadline(script):
     assert "within 1 s" in str(result)
 
 
-def test_trouble_without_end_ends_at_the_deadline():
+def test_endless_failures_end_at_the_deadline():
     result, calls, _ = talk(in_turn(Reply(status=503)), max_retries=1000)
     assert isinstance(result, RolloutError)
     assert len(calls) < 20
@@ -134,7 +134,7 @@ def test_a_server_that_is_not_there():
         asyncio.run(run())
 
 
-# The four shapes of SGLang, FastAPI's own, and none.
+# SGLang's four shapes, FastAPI's shape, and no body.
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -147,7 +147,7 @@ def test_a_server_that_is_not_there():
         (b"", "no reason given"),
     ],
 )
-def test_a_refusal_is_not_tried_again_and_says_why(content, sentence):
+def test_a_refusal_is_not_retried_and_has_a_reason(content, sentence):
     result, calls, _ = talk(in_turn(Reply(content, status=400)))
     assert isinstance(result, RolloutError)
     assert str(result).endswith(f"refused /generate with status 400: {sentence}")
@@ -173,7 +173,7 @@ def with_meta(**meta: Any) -> list[dict[str, Any]]:
         ([completion([1, 2], log_probs=[-1.0, None]), completion([1])], "valid number"),
         ([completion([1, VOCAB_SIZE]), completion([1])], "token id 16"),
         ([completion([3, -1]), completion([1])], "token id -1"),
-        (with_meta(output_token_logprobs=[[-1.0, 1, None], [-1.0, 3, None]]), "other ones"),
+        (with_meta(output_token_logprobs=[[-1.0, 1, None], [-1.0, 3, None]]), "or of other tokens"),
         (with_meta(finish_reason=None), "finish_reason"),
         (with_meta(finish_reason={"type": "odd"}), "finish_reason.type"),
         (with_meta(weight_versions=[]), "weight versions"),
@@ -189,7 +189,7 @@ def test_an_answer_that_cannot_be_used_is_an_error(content, message):
 
 
 @pytest.mark.parametrize("ids", [(VOCAB_SIZE,), (5, -1), ()])
-def test_a_prompt_that_would_end_the_server_is_not_sent(ids):
+def test_a_prompt_that_would_kill_the_server_is_not_sent(ids):
     result, calls, _ = talk(in_turn(GOOD), "generate", GenerateRequest(input_ids=ids, n=2, max_new_tokens=4))
     assert isinstance(result, DataError)
     assert calls == []
@@ -209,7 +209,7 @@ def test_control_calls_always_have_a_body(method, args, path, body):
     assert (call.method, call.path, call.body) == ("POST", path, body)
 
 
-def test_weights_and_control_are_shown_the_other_key():
+def test_weight_updates_and_control_use_the_admin_key():
     async def run():
         async with (
             scripted_server(in_turn(Reply({"success": True}))) as (address, calls),
@@ -217,7 +217,7 @@ def test_weights_and_control_are_shown_the_other_key():
         ):
             await client.model_info()
             await client.server_info()
-            await client.update_weights_from_disk("folder", weight_version="v1")
+            await client.weights.load_from_disk("folder", weight_version="v1")
             await client.pause("abort")
             await client.flush_cache()
             return [call.headers["authorization"] for call in calls]
@@ -231,7 +231,7 @@ def test_weights_and_control_are_shown_the_other_key():
 def test_an_update_that_failed_is_an_error(reply):
     async def run():
         async with scripted_server(in_turn(reply)) as (address, _), RolloutClient(address, vocab_size=4) as client:
-            await client.update_weights_from_disk("folder", weight_version="v1")
+            await client.weights.load_from_disk("folder", weight_version="v1")
 
     with pytest.raises(RolloutError, match="no$"):
         asyncio.run(run())
@@ -248,12 +248,12 @@ def test_older_servers_know_the_older_names():
 
 
 @pytest.mark.parametrize("content", [b"nothing", [1]])
-def test_information_that_is_no_object_is_an_error(content):
+def test_info_that_is_no_json_object_is_an_error(content):
     result, *_ = talk(in_turn(Reply(content)), "model_info")
     assert isinstance(result, RolloutError)
 
 
-def test_health_is_waited_for():
+def test_the_client_waits_for_health():
     result, calls, _ = talk(in_turn(Reply(status=503), DROP, Reply(b"")), "wait_healthy", 5.0)
     assert result is None
     assert [call.path for call in calls] == ["/health"] * 3

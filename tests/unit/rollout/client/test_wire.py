@@ -1,4 +1,4 @@
-"""What SGLang really sent, recorded from SGLang 0.5.23, is understood."""
+"""The client reads replies recorded from SGLang 0.5.23."""
 
 from __future__ import annotations
 

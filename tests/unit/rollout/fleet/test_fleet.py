@@ -1,4 +1,4 @@
-"""Servers that are lost, stall, talk nonsense or come back: every request is answered once, or its failure is told."""
+"""Servers that die, stall, send invalid replies or come back: every request is answered once, or fails."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def test_requests_are_shared_out():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
             assert await answers(fleet, 40) == list(range(40))
             assert [generated(each) for each in calls] == [20, 20]
-            assert (fleet.num_failovers, fleet.num_restarts) == (0, 0)
+            assert (fleet.num_failovers, fleet.membership.num_restarts) == (0, 0)
 
     asyncio.run(run())
 
 
-def test_what_a_lost_server_owes_is_answered_by_the_other_once():
+def test_requests_of_a_lost_server_are_answered_once_by_the_other():
     async def run():
         async with fleet_of(Dead(echo, first=5), served(echo), health_timeout_s=20.0) as (fleet, calls):
             assert await answers(fleet, 40) == list(range(40))
-            # Whatever the first one answered was not asked again: 40 answers, and each failed request twice at most.
+            # Answered requests are not sent again: 40 answers, and each failed request at most twice.
             assert generated(calls[1]) == 35
             assert fleet.num_failovers == 15
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
 
     asyncio.run(run())
 
 
-def test_a_server_that_stalls_is_found_out_long_before_the_deadline_of_a_request():
+def test_a_stalled_server_is_detected_long_before_the_deadline_of_a_request():
     stalled = asyncio.Event()
 
     async def stall(call: Call) -> Reply:
@@ -67,7 +67,7 @@ def test_a_server_that_stalls_is_found_out_long_before_the_deadline_of_a_request
     asyncio.run(run())
 
 
-def test_a_server_that_talks_nonsense_gets_three_chances():
+def test_a_server_with_invalid_replies_gets_three_chances():
     async def nonsense(_call: Call) -> Reply:
         return Reply({"text": 3})
 
@@ -76,7 +76,7 @@ def test_a_server_that_talks_nonsense_gets_three_chances():
             for each in range(10):
                 assert (await fleet.generate(requests(11)[each + 1]))[0].token_ids == (each + 1,)
             assert generated(calls[0]) == 3
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
 
     asyncio.run(run())
 
@@ -92,19 +92,19 @@ def test_a_server_that_comes_back_serves_only_after_it_has_the_current_weights()
     async def run():
         async with fleet_of(first, served(echo), update=update) as (fleet, _):
             assert await answers(fleet, 10) == list(range(10))
-            address = fleet.members[0].client.address
-            assert fleet.members[0].state == "out"
+            address = fleet.membership.members[0].client.address
+            assert fleet.membership.members[0].state == "out"
             assert told == []
             first.is_dead, first.left = False, 1000
 
-            await until(fleet, lambda: len(fleet.serving) == 2)
+            await until(fleet, lambda: len(fleet.membership.serving) == 2)
             assert told == [address]
             assert await answers(fleet, 10) == list(range(10))
 
     asyncio.run(run())
 
 
-def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
+def test_requests_wait_for_a_server_when_all_are_lost_and_then_fail():
     async def run():
         only = Dead(echo, first=0)
         async with fleet_of(only, start_timeout_s=0.5) as (fleet, _):
@@ -113,7 +113,7 @@ def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
         only = Dead(echo, first=0)
         async with fleet_of(only) as (fleet, _):
             waiting = asyncio.create_task(answers(fleet, 5))
-            while fleet.serving:
+            while fleet.membership.serving:
                 await asyncio.sleep(0.02)
             only.is_dead, only.left = False, 1000
             assert await waiting == list(range(5))
@@ -121,7 +121,7 @@ def test_requests_wait_for_a_server_when_all_are_lost_and_then_say_so():
     asyncio.run(run())
 
 
-def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
+def test_a_refused_request_is_no_failure_of_the_server():
     async def refuse(_call: Call) -> Reply:
         return Reply({"error": {"message": "too long"}}, status=400)
 
@@ -132,7 +132,7 @@ def test_what_is_wrong_with_a_request_is_no_failure_of_a_server():
             with pytest.raises(DataError):
                 await fleet.generate(GenerateRequest(input_ids=(500_000,), n=1, max_new_tokens=4))
             assert sum(map(generated, calls)) == 1
-            assert len(fleet.serving) == 2
+            assert len(fleet.membership.serving) == 2
 
     asyncio.run(run())
 
@@ -145,43 +145,43 @@ def test_a_server_that_failed_an_update_gets_no_request_until_it_has_another():
 
     async def run():
         async with fleet_of(served(echo), served(echo), update=update) as (fleet, calls):
-            first, second = fleet.receiving
-            assert await fleet.drop_failed({first: RolloutError("half an update")})
-            assert fleet.receiving == [second]
+            first, second = fleet.membership.receiving
+            assert await fleet.membership.drop_failed({first: RolloutError("half an update")})
+            assert fleet.membership.receiving == [second]
             assert await answer_all(fleet, 6)
             assert [generated(each) for each in calls] == [0, 6]
-            await until(fleet, lambda: len(fleet.serving) == 2)
+            await until(fleet, lambda: len(fleet.membership.serving) == 2)
             assert updated == [first.address]
 
     asyncio.run(run())
 
 
-def test_a_refusal_by_all_is_nothing_that_fewer_servers_mend():
+def test_a_push_that_all_servers_refuse_is_not_repeated():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, _):
-            refusals = {client: RequestRefusedError("no such folder") for client in fleet.receiving}
-            assert not await fleet.drop_failed(refusals)
-            assert len(fleet.serving) == 2
-            # One that is lost besides is reason to go on with the other.
-            assert await fleet.drop_failed({fleet.receiving[0]: UnreachableError("gone")})
+            refusals = {client: RequestRefusedError("no such folder") for client in fleet.membership.receiving}
+            assert not await fleet.membership.drop_failed(refusals)
+            assert len(fleet.membership.serving) == 2
+            # If one server was lost as well, a push to the other may succeed.
+            assert await fleet.membership.drop_failed({fleet.membership.receiving[0]: UnreachableError("gone")})
 
     asyncio.run(run())
 
 
-def test_where_weights_come_by_a_push_only_a_lost_server_waits_for_the_next():
+def test_without_a_copy_of_the_weights_a_lost_server_waits_for_the_next_push():
     async def run():
         async with fleet_of(served(echo), served(echo)) as (fleet, calls):
-            fleet.bring_up_to_date = None
-            first, second = fleet.receiving
-            await fleet.drop_failed({first: RolloutError("half an update")})
-            await until(fleet, lambda: fleet.receiving == [first, second])
-            assert fleet.serving == [second]
+            fleet.membership.bring_up_to_date = None
+            first, second = fleet.membership.receiving
+            await fleet.membership.drop_failed({first: RolloutError("half an update")})
+            await until(fleet, lambda: fleet.membership.receiving == [first, second])
+            assert fleet.membership.serving == [second]
             assert "/end_weight_update" in [call.path for call in calls[0]]
-            await fleet.drop_failed({second: RolloutError("lost as well")})
+            await fleet.membership.drop_failed({second: RolloutError("lost as well")})
             with pytest.raises(ServersWaitError):
                 await fleet.generate(requests(1)[0])
             assert generated(calls[0]) == 0
-            await fleet.admit()
+            await fleet.membership.admit()
             assert (await fleet.generate(requests(2)[1]))[0].token_ids == (1,)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""A list of servers that changes: new ones serve once they have the weights, others end what they have begun."""
+"""A changing list of servers: new ones serve once they have the weights, removed ones finish what they have begun."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from megacov.rollout.client.wire import GenerateRequest
 from megacov.rollout.fleet.address_file import AddressFile
 from megacov.rollout.fleet.fleet import Fleet
 from megacov.rollout.fleet.member import Member
+from megacov.rollout.fleet.membership import Membership
 from tests.support.scripted_fleet import make_client
 from tests.support.scripted_server import DROP, Call, Reply, Script, completion, hang, scripted_server
 
@@ -23,7 +24,7 @@ REQUEST = GenerateRequest(input_ids=(1,), n=1, max_new_tokens=4)
 
 
 class Server:
-    """Has no weights until it is given some, and answers when it may."""
+    """Has no weights at first, and answers when the test allows it."""
 
     def __init__(self, version: str = "7") -> None:
         self.version = version
@@ -46,26 +47,28 @@ class Server:
 
 
 async def update(client: RolloutClient) -> None:
-    await client.update_weights_from_disk("folder", weight_version="7")
+    await client.weights.load_from_disk("folder", weight_version="7")
 
 
 @contextlib.asynccontextmanager
 async def following(path: Path, *scripts: Script) -> AsyncIterator[tuple[Fleet, list[str]]]:
-    """A fleet that follows the file, which names the first server at the beginning, and the addresses of all."""
+    """A fleet that follows the file, which first names one server, and the addresses of all servers."""
     async with contextlib.AsyncExitStack() as stack:
         addresses = [(await stack.enter_async_context(scripted_server(script)))[0] for script in scripts]
         path.write_text(f"{addresses[0]}\n")
         fleet = Fleet(
-            members=[Member(make_client(address)) for address in AddressFile(path).read()],
-            make_client=make_client,
-            bring_up_to_date=update,
-            address_file=AddressFile(path),
-            watch_s=0.05,
-            health_timeout_s=0.5,
-            start_timeout_s=5.0,
+            Membership(
+                members=[Member(make_client(address)) for address in AddressFile(path).read()],
+                make_client=make_client,
+                bring_up_to_date=update,
+                address_file=AddressFile(path),
+                watch_s=0.05,
+                health_timeout_s=0.5,
+                start_timeout_s=5.0,
+            )
         )
-        fleet.versions.add("7")
-        stack.push_async_callback(fleet.aclose)
+        fleet.membership.versions.add("7")
+        stack.push_async_callback(fleet.membership.aclose)
         yield fleet, addresses
 
 
@@ -75,11 +78,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def watch_until(fleet: Fleet, condition: Callable[[], bool]) -> None:
-    await asyncio.wait_for(fleet.watched(until(condition)), 20.0)
+    await asyncio.wait_for(fleet.membership.watched(until(condition)), 20.0)
 
 
 def served_by(fleet: Fleet) -> list[str]:
-    return [client.address for client in fleet.serving]
+    return [client.address for client in fleet.membership.serving]
 
 
 def test_a_new_line_is_a_server_that_gets_the_weights_first(tmp_path):
@@ -88,7 +91,7 @@ def test_a_new_line_is_a_server_that_gets_the_weights_first(tmp_path):
         first, second = Server(), Server("default")
         async with following(path, first, second) as (fleet, addresses):
             path.write_text(f"# two of them\n\n{addresses[0]}/  # the first\n{addresses[1]}\n")
-            await watch_until(fleet, lambda: len(fleet.serving) == 2)
+            await watch_until(fleet, lambda: len(fleet.membership.serving) == 2)
             assert served_by(fleet) == addresses
             await asyncio.gather(*(fleet.generate(REQUEST) for _ in range(6)))
             assert (first.sampled_with, second.sampled_with) == (["7"] * 3, ["7"] * 3)
@@ -105,15 +108,15 @@ def test_a_removed_line_is_a_server_that_ends_what_it_has_begun(tmp_path):
             under_way = [asyncio.create_task(fleet.generate(REQUEST)) for _ in range(3)]
             path.write_text(f"{addresses[1]}\n")
             await watch_until(fleet, lambda: served_by(fleet) == addresses[1:])
-            assert len(fleet.members) == 2
+            assert len(fleet.membership.members) == 2
             assert not any(task.done() for task in under_way)
             await asyncio.gather(*(fleet.generate(REQUEST) for _ in range(4)))
             assert (len(first.sampled_with), len(second.sampled_with)) == (3, 4)
             first.may_answer.set()
-            await watch_until(fleet, lambda: len(fleet.members) == 1)
+            await watch_until(fleet, lambda: len(fleet.membership.members) == 1)
             assert [(await task)[0].token_ids for task in under_way] == [(1,)] * 3
             assert fleet.num_failovers == 0
-            # And back again, beside the other.
+            # The first server comes back, beside the other.
             first.version = "6"
             path.write_text(f"{addresses[1]}\n{addresses[0]}\n")
             await watch_until(fleet, lambda: served_by(fleet) == addresses[::-1])
@@ -122,7 +125,7 @@ def test_a_removed_line_is_a_server_that_ends_what_it_has_begun(tmp_path):
     asyncio.run(run())
 
 
-def test_what_a_removed_server_owes_when_it_dies_is_asked_elsewhere(tmp_path):
+def test_requests_of_a_removed_server_that_dies_go_to_another(tmp_path):
     async def run():
         path = tmp_path / "servers"
         first, second = Server(), Server("default")
@@ -132,23 +135,25 @@ def test_what_a_removed_server_owes_when_it_dies_is_asked_elsewhere(tmp_path):
             path.write_text(f"{addresses[1]}\n")
             await watch_until(fleet, lambda: served_by(fleet) == addresses[1:])
             first.is_dead = True
-            await watch_until(fleet, lambda: len(fleet.members) == 1)
+            await watch_until(fleet, lambda: len(fleet.membership.members) == 1)
             assert (await under_way)[0].token_ids == (1,)
             assert fleet.num_failovers == 1
 
     asyncio.run(run())
 
 
-def test_a_removed_server_that_never_comes_back_is_forgotten_and_a_listed_one_is_waited_for(tmp_path):
+def test_a_removed_dead_server_is_forgotten_and_a_listed_one_awaited(tmp_path):
     async def run():
         path = tmp_path / "servers"
         first, second = Server(), Server()
         async with following(path, first, second) as (fleet, addresses):
             first.is_dead = second.is_dead = True
-            await watch_until(fleet, lambda: fleet.members[0].state == "out")
+            await watch_until(fleet, lambda: fleet.membership.members[0].state == "out")
             path.write_text(f"{addresses[1]}\n")
-            await watch_until(fleet, lambda: [member.client.address for member in fleet.members] == addresses[1:])
-            waiting = asyncio.create_task(fleet.watched(fleet.generate(REQUEST)))
+            await watch_until(
+                fleet, lambda: [member.client.address for member in fleet.membership.members] == addresses[1:]
+            )
+            waiting = asyncio.create_task(fleet.membership.watched(fleet.generate(REQUEST)))
             await asyncio.sleep(0.3)
             second.is_dead = False
             assert (await asyncio.wait_for(waiting, 20.0))[0].token_ids == (1,)
@@ -156,16 +161,16 @@ def test_a_removed_server_that_never_comes_back_is_forgotten_and_a_listed_one_is
     asyncio.run(run())
 
 
-def test_a_file_that_cannot_be_used_changes_nothing_and_is_told_once(tmp_path, capsys):
+def test_an_unusable_file_changes_nothing_and_is_reported_once(tmp_path, capsys):
     async def run():
         path = tmp_path / "servers"
         async with following(path, Server(), Server("default")) as (fleet, addresses):
             for text in ("# nothing\n", "10.0.0.5:30000\n", f"{addresses[1]}\nhttp://8.8.8.8:1\n", None):
                 path.write_text(text) if text is not None else path.unlink()
-                await fleet.watched(asyncio.sleep(0.3))
+                await fleet.membership.watched(asyncio.sleep(0.3))
                 assert served_by(fleet) == addresses[:1]
             path.write_text("".join(f"{address}\n" for address in addresses))
-            await watch_until(fleet, lambda: len(fleet.serving) == 2)
+            await watch_until(fleet, lambda: len(fleet.membership.serving) == 2)
 
     asyncio.run(run())
     lines = [line for line in capsys.readouterr().out.splitlines() if "stay as they are" in line]
@@ -175,7 +180,7 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_told_once(tmp_path, c
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "rollouts.example.com"])
-def test_a_public_address_is_refused_when_it_is_connected_to(host, monkeypatch):
+def test_a_host_name_of_a_public_address_is_refused(host, monkeypatch):
     real = socket.getaddrinfo
 
     def look_up(name, *args, **options):
@@ -191,7 +196,7 @@ def test_a_public_address_is_refused_when_it_is_connected_to(host, monkeypatch):
     asyncio.run(run())
 
 
-def test_a_name_of_a_private_address_is_connected_to():
+def test_a_host_name_of_a_private_address_is_accepted():
     async def run():
         async with scripted_server(Server()) as (address, _):
             async with RolloutClient(address.replace("127.0.0.1", "localhost"), vocab_size=4) as client:
@@ -217,7 +222,9 @@ def test_a_removed_server_that_hangs_is_given_up(tmp_path):
             await asyncio.sleep(0.1)
             path.write_text(f"{addresses[1]}\n")
             is_hanging = True
-            await watch_until(fleet, lambda: [member.client.address for member in fleet.members] == addresses[1:])
+            await watch_until(
+                fleet, lambda: [member.client.address for member in fleet.membership.members] == addresses[1:]
+            )
             assert (await under_way)[0].token_ids == (1,)
 
     asyncio.run(run())

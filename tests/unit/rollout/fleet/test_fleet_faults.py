@@ -1,4 +1,4 @@
-"""A sampler on servers that fail in every way: each sample is there once and of the right weights, or an error is."""
+"""A sampler on servers that fail in every way: each sample comes once and from the right weights, or an error does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from megacov.rollout.client.client import RolloutClient
 from megacov.rollout.fleet import fleet as fleet_module
 from megacov.rollout.fleet import member
 from megacov.rollout.fleet.fleet import Fleet
-from megacov.rollout.sampling.sampler import SampledGroups, Sampler
+from megacov.rollout.sampling.groups import SampledGroups
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
+from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
 from tests.support.scripted_fleet import VOCAB_SIZE, fleet_of
 from tests.support.scripted_server import DROP, Call, Reply, completion, hang
@@ -33,10 +35,10 @@ _SERIALS = itertools.count(1000)
 class Server:
     """Answers /generate with a token of the prompt and one that no other completion has, until it fails.
 
-    fault: what becomes of right completions.
-    fails_whole: whether all other calls fail as well.
-    first: requests that it answers rightly before.
-    version: of the weights it has. `sampled_with` are those it had when it was asked to sample.
+    fault: turns correct completions into a reply.
+    fails_whole: whether all other calls fail too.
+    first: requests answered correctly before that.
+    version: version of its weights. `sampled_with`: versions at each request to sample.
     """
 
     fault: Fault | None = None
@@ -93,7 +95,7 @@ def of_version(right: Completions, version: str) -> Completions:
     return with_meta(right, weight_version=version, weight_versions=spans)
 
 
-# What a server does, whether with all calls, and what is said when all servers do.
+# A fault, whether it affects all calls, and the error if all servers have it.
 FAULTS: dict[str, tuple[Fault, bool, str]] = {
     "gone": (answers(DROP), True, "did not answer"),
     "hangs": (hangs, True, "did not answer|was not healthy"),
@@ -138,32 +140,34 @@ def make_impatient_client(address: str) -> RolloutClient:
 
 
 def patience(name: str) -> dict[str, Any]:
-    """Of a fleet: only what never answers, or is always busy, is worth a short deadline: these cores are slow."""
+    """Deadlines of a fleet. Only servers that never answer or are always busy get short ones: these cores are slow."""
     if name in ("hangs", "hangs in requests alone", "trickles", "too busy", "unavailable"):
         return {"update": update, "make_client": make_impatient_client, "health_timeout_s": 1.0}
     return {"update": update, "make_client": make_client, "health_timeout_s": 10.0}
 
 
 async def update(client: RolloutClient) -> None:
-    await client.update_weights_from_disk("folder", weight_version=VERSION)
+    await client.weights.load_from_disk("folder", weight_version=VERSION)
 
 
 async def sample(fleet: Fleet, *, is_watched: bool = True) -> SampledGroups:
-    fleet.versions.add(VERSION)
+    fleet.membership.versions.add(VERSION)
     sampler = Sampler(
-        clients=[fleet],
-        verify=lambda *_: 1.0,
-        samples_per_prompt=NUM_SAMPLES,
-        max_response_length=4,
-        max_concurrency=6,
+        PromptSampler(
+            clients=[fleet],
+            verify=lambda *_: 1.0,
+            samples_per_prompt=NUM_SAMPLES,
+            max_response_length=4,
+            max_concurrency=6,
+        )
     )
     prompts = [Prompt(index, "", (index,), "") for index in range(NUM_PROMPTS)]
     sampling = sampler.sample_groups(prompts, NUM_PROMPTS, expected_version=VERSION)
-    return await (fleet.watched(sampling) if is_watched else sampling)
+    return await (fleet.membership.watched(sampling) if is_watched else sampling)
 
 
 def assert_all_accounted_for(groups: SampledGroups) -> None:
-    """Each prompt's samples are its own, as many as were asked for, none twice, and all of the current weights."""
+    """Each prompt has its own samples, as many as requested, none twice, and all from the current weights."""
     expected = {(number, number): NUM_SAMPLES for number in range(NUM_PROMPTS)}
     assert Counter((sample.group, sample.completion.token_ids[0]) for sample in groups.samples) == expected
     assert len({sample.completion.token_ids[1] for sample in groups.samples}) == NUM_PROMPTS * NUM_SAMPLES
@@ -204,7 +208,7 @@ def test_all_servers_fail_for_a_while_and_nothing_is_lost():
             *servers, update=update, make_client=make_client, start_timeout_s=20.0, health_timeout_s=10.0
         ) as (fleet, _):
             sampling = asyncio.create_task(sample(fleet))
-            while fleet.serving:
+            while fleet.membership.serving:
                 await asyncio.sleep(0.01)
             for server in servers:
                 server.fault = None
@@ -213,19 +217,19 @@ def test_all_servers_fail_for_a_while_and_nothing_is_lost():
     asyncio.run(run())
 
 
-def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_weights():
+def test_a_restarted_server_gets_no_request_before_it_has_the_weights():
     async def run():
         empty = Server(answers(DROP), fails_whole=True)
         async with fleet_of(empty, Server(), update=update, make_client=make_client) as (fleet, _):
             assert_all_accounted_for(await sample(fleet))
-            assert len(fleet.serving) == 1
+            assert len(fleet.membership.serving) == 1
             empty.fault, empty.version = None, "default"
 
             async def until_back() -> None:
-                while len(fleet.serving) < 2:
+                while len(fleet.membership.serving) < 2:
                     await asyncio.sleep(0.01)
 
-            await asyncio.wait_for(fleet.watched(until_back()), 30.0)
+            await asyncio.wait_for(fleet.membership.watched(until_back()), 30.0)
             before = len(empty.sampled_with)
             assert_all_accounted_for(await sample(fleet))
             assert len(empty.sampled_with) > before
@@ -235,21 +239,21 @@ def test_a_server_that_comes_back_empty_is_asked_for_nothing_before_it_has_the_w
 
 
 @pytest.mark.parametrize("is_watched", [True, False])
-def test_a_server_that_was_emptied_unseen_is_found_out(is_watched):
-    """By the watch, or by its first answer, which is thrown away."""
+def test_a_server_restarted_by_somebody_else_is_detected(is_watched):
+    """The watch finds it, or its first answer does, which is discarded."""
 
     async def run():
         emptied = Server(version="default")
         async with fleet_of(emptied, Server(), update=update, make_client=make_client) as (fleet, _):
             if is_watched:
-                fleet.versions.add(VERSION)
-                await asyncio.wait_for(fleet.watched(asyncio.sleep(1.0)), 30.0)
+                fleet.membership.versions.add(VERSION)
+                await asyncio.wait_for(fleet.membership.watched(asyncio.sleep(1.0)), 30.0)
                 assert emptied.version == VERSION
             groups = await asyncio.wait_for(sample(fleet, is_watched=is_watched), 30.0)
             assert_all_accounted_for(groups)
             assert groups.report.wrong_version == 0
-            assert len(fleet.serving) == (2 if is_watched else 1)
-            # Of requests that were under way together, none of which was answered yet.
+            assert len(fleet.membership.serving) == (2 if is_watched else 1)
+            # These requests were under way together, and none was answered yet.
             assert emptied.sampled_with.count("default") <= 6
 
     asyncio.run(run())

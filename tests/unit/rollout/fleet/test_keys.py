@@ -1,4 +1,4 @@
-"""Keys from a file: only its owner may know them."""
+"""Keys from a file that only its owner may read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that this process has started: lost ones hold nothing, and are started anew so many times in a row."""
+"""Servers that this process started: lost ones hold no memory, and restarts in a row are limited."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sleeper(ServerProcess):
 
 
 def member_of(folder: Path) -> Member:
-    """Its process runs."""
+    """A member whose process runs."""
     server = Sleeper("sleeper", folder / "log", 60.0)
     server.start()
     return Member(RolloutClient("http://127.0.0.1:9", vocab_size=4), server)
@@ -56,24 +56,24 @@ def test_a_lost_server_holds_nothing(tmp_path: Path, max_restarts: int, state: s
     asyncio.run(run())
 
 
-def test_memory_is_free_when_the_trainer_wants_it_even_of_a_server_that_is_starting(tmp_path: Path):
+def test_a_starting_server_frees_its_memory_for_the_trainer(tmp_path: Path):
     async def run():
         async with fleet_of() as (fleet, _):
-            lost, starting, serving = fleet.members[:] = [member_of(tmp_path) for _ in range(3)]
+            lost, starting, serving = fleet.membership.members[:] = [member_of(tmp_path) for _ in range(3)]
             try:
                 lost.lose("hangs", max_restarts=3)
                 starting.state, starting.restarts_in_a_row = "starting", 1
-                await asyncio.wait_for(fleet.release_lost(), 20.0)
+                await asyncio.wait_for(fleet.membership.release_lost(), 20.0)
                 assert lost.server.pid is None and starting.server.pid is None
                 assert (starting.state, starting.restarts_in_a_row) == ("out", 0)
                 assert serving.server.pid is not None
-                # And they are started anew as ever.
+                # The restart still works afterwards.
                 await starting.has_restarted(
                     starting.server, lambda _: starting.client, start_timeout_s=60.0, health_timeout_s=1.0
                 )
                 assert starting.state == "starting" and starting.server.pid is not None
             finally:
-                for member in fleet.members:
+                for member in fleet.membership.members:
                     await asyncio.to_thread(member.server.stop)
 
     asyncio.run(run())

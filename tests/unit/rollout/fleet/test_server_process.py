@@ -1,4 +1,4 @@
-"""The embedded server as a process: it starts, serves, takes new weights and ends, and says why it did not start."""
+"""The embedded server as a process: it starts, serves, takes new weights and ends; a failed start has a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, RolloutClient, Sampler
+from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, PromptSampler, RolloutClient, Sampler
 from megacov.types import Prompt
 from megacov.weight_sync import DiskTransport
 from tests.support.processes import is_running, wait_until
@@ -67,10 +67,12 @@ def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_fo
     with asyncio.Runner() as runner:
         client = client_of(server)
         sampler = Sampler(
-            clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+            PromptSampler(
+                clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+            )
         )
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
-        # The same seed each time: what is sampled depends on the weights, and on nothing else.
+        # Each call has the same seed, so the samples depend on the weights alone.
         for version, folder in ((1, model_folder), (2, other_folder), (3, model_folder)):
             transport.push(version, load_file(folder / "model.safetensors").items())
             batches.append(runner.run(sampler.sample_groups(prompts, 8, expected_version=str(version), seed=4)))
@@ -81,18 +83,21 @@ def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_fo
     assert tokens[0] != tokens[1]
 
 
-def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, model_folder, tmp_path):
+def test_unfinished_completions_continue_from_their_last_token(server, model_folder, tmp_path):
     weights = load_file(model_folder / "model.safetensors")
     decode = AutoTokenizer.from_pretrained(model_folder).decode
     source = (Prompt(index, "", (5 + index % 4, 6, 7, 8), "") for index in range(1000))
     phases, carried = [], ()
     with asyncio.Runner() as runner:
         client = client_of(server)
-        sampler = PartialSampler(
+        prompt_sampler = PromptSampler(
             clients=[client],
             verify=lambda text, _: float(len(text)),
             samples_per_prompt=2,
             max_response_length=50,
+        )
+        sampler = PartialSampler(
+            prompt_sampler=prompt_sampler,
             decode=partial(decode, skip_special_tokens=True),
             max_staleness=4,
             extra_prompts=6,
@@ -101,7 +106,7 @@ def test_what_is_left_unfinished_is_gone_on_with_from_the_very_token(server, mod
         for version in range(12):
             transport.push(version, weights.items())
             versions = {"expected_version": str(version), "trained_version": version + 1}
-            phases.append(runner.run(sampler.sample_phase(source, 2, carried=carried, **versions)))
+            phases.append(runner.run(sampler.sample_batch(source, 2, carried=carried, **versions)))
             carried = phases[-1].carried
         runner.run(client.aclose())
     samples = [sample for phase in phases for sample in phase.samples]
@@ -144,7 +149,7 @@ def test_a_folder_that_is_no_model_is_named(model_folder, tmp_path):
     assert_one_sentence(start(tmp_path, "--port", "0"), "has no tokenizer")
 
 
-def test_a_server_that_ends_while_it_starts_is_told_with_its_last_words(model_folder, tmp_path):
+def test_a_server_that_dies_at_the_start_is_reported_with_its_last_line(model_folder, tmp_path):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     log = tmp_path / "server.log"
@@ -181,7 +186,7 @@ def test_a_server_ends_with_its_killed_parent(model_folder, tmp_path):
     wait_until(lambda: not is_running(pid))
 
 
-def test_the_end_comes_at_once_even_with_requests_under_way(model_folder, tmp_path):
+def test_the_server_ends_at_once_even_with_running_requests(model_folder, tmp_path):
     async def run(server: EmbeddedServer):
         async with client_of(server) as client:
             await client.pause("in_place")

@@ -1,4 +1,4 @@
-"""How SGLang servers are started, seen from a command in their place that tells what it was given."""
+"""How SGLang servers are started, with a command in their place that records its arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server(tmp_path: Path, *command: str, **options) -> SglangServer:
     )
 
 
-def test_what_a_server_is_given(tmp_path):
+def test_arguments_environment_and_keys_of_a_server(tmp_path):
     (tmp_path / "server_1.log").touch(mode=0o644)
     arguments = {"device": "cpu", "disable-overlap-schedule": True, "enable-metrics": False, "cuda-graph-bs": (1, 2)}
     with server(tmp_path, arguments=arguments, environment={"X": "1"}, random_seed=7, dtype="bfloat16") as running:
@@ -52,7 +52,7 @@ def test_what_a_server_is_given(tmp_path):
         below = psutil.Process(running.pid).children(recursive=True)
         seen = [*psutil.Process(running.pid).cmdline(), *(word for process in below for word in process.cmdline())]
         assert len(below) == 1
-        # Once it generates, the keys are nowhere on the disk.
+        # Once the server generates, the keys are no longer on the disk.
         assert not Path(told["config"]).exists()
         assert (tmp_path / "server_1.log").stat().st_mode & 0o777 == 0o600
     assert not Path(told["config"]).parent.exists()
@@ -87,7 +87,7 @@ def test_a_host_of_another_machine_is_named(tmp_path):
         server(tmp_path, host="192.0.2.77").start()
 
 
-def test_the_log_of_an_earlier_life_is_kept_and_only_its_end_is_read(tmp_path):
+def test_the_log_is_appended_to_and_only_its_end_is_read(tmp_path):
     log = tmp_path / "server_1.log"
     log.write_bytes(b"what failed\n" + b"x\n" * 50_000)
     for _ in range(2):
@@ -104,7 +104,7 @@ def test_keys_are_fresh_and_not_shown():
     assert first.api not in repr(first) and first.admin not in repr(first)
 
 
-def test_a_server_that_ends_while_it_starts_is_told_with_its_last_words(tmp_path):
+def test_a_server_that_dies_at_the_start_is_reported_with_its_last_line(tmp_path):
     with (
         pytest.raises(RolloutError, match="SGLang server 1 ended with exit code 7; its log .* ends with: no weights"),
         server(tmp_path, sys.executable, "-c", "print('no weights'); raise SystemExit(7)"),

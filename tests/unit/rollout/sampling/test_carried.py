@@ -1,4 +1,4 @@
-"""Completions in pieces: joined they are what one request would have given, and nothing is lost on paper."""
+"""Completions in pieces: joined they equal the completion of one request, and text keeps every bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decode(ids: Sequence[int]) -> str:
 
 
 def piece(text: str | bytes, reason: FinishReason, *spans: tuple[str, int], shown: str | None = None) -> Completion:
-    """Tokens of a text; spans are a version and how many tokens."""
+    """Tokens of a text; spans are pairs of version and number of tokens."""
     ids = tuple(text.encode() if isinstance(text, str) else text)
     ends = [sum(length for _, length in spans[: i + 1]) for i in range(len(spans))]
     return Completion(

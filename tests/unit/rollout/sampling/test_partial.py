@@ -1,4 +1,4 @@
-"""Partial rollouts: every prompt is answered once, by tokens that are young enough, over any number of phases."""
+"""Partial rollouts: every prompt is answered once, with tokens that are new enough, over any number of batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.partial_rollouts import BIG, LENGTH, MADE, N, Server, phase, 
 from tests.support.scripted_server import DROP, Call, Reply
 
 
-def test_what_is_slow_is_left_and_gone_on_with():
+def test_slow_completions_are_left_and_continued():
     async def run():
         server = Server(is_slow=lambda index, copy: index == 0 or (index == 2 and copy == 1))
         async with sampler_of(server, extra_prompts=2) as sampler:
@@ -32,7 +32,7 @@ def test_what_is_slow_is_left_and_gone_on_with():
 
     server, second = asyncio.run(run())
     assert trained(second) == [0, 2]
-    # One request for every piece, with what there is of it; a finished completion is not asked for again.
+    # Each piece has its own request with its tokens so far; finished completions are not requested again.
     continued = [call.body["input_ids"] for call in server.calls if len(call.body["input_ids"]) > 1]
     assert sorted(continued) == [[0, BIG, BIG + 1]] * 2 + [[2, BIG, BIG + 1]]
     assert second.report.continued_tokens == 3 * MADE
@@ -61,13 +61,13 @@ def test_groups_that_end_beyond_the_wanted_number_are_carried_whole():
     first, second, num_asked = asyncio.run(run())
     assert trained(first) == [0, 1] and trained(second) == [2, 3]
     whole = sum(all(each.finish_reason == "length" for each in group.completions) for group in first.carried)
-    # What was asked for is either used or carried whole; the others wait for their turn without a token.
+    # Requested groups are either used or carried whole; the others wait without a token.
     assert whole == num_asked - 2
     assert first.report.carried == N * whole
     assert [group.prompt.index for group in first.carried] == list(range(2, 8))
 
 
-def test_what_was_carried_is_spread_over_the_batch():
+def test_carried_groups_are_spread_over_the_batch():
     async def run():
         server = Server(is_slow=lambda index, copy: index < 20)
         async with sampler_of(server, extra_prompts=20) as sampler:
@@ -79,11 +79,11 @@ def test_what_was_carried_is_spread_over_the_batch():
     sampled = asyncio.run(run())
     is_carried = [one.prompt.index < 20 for one in sampled.samples[::N]]
     assert sum(is_carried) == 20
-    # In hardly any order has a half fewer or more of them; this one is fixed.
+    # Hardly any order puts fewer or more of them into one half; this order is fixed.
     assert 4 <= sum(is_carried[:20]) <= 16
 
 
-def test_tokens_that_would_be_too_old_are_sampled_anew():
+def test_tokens_that_would_be_too_old_are_sampled_again():
     async def run():
         server = Server(is_slow=lambda index, copy: index == 0)
         async with sampler_of(server, extra_prompts=1) as sampler:
@@ -97,7 +97,7 @@ def test_tokens_that_would_be_too_old_are_sampled_anew():
             return sampled, reports
 
     last, reports = asyncio.run(run())
-    # Begun at 0, gone on with at 1 to be trained at 2; at 2 it would be trained at 3, so it begins anew.
+    # Begun at 0 and continued at 1, to be trained at 2. Continued at 2 it would be trained at 3, so it begins again.
     assert [report.stale_dropped for report in reports] == [0, 0, N, 0]
     assert [report.continued_tokens for report in reports] == [0, N * MADE, 0, N * MADE]
     assert trained(last) == [0]
@@ -106,7 +106,7 @@ def test_tokens_that_would_be_too_old_are_sampled_anew():
 
 
 @pytest.mark.parametrize(("fewest", "usable", "candidates"), [(1, 2, {0, 1, 2}), (4, 4, {0, 1, 2, 3})])
-def test_after_a_time_fewer_groups_will_do_if_they_can_be_trained_on(fewest: int, usable: int, candidates: set[int]):
+def test_after_a_time_fewer_groups_are_enough_if_they_can_be_trained_on(fewest: int, usable: int, candidates: set[int]):
     async def run():
         late = asyncio.Event()
         server = Server(is_slow=lambda index, copy: index > 3)
@@ -172,7 +172,8 @@ def test_filtering_gives_up_with_a_sentence():
             await phase(sampler, server, map(prompt, range(20)))
 
     with pytest.raises(
-        RolloutError, match=r"Only 0 of 2 groups .* after 2 refills: 0 groups were right throughout and 9 wrong"
+        RolloutError,
+        match=r"Only 0 of 2 groups .* after 2 refills: all completions were right in 0 groups and wrong in 9;",
     ):
         asyncio.run(run())
 
@@ -190,7 +191,8 @@ def test_a_piece_goes_on_elsewhere_when_its_server_is_lost():
             first = await phase(sampler, server, source, num_groups=1)
             dead.set()
             server.is_slow = lambda index, copy: index > 4
-            return await phase(sampler, server, source, first.carried, version=1, num_groups=4), sampler.clients[0]
+            (client,) = sampler.prompt_sampler.clients
+            return await phase(sampler, server, source, first.carried, version=1, num_groups=4), client
 
     second, fleet = asyncio.run(run())
     assert 0 in trained(second)
@@ -221,7 +223,7 @@ def test_an_abort_that_nobody_asked_for_is_gone_on_with_at_once():
 async def _run_on(
     sampler: PartialSampler, server: Server, start: tuple[int, int, str], phases: int, slow: set[int]
 ) -> list[Any]:
-    """So many phases from a state (version, position, carried as text); after each, its batch and the next state."""
+    """Run batches from a state (version, position, carried as text); gives each batch and the next state."""
     version, position, text = start
     states = []
     for _ in range(phases):
@@ -245,7 +247,7 @@ async def _run_on(
 
 def test_every_prompt_is_trained_on_once_also_across_a_resumption():
     async def run():
-        # Some copies are slow for several phases, each at its own time, and never those of more than three prompts.
+        # Some copies are slow for several batches, at different times, and never those of more than three prompts.
         server, slow = Server(), set[int]()
 
         def is_slow(index: int, copy: int) -> bool:
@@ -257,7 +259,7 @@ def test_every_prompt_is_trained_on_once_also_across_a_resumption():
         server.is_slow = is_slow
         async with sampler_of(server, extra_prompts=3) as sampler:
             before = await _run_on(sampler, server, (0, 0, ""), 4, slow)
-            # Another three phases are made and lost; then it goes on from the state after four.
+            # Three more batches are made and lost; then the run resumes from the state after four.
             await _run_on(sampler, server, before[-1][1], 3, slow)
             after = await _run_on(sampler, server, before[-1][1], 12, slow)
             return before + after
@@ -281,11 +283,11 @@ def test_servers_that_get_no_more_requests_end_what_they_have_as_well():
 
         server = Server(is_slow=lambda index, copy: index < 2)
         async with sampler_of(script, script, extra_prompts=2) as sampler:
-            (fleet,) = sampler.clients
+            (fleet,) = sampler.prompt_sampler.clients
             waiting = asyncio.create_task(phase(sampler, server, map(prompt, range(4)), num_groups=2))
             while server.waiting < 2:
                 await asyncio.sleep(0.01)
-            for member in fleet.members:
+            for member in fleet.membership.members:
                 member.is_leaving = True
             are_leaving.set()
             return await asyncio.wait_for(waiting, 20.0)

@@ -12,7 +12,9 @@ import pytest
 
 from megacov.errors import RewardError, RolloutError
 from megacov.rollout.client.client import RolloutClient
-from megacov.rollout.sampling.sampler import SampledGroups, Sampler
+from megacov.rollout.sampling.groups import SampledGroups
+from megacov.rollout.sampling.prompt_sampler import PromptSampler
+from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
 from tests.support.scripted_server import Call, Reply, Script, completion, scripted_server
 
@@ -55,7 +57,7 @@ def sample(
     async def run() -> tuple[SampledGroups, list[list[Call]]]:
         async with asyncio.timeout(30.0), servers(script, num_servers) as (clients, calls):
             options = {"verify": lambda text, _: float(text or 0.0), "samples_per_prompt": N, "max_response_length": 5}
-            sampler = Sampler(clients=clients, **(options | settings))
+            sampler = Sampler(PromptSampler(clients=clients, **(options | settings)))
             return await sampler.sample_groups(
                 prompts(num_prompts), num_groups, expected_version="v0", seed=seed
             ), calls
@@ -128,13 +130,15 @@ def test_too_few_prompts_are_an_error():
         sample(mixed, num_prompts=2)
 
 
-def test_an_iterator_of_prompts_goes_on_where_it_stopped():
+def test_an_iterator_of_prompts_continues_where_it_stopped():
     async def run():
         async def script(call: Call) -> Reply:
             return Reply(mixed(call.body["input_ids"][0], N))
 
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            sampler = Sampler(
+                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            )
             source = prompts(8)
             return [await sampler.sample_groups(source, 3, expected_version="v0") for _ in range(2)]
 
@@ -144,7 +148,7 @@ def test_an_iterator_of_prompts_goes_on_where_it_stopped():
 
 
 def first_time(trouble: Callable[[int], dict[str, Any]], *, number: int) -> Answer:
-    """The first request for each prompt has trouble in some of its completions."""
+    """Some completions of the first request for each prompt are bad."""
     asked: Counter[int] = Counter()
 
     def answer(index: int, n: int) -> list[dict[str, Any]]:
@@ -212,7 +216,9 @@ def test_retries_are_counted_per_call():
 
     async def run():
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            sampler = Sampler(
+                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            )
             return [(await sampler.sample_groups(prompts(3), 3, expected_version="v0")).report for _ in range(2)]
 
     assert [report.retries for report in asyncio.run(run())] == [2, 0]
@@ -233,7 +239,13 @@ def test_prompts_under_way_are_bounded_and_spread_over_servers():
     async def run():
         async with servers(script, 2) as (clients, calls):
             sampler = Sampler(
-                clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5, max_concurrency=4
+                PromptSampler(
+                    clients=clients,
+                    verify=lambda *_: 0.0,
+                    samples_per_prompt=N,
+                    max_response_length=5,
+                    max_concurrency=4,
+                )
             )
             await sampler.sample_groups(prompts(20), 20, expected_version="v0")
             return [len(arrived) for arrived in calls]
@@ -253,14 +265,16 @@ def test_a_seed_gives_every_request_its_own():
     assert all(0 <= seed < 2**63 for seed in seeds(1))
 
 
-def test_progress_is_told_group_by_group():
+def test_progress_is_reported_group_by_group():
     async def run():
         async def script(call: Call) -> Reply:
             return Reply(mixed(call.body["input_ids"][0], N))
 
         done = []
         async with servers(script, 1) as (clients, _):
-            sampler = Sampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            sampler = Sampler(
+                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+            )
             await sampler.sample_groups(prompts(5), 5, expected_version="v0", on_group=lambda: done.append(1))
         return len(done)
 

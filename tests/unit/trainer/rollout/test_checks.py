@@ -1,4 +1,4 @@
-"""A server that cannot do what a run asks of it is refused with a sentence, at the start or when it comes later."""
+"""A server that cannot do what a run needs is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERE = "http://127.0.0.1:30000"
 COLOCATED = ("rollout.colocated=true", "weight_sync.transport=ipc")
 
 
-def test_servers_that_cannot_do_what_is_asked_are_refused():
+def test_unusable_servers_are_refused():
     plain, colocated = load_config(RUN), load_config(RUN, COLOCATED)
     able = Capabilities(memory_saver=True)
     check_server(plain, Capabilities(), address=HERE, is_own=True)
@@ -53,7 +53,7 @@ def test_weights_must_be_able_to_reach_a_server(transport: str, address: str, se
             check_server(config, Capabilities(), address=address, is_own=False)
 
 
-def test_where_the_trainer_has_an_address_servers_elsewhere_will_do():
+def test_servers_elsewhere_are_accepted_if_the_trainer_has_an_address():
     config = load_config(RUN, ("weight_sync.transport=broadcast", "weight_sync.host=10.0.0.5"))
     check_server(config, Capabilities(), address="http://192.0.2.7:1", is_own=False)
     old = Capabilities(version="0.5.5", flattened_buckets=False)

@@ -1,4 +1,4 @@
-"""Servers on the trainer's GPUs: memory changes hands once each way, and what cannot be is refused."""
+"""Servers on the trainer's GPUs: memory changes hands once each way, and impossible settings are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOCATED = ("rollout.colocated=true", "weight_sync.transport=ipc")
 
 
 class Lender:
-    """Keeps account of its memory, and refuses to take what it holds or to give what it has given."""
+    """Keeps account of its memory; refuses to allocate what it holds and to free what it has freed."""
 
     def __init__(self) -> None:
         self.held = {"weights", "kv_cache", "cuda_graph"}
@@ -41,7 +41,7 @@ class Lender:
         return Reply(None)
 
 
-def test_memory_is_given_whole_and_taken_in_two_parts():
+def test_memory_is_freed_at_once_and_allocated_in_two_parts():
     servers = Lender(), Lender()
     with scripted_clients(*servers) as (clients, run):
         memory = LentMemory(clients)
@@ -50,13 +50,13 @@ def test_memory_is_given_whole_and_taken_in_two_parts():
             assert all(server.held == set() for server in servers)
             run(memory.take_weights())
             assert all(server.held == {"weights"} for server in servers)
-            run(memory.take_weights())  # as before a push that is made again
+            run(memory.take_weights())  # as before a repeated push
             run(memory.take_everything_else())
             assert all(server.held == {"weights", "kv_cache", "cuda_graph"} for server in servers)
         assert [len(server.calls) for server in servers] == [6, 6]
 
 
-def test_a_server_that_was_started_anew_has_given_nothing():
+def test_a_restarted_server_has_freed_nothing():
     servers = Lender(), Lender()
     with scripted_clients(*servers) as (clients, run):
         receiving = clients[:1]
@@ -70,7 +70,7 @@ def test_a_server_that_was_started_anew_has_given_nothing():
         assert servers[1].held == set()
 
 
-def test_a_server_gives_nothing_before_it_is_idle():
+def test_a_server_frees_nothing_before_it_is_idle():
     server = Lender()
     server.under_way = 3
     with scripted_clients(server) as (clients, run):
@@ -78,12 +78,12 @@ def test_a_server_gives_nothing_before_it_is_idle():
     assert server.is_paused and server.held == set() and len(server.calls) == 1
 
 
-def test_a_server_that_was_lost_is_asked_for_nothing_it_gave_before():
+def test_a_lost_server_is_not_asked_to_allocate_what_it_had_freed():
     server = Lender()
     with scripted_clients(server) as (clients, run):
         memory = LentMemory(clients)
         run(memory.give())
-        server.held = {"weights", "kv_cache", "cuda_graph"}  # started anew
+        server.held = {"weights", "kv_cache", "cuda_graph"}  # restarted
         memory.forget(clients)
         run(memory.take_weights())
         run(memory.take_everything_else())
@@ -106,6 +106,6 @@ def test_a_refusal_names_the_server():
         ("weight_sync.transport=broadcast", "NCCL takes no two ranks on one GPU"),
     ],
 )
-def test_what_cannot_be_colocated_is_said(override, sentence):
+def test_settings_that_exclude_colocation_are_refused(override, sentence):
     with pytest.raises(ConfigError, match=sentence):
         load_config(RUN, (*COLOCATED, override))

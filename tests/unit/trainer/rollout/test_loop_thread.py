@@ -1,4 +1,4 @@
-"""Coroutines beside the main thread: results and failures come back, and nothing goes on after the end."""
+"""Coroutines beside the main thread: results and failures come back, and nothing runs after the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from megacov.trainer.rollout.loop_thread import LoopThread
 
 
-def test_work_goes_on_beside_its_owner_and_comes_back() -> None:
+def test_work_runs_beside_its_owner_and_returns() -> None:
     go_on = threading.Event()
 
     async def work() -> str:
@@ -28,7 +28,7 @@ def test_work_goes_on_beside_its_owner_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
-def test_what_work_raises_is_raised_where_it_is_waited_for(error: BaseException) -> None:
+def test_an_error_is_raised_to_the_waiter(error: BaseException) -> None:
     async def work() -> None:
         raise error
 
@@ -38,7 +38,7 @@ def test_what_work_raises_is_raised_where_it_is_waited_for(error: BaseException)
         assert loop.run(asyncio.sleep(0, "still there"), timeout_s=10) == "still there"
 
 
-def test_the_end_cancels_what_is_under_way() -> None:
+def test_the_end_cancels_pending_work() -> None:
     ended: list[str] = []
 
     async def work() -> None:
@@ -56,7 +56,7 @@ def test_the_end_cancels_what_is_under_way() -> None:
     assert ended == ["cleaned up"]
 
 
-def test_work_that_blocks_does_not_hold_up_the_end_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_work_does_not_delay_the_end_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[LoopThread.__module__], "_CLOSE_TIMEOUT_S", 0.05)
     unblock, blocked = threading.Event(), threading.Event()
 

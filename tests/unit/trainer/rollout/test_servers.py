@@ -1,4 +1,4 @@
-"""Servers that somebody else has started, as a configuration names them."""
+"""Running servers, as a configuration names them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megacov.trainer.run_folder import with_absolute_paths
 from tests.support.scripted_server import Reply, in_turn, scripted_server
 
 
-def test_servers_of_a_file_are_shown_the_keys_of_a_file(tmp_path: Path, monkeypatch) -> None:
+def test_servers_of_an_address_file_get_the_keys_of_a_keys_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("keys.yaml").touch(mode=0o600)
     Path("keys.yaml").write_text("api-key: one\nadmin-api-key: two\n")
@@ -34,17 +34,17 @@ def test_servers_of_a_file_are_shown_the_keys_of_a_file(tmp_path: Path, monkeypa
             keys = find_keys(config)
             assert make_servers(config, tmp_path, keys) == []
             fleet = make_fleet(config, [], keys, vocab_size=16, bring_up_to_date=nothing)
-            assert [client.address for client in fleet.serving] == [address]
-            assert fleet.address_file is not None and fleet.address_file.read() == (address,)
-            await fleet.serving[0].model_info()
-            await fleet.serving[0].flush_cache()
-            await fleet.aclose()
+            assert [client.address for client in fleet.membership.serving] == [address]
+            assert fleet.membership.address_file is not None and fleet.membership.address_file.read() == (address,)
+            await fleet.membership.serving[0].model_info()
+            await fleet.membership.serving[0].flush_cache()
+            await fleet.membership.aclose()
             assert [call.headers["authorization"] for call in calls] == ["Bearer one", "Bearer two"]
 
     asyncio.run(run())
 
 
-def test_no_keys_are_shown_where_none_were_given() -> None:
+def test_without_keys_none_are_sent() -> None:
     config = load_config(
         "yaml_configs/runs/tiny_kl_cov.yaml", ("rollout.engine=sglang", "rollout.addresses=[http://10.0.0.5:1]")
     )
@@ -52,7 +52,7 @@ def test_no_keys_are_shown_where_none_were_given() -> None:
     assert find_keys(config).admin is None
 
 
-def test_there_is_a_file_for_each_request_or_a_line_that_says_so(monkeypatch, capsys) -> None:
+def test_the_limit_of_open_files_is_raised_or_a_warning_printed(monkeypatch, capsys) -> None:
     config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", ("rollout.max_concurrency=500",))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -1,4 +1,4 @@
-"""What rank 0 does for all, with a real embedded server: batches begun ahead, their failures, and giving up."""
+"""Rank 0's worker with a real embedded server: batches begun ahead, their failures, and interruption."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
         prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
-        # One under way is given up, and so is every later one.
+        # `interrupt` gives up the batch under way and every later one.
         worker.begin(step=5, version=3, prompt_position=12)
         worker.interrupt()
         with pytest.raises(LeaveRequested):
@@ -55,7 +55,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
 
 
-def test_what_goes_wrong_meanwhile_is_raised_when_the_batch_is_wanted(tmp_path: Path) -> None:
+def test_a_failure_while_sampling_is_raised_by_collect(tmp_path: Path) -> None:
     with opened(tmp_path, "rewards.verifier=tests.support.verifiers:not_a_number") as worker:
         worker.begin(step=3, version=3, prompt_position=0)
         with pytest.raises(RewardError, match="not_a_number returned nan"):

@@ -1,0 +1,138 @@
+"""Completions of one prompt: requested from the least busy server, and judged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from megacov.errors import RewardError, RolloutError
+from megacov.rollout.client.client import RolloutClient
+from megacov.rollout.client.wire import GenerateRequest, Prefix
+from megacov.rollout.fleet.fleet import Fleet
+from megacov.rollout.sampling.groups import JudgedGroup, SamplingCall, SamplingReport
+from megacov.types import Completion, Prompt
+
+Verifier = Callable[[str, str], float]
+
+_LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PromptSampler:
+    """How completions are sampled and judged. Use it within the clients' event loop.
+
+    clients: servers of the same model; a request goes to the one with the fewest requests under way. A fleet is one.
+    verify: (text of the completion, answer of the prompt) -> finite reward; called on the event loop.
+    samples_per_prompt: completions in a group.
+    max_response_length: longest completion. [tokens]
+    temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
+    max_concurrency: largest number of prompts under way.
+    max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
+    filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
+    max_filter_rounds: largest number of refills.
+    """
+
+    clients: Sequence[RolloutClient | Fleet]
+    verify: Verifier
+    samples_per_prompt: int
+    max_response_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    stop: tuple[str, ...] = ()
+    max_concurrency: int = 256
+    max_resamples: int = 3
+    filter_groups: bool = False
+    max_filter_rounds: int = 8
+    _under_way: Counter[RolloutClient | Fleet] = field(default_factory=Counter, init=False, repr=False)
+
+    @property
+    def num_retries(self) -> int:
+        """HTTP requests sent again so far."""
+        return sum(client.num_retries for client in self.clients)
+
+    def start_call(
+        self, *, expected_version: str, seed: int | None, on_group: Callable[[], None] | None
+    ) -> SamplingCall:
+        """Start a batch with an empty report; `SamplingCall` describes the arguments."""
+        slots = asyncio.Semaphore(self.max_concurrency)
+        return SamplingCall(SamplingReport(), expected_version, seed, on_group, slots)
+
+    async def generate(
+        self, input_ids: tuple[int, ...], *, n: int, max_new_tokens: int, seed: int | None, prefix: Prefix
+    ) -> list[Completion]:
+        """Request n completions from the least busy server.
+
+        Args:
+            input_ids: prompt, and the tokens so far of a completion that is continued.
+            n: completions wanted.
+            max_new_tokens: longest completion. [tokens]
+            seed: seed of the request; None sends none.
+            prefix: shared by all requests of one prompt.
+
+        Returns:
+            n completions.
+
+        Raises:
+            RolloutError: no server answered.
+            DataError: a token is outside the vocabulary.
+        """
+        request = GenerateRequest(
+            input_ids=input_ids,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop,
+            sampling_seed=seed,
+            prefix=prefix,
+        )
+        client = min(self.clients, key=self._under_way.__getitem__)
+        self._under_way[client] += 1
+        try:
+            return await client.generate(request)
+        finally:
+            self._under_way[client] -= 1
+
+    def judge(self, call: SamplingCall, prompt: Prompt, completions: list[Completion]) -> JudgedGroup:
+        """Reward a finished group, and count it in the call's report; raises RewardError if a reward is not finite."""
+        group = JudgedGroup(prompt, completions, [self._reward(prompt, completion) for completion in completions])
+        group.count(call.report)
+        if call.on_group is not None:
+            call.on_group()
+        return group
+
+    def keeps(self, group: JudgedGroup) -> bool:
+        """Whether the group is trained on; dynamic filtering drops groups whose rewards are all equal."""
+        return group.rewards_differ or not self.filter_groups
+
+    def unusable_error(self, call: SamplingCall, prompt: Prompt, *, num_missing: int) -> RolloutError:
+        """The error for a prompt that still lacks completions after the last attempt."""
+        return RolloutError(
+            f"{num_missing} completions of prompt {prompt.index} were aborted or did not come from weight version "
+            f"{call.expected_version}, after {self.max_resamples + 1} attempts; see that nothing else pauses or "
+            "updates the rollout servers."
+        )
+
+    def too_few_error(self, report: SamplingReport, *, num_kept: int, num_groups: int) -> RolloutError:
+        """The error for a batch with too few groups after the last refill."""
+        got = f"Only {num_kept} of {num_groups} groups can be used after {report.refill_rounds} refills"
+        if not self.filter_groups:
+            return RolloutError(f"{got}; give at least {num_groups} prompts.")
+        return RolloutError(
+            f"{got}: all completions were right in {report.all_right_groups} groups and wrong in "
+            f"{report.all_wrong_groups}; set rollout.filter_groups to false, raise rollout.max_filter_rounds, or use "
+            "prompts that the model answers rightly some of the time."
+        )
+
+    def _reward(self, prompt: Prompt, completion: Completion) -> float:
+        reward = float(self.verify(completion.text, prompt.answer))
+        if not abs(reward) <= _LARGEST_REWARD:
+            raise RewardError(
+                f"The verifier gave {reward} for a completion of prompt {prompt.index}; it must give a finite number "
+                "that float32 can hold."
+            )
+        return reward

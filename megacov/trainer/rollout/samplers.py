@@ -1,0 +1,40 @@
+"""The samplers that a run asks for."""
+
+from __future__ import annotations
+
+from megacov.config import RunConfig
+from megacov.rollout import Fleet, PartialSampler, PromptSampler
+from megacov.rollout.sampling.carried import DecodeTokens
+from megacov.rollout.sampling.prompt_sampler import Verifier
+
+
+def make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
+    """Sample and judge completions of one prompt at a time."""
+    rollout = config.rollout
+    return PromptSampler(
+        clients=[fleet],
+        verify=verify,
+        samples_per_prompt=rollout.samples_per_prompt,
+        max_response_length=rollout.max_response_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        stop=rollout.stop,
+        max_concurrency=rollout.max_concurrency,
+        filter_groups=rollout.filter_groups,
+        max_filter_rounds=rollout.max_filter_rounds,
+    )
+
+
+def make_partial_sampler(config: RunConfig, prompt_sampler: PromptSampler, decode: DecodeTokens) -> PartialSampler:
+    """Sample batches that may leave completions unfinished."""
+    rollout = config.rollout
+    return PartialSampler(
+        prompt_sampler=prompt_sampler,
+        decode=decode,
+        max_staleness=rollout.max_staleness,
+        extra_prompts=rollout.extra_prompts,
+        partial_after_s=rollout.partial_after_s,
+        group_multiple=config.group_multiple,
+        fewest_groups=config.fewest_groups,
+    )
