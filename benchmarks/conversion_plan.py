@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from benchmarks.loading_plan import RankPlan, plan_loading
 from megacov.errors import MegacovError
-from megacov.megatron.loading_plan import RankPlan, plan_loading
 from megacov.megatron.model import DTYPES
 from megacov.megatron.model_shape import check_expert_split, check_split, read_model_shape
 

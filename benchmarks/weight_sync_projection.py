@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from megacov.megatron.loading_plan import plan_loading
+from benchmarks.loading_plan import plan_loading
 from megacov.megatron.model_shape import read_model_shape
 
 MODEL = Path(__file__).parents[1] / "yaml_configs" / "models" / "qwen2.5-32b"

@@ -2,7 +2,7 @@
 
 Megatron cuts the vocabulary, attention and feed-forward matrices over tensor-parallel ranks and repeats norms and
 routers; an expert is whole on one expert-parallel rank. A test compares every count with
-`megacov.megatron.loading_plan`, which is built on the tables that load the weights.
+`benchmarks.loading_plan`, which is built on the tables that load the weights.
 """
 
 from __future__ import annotations
