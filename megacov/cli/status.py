@@ -54,7 +54,7 @@ def render(found: RunStatus) -> Iterator[tuple[str, str]]:
     """
     yield "run", f"{found.name}, {found.run}"
     yield "state", found.state.sentence
-    yield "step", _progress(found.progress, found.steps)
+    yield "step", f"not known: {found.unread}" if found.unread else _progress(found.progress, found.steps)
     if found.state.word == "training" and found.progress is not None and _is_silent(found.progress):
         longest = _span(found.progress.longest_s or 0.0)
         yield (

@@ -18,7 +18,7 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
-from megacov.monitor.recent import LoggedStep, read_recent
+from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
 from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
 
 RECENT = 10
@@ -76,6 +76,7 @@ class RunStatus:
 
     steps: that it is to do.
     restarts: of its jobs, those of the whole chain.
+    unread: why the logged steps are not known; empty if they are.
     logs: of the newest attempt.
     jobs_waiting: others of the run that wait.
     slurm: why SLURM has told nothing.
@@ -86,6 +87,7 @@ class RunStatus:
     state: State
     steps: int | None
     progress: Progress | None
+    unread: str
     entropy: Metric | None
     reward: Metric | None
     saved: Saved | None
@@ -124,10 +126,10 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         if not (has_config or was_submitted or any((run / "logs").glob("slurm_*"))):
             raise DataError(f"{run} is no run: give the folder of one, such as runs/NAME, or the number of its job.")
         name, steps = _read_config(run / "config.yaml") if has_config else (run.name, None)
-        logged = read_recent(run / "tensorboard", (ENTROPY_TAG, REWARD_TAG), count=RECENT + 1)
         holder = find_holder(run)
         attempts = read_attempts(run, since=holder.since if holder else 0.0)
         saved = _find_saved(run, now)
+        logged, unread = _read_logged(run, is_begun=saved is not None)
     except OSError as error:
         raise DataError(f"{error.filename or run} cannot be read: {error.strerror}.") from error
     asked = _Asked(job) if job else _ask(run, holder, attempts)
@@ -140,6 +142,7 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         ),
         steps=steps,
         progress=_progress(logged, now),
+        unread=unread,
         entropy=_metric(logged, ENTROPY_TAG),
         reward=_metric(logged, REWARD_TAG),
         saved=saved,
@@ -159,6 +162,17 @@ def _read_config(path: Path) -> tuple[str, int]:
         raise DataError(
             f"{path} does not tell run.name and run.steps: restore the file that `megacov train` wrote there."
         ) from error
+
+
+def _read_logged(run: Path, *, is_begun: bool) -> tuple[tuple[LoggedStep, ...], str]:
+    """The newest logged steps, or none and a sentence that says why they are not known."""
+    try:
+        logged = read_logged_steps(run)
+    except DataError as error:
+        return (), str(error)
+    if logged is None and is_begun:
+        return (), f"{run / STATUS_NAME} is missing; the next logged step writes it anew."
+    return (logged or ())[-RECENT - 1 :], ""
 
 
 def _find_saved(run: Path, now: float) -> Saved | None:
