@@ -68,7 +68,7 @@ def test_a_run_that_trains(make_run):
     assert found.state.word == "training" and f"process {os.getpid()} on " in found.state.sentence
     lines = shown(found)
     assert lines["run"] == f"tiny, {run}"
-    assert lines["step"].startswith("12 of 20, recorded ") and "; one in " in lines["step"]
+    assert lines["step"].startswith("12 of 20, recorded ") and "; usually one in " in lines["step"]
     assert lines["entropy"] == "1.2500 nats, -0.6250 over 10 logged steps"
     assert lines["reward"] == "0.3750, +0.3125 over 10 logged steps"
     assert lines["checkpoint"].startswith("step 10, ")
@@ -120,7 +120,7 @@ def test_steps_are_counted_where_not_all_are_logged(make_run):
     status = resume_status(run, step=5)
     for step in (5, 10, 15):
         status.add_step(step, {"reward/mean": 0.5})
-    assert "; 5 steps in " in shown(read_status(run))["step"]
+    assert "; usually 5 steps in " in shown(read_status(run))["step"]
 
 
 def test_a_resumed_run_shows_the_steps_that_it_repeats(make_run):
@@ -168,9 +168,9 @@ def test_a_run_that_has_not_begun_needs_no_status_file(make_run):
         (HOLDER, JOB, replace(ATTEMPT, last_code=5), "leaving", "leaving with code 5: new weights did not arrive"),
         # A second job of the run that was refused says nothing about the one that has it.
         (replace(HOLDER, slurm_job="6"), JOB, replace(ATTEMPT, ended=3), "training", "process 9"),
-        (None, JOB, ATTEMPT, "starting", "no process has taken the run yet"),
-        (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has taken the run yet"),
-        (FREE, JOB, ATTEMPT, "training", "by SLURM's word"),
+        (None, JOB, ATTEMPT, "starting", "no process has locked the run yet"),
+        (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has locked the run yet"),
+        (FREE, JOB, ATTEMPT, "training", "according to SLURM"),
         (FREE, JOB, replace(ATTEMPT, last_code=75), "leaving", "leaving with code 75: the run was asked to leave"),
         # The job began again, and has not come to its log folder yet.
         (
@@ -178,16 +178,16 @@ def test_a_run_that_has_not_begun_needs_no_status_file(make_run):
             replace(JOB, restarts=1),
             replace(ATTEMPT, last_code=75),
             "starting",
-            "no process has taken the run yet",
+            "no process has locked the run yet",
         ),
-        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has taken the run yet"),
+        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has locked the run yet"),
         (FREE, replace(JOB, state="COMPLETING"), NONE, "leaving", "completing"),
         (None, WAITS, NONE, "waiting", "waiting in the queue (Priority)"),
         (FREE, replace(WAITS, restarts=1), replace(ATTEMPT, last_code=75), "waiting", "requeued, and waiting"),
         (FREE, WAITS, replace(ATTEMPT, ended=2), "waiting", "waiting in the queue"),
         # What waits in a chain does nothing once the run has ended.
         (FREE, replace(WAITS, command=("x", "1")), replace(ATTEMPT, ended=2), "failed", "ended with code 2"),
-        (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended well"),
+        (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended normally"),
         (FREE, OVER, ATTEMPT, "stopped", "its job is TIMEOUT"),
         (None, replace(OVER, state="FAILED", exit_code=3), NONE, "failed", "its job is FAILED with code 3 (a prompt "),
         (FREE, OVER, replace(ATTEMPT, last_code=75), "stopped", "ended with code 75"),
@@ -220,10 +220,10 @@ def test_the_job_is_one_line(make_run, job, text):
 
 
 def test_what_is_no_run_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="is no run: give the folder of one"):
+    with pytest.raises(DataError, match="is not a run: give the folder of one"):
         read_status(tmp_path)
     (tmp_path / "config.yaml").write_text("a: 1")
-    with pytest.raises(DataError, match=r"does not tell run\.name and run\.steps"):
+    with pytest.raises(DataError, match=r"does not hold run\.name and run\.steps"):
         read_status(tmp_path)
 
 
