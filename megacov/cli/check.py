@@ -1,4 +1,4 @@
-"""megacov check: what a run will need, on a login node, before it is queued."""
+"""megacov check: batches, layout and memory of a run, computed on a login node before the run is queued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megacov.config import dump_config, load_config
 from megacov.errors import ConfigError
 
 _LOG_WIDTH = 120
-"""Columns of the tables where there is no terminal to ask."""
+"""Columns of the tables where there is no terminal."""
 
 
 def check(

@@ -8,16 +8,12 @@ from megacov.config.schema import RunConfig
 
 
 def editor_schema() -> dict[str, Any]:
-    """The schema of one file.
-
-    Returns:
-        JSON schema of the configuration, with `extends`, and with no required key, since a file may hold any part.
-    """
+    """JSON schema of one file: it allows `extends` and requires no key, since a file may hold any part of a run."""
     schema = _without_required(RunConfig.model_json_schema())
     path = {"type": "string"}
     schema["properties"]["extends"] = {
         "anyOf": [path, {"type": "array", "items": path}],
-        "description": "Files that this one builds on, relative to its folder; later ones win, and this one over all.",
+        "description": "Files that this one extends, relative to its folder; later ones win, and this one over all.",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

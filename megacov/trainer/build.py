@@ -19,6 +19,7 @@ from megacov.megatron.model_shape import ModelShape, check_expert_split, check_l
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
+from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
@@ -49,7 +50,7 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer` and `progress` are on rank 0 only."""
+    """The parts of a run on this rank. `writer`, `status` and `progress` are on rank 0 only."""
 
     config: RunConfig
     policy: Policy
@@ -59,6 +60,7 @@ class Run:
     state: TrainState
     checkpointer: Checkpointer
     writer: MetricWriter | None
+    status: StatusFile | None
     progress: ProgressReport | None
 
     def record(self, report: StepReport) -> None:
@@ -67,11 +69,12 @@ class Run:
         Args:
             report: of the step.
         """
-        if self.writer is None or self.progress is None:
+        if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
         if step % self.config.monitor.log_every == 0:
             self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
+            self.status.add_step(step, report.metrics)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
@@ -170,10 +173,11 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         if worker is not None and good is not None:
             worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = None
+        writer = status = None
         if progress is not None:
-            directory = config.run.directory / "tensorboard"
-            writer = stack.enter_context(MetricWriter(directory, first_step=state.step + 1 if good else None))
+            folder, first_step = config.run.directory, state.step + 1 if good else None
+            writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step))
+            status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
@@ -181,9 +185,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         checkpointer = Checkpointer(
             store, groups, settings, about_run=about_run, carried=lambda: rollout.carried, last_saved=last_saved
         )
-        yield Run(
-            config, policy, rollout, algorithm, _step_settings(config, groups), state, checkpointer, writer, progress
-        )
+        step_settings = _step_settings(config, groups)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress)
 
 
 def _find_checkpoint(

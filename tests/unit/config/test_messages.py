@@ -16,16 +16,16 @@ rewards: {verifier: sum_pairs}
 
 MISTAKES = {
     # unknown keys
-    "run.stepz=3": "run.stepz is no setting: did you mean run.steps?",
-    "optimzer.lr=3": "optimzer is no setting: did you mean optimizer?",
-    "run.lr=3": "run.lr is no setting: did you mean optimizer.lr?",
-    "lr=3": "lr is no setting: did you mean optimizer.lr?",
-    "run.zzz=3": "run.zzz is no setting: remove it; run has name, directory, steps, seed and deterministic.",
-    "algorithm.loss={name: kl_cov, kl_cef: 1}": "algorithm.loss.kl_cef is no setting: did you mean "
+    "run.stepz=3": "run.stepz is not a setting: did you mean run.steps?",
+    "optimzer.lr=3": "optimzer is not a setting: did you mean optimizer?",
+    "run.lr=3": "run.lr is not a setting: did you mean optimizer.lr?",
+    "lr=3": "lr is not a setting: did you mean optimizer.lr?",
+    "run.zzz=3": "run.zzz is not a setting: remove it; run has name, directory, steps, seed and deterministic.",
+    "algorithm.loss={name: kl_cov, kl_cef: 1}": "algorithm.loss.kl_cef is not a setting: did you mean "
     "algorithm.loss.kl_coef?",
-    "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is no setting where algorithm.loss.name "
+    "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is not a setting if algorithm.loss.name "
     "is kl_cov: remove it, or set algorithm.loss.name to ppo_clip or clip_cov.",
-    "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is no setting where "
+    "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is not a setting if "
     "algorithm.selection.name is none: remove it, or set algorithm.selection.name to kl_cov, clip_cov or high_entropy.",
     # forms of a section
     "algorithm.loss.name=kl_covv": "algorithm.loss.name is kl_covv (did you mean kl_cov?): set it to ppo_clip, "
@@ -61,7 +61,7 @@ MISTAKES = {
     'rewards.verifier=""': "rewards.verifier is '': it must be text that is not empty.",
     "run.name=a/b": "run.name is 'a/b': start it with a letter or digit, then use letters, digits, dots, dashes and "
     "underscores.",
-    "rollout.addresses=[10.0.0.5]": "rollout.addresses is ['10.0.0.5']: '10.0.0.5' is no URL: write it as "
+    "rollout.addresses=[10.0.0.5]": "rollout.addresses is ['10.0.0.5']: '10.0.0.5' is not a URL: write it as "
     "http://HOST:PORT.",
     "rollout.addresses=[http://8.8.8.8:1]": "rollout.addresses is ['http://8.8.8.8:1']: http://8.8.8.8:1 leads to the "
     "public address 8.8.8.8 without TLS, where others can read and change what is sent: use the server's address in a "
@@ -119,7 +119,7 @@ def test_a_misspelling_is_told_before_what_it_leaves_out_and_the_others_are_list
     with pytest.raises(ConfigError) as caught:
         load_config(base, ["rollout.top_p=2"])
     assert str(caught.value) == (
-        "run.nam is no setting: did you mean run.name? Also wrong: run.name, run.steps and rollout.top_p."
+        "run.nam is not a setting: did you mean run.name? Also wrong: run.name, run.steps and rollout.top_p."
     )
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.loading_plan import RankPlan, plan_loading
 from megacov.megatron.families.layout import Layout as WeightLayout
 from megacov.megatron.hf_folder import HfFolder
-from megacov.megatron.loading_plan import RankPlan, plan_loading
 from megacov.megatron.model_shape import read_model_shape
 from tests.distributed.test_families import Layout
 from tests.support.families import make_model
