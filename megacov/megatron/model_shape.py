@@ -92,6 +92,6 @@ def check_length(shape: ModelShape, *, max_prompt_length: int, max_response_leng
     longest = max_prompt_length + max_response_length
     if shape.sliding_window is not None and longest > shape.sliding_window:
         raise ConfigError(
-            f"data.max_prompt_length + rollout.max_response_length is {longest}, and the model has a sliding window of "
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has a sliding window of "
             f"{shape.sliding_window} tokens, which is supported only for sequences that fit into it: lower them."
         )

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures the phases of a step."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from megacov.types import RolloutBatch
 
 
 class PhaseClock:
-    """Wall-clock seconds by phase of one step."""
+    """Wall-clock seconds of one step by phase, on this rank."""
 
     def __init__(self) -> None:
-        """Start the step."""
+        """Start the clock."""
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, name: str, *, has_deadlines: bool = False) -> Iterator[None]:
-        """Add the time inside to a phase.
+        """Add the time inside the context to a phase.
 
         Args:
-            name: of the phase.
-            has_deadlines: it waits for servers and ends by itself; else a rank that does not come out of it hangs.
+            name: phase, as in the tag `perf/<name>_s`.
+            has_deadlines: whether the phase waits for servers under deadlines of its own. Without them, the launcher
+                takes a rank that makes no progress here for hung.
         """
         start = time.perf_counter()
         with nullcontext() if has_deadlines else computing(name):
@@ -39,13 +40,13 @@ class PhaseClock:
         self.seconds[name] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
-        """Seconds and throughput of this rank, and the largest memory of all ranks.
+        """Seconds and throughput on this rank, and the largest memory of all ranks.
 
         Collectives: control: MAX [] float64.
 
         Args:
-            batch: of the step.
-            groups: of this rank.
+            batch: rollout batch of the step.
+            groups: process groups of this rank.
 
         Returns:
             `perf/*`.

@@ -1,4 +1,4 @@
-"""Updates with something that is not finite, on the last rank alone: what tests have ranks do."""
+"""Optimizer steps with a value that is not finite on the last rank only, as tests run them on ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.policies import (
     step_settings,
 )
 
-# Tensor, pipeline, context; the rest of the ranks are data parallel.
+# Tensor, pipeline, context; the remaining dimension is data parallel.
 LAYOUTS = {2: {"DP2": (1, 1, 1), "CP2": (1, 1, 2)}, 4: {"TP2 PP2": (2, 2, 1), "DP2 PP2": (1, 2, 1)}}
 SIZES = {name: sizes for layouts in LAYOUTS.values() for name, sizes in layouts.items()}
 ALGORITHMS = {
@@ -45,7 +45,7 @@ ALGORITHMS = {
 
 
 def poisoned(planned: PlannedUpdate, field: str) -> tuple[PlannedUpdate, int]:
-    """The update with a field of the tokens of one sample replaced, in one micro-batch; and the sample."""
+    """The optimizer step with one field replaced for the tokens of one sample in one micro-batch; and the sample."""
     inputs = list(planned.inputs)
     index = next(i for i, part in enumerate(inputs) if part.kept.any())
     part = inputs[index]
@@ -58,7 +58,7 @@ def poisoned(planned: PlannedUpdate, field: str) -> tuple[PlannedUpdate, int]:
 def poison(
     policy: Policy, updates: Sequence[PlannedUpdate], which: Sequence[int], field: str
 ) -> tuple[list[PlannedUpdate], list[int]]:
-    """The same updates, of which some have a poisoned sample on the last rank alone; and these samples."""
+    """The same optimizer steps, some with a poisoned sample on the last rank only; and these samples."""
     result, samples = list(updates), []
     if policy.groups.world_rank == policy.groups.world_size - 1:
         for i in which:
@@ -82,7 +82,7 @@ def go(
     folder: Path | None = None,
     first_update: int = 0,
 ) -> dict[str, Any]:
-    """Make the updates. Returns what this rank knows then."""
+    """Run the optimizer steps and return this rank's results."""
     state, before = state or TrainState(), weights(policy)
     batch = make_rollout_batch()
     skipped = SkippedUpdates(state, policy.groups, max_in_a_row=limit, log_folder=folder, batch=batch)
@@ -112,7 +112,7 @@ def go(
 
 
 def weights(policy: Policy) -> list[Tensor]:
-    """Of this rank."""
+    """Copies of the weights of this rank."""
     return [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
 
 
@@ -123,9 +123,9 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def left_out(
     sizes: tuple[int, int, int], algorithm: str, position: int, field: str, experts: str = ""
 ) -> dict[str, Any]:
-    """A poisoned update alone; then among four; and, by a policy that never saw it, the other three.
+    """One poisoned optimizer step; then one among four; and the other three, by a policy that never saw it.
 
-    experts: folder of a model whose experts all ranks share out; the tiny policy without one.
+    experts: folder of a model whose experts are split over all ranks; None for the tiny policy.
     """
     tensor, pipeline, context = sizes
     path, expert = (Path(experts), dist.get_world_size()) if experts else (TINY_POLICY, 1)
@@ -136,7 +136,7 @@ def left_out(
         alone = go(policies[0], bad[position : position + 1], algorithm)
         found = go(policies[0], bad, algorithm)
         others = [update for i, update in enumerate(updates) if i != position]
-        # Clip-Cov draws by the number of the update.
+        # Clip-Cov's draw depends on the number of the optimizer step.
         clean = go(policies[1], others, algorithm, first_update=1 if position == 0 else 0)
     skipped = found["outcomes"][position].result
     return {
@@ -151,7 +151,7 @@ def left_out(
 
 
 def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str) -> dict[str, Any]:
-    """Poisoned in the first two updates where one may be left out."""
+    """The first two optimizer steps are poisoned, and only one may be left out."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, samples = poison(policy, plan(policy, algorithm), [0, 1], field)
@@ -161,7 +161,7 @@ def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str
 
 
 def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """The gradient of one micro-batch overflows on the last rank: no loss tells of it."""
+    """The gradient of one micro-batch overflows on the last rank, and no loss shows it."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups)
         updates = plan(policy, "grpo")
@@ -183,7 +183,7 @@ def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str, float]]:
-    """Metrics of a step with poisoned updates."""
+    """Metrics of a step with poisoned optimizer steps."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, _ = poison(policy, plan(policy, algorithm), which, field)
@@ -204,7 +204,7 @@ def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str,
 
 
 def spoiled_policy() -> dict[str, Any]:
-    """A weight that is NaN, as after a bad load: every log-prob is, on every rank."""
+    """A weight is NaN, as after a bad load, and so every log-prob on every rank."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups)
         with torch.no_grad():
@@ -213,6 +213,6 @@ def spoiled_policy() -> dict[str, Any]:
 
 
 def one_of_them(name: str, *arguments: Any) -> Any:
-    """So that all functions share the start of the ranks."""
+    """Dispatch by name, so that all functions share one start of the ranks."""
     functions = (left_out, stopped, in_backward, measured, spoiled_policy)
     return {function.__name__: function for function in functions}[name](*arguments)
