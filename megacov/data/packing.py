@@ -1,6 +1,6 @@
-"""From judged samples to micro-batches: which optimizer step, which data-parallel rank, which forward pass.
+"""Assigns judged samples to optimizer steps, data-parallel ranks and forward passes.
 
-Every rank holds the whole rollout batch and computes the same plan, so nothing is communicated.
+Every rank holds the whole rollout batch and computes the same plan, so there is no communication.
 Shape legend: n samples, s padded sequence, r padded response.
 """
 
@@ -18,17 +18,17 @@ from megacov.types import MicroBatch, RolloutBatch, Sample
 
 
 def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) -> RolloutBatch:
-    """Lay judged samples into tensors. Every response token carries loss; an empty completion carries none.
+    """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
     Args:
-        samples: of one rollout, samples of a group next to each other.
-        max_response_length: tokens; the stride of token ids.
+        samples: samples of one rollout, with those of a group next to each other.
+        max_response_length: limit of a response and stride of token ids. [tokens]
 
     Returns:
         The batch, on the CPU.
 
     Raises:
-        DataError: no sample carries a loss token, or a response is longer than it may be.
+        DataError: no sample has a loss token, or a response exceeds the limit.
     """
     longest = max((len(sample.completion.token_ids) for sample in samples), default=0)
     if longest == 0:
@@ -59,14 +59,14 @@ def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) 
 
 
 def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
-    """Spread sequences over parts so that their token counts are close: longest first, each to the lightest part.
+    """Distribute sequences so that parts have similar token counts: longest first, each to the lightest part.
 
     Args:
         lengths: tokens of each sequence.
-        num_parts: data-parallel ranks.
+        num_parts: number of parts.
 
     Returns:
-        For each part the indices it holds, longest first. A part is empty where there are fewer sequences than parts.
+        For each part its sequence indices, longest first. Parts are empty if there are fewer sequences than parts.
     """
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     loads = [0] * num_parts
@@ -78,32 +78,24 @@ def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
 
 
 def update_ranges(num_samples: int, *, num_updates: int) -> list[range]:
-    """Which samples each optimizer step takes: equal runs of the rollout batch, in order.
-
-    Args:
-        num_samples: of the rollout batch.
-        num_updates: optimizer steps per rollout batch.
-
-    Returns:
-        One range of sample indices an optimizer step.
-    """
+    """Sample indices of each optimizer step: consecutive parts of the rollout batch of equal size, up to one sample."""
     bounds = [num_samples * i // num_updates for i in range(num_updates + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayout) -> list[list[int]]:
-    """Share sequences out over forward passes of at most so many positions, padding included.
+    """Distribute sequences over forward passes with at most micro_batch_tokens positions, padding included.
 
-    Padded: sequences of similar length share a pass, so that padding stays small. Packed: passes are made equally full.
-    A sequence that is longer than the limit has a pass to itself.
+    Padded: sequences of similar length share a pass, which keeps padding small. Packed: passes are equally full. A
+    sequence longer than the limit gets a pass of its own.
 
     Args:
         lengths: tokens of each sequence.
-        micro_batch_tokens: positions of one forward pass, at most; context-parallel ranks share them.
+        micro_batch_tokens: largest number of positions in one forward pass, over all context-parallel ranks.
         layout: padded or packed.
 
     Returns:
-        For each pass the indices it holds, none of them empty.
+        For each pass its sequence indices, one or more.
     """
     if layout.packed:
         sizes = [layout.padded_lengths([length])[0] for length in lengths]
@@ -115,7 +107,7 @@ def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayo
             num_parts += 1
     parts = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # The first of a part is its longest, hence the width of all.
+        # The first sequence of a pass is its longest, and so sets the width.
         if parts and (len(parts[-1]) + 1) * layout.padded_lengths([lengths[parts[-1][0]]])[0] <= micro_batch_tokens:
             parts[-1].append(index)
         else:
@@ -147,9 +139,9 @@ class MicroBatchSettings:
 def plan_micro_batches(
     batch: RolloutBatch, settings: MicroBatchSettings, *, num_updates: int
 ) -> list[list[MicroBatch]]:
-    """The forward passes of one rank, optimizer step by optimizer step.
+    """Plan the forward passes of one rank for each optimizer step.
 
-    The old log-probs are computed on these same micro-batches, hence on the same shapes as the training pass.
+    The old log-probs are computed on the same micro-batches, and so on the same shapes, as the training pass.
 
     Args:
         batch: the rollout batch, equal on all ranks.
@@ -157,7 +149,7 @@ def plan_micro_batches(
         num_updates: optimizer steps per rollout batch.
 
     Returns:
-        For each optimizer step at least one micro-batch; those that fill up the number hold padding only.
+        One or more micro-batches for each optimizer step; those added to reach the count hold only padding.
     """
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
     dp_rank = settings.dp_rank

@@ -26,11 +26,11 @@ TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of the response tokens of one micro-batch, detached.
+    """Log-probs and entropy of the response tokens of one micro-batch, detached.
 
     log_probs: [t] float32 at the rollout temperature.
     entropy: [t] float32 nats at the rollout temperature.
-    entropy_t1: [t] float32 nats at temperature 1; None where it was not asked for.
+    entropy_t1: [t] float32 nats at temperature 1; None unless requested.
     """
 
     log_probs: Tensor
@@ -40,11 +40,11 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class LogitsReader:
-    """How logits become log-probs: everything that both passes must agree on.
+    """How logits become log-probs; the same for the forward-only and the training pass.
 
     tp_group: ranks that hold the other vocabulary shards.
-    vocab_size: real vocabulary; ids from there on are padding.
-    temperature: of the rollout.
+    vocab_size: size of the real vocabulary; ids from there on are padding.
+    temperature: rollout temperature.
     """
 
     tp_group: Any
@@ -61,8 +61,8 @@ class LogitsReader:
 
         Args:
             logits: [b, s, v/tp] float.
-            micro_batch: says which positions are response tokens.
-            temperature: divides the logits.
+            micro_batch: source of the targets and of the positions that predict response tokens.
+            temperature: divisor of the logits.
             entropy_grad: whether entropy carries a gradient.
 
         Returns:
@@ -122,8 +122,8 @@ def _run(
         output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
         return output, loss_func(index, micro_batch)
 
-    # Every virtual stage takes the same micro-batches. seq_length is not read: variable_seq_lengths makes the stages
-    # tell each other each micro-batch's shape.
+    # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
+    # stages send each other the shape of each micro-batch.
     results: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=[iter(enumerate(micro_batches)) for _ in chunks],
@@ -141,21 +141,21 @@ def _run(
 def forward_only(
     chunks: Sequence[nn.Module], micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
 ) -> list[TokenStatistics]:
-    """Log-probs and entropy of every response token, one forward pass a micro-batch.
+    """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
-    Collectives: Megatron's pipeline, context- and tensor-parallel communication; then those of the op, micro-batch by
-    micro-batch. The number of micro-batches may differ between data-parallel ranks, not within one. With several
+    Collectives: Megatron's pipeline-, context- and tensor-parallel communication; then those of the op, micro-batch by
+    micro-batch. The number of micro-batches may differ between data-parallel replicas, but not within one. With several
     virtual stages it is a multiple of the pipeline-parallel size.
 
     Args:
         chunks: the virtual stages of this rank.
-        micro_batches: of this data-parallel rank, at least one.
+        micro_batches: one or more micro-batches of this data-parallel rank.
         reader: temperature, vocabulary and group.
-        with_entropy_t1: also take the entropy at temperature 1, another pass over the logits if that of the rollout
-            is another.
+        with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless the
+            rollout temperature is 1.
 
     Returns:
-        One record a micro-batch on the last pipeline stage, nothing on the others.
+        One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
     statistics = partial(_statistics, reader, with_entropy_t1)
     return _run(chunks, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
@@ -170,17 +170,17 @@ def forward_backward(
     entropy_grad: bool,
     between_passes: Callable[[list[Tensor]], None] | None = None,
 ) -> list[LossOutput]:
-    """Add the gradient of the loss of every micro-batch to this rank's gradient buffer, and sum it over replicas.
+    """Add the loss gradient of every micro-batch to this rank's gradient buffer, and sum it over replicas.
 
-    Losses are added, never averaged: their token weights already hold the denominator of the optimizer step.
+    Losses are summed, never averaged: their token weights already include the denominator of the optimizer step.
 
     Collectives: as `forward_only`; then Megatron's gradient reduction over dp_cp, and over the embedding group where
     first and last stage share weights.
-    Gradient: to the model, through what `token_loss` makes of log_probs and, with entropy_grad, of entropy.
+    Gradient: to the model, through `token_loss` of log_probs and, with entropy_grad, of entropy.
 
     Args:
         chunks: the virtual stages of this rank in Megatron's DistributedDataParallel.
-        micro_batches: of this data-parallel rank, at least one.
+        micro_batches: one or more micro-batches of this data-parallel rank.
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
@@ -189,7 +189,7 @@ def forward_backward(
             micro-batches. Only without pipeline stages.
 
     Returns:
-        Detached losses and metrics, one a micro-batch, on the last pipeline stage; nothing on the others.
+        Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
     """
 
     def read(micro_batch: MicroBatch, logits: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:

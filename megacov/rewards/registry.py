@@ -1,4 +1,4 @@
-"""Verifiers by name: one of megacov's own, or any function a user can import."""
+"""Verifiers by name: one of megacov's own, or any importable function."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from megacov.errors import ConfigError, RewardError
 from megacov.rewards.sum_pairs import sum_pairs
 
 Verifier = Callable[[str, str], float]
-"""A function of the response text and the prompt's answer; it returns the reward, a finite number."""
+"""fn(response text, the prompt's answer) -> reward, a finite number."""
 
 _VERIFIERS: dict[str, Verifier] = {"sum_pairs": sum_pairs}
 
 
 def get_verifier(name: str) -> Verifier:
-    """Find a verifier and make it check what it returns.
+    """Find a verifier and wrap it in a check of its results.
 
     Args:
         name: one of megacov's own ("sum_pairs"), or "package.module:function".
 
     Returns:
-        The function (text, answer) -> reward. It raises RewardError where the verifier returns anything but a
+        The function (text, answer) -> reward. It raises RewardError if the verifier fails or returns anything but a
         finite number.
 
     Raises:
-        ConfigError: if there is no such verifier, or what the name points to cannot be imported or called.
+        ConfigError: there is no such verifier, or it cannot be imported or called.
     """
     return _checked(_import_verifier(name) if ":" in name else _own_verifier(name), name)
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures the phases of a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepClock:
     """Wall-clock seconds of one step, by the part of it they were spent in."""
 
     def __init__(self) -> None:
-        """Start the step."""
+        """Start the clock."""
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -31,7 +31,8 @@ class StepClock:
 
         Args:
             part: logged as `perf/<part>_s`.
-            has_deadlines: every wait inside has a deadline of its own, so that a long silence is no hang.
+            has_deadlines: whether every wait inside has a deadline of its own. Otherwise the launcher takes a rank that
+                makes no progress here for hung.
         """
         start = time.perf_counter()
         with nullcontext() if has_deadlines else computing(part):
@@ -39,13 +40,13 @@ class StepClock:
         self.seconds[part] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
-        """Seconds and throughput of this rank, and the largest memory of all ranks.
+        """Seconds and throughput on this rank, and the largest memory of all ranks.
 
         Collectives: control: MAX [] float64.
 
         Args:
-            batch: of the step.
-            groups: of this rank.
+            batch: rollout batch of the step.
+            groups: process groups of this rank.
 
         Returns:
             `perf/*`.

@@ -1,4 +1,4 @@
-"""A model of any family computes what transformers computes, trains alike and comes back unchanged, in any layout."""
+"""A model of any family equals transformers' model, trains the same and exports unchanged weights, in any layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.run_ranks import run_cases
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is laid over ranks; what is left of these is data parallel."""
+    """How a model is split over ranks; the remaining dimension is data parallel."""
 
     tensor: int = 1
     pipeline: int = 1
@@ -39,26 +39,26 @@ class Layout:
 
 
 ALONE = Layout()
-# By number of ranks. Expert-parallel ranks are data-parallel ones, tensor-parallel ones, or both.
+# By number of ranks. Expert-parallel ranks are data-parallel or tensor-parallel ranks, or both.
 DENSE = {1: [ALONE], 2: [Layout(2), Layout(1, 2, 2)], 4: [Layout(2, 2)]}
 WITH_EXPERTS = {
     1: [ALONE],
     2: [Layout(expert=2), Layout(2, expert=2, sequence=True), Layout(1, 2, 2)],
     4: [Layout(2, expert=4, sequence=True, context=2), Layout(1, 2, expert=2), Layout(2, expert=2, sequence=True)],
 }
-# These differ from others in what no pipeline sees.
+# These differ from others only in features that pipelines do not affect.
 VARIANTS = ("llama2_linear", "qwen2_yarn", "qwen3_yarn", "qwen3_moe_plain")
 
 
 def layouts_of(name: str, num_ranks: int | None = None) -> list[Layout]:
-    """Those that a model is tried in."""
+    """Layouts in which a model is tested."""
     by_size = WITH_EXPERTS if name.startswith("qwen3_moe") else DENSE
     layouts = [layout for size, found in by_size.items() if num_ranks in (None, size) for layout in found]
     return layouts if name not in VARIANTS else [layout for layout in layouts if layout in by_size[1] + by_size[2][:1]]
 
 
 def train(folder: str, layout: Layout) -> dict[str, Any]:
-    """Log-probs, by token, of random sequences; the weights read back; those after two updates, and gradient norms."""
+    """Log-probs of random sequences by token; weights read back; weights after two optimizer steps; gradient norms."""
     batch = make_rollout_batch(seed=1)
     model = replace(FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, dtype=layout.dtype)
     with laid_out_ranks(
@@ -94,7 +94,7 @@ def _source(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.dist
 def test_a_model_of_any_family_in_any_layout(folders: dict[str, Path]) -> None:
-    """One test: the ranks are started once for all of it."""
+    """One test, so that the ranks start only once."""
     results = {}
     for world_size in (1, 2, 4):
         keys = [(name, layout) for name in folders for layout in layouts_of(name, world_size)]

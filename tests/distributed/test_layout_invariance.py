@@ -1,4 +1,4 @@
-"""Every layout selects the same tokens and makes the same update: a covering part of `benchmarks.layout_invariance`."""
+"""Every layout selects the same tokens and makes the same update: a subset of `benchmarks.layout_invariance`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[s
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_every_layout_makes_the_same_update(differences, layout: Layout, name: str) -> None:
     difference = differences[layout][name]
-    # Otherwise the selection below would be luck.
+    # Otherwise the selection below would match only by luck.
     assert not difference.is_near_tied
     assert difference.selected > 10
     assert difference.mismatches == 0
@@ -82,7 +82,7 @@ def test_ranks_that_share_a_micro_batch_select_in_it_together(tmp_path: Path) ->
     assert difference.worst < TOLERANCE
 
 
-# Rounding of bfloat16 is 4e-3 of a value; a gradient here is a sum of few tokens, whose parts nearly cancel.
+# bfloat16 rounds to 4e-3 of a value; a gradient here is a sum over few tokens, whose terms nearly cancel.
 BFLOAT16_TOLERANCES = {"losses": 0.02, "grad_norms": 0.1, "statistics": 0.01, "weights": 2e-3}
 ONE_DEVICE = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
 TWO_RANKS = [
@@ -96,7 +96,7 @@ def _check_bfloat16(layouts: list[Layout], folder: Path) -> None:
         for name, difference in by_algorithm.items():
             for quantity, tolerance in BFLOAT16_TOLERANCES.items():
                 assert difference.relative[quantity] < tolerance, (str(layout), name, difference.relative)
-            # Tokens that rounding leaves in doubt may change sides: one goes out for one that comes in.
+            # Rounding may swap tokens near the threshold: one drops out for each one that comes in.
             assert difference.mismatches <= 0.15 * 2 * difference.selected, (str(layout), name, difference)
 
 
@@ -117,7 +117,7 @@ def test_some_of_them_have_a_rank_without_a_loss_token(differences) -> None:
 
 
 def test_every_pair_of_features_shares_a_layout() -> None:
-    """Of what fits in four ranks together."""
+    """Pairs of features that fit into four ranks."""
 
     def features(layout: Layout) -> set[str]:
         names = ("tensor", "sequence", "pipeline", "virtual", "context", "data")

@@ -1,4 +1,4 @@
-"""A NaN on one rank: all ranks leave the update out or stop, with one sentence that names the samples."""
+"""A NaN on one rank: all ranks leave the optimizer step out or stop, with an error that names the samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MEASURED = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where stopped runs write their reports."""
+    """Folder for the reports of stopped runs."""
     folder = tmp_path_factory.mktemp("reports")
     for name in SIZES:
         (folder / name).mkdir()
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[tuple[Any, ...], list[Any]]:
-    """What every rank returned, by name and first argument or arguments of the case."""
+    """Results of all ranks, by name and first argument or arguments of the case."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for world_size, layouts in LAYOUTS.items():
         cases = {("left_out", *case): (layouts[case[0]], *case[1:]) for case in LEFT_OUT if case[0] in layouts}
@@ -82,7 +82,7 @@ def test_ranks_that_share_experts_leave_it_out_too(results):
 
 
 def check_left_out(by_rank: list[dict[str, Any]], *, position: int) -> None:
-    """Every rank left out the update at a position, and is where it would be without it."""
+    """Check that every rank left out the optimizer step at a position and is in the state it would have without it."""
     for found in by_rank:
         assert found["applied"] == [i != position for i in range(4)]
         assert found["in_a_row"] == (1 if position == 3 else 0)
@@ -116,14 +116,14 @@ def test_past_the_bound_all_ranks_stop_with_one_sentence(results, folder, name):
 
 
 @pytest.mark.parametrize(
-    # Upstream stages and tensor-parallel peers of the last rank receive what it sends them.
+    # The last rank's NaN reaches upstream stages and its tensor-parallel peers.
     ("name", "expected"),
     [("DP2", "rank 1"), ("CP2", None), ("TP2 PP2", "ranks 0, 1, 2 and 3"), ("DP2 PP2", "ranks 1 and 3")],
 )
 def test_an_overflow_in_the_backward_pass_names_the_rank(results, name, expected):
     by_rank = results["in_backward", name]
     (sentence,) = {found["sentence"] for found in by_rank}
-    # Of one sequence, context-parallel ranks hand each other gradients too.
+    # Context-parallel ranks of one sequence send each other gradients too.
     named = expected or "ranks 0 and 1"
     assert f"every loss is finite, but the gradient is not on {named} (" in sentence
     assert not any(found["moved"] for found in by_rank)
@@ -140,7 +140,7 @@ def test_metrics_are_finite_or_absent(results, case):
         assert ("policy/grad_norm" in metrics) == ("policy/ratio" in metrics) == (skipped < 4)
         assert metrics.get("policy/grad_norm", 0.0) == pytest.approx(expected["norm"])
         assert ("selection/count" in metrics) == (algorithm != "grpo" and skipped < 4)
-        # What is of the whole rollout batch is there if it is sound.
+        # Metrics of the whole rollout batch are present if they are finite.
         assert "entropy/token_mean" in metrics
         assert ("cov/mean" in metrics) == (field == "policy_advantages") == bool(expected["histogram"])
 

@@ -1,4 +1,4 @@
-"""What `megacov check` plans is what ranks really hold: weights, gradients, Adam's state, and activations."""
+"""Ranks hold what `megacov check` plans: weights, gradients, Adam's state, and activations."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def hold_state(folder: str, case: Case) -> dict[str, int]:
 
 
 def keep_activations(folder: str, case: Case) -> int:
-    """Bytes that autograd keeps of one forward pass, parameters left out and shared storage counted once."""
+    """Bytes that autograd keeps of one forward pass, without parameters; shared storage counts once."""
     layout = case.layout
     with laid_out_ranks(layout.tensor, context=layout.context) as groups:
         settings = replace(FLOAT32, recompute=case.recompute, sequence_parallel=layout.sequence)
@@ -129,7 +129,7 @@ def _check_state(folder: Path, case: Case, by_rank: list[dict[str, int]]) -> Non
     for rank in by_rank:
         assert rank["weights"] == count.total * value_bytes, case
         assert rank["gradients"] == count.total * GRADIENT_BYTES, case
-    # Shards of a parameter may be uneven; over all ranks each parameter has its state once a copy of its shard.
+    # Shards of a parameter may be uneven; summed over all ranks, each copy of a shard has its state once.
     per_rank = count.dense / layout.optimizer_shards + count.expert / layout.expert_optimizer_shards
     planned = optimizer_bytes(value_bytes) * per_rank * len(by_rank)
     assert sum(rank["optimizer"] for rank in by_rank) == planned, case
@@ -139,15 +139,15 @@ def _check_activations(folder: Path, case: Case, few: int, many: int) -> None:
     sizes, layout = read_model_sizes(folder / "config.json"), case.layout
     settings = ActivationSettings(4, case.recompute, fused=False)
     of_a_layer = (many - few) / (MANY - FEW) / POSITIONS
-    # Random states of a recomputed layer are a few bytes, whatever its size.
+    # Random states of a recomputed layer take a few bytes, whatever its size.
     assert of_a_layer == pytest.approx(kept_by_layer(sizes, layout, settings), abs=4), case
     rest = few / POSITIONS - FEW * of_a_layer
-    # Beside the last norm there are token ids, the statistics of that norm, and the angles of the rotary embedding.
+    # Besides the last norm, there are token ids, the statistics of that norm, and the angles of the rotary embedding.
     assert 0 <= rest - kept_after_layers(sizes, layout, settings) < 64, case
 
 
 def fullest_moment(folder: str, length: int, num_samples: int) -> int:
-    """Bytes allocated on the device at the fullest moment of an optimizer step in bfloat16; 0 on a CPU."""
+    """Peak bytes allocated on the device during an optimizer step in bfloat16; 0 on a CPU."""
     settings = replace(FLOAT32, dtype="bfloat16")
     with laid_out_policy(path=Path(folder), model=settings) as policy:
         whole = torch.ones(num_samples, length, dtype=torch.bool)

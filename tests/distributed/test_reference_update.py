@@ -1,4 +1,4 @@
-"""A policy on Megatron-Core learns what transformers and torch's Adam learn in float64 from the same samples."""
+"""A policy on Megatron-Core learns the weights that transformers and torch's Adam learn in float64 from equal samples."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_updates_equal_a_float64_reference(trained, folders: dict[str, Path], mo
     weights, norms = reference_update.train(folders[model], batch, num_updates=num_updates, **REFERENCE[name])
     assert found["grad_norms"] == pytest.approx(norms, rel=2e-5)
     assert _largest_difference(found["weights"], weights) < 5e-7
-    # An update moves weights by much more than that, and so does what the methods add to it.
+    # An optimizer step moves weights by much more than this tolerance, and so do the terms of the methods.
     other, _ = reference_update.train(
         folders[model], batch, num_updates=num_updates, **(REFERENCE[name] | {"ratio": 0.2 if name == "grpo" else None})
     )

@@ -1,4 +1,4 @@
-"""What an optimizer step costs in forward passes, and what each selection scope selects, on a real policy."""
+"""How many forward passes an optimizer step takes, and what each selection scope selects, on a real policy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ALGORITHMS = {
 
 
 def _count_forwards(name: str) -> dict:
-    """Forward passes of each phase, in micro-batches, and the number of selected and of loss tokens."""
+    """Forward passes of each part of a step, in micro-batches, and the numbers of selected and of loss tokens."""
     algorithm, batch, forwards = ALGORITHMS[name], make_rollout_batch(), []
     with laid_out_policy(1, 1, with_reference=True) as policy:
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
@@ -67,7 +67,7 @@ def _count_forwards(name: str) -> dict:
 
 
 def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
-    """By update, of each micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
+    """For each optimizer step and micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
     algorithm = replace(KL_COV, scope=scope, selection_hyperparameters={"ratio": 0.2})
     with laid_out_policy(1, 1) as policy:
         updates = prepare_mini_batches(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
@@ -85,11 +85,11 @@ def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
 
 @pytest.mark.dist
 def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
-    """Straight from the paper's code: cov over the scope, then the max(1, int(ratio * N)) largest in it."""
+    """As in the paper's code: cov over the scope, then the max(1, int(ratio * N)) largest in it."""
 
     def check(parts: list[tuple[Tensor, ...]]) -> None:
         log_probs, advantages, loss_mask, token_ids, selected = map(torch.cat, zip(*parts, strict=True))
-        # Repeated samples tie; rounding makes ties of what differs by noise.
+        # Repeated samples tie; rounding turns differences of noise into ties.
         cov = covariance(log_probs, advantages, loss_mask).round(decimals=5).tolist()
         number = max(1, int(0.2 * int(loss_mask.sum())))
         expected = top_k_ids(list(zip(cov, loss_mask.tolist(), token_ids.tolist(), strict=True)), number)
@@ -99,7 +99,7 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
     whole, local = (ranks[0] for ranks in run_cases(_selected_in_scope, [(scope,) for scope in scopes], world_size=1))
     for parts in whole:
         check(parts)
-    # Where all samples have one advantage, every covariance is 0 up to rounding.
+    # If all samples have the same advantage, every covariance is 0 up to rounding.
     differing = [part for parts in local for part in parts if len(part[1][part[2]].unique()) > 1]
     assert len(differing) >= 3
     for part in differing:
@@ -107,7 +107,7 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
 
 
 def _learning_rates() -> list[float]:
-    """Of four updates, with a warm-up over four steps."""
+    """Learning rates of four optimizer steps, with a warm-up over four steps."""
     with laid_out_policy(1, 1, adam=replace(ADAM, warmup_steps=4)) as policy:
         updates = prepare_mini_batches(policy, make_rollout_batch(), GRPO, _settings(policy))
         outcomes = run_updates(policy, updates, GRPO, clock=StepClock())
@@ -121,7 +121,7 @@ def test_a_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
 
 
 def _in_dtype(dtype: str) -> dict:
-    """Log-probs of a rollout batch, and what an update makes of logits in this dtype on two vocabulary shards."""
+    """Log-probs of a rollout batch, and an optimizer step from logits in this dtype on two vocabulary shards."""
     seen = set()
     with laid_out_policy(2, 1, model=replace(FLOAT32, dtype=dtype)) as policy:
         policy.chunks[0].register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
@@ -141,7 +141,7 @@ def test_bfloat16_logits_are_read_as_they_are() -> None:
     assert full["logits"] == {"torch.float32"}
     assert half["logits"] == {"torch.bfloat16"}
     assert half["log_probs"].dtype == torch.float32
-    # bfloat16 has three digits; logits here are below 16.
+    # bfloat16 has three significant digits; logits here are below 16.
     torch.testing.assert_close(half["log_probs"], full["log_probs"], atol=0.2, rtol=0.02)
     assert half["moved"]
     assert half["grad_norms"][0] == pytest.approx(full["grad_norms"][0], rel=0.1)

@@ -1,4 +1,4 @@
-"""Updates with something that is not finite, on the last rank alone: what tests have ranks do."""
+"""Optimizer steps with a value that is not finite on the last rank only, as tests run them on ranks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.policies import (
     step_settings,
 )
 
-# Tensor, pipeline, context; the rest of the ranks are data parallel.
+# Tensor, pipeline, context; the remaining dimension is data parallel.
 LAYOUTS = {2: {"DP2": (1, 1, 1), "CP2": (1, 1, 2)}, 4: {"TP2 PP2": (2, 2, 1), "DP2 PP2": (1, 2, 1)}}
 SIZES = {name: sizes for layouts in LAYOUTS.values() for name, sizes in layouts.items()}
 ALGORITHMS = {
@@ -47,7 +47,7 @@ ALGORITHMS = {
 
 
 def poisoned(planned: MiniBatch, field: str) -> tuple[MiniBatch, int]:
-    """The update with a field of the tokens of one sample replaced, in one micro-batch; and the sample."""
+    """The mini-batch with one field replaced for the tokens of one sample in one micro-batch; and the sample."""
     inputs = list(planned.inputs)
     index = next(i for i, part in enumerate(inputs) if part.kept_mask.any())
     part = inputs[index]
@@ -83,7 +83,7 @@ def go(
     state: TrainState | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Make the updates. Returns what this rank knows then."""
+    """Run the optimizer steps and return this rank's results."""
     state, before = state or TrainState(), weights(policy)
     batch = make_rollout_batch()
     skipped = SkippedUpdates(state, policy.groups, max_in_a_row=limit, log_folder=folder, batch=batch)
@@ -111,7 +111,7 @@ def go(
 
 
 def weights(policy: Policy) -> list[Tensor]:
-    """Of this rank."""
+    """Copies of the weights of this rank."""
     return [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
 
 
@@ -122,9 +122,9 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def left_out(
     sizes: tuple[int, int, int], algorithm: str, position: int, field: str, experts: str = ""
 ) -> dict[str, Any]:
-    """A poisoned update alone; then among four; and, by a policy that never saw it, the other three.
+    """One poisoned optimizer step; then one among four; and the other three, by a policy that never saw it.
 
-    experts: folder of a model whose experts all ranks share out; the tiny policy without one.
+    experts: folder of a model whose experts are split over all ranks; None for the tiny policy.
     """
     tensor, pipeline, context = sizes
     path, expert = (Path(experts), dist.get_world_size()) if experts else (TINY_POLICY, 1)
@@ -149,7 +149,7 @@ def left_out(
 
 
 def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str) -> dict[str, Any]:
-    """Poisoned in the first two updates where one may be left out."""
+    """The first two optimizer steps are poisoned, and only one may be left out."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, samples = poison(policy, plan(policy, algorithm), [0, 1], field)
@@ -159,7 +159,7 @@ def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str
 
 
 def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """The gradient of one micro-batch overflows on the last rank: no loss tells of it."""
+    """The gradient of one micro-batch overflows on the last rank, and no loss shows it."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups)
         updates = plan(policy, "grpo")
@@ -181,7 +181,7 @@ def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str, float]]:
-    """Metrics of a step with poisoned updates."""
+    """Metrics of a step with poisoned optimizer steps."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, _ = poison(policy, plan(policy, algorithm), which, field)
@@ -200,7 +200,7 @@ def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str,
 
 
 def spoiled_policy() -> dict[str, Any]:
-    """A weight that is NaN, as after a bad load: every log-prob is, on every rank."""
+    """A weight is NaN, as after a bad load, and so every log-prob on every rank."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups)
         with torch.no_grad():
@@ -209,6 +209,6 @@ def spoiled_policy() -> dict[str, Any]:
 
 
 def one_of_them(name: str, *arguments: Any) -> Any:
-    """So that all functions share the start of the ranks."""
+    """Dispatch by name, so that all functions share one start of the ranks."""
     functions = (left_out, stopped, in_backward, measured, spoiled_policy)
     return {function.__name__: function for function in functions}[name](*arguments)

@@ -1,4 +1,4 @@
-"""The policy of `examples/tiny_policy` on the ranks of a test, and a rollout batch for it that no server made."""
+"""The policy of `examples/tiny_policy` on the ranks of a test, and a rollout batch for it without a server."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
 TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
-# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become
-# a whole step; this epsilon lets it stay noise.
+# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would make
+# a full step; with this epsilon it stays noise.
 ADAM = AdamSettings(
     lr=3e-5,
     min_lr=0.0,
@@ -49,7 +49,7 @@ ADAM = AdamSettings(
     clip_grad=1.0,
 )
 TEMPERATURE = 0.8
-# 16 tokens become 18 or 24: some are padding in every layout.
+# 16 tokens are padded to 18 or 24, so every layout has padding.
 FLOAT32 = ModelSettings(dtype="float32", vocab_divisible_by=3, transformer_engine="off")
 GRPO = Algorithm(
     loss=get_loss("ppo_clip"),
@@ -89,8 +89,8 @@ CLIP_COV = replace(
 def laid_out_ranks(
     tensor: int = 1, pipeline: int = 1, *, context: int = 1, virtual_pipeline: int = 1, expert: int = 1
 ) -> Iterator[ParallelGroups]:
-    """The ranks of an initialised job in a layout, which is forgotten afterwards."""
-    # An earlier policy is a web of cycles that keeps its groups, and with each of them threads, until it is collected.
+    """Lay out the ranks of an initialised job, and destroy the layout afterwards."""
+    # Reference cycles keep an earlier policy alive, with its groups and their threads, until it is collected.
     gc.collect()
     groups = lay_out_ranks(
         tensor=tensor,
@@ -103,7 +103,7 @@ def laid_out_ranks(
         seed=1,
     )
     yield groups
-    # Not where a rank has failed: it ends at once, and says why.
+    # Not after a failure: the rank then ends at once and reports why.
     leave_layout(groups)
 
 
@@ -115,14 +115,14 @@ def make_policy(
     adam: AdamSettings = ADAM,
     with_reference: bool = False,
 ) -> Policy:
-    """The policy of a folder in a layout."""
+    """Build the policy of a model folder in a layout."""
     shape = read_model_shape(path)
     return build_policy(path, shape, groups, model, adam, temperature=TEMPERATURE, with_reference=with_reference)
 
 
 @contextmanager
 def laid_out_policy(tensor: int = 1, pipeline: int = 1, **options: Any) -> Iterator[Policy]:
-    """Both at once; the options are those of `make_policy`."""
+    """Lay out the ranks and build a policy; the options are those of `make_policy`."""
     with laid_out_ranks(tensor, pipeline) as groups:
         yield make_policy(groups, **options)
 
@@ -130,7 +130,7 @@ def laid_out_policy(tensor: int = 1, pipeline: int = 1, **options: Any) -> Itera
 def step_settings(
     policy: Policy, *, num_updates: int, micro_batch_tokens: int = 36, packed: bool = False
 ) -> StepSettings:
-    """What a step needs to run on the layout of a policy."""
+    """Settings of a step in the layout of a policy."""
     groups, config = policy.groups, policy.chunks[0].config
     return StepSettings(
         num_updates=num_updates,
@@ -168,7 +168,7 @@ def prepare_mini_batches(
 
 
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
-    """Random tokens in ragged lengths; one sample is empty, one has no loss token, and one repeats another."""
+    """Random tokens with ragged lengths; one sample is empty, one has no loss token, and one repeats another."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(2, 5, (num_samples,), generator=generator)
     responses = torch.randint(1, 9, (num_samples,), generator=generator)
@@ -192,7 +192,7 @@ def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
 
 
 def make_qwen2(folder: Path, *, num_layers: int = 2, tied: bool = True) -> Path:
-    """A random model of the same family, whose embedding may also be its output layer."""
+    """A random model of the same family, optionally with tied embeddings."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A plan of micro-batches holds every sample once, whatever the layout, and knows where its tokens are."""
+"""A plan of micro-batches holds every sample once in any layout, and locates its tokens correctly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_micro_batch_points_at_the_logits_of_each_response_token(layout: Sequenc
     for part in _every_rank(batch, [1, 2, 0], layout):
         places = part.predicting
         predicted |= dict(zip(part.token_ids.tolist(), part.targets.flatten()[places].tolist(), strict=True))
-        # The token that precedes the response token is at its place, by its position in the sample.
+        # The token before the response token is at the place that its position in the sample gives.
         for sample, place in zip(part.sample_ids.tolist(), places.tolist(), strict=True):
             position = int(part.positions.flatten()[place])
             assert part.tokens.flatten()[place] == batch.tokens[sample, position]
@@ -176,7 +176,7 @@ def test_a_forward_pass_holds_at_most_its_tokens(
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     for part in parts:
         positions = sum(layout.padded_lengths([lengths[i] for i in part]))
-        # The padding of a packed row comes on top: it is less than a multiple.
+        # A packed row has additional padding of less than one multiple.
         assert len(part) == 1 or positions < micro_batch_tokens + layout.row_multiple
 
 

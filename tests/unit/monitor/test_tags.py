@@ -1,4 +1,4 @@
-"""The table of tags: complete, consistent, and the page of the docs that it renders."""
+"""The table of tags is complete and consistent, and docs/metrics.md is what it renders."""
 
 from __future__ import annotations
 
