@@ -18,8 +18,8 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.recent import LoggedStep, read_recent
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
 
 RECENT = 10
 """Logged steps over which changes and usual times are taken."""

@@ -13,7 +13,9 @@ def editor_schema() -> dict[str, Any]:
     Returns:
         JSON schema of the configuration, with `extends`, and with no required key, since a file may hold any part.
     """
-    schema = _without_required(RunConfig.model_json_schema())
+    schema = _of_a_part(RunConfig.model_json_schema())
+    # Else a loss without a name, which may extend any, would pass for one whose keys nobody knows.
+    schema["$defs"]["ImportedLoss"]["required"] = ["name"]
     path = {"type": "string"}
     schema["properties"]["extends"] = {
         "anyOf": [path, {"type": "array", "items": path}],
@@ -22,8 +24,12 @@ def editor_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _without_required(node: Any) -> Any:
+def _of_a_part(node: Any) -> Any:
+    """The schema of a file that may hold any part: no key is required, and without its name a section may fit several.
+
+    "required" is a list only as the keyword; a setting of that name would be a mapping.
+    """
     if isinstance(node, dict):
-        # "required" is a list only as the keyword; a setting of that name would be a mapping.
-        return {k: _without_required(v) for k, v in node.items() if not (k == "required" and isinstance(v, list))}
-    return [_without_required(item) for item in node] if isinstance(node, list) else node
+        kept = {key: value for key, value in node.items() if not (key == "required" and isinstance(value, list))}
+        return {"anyOf" if key == "oneOf" else key: _of_a_part(value) for key, value in kept.items()}
+    return [_of_a_part(item) for item in node] if isinstance(node, list) else node

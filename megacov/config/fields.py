@@ -35,11 +35,17 @@ def members(field: FieldInfo) -> dict[str, type[Section]]:
         field: of any kind.
 
     Returns:
-        Section classes by the value of their `name`; empty where the field is no such choice.
+        Section classes by the value of their `name`, or by its form where it is free; empty for any other field.
     """
     if field.discriminator is None:
         return {}
-    return {get_args(member.model_fields[UNION_KEY].annotation)[0]: member for member in get_args(field.annotation)}
+    found = {}
+    for member in get_args(field.annotation):
+        # A member that is chosen by a function carries its tag beside it; another's tag is the Literal of its name.
+        section, *tags = get_args(member) or (member,)
+        names = [tag.tag for tag in tags] or get_args(section.model_fields[UNION_KEY].annotation)
+        found[names[0]] = section
+    return found
 
 
 def sections_in(field: FieldInfo) -> tuple[type[Section], ...]:

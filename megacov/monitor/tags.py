@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-# The two that tell most of a run.
-REWARD_TAG, ENTROPY_TAG = "reward/mean", "entropy/token_mean"
+from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
@@ -31,6 +31,17 @@ class Tag:
     unit: str
     denominator: Denominator
     kind: Kind = "scalar"
+
+
+def metric_tags(metrics: Mapping[str, Metric]) -> tuple[Tag, ...]:
+    """Tags of metrics that a loss declares: means over the tokens of all updates of a step that were applied."""
+    return tuple(Tag(f"policy/{name}", metric.meaning, metric.unit, "tokens") for name, metric in metrics.items())
+
+
+def _loss_tags() -> tuple[Tag, ...]:
+    """Tags of all metrics of megacov's own losses; several losses may share one."""
+    metrics = SHARED_METRICS | {name: metric for loss in LOSSES.values() for name, metric in loss.metrics.items()}
+    return metric_tags(metrics | TERM_METRICS)
 
 
 # "Tokens" are loss tokens of the whole step: every rank, every micro-batch.
@@ -107,25 +118,12 @@ _TABLE = (
     # policy: d = log_prob - old log_prob, where old is the policy before the first update of the step.
     Tag(
         "policy/loss",
-        "The loss that is minimised, with its terms; the aggregation mode sets what it is a mean over.",
+        "Mean over the updates of the step that were applied of the loss that is minimised, with its terms; "
+        "algorithm.aggregation sets what each is a mean over.",
         "-",
         "none",
     ),
-    Tag("policy/k1", "Mean of -d: unbiased for KL(old || new).", "nats", "tokens"),
-    Tag("policy/k1_abs", "Mean of |d|.", "nats", "tokens"),
-    Tag("policy/k3", "Mean of exp(d) - 1 - d: unbiased for KL(old || new), never below 0.", "nats", "tokens"),
-    Tag("policy/ratio", "Mean of the importance ratio exp(d); near 1.", "-", "tokens"),
-    Tag("policy/ppo_clip_fraction", "Tokens whose ratio is cut by PPO's range.", "share", "tokens"),
-    Tag(
-        "policy/dual_clip_fraction",
-        "Tokens of negative advantage whose ratio is cut by the dual clip.",
-        "share",
-        "tokens",
-    ),
-    Tag("policy/cov_clip_fraction", "Tokens that Clip-Cov takes out of the update.", "share", "tokens"),
-    Tag("policy/kl_selected_fraction", "Tokens that KL-Cov penalises.", "share", "tokens"),
-    Tag("policy/kl_penalty", "KL-Cov's penalty with its coefficient, 0 at tokens not selected.", "nats", "tokens"),
-    Tag("policy/ref_kl", "Estimate of KL(new || reference).", "nats", "tokens"),
+    *_loss_tags(),
     Tag(
         "policy/kept_fraction",
         "Loss tokens that entropy mask and rollout correction keep; every other policy, cov and selection tag is over "
@@ -133,8 +131,13 @@ _TABLE = (
         "share",
         "tokens",
     ),
-    Tag("policy/grad_norm", "Norm of the gradient before clipping.", "-", "none"),
-    Tag("policy/lr", "Learning rate.", "-", "none"),
+    Tag(
+        "policy/grad_norm",
+        "Mean over the updates of the step that were applied of the gradient's norm before clipping.",
+        "-",
+        "none",
+    ),
+    Tag("policy/lr", "Learning rate of the last update of the step that was applied.", "-", "none"),
     # reward: of every judged response, those of groups that filtering then drops included.
     Tag("reward/mean", "Mean reward.", "reward", "sequences"),
     Tag("reward/std", "Standard deviation of the reward over all responses.", "reward", "sequences"),
@@ -237,7 +240,8 @@ _SECTIONS = {
     "before its first update.",
     "selection": "The tokens that the covariance method acts on: in the last update of the step, or in `rollout_batch` "
     "scope in all of them.",
-    "policy": "The update. `d = log_prob - old log_prob`; old is the policy before the first update of the step.",
+    "policy": "The updates of the step that were applied. `d = log_prob - old log_prob`; old is the policy before the "
+    "first of them. Which loss has which metric is in [losses.md](losses.md).",
     "reward": "Every judged response, those of groups that filtering then drops included.",
     "rollout": "How the responses came about.",
     "perf": "One step, in rank 0's wall-clock time.",

@@ -18,6 +18,7 @@ from megacov.megatron.model_shape import ModelShape, check_expert_split, check_l
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
+from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
@@ -172,7 +173,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         writer = None
         if progress is not None:
             directory = config.run.directory / "tensorboard"
-            writer = stack.enter_context(MetricWriter(directory, first_step=state.step + 1 if good else None))
+            first_step, extra_tags = state.step + 1 if good else None, metric_tags(algorithm.loss.metrics)
+            writer = stack.enter_context(MetricWriter(directory, first_step=first_step, extra_tags=extra_tags))
             writer.write_config(dump_config(config))
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))

@@ -15,6 +15,7 @@ from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.not_finite import Finding, examine_loss
 from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_tokens
+from megacov.trainer.optimizer_step.sequence_sums import make_sequence_sums
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs
 from megacov.types import LossBatch, LossOutput, MicroBatch
 
@@ -92,16 +93,15 @@ def make_token_loss(
 ) -> Callable[[int, Tensor, Tensor], LossOutput]:
     """The loss of one micro-batch, as the forward-backward pass calls it.
 
-    Collectives of what is returned: in `micro_batch` scope, cp_group: those of `select_tokens`.
+    Collectives: cp_group: of `make_sequence_sums`; each call: in `micro_batch` scope `select_tokens`, then `with_sums`.
     Gradient: to log_probs, and to entropy where there is an entropy bonus.
 
     Args:
         inputs: of the micro-batches.
-        selection: over all micro-batches; None where nothing is selected or where it is done here, locally.
+        selection: over all micro-batches; None where nothing is selected or where it is done here.
         algorithm: the resolved algorithm.
-        occasion: which optimizer step this is. On the first, the old log-probs are the detached current ones, so that
-            the ratio is exactly 1: those of another pass differ by rounding, of which the gradient of |d| keeps the
-            sign.
+        occasion: which optimizer step this is. On the first, the detached current log-probs stand for the old ones:
+            those of another pass differ by rounding, of which the gradient of |d| keeps the sign.
         chosen: receives the selection of each micro-batch in `micro_batch` scope.
         cp_group: ranks that share each micro-batch.
 
@@ -109,6 +109,7 @@ def make_token_loss(
         (index, log_probs [t], entropy [t]) -> loss and metrics, all NaN where it or its selection's scores are.
     """
     local = algorithm.select is not None and algorithm.scope == "micro_batch"
+    with_sums = make_sequence_sums(inputs, is_needed=algorithm.loss.needs_sequence_sums, group=cp_group)
 
     def token_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         part = inputs[index]
@@ -126,12 +127,13 @@ def make_token_loss(
             advantages=part.policy_advantages,
             loss_mask=part.kept,
             token_weights=part.token_weights,
+            sequence_index=part.sample_index,
             selected=selected,
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
         output = add_terms(
-            algorithm.loss(batch, **algorithm.loss_hyperparameters),
+            algorithm.loss(with_sums(batch), **algorithm.loss_hyperparameters),
             batch,
             entropy_coef=algorithm.entropy_coef,
             ref_kl_coef=algorithm.ref_kl_coef,
