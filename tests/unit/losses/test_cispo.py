@@ -13,7 +13,7 @@ from megacov.losses import get_loss
 from megacov.types import LossBatch
 
 HYPERPARAMETERS = [{"clip_low": 0.2, "clip_high": 0.2}]
-LAYOUT_HYPERPARAMETERS = {"clip_low": 0.02, "clip_high": 0.03}
+LAYOUT_HYPERPARAMETERS = {"clip_low": 0.1, "clip_high": 0.1}
 
 # advantage, ratio -> weight, is it cut; with weights in [0.75, 3]
 CASES = [

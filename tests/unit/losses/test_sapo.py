@@ -9,7 +9,7 @@ from megacov.errors import ConfigError
 from megacov.losses import get_loss
 
 HYPERPARAMETERS = [{"tau_positive": 5.0, "tau_negative": 10.0}]
-LAYOUT_HYPERPARAMETERS = {"tau_positive": 20.0, "tau_negative": 30.0}
+LAYOUT_HYPERPARAMETERS = {"tau_positive": 5.0, "tau_negative": 8.0}
 
 # advantage, ratio -> loss, gradient; tau is 1 for A > 0 and 2 for A < 0; sigmoid(1) = 0.7310586, sigmoid(2) = 0.8807971
 CASES = [

@@ -1,4 +1,4 @@
-"""Sums over whole sequences, on one rank; `tests/distributed/test_sequence_sums.py` splits them over ranks."""
+"""Sums over whole sequences, on one rank; the layout suite trains GSPO where ranks share sequences."""
 
 from __future__ import annotations
 
