@@ -29,8 +29,10 @@ def check(
     from megacov.cli.check_plan import plan_run, problems
     from megacov.cli.check_remarks import remarks
     from megacov.cli.check_tables import render_plan, render_suggestions
+    from megacov.cli.loss import check_imported_loss
 
     run = load_config(config, overrides or [])
+    check_imported_loss(run)
     if resolved:
         print(dump_config(run))
     console = Console(highlight=False)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from megacov.cli.check_plan import plan_run, problems
+from megacov.cli.loss import check_imported_loss
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
@@ -39,6 +40,7 @@ def launch(
     found = list(problems(plan_run(run)))
     if found:
         raise ConfigError(" ".join(found))
+    check_imported_loss(run)
     job = make_job(run, config, overrides or [], read_site(site) if site else Site())
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(

@@ -18,8 +18,8 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
 
 RECENT = 10
 """Number of logged steps over which changes and usual times are computed."""

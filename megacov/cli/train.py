@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from megacov.cli.loss import check_imported_loss
 from megacov.config import RunConfig, config_warnings, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -53,6 +54,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         for warning in config_warnings(config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
     if place is None:
+        check_imported_loss(config)
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))

@@ -29,10 +29,19 @@ class Place:
 
 
 def members(field: FieldInfo) -> dict[str, type[Section]]:
-    """The forms of a section: classes by the value of their `name`. Empty if the field offers no such choice."""
+    """The forms of a section: classes by the value of their `name`. Empty if the field offers no such choice.
+
+    The form whose `name` is free goes by its tag.
+    """
     if field.discriminator is None:
         return {}
-    return {get_args(member.model_fields[UNION_KEY].annotation)[0]: member for member in get_args(field.annotation)}
+    found = {}
+    for member in get_args(field.annotation):
+        # A member that is chosen by a function carries its tag beside it; another's tag is the Literal of its name.
+        section, *tags = get_args(member) or (member,)
+        names = [tag.tag for tag in tags] or get_args(section.model_fields[UNION_KEY].annotation)
+        found[names[0]] = section
+    return found
 
 
 def sections_in(field: FieldInfo) -> tuple[type[Section], ...]:

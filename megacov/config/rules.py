@@ -42,11 +42,17 @@ def ratio_is_a_fraction(config: RunConfig) -> str | None:
 
 def loss_and_selection_fit(config: RunConfig) -> str | None:
     """A loss that acts on selected tokens needs a selection; other losses cannot use one."""
+    needs_selection = config.algorithm.loss.needs_selection
+    return None if needs_selection is None else selection_mismatch(config, needs_selection=needs_selection)
+
+
+def selection_mismatch(config: RunConfig, *, needs_selection: bool) -> str | None:
+    """Why the selection does not suit a loss that needs one, or needs none; None if it does."""
     loss, selection = config.algorithm.loss, config.algorithm.selection
     pair = f"algorithm.loss.name is {loss.name} and algorithm.selection.name is {selection.name}: "
-    if loss.needs_selection and selection.name == "none":
+    if needs_selection and selection.name == "none":
         return f"{pair}{loss.name} acts on selected tokens, so set algorithm.selection.name, as in kl_cov or clip_cov."
-    if not loss.needs_selection and selection.name != "none":
+    if not needs_selection and selection.name != "none":
         return f"{pair}{loss.name} treats all tokens alike, so set algorithm.selection.name=none, or change the loss."
     return None
 

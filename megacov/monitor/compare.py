@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.errors import DataError
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 SMOOTHING_WINDOW = 5
 """Logged steps in the centred moving average of reward and entropy."""

@@ -31,7 +31,7 @@ ranks by, such as the covariance within its own scope.""",
     "policy": """\
 The optimizer steps. `d = log_prob - old log_prob`, where old is the policy before the first optimizer step. d is taken
 in the forward pass of each optimizer step, so it is 0 until one has been applied. Means over tokens are over the kept
-tokens of all applied optimizer steps.""",
+tokens of all applied optimizer steps. [losses.md](losses.md) lists the metrics of each loss.""",
     "reward": """\
 All responses of the groups that are trained on or dropped by filtering. Groups carried to a later step count there.""",
     "rollout": """\

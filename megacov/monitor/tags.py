@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 from megacov.monitor.tag_sections import HEAD, SECTIONS
-
-# The two tags that `status`, `compare` and the custom-scalars page read.
-REWARD_TAG, ENTROPY_TAG = "reward/mean", "entropy/token_mean"
 
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
@@ -41,6 +40,18 @@ _QUADRANTS = {
     "neg_adv_high_lp": "advantage < 0 and a log-prob at or above the mean",
     "neg_adv_low_lp": "advantage < 0 and a log-prob below the mean",
 }
+
+
+def metric_tags(metrics: Mapping[str, Metric]) -> tuple[Tag, ...]:
+    """Tags of metrics that a loss declares: means over the kept tokens of all applied optimizer steps."""
+    return tuple(Tag(f"policy/{name}", metric.meaning, metric.unit, "tokens") for name, metric in metrics.items())
+
+
+def _loss_tags() -> tuple[Tag, ...]:
+    """Tags of all metrics of megacov's own losses; several losses may share one."""
+    metrics = SHARED_METRICS | {name: metric for loss in LOSSES.values() for name, metric in loss.metrics.items()}
+    return metric_tags(metrics | TERM_METRICS)
+
 
 # Which tokens a mean runs over is in the section's sentence, or in the row where a row differs.
 _TABLE = (
@@ -122,21 +133,7 @@ _TABLE = (
         "-",
         "none",
     ),
-    Tag("policy/k1", "Mean of -d: unbiased for KL(old || new) on tokens drawn from old.", "nats", "tokens"),
-    Tag("policy/k1_abs", "Mean of |d|.", "nats", "tokens"),
-    Tag("policy/k3", "Mean of exp(d) - 1 - d: unbiased for the same KL, and never below 0.", "nats", "tokens"),
-    Tag("policy/ratio", "Mean of the importance ratio exp(d); near 1.", "-", "tokens"),
-    Tag("policy/ppo_clip_fraction", "Tokens whose ratio is cut by PPO's range.", "share", "tokens"),
-    Tag(
-        "policy/dual_clip_fraction",
-        "Tokens of negative advantage whose ratio is cut by the dual clip.",
-        "share",
-        "tokens",
-    ),
-    Tag("policy/cov_clip_fraction", "Tokens that Clip-Cov takes out of the update.", "share", "tokens"),
-    Tag("policy/kl_selected_fraction", "Tokens that KL-Cov penalises.", "share", "tokens"),
-    Tag("policy/kl_penalty", "KL-Cov's penalty with its coefficient, 0 at tokens not selected.", "nats", "tokens"),
-    Tag("policy/ref_kl", "Estimate of KL(new || reference), before its coefficient.", "nats", "tokens"),
+    *_loss_tags(),
     Tag("policy/kept_fraction", "Kept tokens over all loss tokens of the rollout batch.", "share", "tokens"),
     Tag(
         "policy/grad_norm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
-from megacov.monitor.tags import TAGS, Kind
+from megacov.monitor.tags import TAGS, Kind, Tag
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,13 +44,15 @@ class MetricWriter:
     Args:
         directory: folder of the event file, created if it is missing.
         first_step: readers hide whatever earlier writers wrote from this step on; None hides nothing.
+        extra_tags: tags beside those of every run, such as an imported loss's metrics.
 
     Raises:
         DataError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, *, first_step: int | None = None) -> None:
+    def __init__(self, directory: Path, *, first_step: int | None = None, extra_tags: Iterable[Tag] = ()) -> None:
         self._directory = directory
+        self._tags = {tag.name: tag for tag in extra_tags} | TAGS
         self._is_broken = False
         threading.excepthook = _report_thread_failure
         with self._disk():
@@ -69,7 +71,7 @@ class MetricWriter:
         """
         with self._disk():
             for tag, value in scalars.items():
-                _check_tag(tag, "scalar")
+                self._check_tag(tag, "scalar")
                 self._writer.add_scalar(tag, float(value), step)
 
     def write_histogram(self, tag: str, histogram: Histogram, *, step: int) -> None:
@@ -83,7 +85,7 @@ class MetricWriter:
         Raises:
             DataError: writing fails.
         """
-        _check_tag(tag, "histogram")
+        self._check_tag(tag, "histogram")
         with self._disk():
             self._writer.add_histogram_raw(
                 tag,
@@ -99,7 +101,7 @@ class MetricWriter:
 
     def write_config(self, text: str) -> None:
         """Show a YAML configuration on TensorBoard's text page; raises DataError if writing fails."""
-        _check_tag("run/config", "text")
+        self._check_tag("run/config", "text")
         with self._disk():
             # Markdown shows lines indented by four spaces unchanged.
             self._writer.add_text("run/config", "".join(f"    {line}\n" for line in text.splitlines()))
@@ -125,6 +127,10 @@ class MetricWriter:
         """Close."""
         self.close()
 
+    def _check_tag(self, tag: str, kind: Kind) -> None:
+        assert tag in self._tags, f"{tag} is not declared in megacov/monitor/tags.py"
+        assert self._tags[tag].kind == kind, f"{tag} is declared as a {self._tags[tag].kind}, not as a {kind}"
+
     @contextmanager
     def _disk(self) -> Iterator[None]:
         """Turn a disk failure into an error for the user. An earlier write may have caused it."""
@@ -137,11 +143,6 @@ class MetricWriter:
                 f"TensorBoard events cannot be written to {self._directory} ({reason}): free space there, or choose"
                 " another run.directory."
             ) from error
-
-
-def _check_tag(tag: str, kind: Kind) -> None:
-    assert tag in TAGS, f"{tag} is not declared in megacov/monitor/tags.py"
-    assert TAGS[tag].kind == kind, f"{tag} is declared as a {TAGS[tag].kind}, not as a {kind}"
 
 
 def _report_thread_failure(failure: threading.ExceptHookArgs) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 
+from megacov.config.functions import import_function
 from megacov.errors import ConfigError, RewardError
 from megacov.rewards.sum_pairs import sum_pairs
 
@@ -28,7 +28,8 @@ def get_verifier(name: str) -> Verifier:
     Raises:
         ConfigError: there is no such verifier, or it cannot be imported or called.
     """
-    return _checked(_import_verifier(name) if ":" in name else _own_verifier(name), name)
+    verifier = import_function(name, setting="rewards.verifier") if ":" in name else _own_verifier(name)
+    return _checked(verifier, name)
 
 
 def _own_verifier(name: str) -> Verifier:
@@ -38,25 +39,6 @@ def _own_verifier(name: str) -> Verifier:
             f"rewards.verifier: there is no verifier {name!r}; use one of {known}, or package.module:function."
         )
     return _VERIFIERS[name]
-
-
-def _import_verifier(name: str) -> Verifier:
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name.isidentifier() or module_name.startswith("."):
-        raise ConfigError(f"rewards.verifier: {name!r} does not have the form package.module:function.")
-    try:
-        module = import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise ConfigError(
-            f"rewards.verifier: cannot import {module_name!r} of {name!r} ({error}); "
-            "put its folder on PYTHONPATH or correct the name."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = "nothing of that name" if function is None else f"a {type(function).__name__}"
-        raise ConfigError(f"rewards.verifier: {name!r} should point to a function, but {module_name} holds {found}.")
-    verifier: Verifier = function
-    return verifier
 
 
 def _checked(verifier: Verifier, name: str) -> Verifier:

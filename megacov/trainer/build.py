@@ -20,6 +20,7 @@ from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
 from megacov.monitor.status_file import StatusFile
+from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
@@ -176,7 +177,10 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         writer = status = None
         if progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
-            writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step))
+            extra_tags = metric_tags(algorithm.loss.metrics)
+            writer = stack.enter_context(
+                MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=extra_tags)
+            )
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
             stack.enter_context(progress)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megacov.losses.terms import add_terms
 from megacov.megatron.policy import Policy, UpdateResult
@@ -16,6 +17,7 @@ from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.not_finite import Finding, examine_losses
 from megacov.trainer.optimizer_step.scope import SelectionScope
 from megacov.trainer.optimizer_step.selection import Selection, concatenate
+from megacov.trainer.optimizer_step.sequence_sums import add_sequence_sums
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs
 from megacov.types import LossBatch, LossOutput
 
@@ -44,6 +46,7 @@ class MiniBatchLoss:
         *,
         selection: Selection | None,
         is_on_policy: bool,
+        cp_group: ProcessGroup | None,
     ) -> None:
         """Hold what all micro-batches share.
 
@@ -55,9 +58,10 @@ class MiniBatchLoss:
             is_on_policy: whether the policy is still the old one. Then the detached current log-probs stand in for the
                 old ones, so that the ratio is exactly 1: the log-probs of another pass differ by rounding, and the
                 gradient of |d| keeps only the sign of that difference.
+            cp_group: ranks that share each micro-batch, for losses that ask for sums over whole sequences.
         """
         self._mini_batch, self._scope, self._algorithm = mini_batch, scope, algorithm
-        self._selection, self._is_on_policy = selection, is_on_policy
+        self._selection, self._is_on_policy, self._cp_group = selection, is_on_policy, cp_group
         self._local: dict[int, Selection] = {}
         self.log_probs: dict[int, Tensor] = {}
 
@@ -79,7 +83,8 @@ class MiniBatchLoss:
     def __call__(self, index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """The loss of one micro-batch.
 
-        Collectives: those of `SelectionScope.in_micro_batch`.
+        Collectives: those of `SelectionScope.in_micro_batch`; then, for a loss that asks for sequence sums, those of
+        `add_sequence_sums`.
         Gradient: to log_probs, and to entropy where there is an entropy bonus.
 
         Args:
@@ -100,10 +105,14 @@ class MiniBatchLoss:
             advantages=part.policy_advantages,
             loss_mask=part.kept_mask,
             token_weights=part.token_weights,
+            sequence_index=part.sample_index,
             selected=selected,
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
+        if algorithm.loss.needs_sequence_sums:
+            num_sequences = self._mini_batch.samples.stop
+            batch = add_sequence_sums(batch, num_sequences=num_sequences, group=self._cp_group)
         output = add_terms(
             algorithm.loss(batch, **algorithm.loss_hyperparameters),
             batch,
@@ -162,7 +171,14 @@ def run_update(
     Returns:
         The result, the selection that the loss used, and what was not finite if the optimizer step was left out.
     """
-    loss = MiniBatchLoss(mini_batch, scope, algorithm, selection=selection, is_on_policy=is_on_policy)
+    loss = MiniBatchLoss(
+        mini_batch,
+        scope,
+        algorithm,
+        selection=selection,
+        is_on_policy=is_on_policy,
+        cp_group=policy.groups.cp,
+    )
     result = policy.update(
         mini_batch.micro_batches,
         loss,

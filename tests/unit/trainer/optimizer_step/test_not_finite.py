@@ -78,7 +78,7 @@ def loss_and_gradient(algorithm: Algorithm, part: TokenInputs, log_probs: Tensor
     if algorithm.select is not None and algorithm.scope == "mini_batch":
         selection = select_tokens([part], [log_probs], algorithm, update=1, group=None)
     mini_batch, scope = MiniBatch(1, range(10), [], [part]), make_scope(algorithm, ParallelGroups())
-    loss = MiniBatchLoss(mini_batch, scope, algorithm, selection=selection, is_on_policy=False)
+    loss = MiniBatchLoss(mini_batch, scope, algorithm, selection=selection, is_on_policy=False, cp_group=None)
     output = loss(0, leaf, part.entropy)
     output.loss.backward()
     assert leaf.grad is not None

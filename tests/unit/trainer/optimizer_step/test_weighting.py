@@ -166,6 +166,7 @@ def test_correction_weighs_the_policy_loss_and_not_the_penalty() -> None:
         algorithm,
         selection=Selection([selected], [found.entropy], [selected], [found.entropy]),
         is_on_policy=False,
+        cp_group=None,
     )
     value = loss(0, log_probs, found.entropy).loss
     d = log_probs - found.old_log_probs
