@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megacov.errors import DataError
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 STATUS_NAME = "status.json"
 NUM_STEPS = 100

@@ -20,7 +20,7 @@ from megacov.types import LossBatch
 def add_sequence_sums(batch: LossBatch, *, num_sequences: int, group: ProcessGroup | None) -> LossBatch:
     """Give each token the sum of d = log_probs - old_log_probs over the loss tokens of its sequence, and their number.
 
-    Sums are float64 until the last rounding. In the first optimizer step of a rollout batch d and its sums are exactly 0.
+    Sums are float64 until the last rounding. In the first optimizer step of a rollout batch, d is exactly 0.
 
     Collectives: group: SUM [2, num_sequences] float64. Every rank of the group must call it, also one without a token.
 
