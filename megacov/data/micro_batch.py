@@ -88,8 +88,8 @@ def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: Seq
     sequence, position = sequence[held], position[held]
 
     def token_at(place: torch.Tensor) -> torch.Tensor:
-        found = batch.tokens[ids[sequence], place.clamp(max=batch.tokens.shape[1] - 1)]
-        return torch.where(place < lengths[sequence], found, 0)
+        values = batch.tokens[ids[sequence], place.clamp(max=batch.tokens.shape[1] - 1)]
+        return torch.where(place < lengths[sequence], values, 0)
 
     response_position = position + 1 - prompts[sequence]
     predicts = ((response_position >= 0) & (response_position < responses[sequence])).nonzero().squeeze(1)

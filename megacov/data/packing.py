@@ -165,8 +165,8 @@ def plan_micro_batches(
             for rank in (range(settings.dp_size) if settings.same_count else [dp_rank])
             if by_rank[rank]
         }
-        mine = [samples[i] for i in by_rank[dp_rank]]
-        chunks = [[mine[i] for i in part] for part in chunks_of.get(dp_rank, [])]
+        own_samples = [samples[i] for i in by_rank[dp_rank]]
+        chunks = [[own_samples[i] for i in part] for part in chunks_of.get(dp_rank, [])]
         most = max(map(len, chunks_of.values()), default=0)
         num_chunks = max(1, -(-most // settings.count_multiple)) * settings.count_multiple
         chunks += [[] for _ in range(num_chunks - len(chunks))]

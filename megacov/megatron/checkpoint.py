@@ -189,17 +189,17 @@ class BackgroundSave:
 
         A rank that failed takes part too. Otherwise the others would wait for it until the deadline.
         """
-        mine = json.dumps([failure, [astuple(record) for record in records]]).encode()
-        answers = [json.loads(part) for part in all_gather_bytes(mine, group=self._group)]
+        own = json.dumps([failure, [astuple(record) for record in records]]).encode()
+        answers = [json.loads(part) for part in all_gather_bytes(own, group=self._group)]
         verdict = None
         if group_rank(self._group) == 0:
-            found = next((failure for failure, _ in answers if failure is not None), None)
-            if found is None:
+            reason = next((failure for failure, _ in answers if failure is not None), None)
+            if reason is None:
                 try:
                     self._publish([FileRecord(*entry) for _, part in answers for entry in part])
                 except CheckpointError as error:
-                    found = str(error)
-            verdict = json.dumps(found).encode()
+                    reason = str(error)
+            verdict = json.dumps(reason).encode()
         answer: str | None = json.loads(broadcast_bytes(verdict, src_rank=0, group=self._group))
         return answer
 

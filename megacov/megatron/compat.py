@@ -18,12 +18,12 @@ _ADVISERS = ("megatron.core.models.gpt.gpt_model", "megatron.core.distributed.di
 def megatron_version() -> tuple[int, int]:
     """(major, minor) of the installed megatron-core; raises ConfigError outside the supported range."""
     text = version("megatron-core")
-    found = tuple(int(part) for part in text.split(".")[:2])
-    if not SUPPORTED[0] <= found <= SUPPORTED[1]:
+    installed = tuple(int(part) for part in text.split(".")[:2])
+    if not SUPPORTED[0] <= installed <= SUPPORTED[1]:
         raise ConfigError(
             f"megatron-core {text} is installed, but megacov runs on 0.16 to 0.19: install a version in that range."
         )
-    return found[0], found[1]
+    return installed[0], installed[1]
 
 
 def has_transformer_engine() -> bool:

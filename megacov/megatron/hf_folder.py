@@ -75,8 +75,8 @@ class HfFolder:
             by_file.setdefault(self._files[name], []).append(name)
         for names in by_file.values():
             with self._opened(names[0]) as tensors:
-                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-            for name, shape in found.items():
+                shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            for name, shape in shapes.items():
                 if shape != expected[name]:
                     raise DataError(
                         f"{self._files[name]}: {name} has shape {shape} and config.json says {expected[name]}: "

@@ -157,7 +157,7 @@ class Policy:
         self.optimizer.zero_grad()
 
     def progress(self) -> dict[str, int]:
-        """ "adam_steps" and "scheduler_steps" so far. Call it on a rank that holds some of the optimizer's state."""
+        """Steps so far, as "adam_steps" and "scheduler_steps". Call it on a rank with some of the optimizer's state."""
         return {"adam_steps": adam_steps(self.optimizer), "scheduler_steps": int(self.scheduler.num_steps)}
 
     def restore(self, folder: Path, *, adam_steps: int, scheduler_steps: int) -> None:

@@ -56,11 +56,11 @@ def named_shards(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def _global_name(name: str, layers: Sequence[Any]) -> str:
-    found = _IN_LAYER.fullmatch(name)
-    if found is None:
+    in_layer = _IN_LAYER.fullmatch(name)
+    if in_layer is None:
         return name
-    layer = layers[int(found["layer"])]
-    rest = _OF_EXPERT.sub(lambda match: f"{match[1]}{layer.mlp.local_expert_indices[int(match[2])]}", found["rest"])
+    layer = layers[int(in_layer["layer"])]
+    rest = _OF_EXPERT.sub(lambda match: f"{match[1]}{layer.mlp.local_expert_indices[int(match[2])]}", in_layer["rest"])
     return f"decoder.layers.{layer.layer_number - 1}.{rest}"
 
 
@@ -157,9 +157,9 @@ def gather_hf_weights(
     if groups.replica_rank != 0 and groups.expert_replica_rank != 0:
         return
     shards = named_shards(chunks)
-    some = next(iter(shards.values()))
+    any_shard = next(iter(shards.values()))
     # The lead rank of each stage sends the gathered tensors to the first stage.
-    leads = groups.replica_rank == groups.tp_rank == 0
+    is_lead = groups.replica_rank == groups.tp_rank == 0
     for rule in weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size):
         owner = owner_stage(rule, shape, pipeline=groups.pp_size, virtual_pipeline=len(chunks))
         tensors: list[Tensor] = []
@@ -167,12 +167,16 @@ def gather_hf_weights(
             owner == groups.pp_rank
             and (groups.replica_rank if rule.expert is None else groups.expert_replica_rank) == 0
         ):
-            gathered = _gather_shards(rule, shards, shape, groups, like=some)
+            gathered = _gather_shards(rule, shards, shape, groups, like=any_shard)
             tensors = rule.layout.merge(gathered, [size for _, size in rule.sources])
-        if not leads:
+        if not is_lead:
             continue
         for i, (name, size) in enumerate(rule.sources):
-            tensor = tensors[i].contiguous() if tensors else torch.empty(size, dtype=some.dtype, device=some.device)
+            tensor = (
+                tensors[i].contiguous()
+                if tensors
+                else torch.empty(size, dtype=any_shard.dtype, device=any_shard.device)
+            )
             if owner != 0:
                 assert groups.pp is not None
                 dist.broadcast(tensor, dist.get_global_rank(groups.pp, owner), group=groups.pp)

@@ -1,4 +1,4 @@
-"""What the tags of each section have in common: the prose of docs/metrics.md."""
+"""The prose of docs/metrics.md: facts that the tags of a section share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ rollout correction leave in. An optimizer step is applied unless its gradient is
 value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite."""
 
 SECTIONS = {
-    "run": "What the run was asked to do.",
+    "run": "The task of the run.",
     "entropy": """\
 Entropy of the policy over the whole vocabulary before the first optimizer step. Except for `token_mean_before_filter`
 it is computed by the trainer, over loss tokens.""",
@@ -20,10 +20,10 @@ it is computed by the trainer, over loss tokens.""",
 `(log_prob - mean log_prob) * (advantage - mean advantage)` of each kept token, under the policy before the first
 optimizer step; both means are over the kept tokens of the rollout batch.
 
-If a tabular softmax policy takes a natural-gradient step, a mean above 0 means that its entropy falls (arXiv
-2505.22617, Theorem 2). The gradient step that a run takes only tends to do the same: in random cases the signs agree
-about four times in five. The same holds for the quadrants: `pos_adv_high_lp` and `neg_adv_low_lp` tend to sharpen the
-policy, the other two to flatten it.""",
+If a tabular softmax policy takes a natural-gradient step with exact advantages, an expected covariance above 0 means
+that its entropy falls (arXiv 2505.22617, Theorem 2). The gradient step that a run takes only tends to do the same: in
+random cases the signs agree about four times in five. The same holds for the quadrants: `pos_adv_high_lp` and
+`neg_adv_low_lp` tend to sharpen the policy, the other two to flatten it.""",
     "selection": """\
 The kept tokens that the covariance method acts on. Except for the quadrants, these tags are of the last applied
 optimizer step; in `rollout_batch` scope they are of all optimizer steps, applied or not. A score is what the selection

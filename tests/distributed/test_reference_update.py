@@ -1,4 +1,4 @@
-"""A policy on Megatron-Core learns the weights that transformers and torch's Adam learn in float64 on equal samples."""
+"""A policy on Megatron-Core learns the weights that transformers and torch's Adam learn in float64 on the same data."""
 
 from __future__ import annotations
 

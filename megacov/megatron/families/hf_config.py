@@ -57,12 +57,12 @@ def refuse_unless(hf: Any, **values: Any) -> None:
     Raises:
         ConfigError: names the field and both values.
     """
-    for name, only in values.items():
-        found = getattr(hf, name, only)
-        if found != only:
+    for name, supported in values.items():
+        value = getattr(hf, name, supported)
+        if value != supported:
             raise ConfigError(
-                f"model.path {hf.name_or_path}: {name} is {found!r} in its config.json, and {hf.model_type} models can "
-                f"be trained with {only!r} only: take another model."
+                f"model.path {hf.name_or_path}: {name} is {value!r} in its config.json, and {hf.model_type} models can "
+                f"be trained with {supported!r} only: take another model."
             )
 
 

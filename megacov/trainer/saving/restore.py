@@ -101,8 +101,8 @@ def _verify(folder: Path, groups: ParallelGroups) -> str | None:
         return problem
     entries = from_rank_zero([] if manifest is None else [asdict(record) for record in manifest.files], groups)
     records = [FileRecord(**entry) for entry in entries]
-    mine = records[groups.world_rank :: groups.world_size]
-    problems = [problem for record in mine if (problem := check_file(folder, record)) is not None]
+    own_records = records[groups.world_rank :: groups.world_size]
+    problems = [problem for record in own_records if (problem := check_file(folder, record)) is not None]
     everywhere = [problem for part in gather(problems, groups) for problem in part]
     if not everywhere:
         return None
