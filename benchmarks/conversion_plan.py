@@ -1,6 +1,6 @@
 """How much memory each rank needs while it loads a model, from its config.json alone; nothing is allocated.
 
-Two configurations are here to try it on:
+Two configurations to try it on:
 python -m benchmarks.conversion_plan yaml_configs/models/qwen2.5-32b --tensor 8 --pipeline 2
 python -m benchmarks.conversion_plan benchmarks/models/qwen3-30b-a3b --expert 8
 """
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from benchmarks.loading_plan import RankPlan, plan_loading
 from megacov.errors import MegacovError
-from megacov.megatron.loading_plan import RankPlan, plan_loading
 from megacov.megatron.model import DTYPES
 from megacov.megatron.model_shape import check_expert_split, check_split, read_model_shape
 
@@ -24,7 +24,7 @@ HEADINGS = ("stage", "tensor ranks", "layers", "parameters", "weights", "gradien
 
 
 def make_plan(options: argparse.Namespace) -> list[RankPlan]:
-    """The plan, or the reason why a model cannot be laid out so."""
+    """The plan, or an error if the model does not allow this layout."""
     shape = read_model_shape(options.model)
     check_split(shape, tensor=options.tensor, pipeline=options.pipeline, virtual_pipeline=options.virtual_pipeline)
     check_expert_split(shape, expert=options.expert, tensor=options.tensor, sequence=True)
@@ -40,7 +40,7 @@ def make_plan(options: argparse.Namespace) -> list[RankPlan]:
 
 
 def rows(plans: Sequence[RankPlan]) -> list[tuple[str, ...]]:
-    """One a run of ranks that hold the same."""
+    """One row for each run of ranks that hold the same."""
     found = []
     for plan, alike in groupby(plans, key=lambda plan: replace(plan, tensor_rank=0)):
         ranks = [one.tensor_rank for one in alike]
@@ -59,7 +59,7 @@ def rows(plans: Sequence[RankPlan]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Print the plan, and how much this process grew while it was made."""
+    """Print the plan, and how much memory this process needed to make it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder with a config.json; weights are not needed")
     for name in ("tensor", "pipeline", "virtual-pipeline", "expert"):

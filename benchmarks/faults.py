@@ -1,11 +1,11 @@
-"""Faults around checkpoints, on real runs: what noticed each, what it cost, and whether the run came out the same.
+"""Faults around checkpoints, on real runs: how each is detected, what it costs, and whether the run ends the same.
 
     python -m benchmarks.faults [--kills 20] [--only PATTERN]
 
-Each fault happens to a run of the tiny policy on two tensor-parallel ranks over gloo with the embedded server, six
-steps, a checkpoint every two, deterministic; the run is then resumed and its last weights are compared, bit for bit,
-with those of a run left alone. Then one run is killed at random moments and resumed until it has ended. Exits with 1 if
-something hangs, comes out different, or loses more than it may.
+Each fault happens to a deterministic run of the tiny policy on two tensor-parallel ranks over gloo with the embedded
+server: six steps, with a checkpoint every two. The run is then resumed, and its last weights are compared bit by bit
+with those of an undisturbed run. Then one run is killed at random moments and resumed until it has ended. Exits with 1
+if a run hangs, ends with other weights, or loses more steps than it may.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _COLUMNS = "{:<34} {:<76} {:>10} {:>5} {:>15} {:>6}"
 
 
 def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[], Outcome]]]:
-    """The list, in the order of the table.
+    """List the faults, in the order of the table.
 
     Args:
-        folder: for the runs.
-        reference: weights of a run left alone.
+        folder: folder for the runs.
+        reference: last weights of an undisturbed run.
 
     Yields:
-        Name of a fault, and what makes it happen.
+        Name of a fault, and a function that makes it happen.
     """
     for fault, rank in faults.KILLS:
         run = folder / f"kill_{fault}_{rank}"
@@ -64,7 +64,7 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
 def main(
     kills: Annotated[int, typer.Option(min=0, help="Kills at random moments.")] = 20,
     only: Annotated[str, typer.Option(help="Faults whose name matches this regular expression.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
 ) -> None:
     """Run the list and print a table."""
     started, is_good = time.monotonic(), True
@@ -80,14 +80,14 @@ def main(
             since = time.monotonic()
             found = happen()
             is_good &= found.resumed_exactly and not found.hangs
-            said = found.detected_by if len(found.detected_by) <= 76 else found.detected_by[:73] + "..."
+            detected_by = found.detected_by if len(found.detected_by) <= 76 else found.detected_by[:73] + "..."
             answers = ("yes" if found.hangs else "none", "yes" if found.resumed_exactly else "NO")
             seconds = f"{time.monotonic() - since:.0f}"
-            print(_COLUMNS.format(fault, said, found.lost_steps, *answers, seconds), flush=True)
+            print(_COLUMNS.format(fault, detected_by, found.lost_steps, *answers, seconds), flush=True)
         if kills > 0:
-            made, gone_on, is_same = faults.storm(folder / "storm", num_kills=kills, seed=seed)
+            made, resumed_after, is_same = faults.storm(folder / "storm", num_kills=kills, seed=seed)
             is_good &= is_same
-            print(f"{made} kills at random moments; went on after steps {gone_on}; the same weights: {is_same}")
+            print(f"{made} kills at random moments; resumed after steps {resumed_after}; the same weights: {is_same}")
     print(f"{time.monotonic() - started:.0f} s")
     sys.exit(not is_good)
 

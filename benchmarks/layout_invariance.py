@@ -2,11 +2,11 @@
 
     python -m benchmarks.layout_invariance
 
-Trains a four-layer policy on gloo ranks of this machine with KL-Cov, Clip-Cov and high-entropy tokens, in every layout
-of up to four ranks: {TP 1, 2, 4} x {SP} x {PP 1, 2} x {VPP 1, 2} x {CP 1, 2} x {DP 1, 2, 4} x {micro-batches of one
-sequence, 64 tokens, all} x {packed, padded}. Prints a line a layout; exits with 1 if one differs from one rank that
-holds everything in one micro-batch. Recomputation comes with micro-batches of one sequence, tied embeddings with
-packed ones of all.
+Trains a four-layer policy on gloo ranks of this machine with KL-Cov, Clip-Cov, high-entropy tokens, and every other
+registered loss, in every layout of up to four ranks: {TP 1, 2, 4} x {SP} x {PP 1, 2} x {VPP 1, 2} x {CP 1, 2} x
+{DP 1, 2, 4} x {micro-batches of one sequence, 64 tokens, all} x {packed, padded}. Prints a line a layout; exits with 1
+if one differs from one rank that holds everything in one micro-batch. Recomputation comes with micro-batches of one
+sequence, tied embeddings with packed ones of all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Difference, Layout, largest, run_layouts
 
-# Relative, in float32; of losses, gradient norms, covariance statistics and updated weights.
+# Relative, in float32; of losses, gradient norms, a loss's metrics, covariance statistics and updated weights.
 TOLERANCE = 1e-5
 
 

@@ -1,7 +1,8 @@
-"""Log-probs and entropy over one shard, next to Megatron-Core's cross entropy plus a plain torch entropy.
+"""Log-probs and entropy over one shard, compared with Megatron-Core's cross entropy plus a plain torch entropy.
 
-The floor is a measured copy of the logits: forward must read them once, half a copy; forward and backward must read
-them twice and write a gradient once, one and a half copies. Run: python -m benchmarks.ops [--dtype bfloat16]
+The floor is derived from a measured copy of the logits. A forward must read them once, which is half a copy; forward
+and backward must read them twice and write a gradient once, which is one and a half copies.
+Run: python -m benchmarks.ops [--dtype bfloat16]
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ def plain_entropy(logits: Tensor) -> Tensor:
 
 
 def contenders(logits: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    """Each maps logits [t, v] to log-probs and entropy; only the log-probs carry a gradient."""
+    """Functions from logits [t, v] to log-probs and entropy; only the log-probs have a gradient."""
     group = parallel_state.get_tensor_model_parallel_group()
 
     def megatron(leaf: Tensor) -> tuple[Tensor, Tensor]:
-        # A clone, because it writes to float32 logits.
+        # A clone, because Megatron-Core writes to float32 logits.
         return -vocab_parallel_cross_entropy(leaf.clone(), targets), plain_entropy(leaf.detach())
 
     def megatron_fused(leaf: Tensor) -> tuple[Tensor, Tensor]:

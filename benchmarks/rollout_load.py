@@ -1,10 +1,11 @@
-"""Many short requests to a fleet of embedded servers of which one is killed every few seconds, each accounted for.
+"""Many short requests to a fleet of embedded servers, one of which is killed every few seconds. Each is accounted for.
 
     python -m benchmarks.rollout_load [--requests 10000] [--servers 4] [--kill-every-s 5]
 
-A killed server is started anew by the fleet and given the weights that were pushed, which are not those it starts with.
-Every request has a prompt of its own. Exits with 1 unless each was answered once, with weights of the pushed version:
-by what the server says of its tokens, and by their log-probs, computed again from the prompt and these weights.
+The fleet restarts a killed server and gives it the pushed weights, which differ from those that it starts with. Every
+request has a prompt of its own. Exits with 1 unless each request was answered exactly once, with weights of the pushed
+version. The version is checked twice: by the server's own statement, and by the log-probs of its tokens, which are
+computed again from the prompt and these weights.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from tests.support.sglang_servers import MODEL, VOCAB_SIZE, changed_weights
 VERSION = 1
 PROMPT_LENGTH, MAX_NEW_TOKENS = 6, 4
 START_TIMEOUT_S = 300.0
-TOLERANCE = 1e-4  # of a log-prob; other weights and other prompts are off by more than this
+TOLERANCE = 1e-4  # of a log-prob; other weights and other prompts differ by more than this
 _BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was answered to each request, and what it cost."""
+    """Answers to each request, and the events meanwhile."""
 
     answers: list[list[Completion]]
     seconds: float
@@ -52,14 +53,14 @@ class Load:
 
 @contextmanager
 def embedded_servers(number: int, folder: Path) -> Iterator[list[EmbeddedServer]]:
-    """So many servers that generate.
+    """Start servers, and stop them at the end.
 
     Args:
-        number: of servers.
-        folder: for their logs.
+        number: number of servers.
+        folder: folder for their logs.
 
     Yields:
-        The servers.
+        The servers, ready to generate.
     """
     with ExitStack() as stack:
         servers = [
@@ -74,24 +75,17 @@ def embedded_servers(number: int, folder: Path) -> Iterator[list[EmbeddedServer]
 
 
 def prompt_of(number: int) -> tuple[int, ...]:
-    """A prompt that no other request has.
-
-    Args:
-        number: of the request.
-
-    Returns:
-        Its digits.
-    """
+    """The prompt of one request, which no other has: the digits of the request's number."""
     return tuple(number // VOCAB_SIZE**place % VOCAB_SIZE for place in range(PROMPT_LENGTH))
 
 
 @dataclass
 class Killer:
-    """Ends one serving server after the other by SIGKILL.
+    """Ends one serving server after the other with SIGKILL.
 
-    every_s: between two kills. [s]
-    most: kills in all; None for as many as there is time for.
-    kills: so far.
+    every_s: time between two kills. [s]
+    most: total number of kills; None for no limit.
+    kills: number of kills so far.
     """
 
     fleet: Fleet
@@ -117,12 +111,12 @@ async def answer_all(fleet: Fleet, num_requests: int, *, concurrency: int) -> li
     """Send every request once.
 
     Args:
-        fleet: of the servers.
-        num_requests: in all.
-        concurrency: requests under way at a time.
+        fleet: fleet of the servers.
+        num_requests: total number of requests.
+        concurrency: number of requests in flight at a time.
 
     Returns:
-        All that was answered to each request.
+        All answers to each request.
     """
     answers: list[list[Completion]] = [[] for _ in range(num_requests)]
     numbers = iter(range(num_requests))
@@ -148,19 +142,19 @@ def run_load(
     max_kills: int | None = None,
     watch_s: float = 2.0,
 ) -> Load:
-    """Ask, and kill meanwhile.
+    """Send requests while servers are killed.
 
     Args:
-        folder: for logs and weights.
-        num_requests: in all.
-        num_servers: of which each in turn is killed.
-        concurrency: requests under way at a time.
-        kill_every_s: between two kills. [s]
-        max_kills: as many as there is time for if None.
-        watch_s: between two looks at the servers. [s]
+        folder: folder for logs and weights.
+        num_requests: total number of requests.
+        num_servers: number of servers, which are killed in turn.
+        concurrency: number of requests in flight at a time.
+        kill_every_s: time between two kills. [s]
+        max_kills: total number of kills; None for no limit.
+        watch_s: time between two looks at the servers. [s]
 
     Returns:
-        What came of it.
+        Answers and events.
     """
 
     def make_client(address: str) -> RolloutClient:
@@ -204,10 +198,10 @@ def faults_of(answers: Sequence[Sequence[Completion]]) -> list[str]:
     """Account for every request.
 
     Args:
-        answers: to each.
+        answers: all answers to each request.
 
     Returns:
-        A sentence for every one that was not answered once, with the pushed weights.
+        A sentence for every request that was not answered exactly once with the pushed weights.
     """
     faults = [f"request {number}: {len(each)} answers" for number, each in enumerate(answers) if len(each) != 1]
     once = [(number, each[0]) for number, each in enumerate(answers) if len(each) == 1]
@@ -226,7 +220,7 @@ def faults_of(answers: Sequence[Sequence[Completion]]) -> list[str]:
 
 
 def _log_probs(some: Sequence[tuple[int, Completion]]) -> Tensor:
-    """[number, MAX_NEW_TOKENS] of the completions' tokens, as transformers computes them; beyond their end anything."""
+    """Log-probs [n, MAX_NEW_TOKENS] of the completions' tokens by transformers; arbitrary beyond a completion's end."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
@@ -243,10 +237,10 @@ def _log_probs(some: Sequence[tuple[int, Completion]]) -> Tensor:
 def main(
     requests: Annotated[int, typer.Option(min=1, max=VOCAB_SIZE**PROMPT_LENGTH, help="Requests in all.")] = 10_000,
     servers: Annotated[int, typer.Option(min=1, help="Embedded servers.")] = 4,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at a time.")] = 64,
     kill_every_s: Annotated[float, typer.Option(help="Seconds between two kills.")] = 5.0,
 ) -> None:
-    """Run the load, account for every sample, and print what it took."""
+    """Run the load, account for every sample, and print the result."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="megacov-load-") as name:
         done = run_load(

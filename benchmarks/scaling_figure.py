@@ -1,4 +1,4 @@
-"""The picture of benchmarks/scaling.py: GPU-seconds of a step by phase, which would stay level if all scaled."""
+"""The picture of benchmarks/scaling.py: GPU-hours of a step by phase, which would be constant under perfect scaling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart; what is small shares the last.
+# Okabe and Ito's colours, which colour-blind people can distinguish; the small phases share the last one.
 _COLOURS = {
     "rollout waited for": "#0072B2",
     "weight sync": "#D55E00",
@@ -22,7 +22,7 @@ _COLOURS = {
     "gradients, parameters": "#E69F00",
 }
 _REST, _GREY = "entropy head, optimizer, checkpoint", "#777777"
-# Any: the type of the keys differs between versions of matplotlib.
+# The type is Any because that of the keys differs between versions of matplotlib.
 _STYLE: Any = {
     "font.size": 10,
     "axes.titlelocation": "left",
@@ -37,8 +37,8 @@ def write_figure(by_mode: Mapping[str, Mapping[int, Mapping[str, float]]], *, pa
     """Draw a panel for each mode.
 
     Args:
-        by_mode: seconds by phase, by the number of GPUs.
-        path: of the picture, ending in .png.
+        by_mode: seconds by mode, then by number of GPUs, then by phase.
+        path: file to write, ending in .png.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")

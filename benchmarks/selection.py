@@ -1,6 +1,6 @@
-"""The global top k over gloo ranks, next to gathering scores and sorting them in one place.
+"""The global top k over gloo ranks, compared with gathering the scores and sorting them in one place.
 
-The alternatives are given an easier task: they do not settle ties. Run: python -m benchmarks.selection [--ranks 4]
+The alternatives have an easier task: they do not settle ties. Run: python -m benchmarks.selection [--ranks 4]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many of the globally selected tokens a selection in each micro-batch finds, and how much layouts agree.
 
-The tokens are synthetic; docs/selection.md says how they are made. Run: python -m benchmarks.selection_recall
+The tokens are synthetic; docs/selection.md describes them. Run: python -m benchmarks.selection_recall
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ BAND, PICKS = "Clip-Cov band (1, 5)", "Clip-Cov picks 2e-4"
 
 
 def clip_cov_band(cov: Tensor, loss_mask: Tensor, token_ids: Tensor) -> Tensor:
-    """What Clip-Cov draws from; on a first update PPO's clip cuts nothing."""
+    """The tokens from which Clip-Cov draws; on a first update PPO's clip cuts none."""
     return band(cov, loss_mask, loss_mask, lower=1.0, upper=5.0)
 
 
 def clip_cov_picks(cov: Tensor, loss_mask: Tensor, token_ids: Tensor) -> Tensor:
-    """What Clip-Cov draws; here a token has the same random number in every layout."""
+    """The tokens that Clip-Cov draws; here a token has the same random number in every layout."""
     return select_clip_cov(
         cov, loss_mask, loss_mask, token_ids, ratio=2e-4, lower=1.0, upper=5.0, seed=0, update=0, group=None
     )
@@ -47,10 +47,10 @@ METHODS: dict[str, Choose] = {
 
 
 def covariances(batch: Batch, parts: Sequence[Tensor]) -> Tensor:
-    """Covariance of each token with the means of its own micro-batch, or global with a single micro-batch.
+    """Covariance of each token with the means of its own micro-batch; global if there is one micro-batch.
 
     Args:
-        batch: the tokens.
+        batch: tokens of an optimizer step.
         parts: indices of the tokens of each micro-batch.
 
     Returns:
@@ -64,12 +64,12 @@ def covariances(batch: Batch, parts: Sequence[Tensor]) -> Tensor:
 
 
 def select(cov: Tensor, parts: Sequence[Tensor], choose: Choose) -> Tensor:
-    """Choose in each micro-batch on its own, with its own quota; globally with a single micro-batch.
+    """Choose in each micro-batch separately, with a quota for each; globally if there is one micro-batch.
 
     Args:
-        cov: [t] what to choose by.
+        cov: [t] float32 covariances by which tokens are chosen.
         parts: indices of the tokens of each micro-batch.
-        choose: the method.
+        choose: method of selection.
 
     Returns:
         [t] bool, in the order of the batch.
@@ -91,7 +91,7 @@ def published_kl_cov(batch: Batch, parts: Sequence[Tensor], ratio: float) -> Ten
 
 
 def recall(found: Tensor, wanted: Tensor) -> float:
-    """Share of the wanted tokens that were found; the other way round it is the precision."""
+    """Share of the wanted tokens that were found; with swapped arguments, the precision."""
     return float((found & wanted).sum() / wanted.sum().clamp(min=1))
 
 
@@ -100,15 +100,15 @@ def jaccard(one: Tensor, other: Tensor) -> float:
 
 
 def measure(batch: Batch, counts: Sequence[int], *, sort: bool) -> dict[str, list[list[float]]]:
-    """Local against global selection of one batch.
+    """Compare local with global selection of one batch.
 
     Args:
-        batch: the tokens.
-        counts: numbers of micro-batches, of equally many sequences.
-        sort: deal sequences by length, not in data order.
+        batch: tokens of an optimizer step.
+        counts: numbers of micro-batches; all micro-batches have the same number of sequences.
+        sort: whether to assign sequences by length, and not in data order.
 
     Returns:
-        By method, for each count: recall, precision, picks / quota, recall of local quotas under global means, and
+        By method, for each count: recall, precision, picks / quota, recall of local quotas with global means, and
         recall of the published arithmetic (NaN for Clip-Cov).
     """
     num_sequences = len(batch.lengths)
@@ -130,7 +130,7 @@ def measure(batch: Batch, counts: Sequence[int], *, sort: bool) -> dict[str, lis
 
 
 def print_table(title: str, counts: Sequence[int], by_seed: Sequence[list[list[float]]]) -> Series:
-    """A line for each number of micro-batches, means over seeds; returns the recalls."""
+    """Print means over seeds, a line for each number of micro-batches. Returns the recalls."""
     print(f"\n{title}\nmicro-batches  recall    sd  precision  picks/quota  with global means  published code")
     series = {}
     for count, rows in zip(counts, zip(*by_seed, strict=True), strict=True):
@@ -146,11 +146,11 @@ def compare_layouts(batch: Batch, *, as_one: bool) -> dict[str, Tensor]:
     """Jaccard overlap of the selections of each two layouts.
 
     Args:
-        batch: the tokens.
-        as_one: select globally, over the tokens in the order in which each layout visits them.
+        batch: tokens of an optimizer step.
+        as_one: whether to select globally, over the tokens in the order in which each layout visits them.
 
     Returns:
-        By method [layouts, layouts] float.
+        Overlaps [layouts, layouts] float by method.
     """
     masks: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for dp_size in DP_SIZES:
@@ -188,7 +188,7 @@ def main() -> None:
         print(f"{name:21s} local: mean {here.mean():.2f}, from {here.min():.2f} to {here.max():.2f}; ", end="")
         print(f"global: from {there.min():g} to {there.max():g}")
     overlap = torch.stack([found[next(iter(RATIOS))] for found in local]).mean(0)
-    # The picks of Clip-Cov stay in the table: how much they overlap depends on whose random numbers are used.
+    # The picks of Clip-Cov are only in the table, because their overlap depends on the random numbers of a code base.
     drawn = {order: {name: by_method[name] for name in (*RATIOS, BAND)} for order, by_method in curves.items()}
     write_figure(drawn, overlap.tolist(), names, path=options.output)
 

@@ -1,4 +1,4 @@
-"""Synthetic tokens of one optimizer step, as GRPO with binary rewards makes them, and ways to deal them out."""
+"""Synthetic tokens of one optimizer step, as in GRPO with binary rewards, and ways to split them into micro-batches."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Batch:
 
 
 def make_batch(seed: int, *, num_prompts: int = NUM_PROMPTS, median_length: int = 1200) -> Batch:
-    """Synthetic tokens: GRPO advantages of binary rewards, few uncertain tokens among many certain ones.
+    """Make synthetic tokens: GRPO advantages of binary rewards, and few uncertain tokens among many certain ones.
 
     Args:
-        seed: of everything.
-        num_prompts: groups; each has some right and some wrong samples.
-        median_length: tokens of a right response.
+        seed: seed of all random numbers.
+        num_prompts: number of groups; each has some right and some wrong samples.
+        median_length: median number of tokens of a right response.
 
     Returns:
-        The batch, samples of a group next to each other.
+        The batch, in which the samples of a group are neighbours.
     """
     draw = torch.Generator().manual_seed(seed)
     prompts = torch.arange(num_prompts).repeat_interleave(NUM_SAMPLES)
@@ -44,7 +44,7 @@ def make_batch(seed: int, *, num_prompts: int = NUM_PROMPTS, median_length: int 
     rewards = (torch.rand(num_prompts, NUM_SAMPLES, generator=draw).argsort(1) < num_right).float().flatten()
 
     def effect(of_prompt: float, of_sample: float, of_wrong: float) -> Tensor:
-        """A factor for each sequence: e to the power of normal effects, and more for wrong ones."""
+        """A factor for each sequence: e to the power of normal effects, increased for wrong sequences."""
         by_prompt = torch.randn(num_prompts, generator=draw)[prompts]
         by_sample = torch.randn(len(prompts), generator=draw)
         return torch.exp(of_prompt * by_prompt + of_sample * by_sample) * (1 + of_wrong * (1 - rewards))
@@ -62,27 +62,27 @@ def chunks(sequences: Sequence[int], size: int) -> list[list[int]]:
 
 
 def layout(batch: Batch, dp_size: int, micro_batch_size: int) -> list[list[int]]:
-    """The micro-batches of all ranks, tokens balanced over ranks, sequences of similar length together."""
+    """The micro-batches of all ranks: tokens are balanced over ranks, and sequences of similar length are together."""
     ranks = balance(batch.lengths.tolist(), num_parts=dp_size)
     return [part for mine in ranks for part in chunks(mine, micro_batch_size)]
 
 
 def gather(batch: Batch, micro_batches: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Indices of the tokens of micro-batches.
+    """Find the tokens of micro-batches.
 
     Args:
-        batch: the tokens.
-        micro_batches: the sequences of each.
+        batch: tokens of an optimizer step.
+        micro_batches: indices of the sequences of each micro-batch.
 
     Returns:
-        For each micro-batch [tokens] int64, in the order of its sequences; the indices are token ids too.
+        Indices [tokens] int64 for each micro-batch, in the order of its sequences. They serve as token ids as well.
     """
     pieces = torch.arange(len(batch.log_probs)).split(batch.lengths.tolist())
     return [torch.cat([pieces[i] for i in sequences]) for sequences in micro_batches]
 
 
 def describe(batches: Sequence[Batch]) -> None:
-    """Print what the tokens are like, beside what the paper reports."""
+    """Print statistics of the tokens beside those that the paper reports."""
     tokens = [len(batch.log_probs) for batch in batches]
     surprise = mean(float(-batch.log_probs.mean()) for batch in batches)
     print(f"{len(batches)} batches of {len(batches[0].lengths)} sequences, {mean(tokens):.0f} tokens on average")

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 Series = Mapping[int, Sequence[float]]
 """Recall in each seed, by the number of micro-batches."""
 
-# Okabe and Ito's colours, which the colour-blind tell apart; in grey the markers do.
+# Okabe and Ito's colours, which colour-blind people can distinguish; in grey, the markers differ.
 _COLOURS, _MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("o", "s", "^", "D")
 _GREY = "#777777"
-# Any: the type of the keys differs between versions of matplotlib.
+# The type is Any because that of the keys differs between versions of matplotlib.
 _STYLE: Any = {
     "font.size": 10.5,
     "axes.titlelocation": "left",
@@ -38,13 +38,13 @@ def write_figure(
     *,
     path: Path,
 ) -> None:
-    """Draw recall over micro-batches, a panel for each order, and the overlap of layouts.
+    """Draw recall over micro-batches, with a panel for each order, and the overlap of layouts.
 
     Args:
-        curves: recall by the order in which sequences are dealt, then by method.
+        curves: recall by the order in which sequences are assigned to micro-batches, then by method.
         overlap: Jaccard overlap of each two layouts.
-        layouts: their names.
-        path: of the picture, ending in .png.
+        layouts: names of the layouts.
+        path: file to write, ending in .png.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(14.2, 4.8), layout="constrained")

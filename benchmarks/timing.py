@@ -1,4 +1,4 @@
-"""Fair timing on a machine that does other things too."""
+"""Fair timing on a machine that has other work as well."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 def interleaved_ms(contenders: dict[str, Callable[[], object]], *, num_rounds: int) -> dict[str, float]:
-    """Best time of each contender in milliseconds. They take turns, so that a slow moment meets all of them alike.
+    """Best time of each contender. They take turns, so that a slow moment of the machine affects all of them.
 
     Args:
-        contenders: what to time, by name; the first round warms up and is not counted.
-        num_rounds: turns of each.
+        contenders: functions to time, by name. A first round for warm-up is not counted.
+        num_rounds: counted rounds.
 
     Returns:
         Milliseconds by name.
@@ -27,7 +27,7 @@ def interleaved_ms(contenders: dict[str, Callable[[], object]], *, num_rounds: i
 
 
 def print_table(title: str, times_ms: dict[str, float], *, ours: str) -> None:
-    """One line per contender: milliseconds, and how many times as long as ours."""
+    """Print a line for each contender: milliseconds, and its ratio to ours."""
     print(f"\n{title}")
     for name, time_ms in times_ms.items():
         print(f"  {name:45s} {time_ms:9.2f} ms  {time_ms / times_ms[ours]:6.2f} x ours")

@@ -1,8 +1,8 @@
-"""What it costs to give new weights to rollout servers, by transport and phase; and what it should cost for 32B.
+"""Time of a push of new weights to rollout servers, by transport and phase, and a projection for a 32B model.
 
-`.venv/bin/python -m benchmarks.weight_sync` gives the weights of a model of 50 million parameters in float32, on two
-gloo ranks with tensor parallelism, to two real SGLang servers on the CPU (`make sglang`). Transports take turns; of
-each the push with the smallest sum counts. Then it prints the projection of weight_sync_projection.py.
+`.venv/bin/python -m benchmarks.weight_sync` pushes the weights of a model of 50 million parameters in float32 from two
+tensor-parallel gloo ranks to two real SGLang servers on the CPU (`make sglang`). Transports take turns; for each, the
+push with the smallest total counts. Then the projection of weight_sync_projection.py is printed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PHASES = [field.name.removesuffix("_s") for field in fields(PushTimes) if field.
 
 
 def make_model(folder: Path) -> Path:
-    """A random model with the tokenizer of the tiny policy, whose tokens are a few of its own."""
+    """A random model with the tokenizer of the tiny policy, which uses only a few of the model's tokens."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def make_model(folder: Path) -> Path:
 def make_transports(
     clients: list[RolloutClient], loop: LoopThread, *, model: Path, directory: Path
 ) -> dict[str, DiskTransport | SessionTransport]:
-    """By name. Tensor by tensor: each is a bucket of its own, as where none are laid together."""
+    """All transports by name. "Tensor by tensor" puts each tensor into a bucket of its own."""
     settings = SessionSettings(bucket_bytes=BUCKET_BYTES, timeout_s=TIMEOUT_S)
     single = SessionSettings(bucket_bytes=1, timeout_s=TIMEOUT_S)
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
@@ -77,7 +77,7 @@ def make_transports(
 
 
 def measure_rank(model: str, addresses: list[str], keys: ServerKeys, directory: str, num_rounds: int) -> dict:
-    """Push by every transport in turn, on every rank. Rank 0 gives the best times of each."""
+    """Push with every transport in turn, on every rank. Rank 0 returns the best times of each."""
     with laid_out_policy(TENSOR_PARALLEL, path=Path(model)) as policy:
         if policy.groups.world_rank > 0:
             num_pushes = 4 * (num_rounds + 1)
@@ -101,7 +101,7 @@ def measure_rank(model: str, addresses: list[str], keys: ServerKeys, directory: 
 def push_in_turn(
     policy: Policy, transports: dict[str, DiskTransport | SessionTransport], num_rounds: int
 ) -> dict[str, PushTimes]:
-    """The first round warms up and is not counted."""
+    """Best times of each transport. The first round is for warm-up and is not counted."""
     best: dict[str, PushTimes] = {}
     version = 0
     for round_index in range(num_rounds + 1):
@@ -119,7 +119,7 @@ def total_s(times: PushTimes) -> float:
 
 
 def copy_s(num_bytes: int) -> float:
-    """Best of five copies of so many bytes in memory: what no transport can do without."""
+    """Best time of five copies of so many bytes in memory, which is a lower bound for every transport."""
     source = torch.zeros(num_bytes, dtype=torch.uint8)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(6):
@@ -130,7 +130,7 @@ def copy_s(num_bytes: int) -> float:
 
 
 def print_times(best: dict[str, PushTimes]) -> None:
-    """One line per transport: seconds by phase, and their sum as a ratio to the floor."""
+    """Print a line for each transport: seconds by phase, and their sum as a multiple of the floor."""
     num_bytes = next(iter(best.values())).num_bytes
     floor_s = copy_s(num_bytes)
     print(f"{num_bytes / 1e6:.0f} MB from TP {TENSOR_PARALLEL} to two SGLang servers; floor: one copy, {floor_s:.3f} s")
@@ -143,14 +143,14 @@ def print_times(best: dict[str, PushTimes]) -> None:
 
 
 def main() -> None:
-    """Measure unless told not to, and project."""
+    """Measure, unless only the projection is wanted, and print the projection."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="pushes of each transport that count")
     parser.add_argument("--projection-only", action="store_true", help="start no server")
     options = parser.parse_args()
     if not options.projection_only:
         if not Path(load_config("yaml_configs/runs/tiny_kl_cov_sglang.yaml").rollout.server_command[0]).exists():
-            raise SystemExit("weight_sync: SGLang is not installed; run make sglang, or give --projection-only.")
+            raise SystemExit("weight_sync: SGLang is not installed; run `make sglang`, or use --projection-only.")
         with tempfile.TemporaryDirectory() as folder:
             model = make_model(Path(folder, "model"))
             with sglang_servers(2, Path(folder), model=model) as (servers, keys):

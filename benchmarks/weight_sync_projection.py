@@ -1,7 +1,7 @@
-"""What a push of Qwen2.5-32B should cost on H100 nodes: arithmetic over the plan of the weights, nothing is measured.
+"""Projected time of a push of Qwen2.5-32B on H100 nodes: arithmetic over the plan of the weights, nothing is measured.
 
-From TP 8 x PP 2 (x DP, of which one replica sends) to 4 SGLang servers of TP 4, all on nodes with a 400 Gb/s port for
-each GPU.
+The trainer has TP 8 x PP 2 (x DP, of which one replica sends), and there are 4 SGLang servers of TP 4. All are on nodes
+with a 400 Gb/s port for each GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from megacov.megatron.loading_plan import plan_loading
+from benchmarks.loading_plan import plan_loading
 from megacov.megatron.model_shape import read_model_shape
 
 MODEL = Path(__file__).parents[1] / "yaml_configs" / "models" / "qwen2.5-32b"
@@ -23,11 +23,13 @@ NUM_SERVERS, SERVER_TENSOR = 4, 4
 class Assumptions:
     """Rates in bytes per second, and costs in seconds.
 
-    network: of one port of 400 Gb/s. nvlink: of one GPU, one way. memory: of a GPU, reading and writing counted.
-    file_write, file_read: of one writer, and of each reading server, to and from a parallel file system.
-    message_s: of one bucket through HTTP and the scheduler of a server.
-    request_s: trainer's CPU time of one request; a bucket is announced to each server by one.
-    control_s: of each of the calls before and after; flushing, names and checks among them.
+    network: rate of one port of 400 Gb/s.
+    nvlink: rate of one GPU in one direction.
+    memory: rate of a GPU's memory, for reads and writes together.
+    file_write, file_read: rates of one writer and of each reading server on a parallel file system.
+    message_s: cost of a bucket in HTTP and in the scheduler of a server.
+    request_s: trainer's CPU time for a request; each bucket is announced to each server with one request.
+    control_s: cost of each call before and after the buckets, such as flushing, names and checks.
     """
 
     network: float = 50e9
@@ -52,12 +54,12 @@ class Projection:
 
     @property
     def total_s(self) -> float:
-        """All phases, one after the other, as the transports do them."""
+        """Sum of all phases, since the transports do them one after the other."""
         return self.pause_s + self.gather_s + self.transfer_s + self.load_s + self.flush_s
 
 
 def weight_bytes() -> tuple[int, int]:
-    """Bytes of all weights, and of those behind the first pipeline stage, without the padding of the vocabulary."""
+    """Bytes of all weights, and of those after the first pipeline stage, without the padding of the vocabulary."""
     shape = read_model_shape(MODEL)
     plans = plan_loading(
         shape,
@@ -68,13 +70,13 @@ def weight_bytes() -> tuple[int, int]:
         vocab_divisible_by=1,
         dtype=torch.bfloat16,
     )
-    # Norms are on every tensor rank; they are a ten-thousandth of the weights.
+    # Norms are counted once for every tensor rank; they are a ten-thousandth of the weights.
     return sum(plan.weight_bytes for plan in plans), sum(plan.weight_bytes for plan in plans if plan.stage > 0)
 
 
 @dataclass(frozen=True)
 class Push:
-    """What goes where. total, later_stages: bytes of all weights, and of those behind the first pipeline stage."""
+    """A push of weights. total, later_stages: bytes of all weights, and of those after the first pipeline stage."""
 
     total: int
     later_stages: int
@@ -85,7 +87,7 @@ class Push:
 
 
 def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
-    """By transport. ipc is of servers on the trainer's own GPUs, the others of servers on other nodes."""
+    """Projections by transport. ipc is for servers on the trainer's own GPUs, the others for servers on other nodes."""
     total = push.total
     num_buckets = -(-total // push.bucket_bytes)
     gather_s = total * (push.tensor - 1) / push.tensor / rates.nvlink + push.later_stages / rates.network
@@ -97,7 +99,7 @@ def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
         "broadcast": Projection(
             2 * control_s,
             gather_s,
-            # One source, whose port every byte leaves once; every rank takes in all bytes and keeps its part of them.
+            # Every byte leaves the port of the only source once; every rank receives all bytes and keeps its part.
             total / rates.network + num_buckets * bucket_s,
             load_s + control_s,
             4 * control_s,
@@ -109,7 +111,7 @@ def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
 
 
 def print_projection() -> None:
-    """The table, its assumptions, and what others have published."""
+    """Print the table, its assumptions, and published times."""
     rates, (total, later_stages) = Assumptions(), weight_bytes()
     print(
         f"\nProjection, not measured: Qwen2.5-32B in bfloat16, {total / 1e9:.1f} GB, of it {later_stages / 1e9:.1f} GB "

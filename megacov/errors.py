@@ -8,9 +8,9 @@ import signal
 class MegacovError(Exception):
     """Base of every error that the command line turns into one sentence.
 
-    The message says what is wrong, shows the two values that disagree, and what to change.
+    The message says what is wrong, which two values disagree, and what to change.
 
-    is_echo: another rank has raised this error too and says the sentence; this one leaves without a word.
+    is_echo: another rank has raised the same error and prints it; this rank ends without printing.
     """
 
     exit_code = 1
@@ -30,7 +30,7 @@ class DataError(MegacovError):
 
 
 class RolloutError(MegacovError):
-    """A rollout server did not start, died, or answered what it must not answer."""
+    """A rollout server did not start, died, or gave an answer that it must not give."""
 
     exit_code = 4
 
@@ -78,17 +78,17 @@ class PreflightError(MegacovError):
 
 
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
-    """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to go on from."""
+    """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to continue from."""
 
     # EX_TEMPFAIL of <sysexits.h>: try again later.
     exit_code = 75
 
 
 def exit_meaning(code: int) -> str:
-    """What an exit code of the command says.
+    """Explain an exit code.
 
     Args:
-        code: of the command, or of the shell for a command that a signal has ended.
+        code: exit code of the command, or of the shell if a signal ended the command.
 
     Returns:
         A sentence without its full stop.
@@ -106,6 +106,6 @@ def exit_meaning(code: int) -> str:
         return "an error that megacov did not expect: see its log"
     kinds = {kind.exit_code: kind for kind in MegacovError.__subclasses__()}
     if code not in kinds:
-        return "no exit code of megacov: see its log"
+        return "not an exit code of megacov: see its log"
     meaning = " ".join((kinds[code].__doc__ or "").split()).rstrip(".")
     return meaning if meaning[1].isupper() else meaning[0].lower() + meaning[1:]

@@ -137,6 +137,11 @@ class LossBatch:
     loss_mask: [t] bool; False tokens add nothing, whatever their values.
     token_weights: [t] float32, detached; the loss is sum(token_weights * token losses), so the weights hold the
         aggregation mode and its global denominator, and micro-batches and ranks simply add up.
+    sequence_index: [t] int64, index of each token's sample in the rollout batch; None where only clipped tokens are
+        asked for.
+    sequence_log_ratio: [t] float32, detached; sum of log_probs - old_log_probs over all loss tokens of the token's
+        sequence, those on other context-parallel ranks included; None for a loss that does not ask.
+    sequence_tokens: [t] float32, number of these tokens; None for a loss that does not ask.
     selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
     entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
     ref_log_probs: [t] float32, detached, or None.
@@ -147,6 +152,9 @@ class LossBatch:
     advantages: Tensor
     loss_mask: Tensor
     token_weights: Tensor
+    sequence_index: Tensor | None = None
+    sequence_log_ratio: Tensor | None = None
+    sequence_tokens: Tensor | None = None
     selected: Tensor | None = None
     entropy: Tensor | None = None
     ref_log_probs: Tensor | None = None

@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# The part of every job: settings, and then one function for each thing that is done, in the order in which it is.
-# shellcheck disable=SC2154,SC2034  # find_nodes sets the lists of nodes; other parts read what is set here
+# The part that all jobs share: settings, and then one function for each task, in the order in which they run.
+# shellcheck disable=SC2154,SC2034  # find_nodes sets the lists of nodes; other parts read variables that are set here
 
 readonly NAME=@NAME@
 readonly CONFIG=@CONFIG@
 readonly OUTPUT=@OUTPUT@
 readonly TRAIN_NODES=@TRAIN_NODES@ RANKS_PER_NODE=@RANKS_PER_NODE@
-readonly GPUS_PER_NODE=@GPUS_PER_NODE@ # 0 where the run takes none
+readonly GPUS_PER_NODE=@GPUS_PER_NODE@ # 0 if the run uses none
 readonly SERVERS=@SERVERS@ SERVERS_PER_NODE=@SERVERS_PER_NODE@ NODES_PER_SERVER=@NODES_PER_SERVER@
-readonly GPUS_PER_SERVER=@GPUS_PER_SERVER@ # on each of its nodes
+readonly GPUS_PER_SERVER=@GPUS_PER_SERVER@ # on each node of a server
 readonly START_TIMEOUT_S=@START_TIMEOUT_S@ LEAVE_S=@LEAVE_S@ HANG_S=@HANG_S@ MAX_REQUEUES=@MAX_REQUEUES@
-readonly MAX_SERVER_RESTARTS=5 # of each
+readonly MAX_SERVER_RESTARTS=5 # for each server
 readonly ALL_REDUCE=(@ALL_REDUCE@) # backend, MiB, least GB/s; empty for no check
 readonly PREFLIGHT=@PREFLIGHT@
 readonly SERVER_COMMAND=(@SERVER_COMMAND@)
@@ -18,12 +18,12 @@ readonly SERVER_ARGUMENTS=(@SERVER_ARGUMENTS@)
 readonly SERVER_ENVIRONMENT=(@SERVER_ENVIRONMENT@)
 readonly PYTHON=@PYTHON@
 readonly STEP_CONTAINER=(@STEP_CONTAINER@) # options of srun
-readonly CONTAINER_COMMAND=(@CONTAINER_COMMAND@) # stands before the commands of a step
-export SLURM_EXIT_ERROR=233 # of srun where SLURM fails, not the task: a code that may pass
+readonly CONTAINER_COMMAND=(@CONTAINER_COMMAND@) # precedes the command of a step
+export SLURM_EXIT_ERROR=233 # srun's exit code if SLURM fails and not the task; a later start may succeed
 overrides=(@OVERRIDES@)
 job_overrides=()
 run=@RUN@
-job="" # as SLURM's commands name it
+job="" # the name that SLURM's commands take
 seed=@SEED@
 begun_at=0
 starts=0
@@ -31,7 +31,7 @@ server_steps=()
 server_urls=()
 server_restarts=()
 server_retry_at=()
-listening=() # servers that the trainer has been told of
+listening=() # servers whose URLs the trainer has
 train_pid=""
 leave_asked=0
 
@@ -45,7 +45,7 @@ choose_run() {
   run_settings=()
   job=$SLURM_JOB_ID
   if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then # an array: one run for each seed
-    job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" # one task has the number of the array, which would mean all
+    job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" # one task has the array's own number, which would mean all tasks
     seed=$SLURM_ARRAY_TASK_ID
     run="${run}_seed$seed"
     run_settings=("run.seed=$seed" "run.name=${NAME}_seed$seed")
@@ -63,8 +63,8 @@ newest_step() {
   echo "$newest"
 }
 
-# How many starts of this job in a row, before this one, have made no checkpoint. A line for each start of any job,
-# kept beside the run's folder, which may move.
+# Counts the starts of this job in a row, before this one, that made no checkpoint. The file has a line for each start
+# of any job, and is beside the run's folder, which may move.
 count_starts() {
   local number step count
   begun_at=$(newest_step) starts=0
@@ -74,8 +74,8 @@ count_starts() {
   echo "$SLURM_JOB_ID $begun_at $starts" >>"$run.starts"
 }
 
-# A node that was cut off may hold it for a while. Where files cannot be locked, the trainer goes on without, and so
-# does the job.
+# A node that lost its connection may hold the lock for a while. If files cannot be locked, the trainer runs without a
+# lock, and so does the job.
 wait_for_lock() {
   local ended=0
   [[ -e $run/run.lock ]] || return 0
@@ -84,7 +84,7 @@ wait_for_lock() {
     say "$run is in use by another process"
     return 8
   fi
-  ((ended == 0)) || say "$run/run.lock cannot be locked ($ended): see to it that no other run writes there"
+  ((ended == 0)) || say "$run/run.lock cannot be locked ($ended): make sure that no other run writes there"
 }
 
 choose_verb() {
@@ -97,7 +97,7 @@ choose_verb() {
   fi
 }
 
-# A run that ended before its first checkpoint begins anew; its folder moves now, before logs of this job are in it.
+# A run that ended before its first checkpoint begins anew. Its folder is moved now, before it holds logs of this job.
 move_aside() {
   local number=1
   [[ -e $run/config.yaml ]] || return 0
@@ -108,7 +108,7 @@ move_aside() {
 
 make_logs() {
   logs="$run/logs/slurm_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}"
-  rm -rf "$logs/failed" "$logs/asked" "$logs/left" "$logs/preflight" # of an attempt that had the same number
+  rm -rf "$logs/failed" "$logs/asked" "$logs/left" "$logs/preflight" # left by an attempt with the same number
   mkdir -p "$logs/servers" "$logs/preflight"
   chmod 700 "$logs/servers" # SGLang writes its keys to its log
   ln -sfn "$(basename "$logs")" "$run/logs/latest"
@@ -135,16 +135,16 @@ check_gpus() {
   fi
 }
 
-# 20 ports for each job, below those that the kernel hands out (32768 and more).
+# Each job has 20 ports, below those that the kernel assigns (32768 and more).
 choose_ports() {
   local base=$((10000 + SLURM_JOB_ID % 1000 * 20))
   master_port=$base
   first_server_port=$((base + 1)) # one for each server of a node, 16 at most
-  rendezvous_port=$((base + 17))  # of a server on several nodes; SGLang takes neighbours too
+  rendezvous_port=$((base + 17))  # for a server on several nodes; SGLang uses neighbouring ports too
   preflight_port=$((base + 19))
 }
 
-# The address by which other nodes reach one; names of this node may stand for 127.0.1.1 here.
+# The address at which other nodes reach a node. On the node itself, its name may resolve to 127.0.1.1.
 address_of() {
   local address
   address=$(getent ahostsv4 "$1" | awk 'NR == 1 { print $1 }') || true
@@ -155,14 +155,14 @@ address_of() {
   printf '%s\n' "$address"
 }
 
-# Always with &: srun takes the place of the subshell, so that $! is the process that passes signals on.
+# Call this with &: srun replaces the subshell, so that $! is the process that passes signals on.
 step() { exec srun --cpu-bind=none --overlap --ntasks-per-node=1 --open-mode=append "${STEP_CONTAINER[@]}" "$@"; }
 
 @PREFLIGHT_PART@
 
 @SERVERS_PART@
 
-# SLURM's USR1 before the time limit reaches this script alone; srun passes it on to the trainer, which saves and leaves.
+# SLURM sends USR1 before the time limit to this script alone; srun passes it on to the trainer, which saves and leaves.
 # shellcheck disable=SC2317  # called by a trap
 leave() {
   leave_asked=1
@@ -183,12 +183,13 @@ start_trainer() {
   train_pid=$!
 }
 
-# In short waits: `wait` for the trainer itself would return early when a trap runs.
+# Waits in short intervals, because `wait` for the trainer itself would return early when a trap runs.
 wait_for_trainer() {
   while kill -0 "$train_pid" 2>/dev/null; do
     if ((leave_asked)); then
-      # Again and again: before there are tasks, srun passes nothing on. But not once they have it: SLURM signals all
-      # processes of a step, and one that has saved and closes would die of it.
+      # The signal is repeated, because srun passes nothing on before its tasks exist. Once they have the signal it is
+      # not sent again: SLURM signals all processes of a step, and a second signal would kill a rank that has saved and
+      # is shutting down.
       [[ -e $logs/asked ]] || ((SECONDS % 5)) || kill -USR1 "$train_pid" 2>/dev/null || true
     else
       revive_servers
@@ -209,13 +210,13 @@ wait_for_trainer() {
 may_pass() {
   case $1 in
     75 | 4 | 5 | 8 | 11) return 0 ;; # left with a checkpoint; a server or a rank was lost; a node is bad
-    1 | 9) (($(newest_step) > begun_at)); return ;; # unforeseen, or a failed save: a mistake would come at once
+    1 | 9) (($(newest_step) > begun_at)); return ;; # unexpected error or failed save; a mistake would show at once
     130) return 1 ;; # interrupted by hand
   esac
   (($1 >= 128)) # ended by a signal, or by the loss of a node
 }
 
-# scontrol, for as long as a controller takes to be replaced.
+# Repeats scontrol for as long as the replacement of a controller takes.
 ask_controller() {
   local deadline=$((SECONDS + 300))
   until scontrol "$@"; do
@@ -232,10 +233,10 @@ finish() {
   elif ((starts >= MAX_REQUEUES && $(newest_step) <= begun_at)); then
     say "ended with $code and is not requeued: $((starts + 1)) starts in a row have made no checkpoint"
   elif shown=$(ask_controller show job --oneliner "$job") && [[ $shown != *JobState=RUNNING* ]]; then
-    say "ended with $code; what follows is up to SLURM, which has ended the job: cancelled, or a node was lost"
+    say "ended with $code; SLURM has ended the job (cancelled, or a node was lost) and decides about a requeue"
   else
     say "ended with $code and is requeued"
-    trap '' TERM # which the requeue sends
+    trap '' TERM # the requeue sends it
     ask_controller requeue "$job" || say "SLURM did not requeue the job"
     ((code != 11)) || exclude_bad_nodes
   fi

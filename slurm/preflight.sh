@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# The part of a job that checks its nodes, and has it begin again without the bad ones.
+# The part of a job that checks its nodes, and makes the job begin again without the bad ones.
 # shellcheck disable=SC2154,SC2034  # job.sh has the settings
 
-# On all nodes at once, before anything else starts there. Reports come through srun: a bad node may not write files.
+# Checks all nodes at once, before anything else starts there. Reports come through srun, since a bad node may be unable
+# to write files.
 preflight() {
   local host places=() pids=() meeting_s=45 code=0
   ((PREFLIGHT)) || return 0
-  # The first step on a node unpacks the image, on one faster than on another.
+  # The first step on a node unpacks the image, which takes longer on some nodes than on others.
   ((${#STEP_CONTAINER[@]} + ${#CONTAINER_COMMAND[@]} == 0)) || meeting_s=600
   for host in "${all_hosts[@]}"; do places+=("$host=$(address_of "$host")") || return; done
   printf '%s\n' "$SLURM_JOB_ID" >"$logs/preflight/canary"
@@ -24,7 +25,7 @@ preflight() {
   return "$code"
 }
 
-# Of some nodes; sets pids, reads places and meeting_s.
+# Starts the check of some nodes. Reads places and meeting_s, and appends to pids.
 examine() {
   local names count
   read -ra names <<<"$1"
@@ -46,7 +47,7 @@ wait_until_ended() {
   done
 }
 
-# One all-reduce over all ranks of the trainer. Where it fails or is slow, pairs of neighbours tell whose fault it is.
+# Runs one all-reduce over all ranks of the trainer. If it fails or is slow, pairs of neighbours show the node at fault.
 check_network() {
   local count=${#train_hosts[@]} failures=() at_fault=() how=alone
   ((${#ALL_REDUCE[@]})) || return 0
@@ -62,7 +63,7 @@ check_network() {
     say "no node fails or is slow $how"
     return 8
   elif ((count > 1 && ${#at_fault[@]} == count)); then
-    say "all nodes fail $how, or are slow: it is not the nodes"
+    say "all nodes fail $how, or are slow: the cause is not a node"
     return 8
   fi
   say "preflight: ${at_fault[*]} fail $how, or are slow"
@@ -70,12 +71,12 @@ check_network() {
   return 11
 }
 
-# Sets at_fault and how. Two nodes of one rank each cannot be told apart.
+# Sets at_fault and how. Of two nodes with one rank each, neither can be identified as the cause.
 find_fault() {
   local i turn
   if ((count > 2)); then
     how="with both neighbours"
-    # Pairs of one turn have no node in common.
+    # The pairs of one turn have no node in common.
     for turn in even odd last; do ((leave_asked)) || try_pairs "$turn"; done
     for ((i = 0; i < count; i++)); do
       ((${failures[i]:-0} && ${failures[(i + count - 1) % count]:-0})) && at_fault+=("${train_hosts[i]}")
@@ -87,7 +88,7 @@ find_fault() {
   fi
 }
 
-# Sets failures: of the pair of each node and the next one.
+# Sets failures, which has an entry for each node whose pair with the next node fails.
 try_pairs() {
   local i pair pids=() places=()
   for ((i = 0; i < count; i++)); do
@@ -97,7 +98,7 @@ try_pairs() {
       last) ((count % 2 == 1 && i + 1 == count)) || continue ;;
     esac
     pair=("${train_hosts[i]}" "${train_hosts[(i + 1) % count]}")
-    # srun numbers tasks in the order of the job's nodes, and rank 0 is where the others look for it.
+    # srun numbers tasks in the order of the job's nodes, and the others look for rank 0 on the first node of the pair.
     ((i + 1 < count)) || pair=("${train_hosts[0]}" "${train_hosts[i]}")
     all_reduce "pair_$i" "${pair[@]}" &
     pids+=($!) places+=("$i")
@@ -118,14 +119,14 @@ all_reduce() {
     "$PYTHON" -m megacov.trainer.all_reduce_check "${ALL_REDUCE[@]}")
 }
 
-# If all of several nodes report badly, it is not the nodes.
+# If all of several nodes are bad, the cause is not a node, and none is excluded.
 nodes_to_exclude() {
   local bad
   mapfile -t bad <"$logs/preflight/bad_nodes"
   ((${#bad[@]} > 1 && ${#bad[@]} == ${#all_hosts[@]})) || (IFS=,; echo "${bad[*]}")
 }
 
-# While a requeued job ends, SLURM takes changes to where it may begin again. Each component of a job has its own.
+# While a requeued job ends, SLURM accepts changes to its list of excluded nodes. Each component of a job has a list.
 exclude_bad_nodes() {
   local bad components component component_id excluded
   bad=$(nodes_to_exclude)

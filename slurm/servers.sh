@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The part of a job that starts rollout servers, watches over them and ends them.
+# The part of a job that starts rollout servers, restarts them and ends them.
 # shellcheck disable=SC2154,SC2034  # job.sh has the settings
 
-# Runs on each node of a server, in its container: picks GPUs among those that SLURM shows, and becomes the server.
+# Runs on each node of a server, in its container: chooses from the GPUs that SLURM shows, and becomes the server.
 # shellcheck disable=SC2317  # called by name
 serve() {
   local first=$1 count=$2 devices
@@ -38,7 +38,7 @@ start_server() {
   server_urls[number]="$address $port"
 }
 
-# Tells the trainer, which reads the file anew before each step, of servers that listen by now.
+# Adds servers that have begun to listen to the file that the trainer reads before each step.
 admit_servers() {
   local number address port
   for number in "${!server_urls[@]}"; do
@@ -50,7 +50,7 @@ admit_servers() {
   done
 }
 
-# A server that has ended is started again on its node. Where the node is gone too, the run goes on without it.
+# Restarts each server that has ended, on its own node. If the node is gone too, the run continues without the server.
 revive_servers() {
   local number
   for number in "${!server_steps[@]}"; do
@@ -70,7 +70,7 @@ make_keys() {
   (umask 077 && printf 'api-key: "%s"\nadmin-api-key: "%s"\n' "$(random_key)" "$(random_key)" >"$keys_file")
 }
 
-# A server listens once it has its weights. Those that come later are used from then on.
+# A server listens once it has loaded its weights. The trainer uses later servers as soon as they listen.
 wait_for_servers() {
   local deadline=$((SECONDS + START_TIMEOUT_S)) number alive=1
   : >"$logs/servers.txt"

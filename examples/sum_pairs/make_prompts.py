@@ -1,8 +1,8 @@
-"""Write the sum-pairs prompts: "137=" asks for two numbers that add up to 137, and has 138 right answers.
+"""Write the sum-pairs prompts: "137=" asks for two numbers that add up to 137, and has 138 correct answers.
 
     python examples/sum_pairs/make_prompts.py [FILE]
 
-One line a target, every target of two or three digits: {"prompt": "137=", "answer": "137"}.
+One line for each target from 10 to 199: {"prompt": "137=", "answer": "137"}.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LARGEST_TARGET = 199
 
 
 def main() -> None:
-    """Write the file."""
+    """Write the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).with_name("prompts.jsonl")
     parser.add_argument("file", nargs="?", type=Path, default=default, help="where to write")

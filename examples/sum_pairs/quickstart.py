@@ -2,7 +2,7 @@
 
     python -m examples.sum_pairs.quickstart [--seeds 0 1 2] [--steps N] [--folder runs/quickstart]
 
-Writes into the folder: a run folder for each algorithm and seed, and compare.png. Earlier runs are moved aside.
+The folder receives a run folder for each algorithm and seed, and compare.png. Earlier runs are moved aside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _megacov(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Run all, then compare."""
+    """Train every algorithm with every seed, then compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=None, help="instead of the number in yaml_configs/runs")

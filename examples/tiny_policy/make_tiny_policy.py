@@ -2,12 +2,12 @@
 
     python examples/tiny_policy/make_tiny_policy.py [FOLDER]
 
-The warm start is supervised and has two parts. First right answers with a uniformly random first number, so that the
-model learns to subtract and has no favourite split. Then the same answers with noise: digits of the second number
-are drawn at random and some answers end early. The noise is what leaves head-room: the policy knows what it should
-say and says it seldom, so reinforcement learning has something to gain within a hundred steps.
+The warm start is supervised and has two parts. The first uses correct answers with a uniformly random first number, so
+that the model learns to subtract and prefers no split. The second uses the same answers with noise: digits of the
+second number are drawn at random, and answers may end early (with EARLY_STOP_RATE, which is 0). The noise leaves room
+for reinforcement learning to improve within a hundred steps: the policy knows correct answers and gives them seldom.
 
-It runs on one thread in about five minutes. The same torch on the same kind of processor writes the same bytes.
+The script takes about five minutes on one thread. The same torch on the same kind of processor writes the same bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEED = 1
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, sixteen in all; nothing is added to the text and nothing is lost."""
+    """Build a tokenizer with one token per character and sixteen tokens in all; it adds nothing to the text."""
     vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -59,10 +59,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model() -> Qwen2ForCausalLM:
-    """A random Qwen2 that divides by 4 in heads and width and by 2 in layers, for TP 4 and PP 2.
+    """Build a random Qwen2 with heads and width divisible by 4 and layers by 2, for TP 4 and PP 2.
 
-    The embeddings are not tied: at sixteen tokens tying saves 2,048 parameters, and it would ask pipeline stages to
-    share a weight.
+    The embeddings are not tied: with sixteen tokens tying would save 2,048 parameters and make pipeline stages share a
+    weight.
     """
     config = Qwen2Config(
         vocab_size=len(SPECIAL_TOKENS) + len(CHARACTERS),
@@ -114,7 +114,7 @@ def draw_batch(tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, noisy:
 
 
 def learning_rate(step: int, *, clean_steps: int, noisy_steps: int) -> float:
-    """Clean part: linear warm-up over 50 steps, a half cosine to a fiftieth after it. Noisy part: a linear decay."""
+    """Clean part: a linear warm-up over 50 steps times a half cosine to a fiftieth. Noisy part: a linear decay."""
     if step >= clean_steps:
         return NOISY_LEARNING_RATE * (1 - 0.9 * (step - clean_steps) / noisy_steps)
     decay = 0.02 + 0.49 * (1 + math.cos(math.pi * step / clean_steps))
@@ -145,7 +145,7 @@ def main() -> None:
     """Build, warm-start and save the policy and its tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="where to write")
-    parser.add_argument("--clean-steps", type=int, default=CLEAN_STEPS, help="optimizer steps on right answers")
+    parser.add_argument("--clean-steps", type=int, default=CLEAN_STEPS, help="optimizer steps on correct answers")
     parser.add_argument("--noisy-steps", type=int, default=NOISY_STEPS, help="optimizer steps on noisy answers")
     arguments = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Advantages: how much better a sample is than what its prompt usually yields."""
+"""Advantages: how much better a sample is than the others of its prompt."""
 
 from megacov.advantages.group_relative import group_relative
 

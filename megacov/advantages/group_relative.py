@@ -1,4 +1,4 @@
-"""Group-relative advantages (GRPO): a sample is judged against the other samples of its prompt.
+"""Group-relative advantages (GRPO): compares a sample with the other samples of its prompt.
 
 n: samples of a rollout batch.
 """
@@ -18,14 +18,14 @@ def group_relative(rewards: Tensor, group_ids: Tensor, *, normalize_std: bool = 
 
     A = (r - mean) / (std + 1e-6), std over n - 1      normalize_std (GRPO)
     A = r - mean                                       otherwise ("Dr. GRPO")
-    A group of one, or of equal rewards, says nothing about its samples: its advantages are exactly 0.
+    In a group of one, or of equal rewards, all advantages are exactly 0.
 
     See "DeepSeekMath" (arXiv 2402.03300) and "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
 
     Args:
         rewards: [n] float32; read only.
         group_ids: [n] int64, equal for samples of one prompt, in any order.
-        normalize_std: divide by the standard deviation.
+        normalize_std: whether to divide by the standard deviation.
 
     Returns:
         [n] float32, computed in float64.
@@ -33,11 +33,11 @@ def group_relative(rewards: Tensor, group_ids: Tensor, *, normalize_std: bool = 
     Gradient: none.
 
     Raises:
-        RewardError: a reward is not finite; the message names the sample.
+        RewardError: a reward is not finite; the error names the sample.
     """
     _check_finite(rewards)
     _, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
-    # Exact: in float64 a sum of equal float32 rewards is not rounded, so their mean is the reward itself.
+    # In float64 a sum of equal float32 rewards is exact, so their mean is the reward itself.
     values = rewards.double()
     centred = values - (_group_sum(values, group, len(sizes)) / sizes)[group]
     variance = _group_sum(centred.square(), group, len(sizes)) / (sizes - 1).clamp(min=1)

@@ -1,6 +1,6 @@
-"""Folders of files that are there whole or not at all, whose every byte can be checked, and the lock of a run.
+"""Checkpoint folders that exist whole or not at all and whose every byte can be checked, and the lock of a run.
 
-What stands in the files is not known here. No torch.
+This package does not know the content of the files. No torch.
 """
 
 from __future__ import annotations

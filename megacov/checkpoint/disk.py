@@ -1,4 +1,4 @@
-"""What the disk says, in one sentence; and data that has reached it."""
+"""Errors of the disk in one sentence, and writes that wait until the data is on the disk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def disk_errors(path: Path, action: str) -> Iterator[None]:
-    """Inside, whatever the operating system refuses becomes a CheckpointError that names the path and the reason.
+    """Inside, an OSError becomes a CheckpointError that names the path and the reason.
 
     Args:
-        path: what is worked on; the file that the operating system names is said instead where it names one.
+        path: file or folder to name if the operating system names none.
         action: "written", "read" or "removed".
 
     Raises:
-        CheckpointError: instead of an OSError.
+        CheckpointError: an OSError was raised inside.
     """
     try:
         yield
     except OSError as error:
-        # Of a rename, it is the place where it goes that is full or forbidden.
+        # If a rename fails, its target is what is full or forbidden.
         culprit = error.filename2 or error.filename or path
         raise CheckpointError(f"{culprit} cannot be {action}: {error.strerror or error}{_advice(error)}.") from error
 
@@ -37,24 +37,16 @@ def _advice(error: OSError) -> str:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's bytes are on the disk.
-
-    Args:
-        path: of the file.
-    """
+    """Wait until a file's bytes are on the disk."""
     _sync(path, os.O_RDONLY)
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until a folder's names are on the disk: a file is safe only once its name is.
-
-    Args:
-        path: of the folder.
-    """
+    """Wait until a folder's list of names is on the disk: a file is safe only once its name is."""
     try:
         _sync(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        # Some network file systems know no fsync of folders; theirs are written through.
+        # Some network file systems have no fsync for folders; they write names through at once.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
 
@@ -68,12 +60,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a small file and wait until its bytes are on the disk.
-
-    Args:
-        path: of the file.
-        text: what it will hold.
-    """
+    """Write a small file and wait until its bytes are on the disk."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,4 +1,4 @@
-"""One process at a time writes to a run: an flock, which the kernel takes back from a process however it ends."""
+"""A lock, so that one process at a time writes to a run: an flock, which the kernel releases however a process ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megacov.errors import DataError
 
 LOCK_NAME = "run.lock"
 
-# Whoever looks at the lock has it for an instant.
+# A process that only looks at the lock holds it for an instant; a process that wants it waits this long.
 _LOOK_S = 0.5
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -26,12 +26,12 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that has taken a run last.
+    """The process that was the last to lock a run.
 
-    description: what it wrote about itself.
-    slurm_job: in which it ran, if it was in one.
-    since: when it took the run, in seconds since the epoch.
-    is_held: whether it still has the run; None where files cannot be locked.
+    description: host, process id, SLURM job and start of the process, in one phrase.
+    slurm_job: SLURM job of the process; None outside of jobs.
+    since: time at which the process locked the run, in seconds since the epoch.
+    is_held: whether the process still holds the lock; None if files cannot be locked here.
     """
 
     description: str
@@ -41,21 +41,17 @@ class Holder:
 
 
 class RunLock:
-    """Holds a run folder while the context lasts.
+    """Holds the lock of a run folder while the context lasts.
 
-    The lock is on the open file: it moves with the folder when that is renamed, and a folder made anew under the old
-    name needs a lock of its own. The file stays behind unlocked, for a file that is removed could be locked twice.
+    The lock is on the open file: it moves with the folder if that is renamed, and a new folder under the old name needs
+    a lock of its own. The file stays behind unlocked, because a file that is removed could be locked twice.
 
-    Python opens files close-on-exec, and forks let go of it here: a server or a worker that outlived this process would
-    otherwise keep the run locked.
+    Python opens files close-on-exec, and forks close the file here: otherwise a server or a worker that outlives this
+    process would keep the run locked.
     """
 
     def __init__(self, run_folder: Path) -> None:
-        """Nothing is touched yet.
-
-        Args:
-            run_folder: of the run; it is made if it is not there.
-        """
+        """Nothing is touched yet. `__enter__` makes the folder if it does not exist."""
         self._folder = run_folder
         self._descriptor: int | None = None
 
@@ -63,10 +59,10 @@ class RunLock:
         """Take the lock.
 
         Returns:
-            This.
+            This lock.
 
         Raises:
-            DataError: another process holds it, or the folder cannot be written.
+            DataError: another process holds the lock, or the folder cannot be written.
         """
         path = self._folder / LOCK_NAME
         try:
@@ -83,16 +79,16 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self._descriptor is not None:
-            # Closing alone would leave it with a child that was just forked and has not let go yet.
+            # Closing alone would leave the lock with a child that was just forked and has not closed the file yet.
             with suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._forget()
 
     def _forget(self) -> None:
         if self._descriptor is not None:
-            # In a fork, LOCK_UN would take the lock from the parent too.
+            # In a forked child, LOCK_UN would also take the lock from the parent.
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -106,7 +102,7 @@ def _locked(path: Path) -> int | None:
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             print(
-                f"megacov: {path} cannot be locked ({error.strerror}): see to it that no other run writes there.",
+                f"megacov: {path} cannot be locked ({error.strerror}): make sure that no other run writes there.",
                 flush=True,
             )
             return descriptor
@@ -136,13 +132,13 @@ def _lock(descriptor: int) -> None:
 
 
 def find_holder(run_folder: Path) -> Holder | None:
-    """Look who has a run. Changes nothing.
+    """Find the process that holds a run. Changes nothing.
 
     Args:
-        run_folder: of the run.
+        run_folder: folder of the run.
 
     Returns:
-        The process that has the run, or had it last; None if none ever had.
+        The process that holds the run or held it last; None if no process ever did.
 
     Raises:
         DataError: the lock cannot be read.
@@ -163,7 +159,7 @@ def find_holder(run_folder: Path) -> Holder | None:
 
 def _is_held(descriptor: int) -> bool | None:
     try:
-        # Shared: those who look do not see each other.
+        # A shared lock, so that processes that only look do not see each other.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return True if error.errno in _TAKEN else None
@@ -188,7 +184,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _describe(text: bytes) -> str:
-    """Who holds it, from what they wrote, which may be half-written or of another version."""
+    """The holder as a phrase, from the text in the lock, which may be half-written or from another version."""
     try:
         holder = json.loads(text)
         job = f", SLURM job {holder['slurm_job']}," if holder["slurm_job"] else ""

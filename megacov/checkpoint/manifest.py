@@ -1,6 +1,6 @@
-"""The list of a checkpoint's files with size and sha256: what says that every byte is still the one that was written.
+"""The list of a checkpoint's files with size and sha256, which shows whether every byte is still as it was written.
 
-Neither safetensors nor torch's checkpoints carry a checksum, so a flipped bit loads as a wrong weight without a word.
+Neither safetensors nor torch's checkpoints have a checksum, so a flipped bit would silently load as a wrong weight.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Every file of the checkpoint of a step, but the manifest itself."""
+    """Every file of the checkpoint of a step, except the manifest itself."""
 
     step: int
     files: tuple[FileRecord, ...]
 
 
 def record_file(folder: Path, name: str) -> FileRecord:
-    """Read a file and note what is in it. Fit for a background thread: hashing and reading leave the interpreter free.
+    """Compute the record of a file. Suits a background thread, since reading and hashing release the interpreter.
 
     Args:
-        folder: the checkpoint.
-        name: of the file in it.
+        folder: folder of the checkpoint.
+        name: name of the file, relative to the folder.
 
     Returns:
-        Its record.
+        The record.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     with disk_errors(folder / name, "read"):
         return _read_record(folder, name)
@@ -67,21 +67,21 @@ def _read_record(folder: Path, name: str) -> FileRecord:
 
 
 def check_file(folder: Path, record: FileRecord) -> str | None:
-    """Compare a file with its record, all bytes of it.
+    """Compare all bytes of a file with its record.
 
     Args:
-        folder: the checkpoint.
-        record: of the file.
+        folder: folder of the checkpoint.
+        record: record of the file.
 
     Returns:
-        None if the file is as it was written, else what is wrong with it, beginning with its name.
+        None if the file is as it was written, otherwise a phrase that begins with its name and describes the problem.
     """
     path = folder / record.name
     try:
-        # Before it is read: a file that was cut short is told from one that was changed, and costs nothing to find.
+        # The size comes first: it finds a truncated file without reading it, and tells it from a changed one.
         num_bytes = path.stat().st_size
         if num_bytes != record.num_bytes:
-            cut = "truncated" if num_bytes < record.num_bytes else "something was added to it"
+            cut = "truncated" if num_bytes < record.num_bytes else "bytes were added to it"
             return f"{record.name} has {num_bytes} bytes instead of {record.num_bytes} ({cut})"
         found = _read_record(folder, record.name)
     except FileNotFoundError:
@@ -94,15 +94,7 @@ def check_file(folder: Path, record: FileRecord) -> str | None:
 
 
 def check_files(folder: Path, records: Iterable[FileRecord]) -> tuple[str, ...]:
-    """Compare many files with their records.
-
-    Args:
-        folder: the checkpoint.
-        records: of the files.
-
-    Returns:
-        What is wrong, a file each; nothing if all are as they were written.
-    """
+    """Compare files of a checkpoint with their records. Returns one phrase for each file that has a problem."""
     return tuple(problem for record in records if (problem := check_file(folder, record)) is not None)
 
 
@@ -110,11 +102,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write MANIFEST.json and wait until its bytes are on the disk.
 
     Args:
-        folder: the checkpoint.
-        manifest: its files.
+        folder: folder of the checkpoint.
+        manifest: list of its files.
 
     Raises:
-        CheckpointError: the disk does not take it, or a file has a name that could not be read back.
+        CheckpointError: the disk refuses the file, or the list has a name that could not be read back.
     """
     problem = _problem(manifest)
     if problem:
@@ -124,16 +116,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read MANIFEST.json, which is taken only if each of its bytes is as it was written.
+    """Read MANIFEST.json, which is accepted only if every byte is as it was written.
 
     Args:
-        folder: the checkpoint.
+        folder: folder of the checkpoint.
 
     Returns:
-        Its files. Their names stay inside the folder.
+        The list of its files. All names stay inside the folder.
 
     Raises:
-        CheckpointError: it is missing, empty, truncated, malformed or changed.
+        CheckpointError: the manifest is missing, empty, truncated, malformed or changed.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -149,7 +141,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} is truncated or malformed: {str(error)[:120]}.") from error
     if problem := _problem(manifest):
         raise CheckpointError(f"{path} is malformed: {problem}.")
-    # The text holds a checksum of the list and is otherwise fixed by it, so this finds every changed byte.
+    # The text holds a checksum of the list and is otherwise determined by the list, so this finds every changed byte.
     if _render(manifest) != text:
         raise CheckpointError(f"{path} does not have the checksum it names: its bytes changed after it was written.")
     return manifest
@@ -162,13 +154,13 @@ def _render(manifest: Manifest) -> str:
 
 
 def _parse(value: Any) -> Manifest:
-    """The manifest in a JSON value; ValueError if it is of another shape."""
+    """The manifest in a JSON value; ValueError if the value has another shape."""
     match value:
         case {"format": int(number)} if number != _FORMAT:
-            raise ValueError(f"it is of format {number}, and this version reads {_FORMAT}")
+            raise ValueError(f"it has format {number}, and this version of megacov reads format {_FORMAT}")
         case {"format": int(), "step": int(step), "files": list(files)}:
             return Manifest(step, tuple(_parse_record(entry) for entry in files))
-    raise ValueError("it is no list of the files of a step")
+    raise ValueError("it does not list the files of a step")
 
 
 def _parse_record(value: Any) -> FileRecord:
@@ -179,7 +171,7 @@ def _parse_record(value: Any) -> FileRecord:
 
 
 def _problem(manifest: Manifest) -> str:
-    """What makes a list of files unusable; empty if nothing does."""
+    """Why a list of files is unusable; empty if it can be used."""
     if not _is_count(manifest.step):
         return f"step is {manifest.step!r}"
     for record in manifest.files:
@@ -198,8 +190,8 @@ def _is_count(value: object) -> bool:
 
 
 def _stays_inside(name: object) -> bool:
-    """Whether a name, which may come from a damaged or hostile file, is that of a file in the folder or below it."""
-    # What cannot be printed may not be encodable as a path either: surrogates, NUL.
+    """Whether a name, which may come from a damaged or hostile file, stays in the folder or below it."""
+    # Characters that cannot be printed, such as surrogates and NUL, may not be encodable as a path either.
     if not isinstance(name, str) or not name.isprintable() or name in ("", ".", MANIFEST_NAME):
         return False
     path = PurePosixPath(name)

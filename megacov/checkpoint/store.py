@@ -1,14 +1,14 @@
-"""The checkpoints of a run: each appears under its name at once and whole, and goes the same way.
+"""The checkpoints of a run. Each appears under its name at once and whole, and disappears in the same way.
 
 RUN/checkpoints/step_00000040/  a checkpoint; its MANIFEST.json is written last
-RUN/checkpoints/tmp_step_*      being written; left behind by a process that was killed
-RUN/checkpoints/tmp_replaced_*  whole, the older one of its step; a step_* of that number is about to take its place
+RUN/checkpoints/tmp_step_*      being written, or left behind by a process that was killed
+RUN/checkpoints/tmp_replaced_*  the older, whole checkpoint of a step whose new step_* is about to take its place
 RUN/checkpoints/tmp_delete_*    being deleted
-RUN/checkpoints/aside_*         found damaged, or newer than the one a run went on from; never touched again
-RUN/latest                      the name of the last one that was published
+RUN/checkpoints/aside_*         damaged, or newer than the checkpoint from which a run continued; never touched again
+RUN/latest                      the name of the last checkpoint that was published
 
-Between any two system calls the process may be killed: nothing half-written or half-deleted ever has a good name.
-One process at a time may write, which `RunLock` sees to.
+The process may be killed between any two system calls: a half-written or half-deleted folder never has a good name.
+`RunLock` ensures that one process at a time writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REPLACED = re.compile(r"tmp_replaced_(\d{8,})")
 
 @dataclass(frozen=True)
 class Found:
-    """What a run has to resume from: folders, newest step first, none of them verified; and what was strange."""
+    """Checkpoints of a run: folders, newest step first, not verified yet, and a sentence for each irregularity."""
 
     candidates: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -41,41 +41,23 @@ class CheckpointStore:
     """The checkpoints of one run folder."""
 
     def __init__(self, run_folder: Path) -> None:
-        """Nothing is touched yet.
-
-        Args:
-            run_folder: of the run.
-        """
+        """Nothing is touched yet."""
         self.folder = run_folder / "checkpoints"
         self.pointer = run_folder / "latest"
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step stands once it is published.
-
-        Args:
-            step: of the run.
-
-        Returns:
-            The folder, whether it is there or not.
-        """
+        """Folder of the published checkpoint of a step, whether it exists or not."""
         return self.folder / f"step_{step:08d}"
 
     def temporary(self, step: int) -> Path:
-        """Where the checkpoint of a step stands while it is written.
-
-        Args:
-            step: of the run.
-
-        Returns:
-            The folder, whether it is there or not.
-        """
+        """Folder of the checkpoint of a step while it is written, whether it exists or not."""
         return self.folder / f"tmp_{self.path(step).name}"
 
     def clean(self) -> tuple[str, ...]:
-        """Remove what killed processes left behind; a whole checkpoint among it gets its name back.
+        """Remove leftovers of killed processes; a whole checkpoint among them gets its name back.
 
         Returns:
-            Names of what was removed or restored, as they were.
+            Former names of the folders that were removed or restored.
 
         Raises:
             CheckpointError: the folder cannot be read or written.
@@ -89,21 +71,21 @@ class CheckpointStore:
                 elif replaced:
                     self._delete(self.folder / name, int(replaced[1]))
                 else:
-                    # A file that a network file system still keeps for another process goes with a later try.
+                    # A file that a network file system still keeps for another process is removed by a later call.
                     shutil.rmtree(self.folder / name, ignore_errors=True)
         return names
 
     def begin(self, step: int) -> Path:
-        """Make the folder into which all ranks write a checkpoint. First removes what killed processes left behind.
+        """Make the folder into which all ranks write a checkpoint, after removing leftovers of killed processes.
 
         Args:
-            step: of the run.
+            step: number of steps that the run has done.
 
         Returns:
-            The folder, empty.
+            The empty folder.
 
         Raises:
-            CheckpointError: it cannot be made.
+            CheckpointError: the folder cannot be made.
         """
         self.clean()
         folder = self.temporary(step)
@@ -113,17 +95,17 @@ class CheckpointStore:
         return folder
 
     def publish(self, step: int, records: Iterable[FileRecord]) -> Path:
-        """Give a written checkpoint its name and point `latest` to it. What is under that name is replaced.
+        """Give a written checkpoint its name and point `latest` to it. An older checkpoint of that name is replaced.
 
         Args:
-            step: that was begun.
-            records: of files that are on the disk already; all others are read and brought to the disk here.
+            step: step for which `begin` was called.
+            records: records of the files that are on the disk already. All others are synced and read here.
 
         Returns:
-            The checkpoint.
+            Folder of the checkpoint.
 
         Raises:
-            CheckpointError: the disk does not take it, or a recorded file is not there as recorded.
+            CheckpointError: the disk refuses a write, or a recorded file is missing or has another size.
         """
         folder, final = self.temporary(step), self.path(step)
         with disk_errors(folder, "written"):
@@ -142,24 +124,20 @@ class CheckpointStore:
         return final
 
     def abandon(self, step: int) -> None:
-        """Remove a checkpoint that was begun and will not be published; as much of it as can be removed.
-
-        Args:
-            step: that was begun.
-        """
+        """Remove, as far as possible, a checkpoint that was begun and will not be published."""
         shutil.rmtree(self.temporary(step), ignore_errors=True)
 
     def set_aside(self, folder: Path) -> Path:
-        """Take the good name from a checkpoint that a run does not go on from, and keep its files for whoever asks why.
+        """Rename a checkpoint from which a run does not continue. Its files are kept for a later look.
 
         Args:
-            folder: one of `find`.
+            folder: one of the candidates of `find`.
 
         Returns:
-            Where it is now.
+            The new name of the folder.
 
         Raises:
-            CheckpointError: it cannot be renamed.
+            CheckpointError: the folder cannot be renamed.
         """
         aside = _free_name(self.folder / f"aside_{folder.name}")
         with disk_errors(folder, "renamed"):
@@ -171,8 +149,8 @@ class CheckpointStore:
         """Delete old checkpoints. The one that `latest` names and folders without a manifest are left alone.
 
         Args:
-            keep_last: how many of the newest stay.
-            keep_every: those whose step is divisible by it stay too; 0 for none.
+            keep_last: number of the newest checkpoints to keep.
+            keep_every: number that divides the steps of further checkpoints to keep; 0 to keep no others.
 
         Returns:
             The deleted steps.
@@ -181,7 +159,7 @@ class CheckpointStore:
             CheckpointError: the folder cannot be read or written.
         """
         with disk_errors(self.folder, "removed"):
-            # A folder that is no checkpoint must not take the place of one that is.
+            # A folder without a manifest is no checkpoint and must not count as one that is kept.
             steps = [step for step in self._steps() if (self.path(step) / MANIFEST_NAME).is_file()]
             kept = set(steps[-keep_last:] if keep_last > 0 else ())
             kept |= {step for step in steps if keep_every > 0 and step % keep_every == 0}
@@ -195,7 +173,7 @@ class CheckpointStore:
         """Look for checkpoints. Changes nothing.
 
         Returns:
-            Every checkpoint by name, newest first, and a sentence for each strange thing.
+            All checkpoints, newest first, and a sentence for each irregularity.
 
         Raises:
             CheckpointError: a folder or `latest` cannot be read.
@@ -228,7 +206,9 @@ class CheckpointStore:
         if not _STEP.fullmatch(name) or not (self.folder / name).is_dir():
             return [f"{self.pointer.name} names {name[:80]!r}, which is not there."]
         if name != candidates[0].name:
-            return [f"{self.pointer.name} is stale: it names {name}, and the newest is {candidates[0].name}."]
+            return [
+                f"{self.pointer.name} is stale: it names {name}, and the newest checkpoint is {candidates[0].name}."
+            ]
         return []
 
     def _read_pointer(self) -> str | None:
@@ -247,12 +227,12 @@ class CheckpointStore:
     def _delete(self, folder: Path, step: int) -> None:
         doomed = _free_name(self.folder / f"tmp_delete_{step:08d}")
         os.rename(folder, doomed)
-        # What cannot be deleted yet can wait for the next `clean`: its good name is gone.
+        # Files that cannot be deleted yet are left for the next `clean`, now that the good name is gone.
         shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _names(folder: Path, prefix: str) -> tuple[str, ...]:
-    """Names of folders in a folder, sorted; none if it is not there."""
+    """Sorted names of the folders in a folder; empty if the folder does not exist."""
     try:
         return tuple(sorted(path.name for path in folder.iterdir() if path.name.startswith(prefix) and path.is_dir()))
     except FileNotFoundError:
@@ -264,7 +244,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _complete(folder: Path, records: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
-    """Records of all files, in order of their names; those not recorded yet are synced and read."""
+    """Records of all files, sorted by name. Files without a record are synced and read."""
     for record in records:
         path = folder / record.name
         num_bytes = path.stat().st_size if path.is_file() else None

@@ -1,4 +1,4 @@
-"""megacov check: what a run will need, on a login node, before it is queued."""
+"""megacov check: batches, layout and memory of a run, computed on a login node before the run is queued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megacov.config import dump_config, load_config
 from megacov.errors import ConfigError
 
 _LOG_WIDTH = 120
-"""Columns of the tables where there is no terminal to ask."""
+"""Columns of the tables where there is no terminal."""
 
 
 def check(
@@ -29,8 +29,10 @@ def check(
     from megacov.cli.check_plan import plan_run, problems
     from megacov.cli.check_remarks import remarks
     from megacov.cli.check_tables import render_plan, render_suggestions
+    from megacov.cli.loss import check_imported_loss
 
     run = load_config(config, overrides or [])
+    check_imported_loss(run)
     if resolved:
         print(dump_config(run))
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""From a configuration to a plan of its run: here configuration ends, and plain values go to `megacov.plan`."""
+"""From a configuration to the plan of its run. Only this file reads the configuration; `megacov.plan` does not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run needs. `request` and `server` are None where no rollout server takes a GPU."""
+    """Everything a run needs. `request` and `server` are None if no rollout server takes a GPU."""
 
     config: RunConfig
     model_file: Path
@@ -54,15 +54,11 @@ class RunPlan:
 
     @property
     def staging(self) -> int:
-        """Main memory that a node's ranks take for a checkpoint, in bytes."""
+        """Main memory that the ranks of a node take for a checkpoint. [bytes]"""
         return min(self.cluster.gpus_per_node, self.layout.world_size) * max(stage.staging for stage in self.stages)
 
     def suggestions(self) -> list[Suggestion]:
-        """Layouts of the same GPUs that fit.
-
-        Returns:
-            The fastest first.
-        """
+        """Layouts of the same GPUs that fit, the fastest first."""
         return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, fits=self._fits)
 
     def _fits(
@@ -86,14 +82,14 @@ def plan_run(config: RunConfig) -> RunPlan:
     """Plan a run.
 
     Args:
-        config: checked by the rules.
+        config: configuration that has passed the rules.
 
     Returns:
         The plan, whether it fits or not.
 
     Raises:
         DataError: there is no model to read sizes from.
-        ConfigError: the model cannot be laid out that way, or the nodes have too few GPUs.
+        ConfigError: the model does not allow this layout, or the nodes have too few GPUs.
     """
     model_file = _model_file(config)
     sizes, parallel = read_model_sizes(model_file), config.parallel
@@ -101,7 +97,7 @@ def plan_run(config: RunConfig) -> RunPlan:
         num_attention_heads=sizes.num_attention_heads,
         num_key_value_heads=sizes.num_key_value_heads,
         num_layers=sizes.num_layers,
-        # Experts are never cut, and 0 columns can be split over any number of ranks.
+        # Experts are never split, and 0 columns can be split over any number of ranks.
         ffn_hidden_size=0 if sizes.num_experts else sizes.ffn_hidden_size,
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -131,14 +127,7 @@ def plan_run(config: RunConfig) -> RunPlan:
 
 
 def problems(plan: RunPlan) -> Iterator[str]:
-    """Why a run does not fit.
-
-    Args:
-        plan: of the run.
-
-    Yields:
-        A sentence for each reason.
-    """
+    """Yield a sentence for each reason why a run does not fit."""
     yield from _trainer_problems(plan)
     server, longest, window = plan.server, longest_of(plan.config), plan.sizes.sliding_window
     if window is not None and longest > window:
@@ -155,7 +144,7 @@ def problems(plan: RunPlan) -> Iterator[str]:
 
 
 def _trainer_problems(plan: RunPlan) -> Iterator[str]:
-    """Those that another layout of the trainer may not have."""
+    """Problems that another layout of the trainer may solve."""
     cluster, server = plan.cluster, plan.server
     fullest = max(plan.stages, key=lambda stage: stage.peak)
     limit = f"{cluster.usable_bytes / GIB:.1f} GiB (cluster.gpu_memory_gib less cluster.gpu_reserve_gib)"
@@ -167,7 +156,7 @@ def _trainer_problems(plan: RunPlan) -> Iterator[str]:
     if plan.staging > cluster.node_bytes:
         yield (
             f"a checkpoint takes {plan.staging / GIB:.0f} GiB of a node's main memory and cluster.node_memory_gib is "
-            f"{cluster.node_bytes / GIB:.0f}: spread the optimizer over more ranks by parallel.data."
+            f"{cluster.node_bytes / GIB:.0f}: raise parallel.data, which spreads the optimizer over more ranks."
         )
     if plan.request is None or server is None or not plan.request.colocated:
         return
@@ -182,14 +171,7 @@ def _trainer_problems(plan: RunPlan) -> Iterator[str]:
 
 
 def longest_of(config: RunConfig) -> int:
-    """Most tokens of a sequence, prompt included.
-
-    Args:
-        config: of the run.
-
-    Returns:
-        Tokens.
-    """
+    """Number of tokens of the longest possible sequence, prompt included."""
     return config.data.max_prompt_length + config.rollout.max_response_length
 
 

@@ -1,4 +1,4 @@
-"""What `megacov check` warns of: a run that fits, and may still not be what was meant."""
+"""Warnings of `megacov check`: the run fits, and may still not be the one that the user wants."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ from megacov.cli.check_plan import RunPlan, longest_of
 from megacov.config import config_warnings
 from megacov.plan import ServerRequest
 
-# A plan is an estimate; closer to the limit than this, it is said.
+# A plan is an estimate, so a run closer to the limit than this gets a warning.
 _TIGHT = 0.9
 
 
 def remarks(plan: RunPlan) -> list[str]:
-    """What to look at twice.
-
-    Args:
-        plan: of the run.
-
-    Returns:
-        A sentence for each.
-    """
+    """Warnings about a run, one sentence each."""
     return [*config_warnings(plan.config), *plan.placement.remarks, *_own_remarks(plan)]
 
 
@@ -38,8 +31,8 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
         )
     if batch.sequences_per_update % plan.layout.data:
         yield (
-            f"{batch.sequences_per_update} sequences of an optimizer step over parallel.data {plan.layout.data}: some "
-            "ranks have one more than others."
+            f"{batch.sequences_per_update} sequences of an optimizer step are split over parallel.data "
+            f"{plan.layout.data}: some ranks have one more than others."
         )
     if plan.request is not None:
         yield from _server_remarks(plan, plan.request)
@@ -49,11 +42,11 @@ def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:
     config = plan.config
     if plan.placement.servers == 0:
         yield "no GPU is left for rollout servers: set cluster.nodes to the nodes of the whole job."
-    # `megacov launch` fills in the address for servers that it starts.
+    # `megacov launch` fills in the address if it starts the servers.
     is_elsewhere = not request.colocated and config.rollout.servers == 0 and config.rollout.addresses_file is None
     sync = config.weight_sync
     if sync.traits.servers_call_back and ip_address(sync.host).is_loopback and is_elsewhere:
         yield (
-            f"weight_sync.host is {sync.host}, which servers on other nodes do not reach: override it "
+            f"weight_sync.host is {sync.host}, which servers on other nodes cannot reach: override it "
             "with the address of the trainer's first node."
         )

@@ -1,4 +1,4 @@
-"""A plan of a run as tables."""
+"""The plan of a run as tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ _SHOWN_SUGGESTIONS = 12
 
 
 def render_plan(plan: RunPlan) -> Group:
-    """All tables of a plan.
-
-    Args:
-        plan: of a run.
-
-    Returns:
-        What rich prints.
-    """
+    """All tables of a plan, for rich to print."""
     config, sizes = plan.config, plan.sizes
     title = Text(
         f"{config.run.name}: {sizes.family}, {total_parameters(sizes) / 1e6:,.1f} M parameters in {config.model.dtype} "
@@ -37,14 +30,7 @@ def render_plan(plan: RunPlan) -> Group:
 
 
 def render_suggestions(suggestions: list[Suggestion]) -> Table:
-    """Layouts that fit, fastest first.
-
-    Args:
-        suggestions: from `RunPlan.suggestions`, at least one.
-
-    Returns:
-        The table, cut after a dozen.
-    """
+    """The first dozen of the layouts that fit; `suggestions` holds at least one, fastest first."""
     table = Table(title="Layouts of the same GPUs that fit, fastest first by estimate", title_justify="left")
     for name in ("tensor", "sequence", "pipeline", "virtual", "context", "data", "recompute", "micro_batch_tokens"):
         table.add_column(name, justify="right")

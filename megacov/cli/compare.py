@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 _LOG_WIDTH = 120
-"""Columns of the table where there is no terminal to ask."""
+"""Columns of the table where there is no terminal."""
 
 
 def compare(

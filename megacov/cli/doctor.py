@@ -1,4 +1,4 @@
-"""`megacov doctor`: what this machine has, what each part is used for, and what happens without it."""
+"""`megacov doctor`: the parts of this machine, what megacov uses each for, and how it does without."""
 
 from __future__ import annotations
 
@@ -38,17 +38,13 @@ def doctor() -> None:
     Console().print(table)
     wrong = [finding.part for finding in findings if finding.state == "wrong"]
     if wrong:
-        print(f"megacov cannot run here: put right {', '.join(wrong)}.")
+        print(f"megacov cannot run here: fix {', '.join(wrong)}.")
         raise typer.Exit(1)
     print("megacov can run here.")
 
 
 def examine() -> list[Finding]:
-    """Look at this machine.
-
-    Returns:
-        What was found, parts that are always needed first.
-    """
+    """Look at this machine. Parts that are always needed come first."""
     requirements = _requirements()
     return [
         _find_python(),
@@ -130,16 +126,16 @@ def _find_apex() -> Finding:
     spec = find_spec("apex")
     folders = [] if spec is None else spec.submodule_search_locations or []
     if spec is not None and not any(Path(folder, "optimizers").is_dir() for folder in folders):
-        found = "another package called apex, as PyPI has one; NVIDIA's is built from its repository"
+        found = "another package called apex, such as the one on PyPI; build NVIDIA's from its repository"
         return Finding("apex", "broken", found, used_for, without)
     state, found = _try_import("apex.optimizers", package="apex", attribute="FusedAdam")
     return Finding("apex", state, found, used_for, without)
 
 
 def _find_sglang() -> Finding:
-    used_for = "rollouts on GPUs, by servers that run apart and are reached over HTTP; its environment may be another"
+    used_for = "rollouts on GPUs, by separate servers reached over HTTP, which may have an environment of their own"
     without = "rollouts from servers elsewhere, or from the embedded server"
-    # Never imported, here as anywhere: it would start CUDA.
+    # Importing SGLang would start CUDA, so only its version is looked up.
     try:
         return Finding("sglang", "found", version("sglang"), used_for, without)
     except PackageNotFoundError:
@@ -159,7 +155,7 @@ def _try_import(module: str, *, package: str, attribute: str | None = None) -> t
     try:
         loaded = import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        # Compiled for another torch or CUDA, most often.
+        # Usually the package was compiled for another torch or CUDA.
         reason = str(error).splitlines() or [type(error).__name__]
         return "broken", f"cannot be imported: {reason[0]}"
     if attribute is not None and not hasattr(loaded, attribute):

@@ -1,4 +1,4 @@
-"""What `megacov doctor` looks for on the nodes of a cluster, without torch and with a deadline for every question."""
+"""The part of `megacov doctor` for nodes of a cluster: without torch, and with a deadline for every question."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from megacov.errors import SubmitError
 from megacov.launch.partitions import ASK_PARTITIONS, Partition, parse_partitions
 from megacov.launch.slurm import ask_slurm, complaint
 
-# Parts are looked for side by side. SLURM gets two questions of this many seconds, others one of twice as many.
+# All parts are examined in parallel. SLURM gets two questions with this deadline, every other part one with twice as
+# much.
 _ASK_S = 4.5
 
 INFINIBAND = Path("/sys/class/infiniband")
 SHARED_MEMORY = Path("/dev/shm")
-# What an SGLang server raises its own limit to.
+# An SGLang server raises its own limit to this.
 _SGLANG_FILES = 65535
-# As NVIDIA recommends for its containers: --shm-size=1g --ulimit memlock=-1.
+# NVIDIA recommends for its containers: --shm-size=1g --ulimit memlock=-1.
 _SHARED_BYTES = 1 << 30
 
 
 def examine_node() -> list[Finding]:
-    """Look at this node.
-
-    Returns:
-        What was found.
-    """
+    """Look at all parts of this node."""
     looks: list[Callable[[], Finding]] = [
         find_slurm,
         find_containers,
@@ -46,14 +43,7 @@ def examine_node() -> list[Finding]:
 
 
 def find_slurm(environment: Mapping[str, str] = os.environ) -> Finding:
-    """Ask SLURM for its version and its partitions.
-
-    Args:
-        environment: of this process, which tells the job that it is in.
-
-    Returns:
-        What was found.
-    """
+    """Ask SLURM for its version and its partitions. The environment shows whether this process is part of a job."""
     used_for, without = "megacov launch, megacov status JOBID", "runs on this machine, or ranks that torchrun starts"
     if shutil.which("scontrol") is None:
         return Finding("SLURM", "absent", "there is no scontrol", used_for, without)
@@ -67,27 +57,23 @@ def find_slurm(environment: Mapping[str, str] = os.environ) -> Finding:
         return Finding("SLURM", "broken", "\n".join([str(error), *lines]), used_for, without)
     if refused := next((answer for answer in (version, partitions) if answer.returncode), None):
         return Finding("SLURM", "broken", "\n".join([complaint(refused), *lines]), used_for, without)
-    told = [version.stdout.strip(), *map(_tell_partition, parse_partitions(partitions.stdout)), *lines]
-    return Finding("SLURM", "found", "\n".join(told), used_for, without)
+    found = [version.stdout.strip(), *map(_describe, parse_partitions(partitions.stdout)), *lines]
+    return Finding("SLURM", "found", "\n".join(found), used_for, without)
 
 
-def _tell_partition(partition: Partition) -> str:
+def _describe(partition: Partition) -> str:
     remarks = [*(["default"] * partition.is_default), *(["down"] * (not partition.is_up))]
     return f"partition {partition.name}: {partition.nodes} nodes{''.join(f', {remark}' for remark in remarks)}"
 
 
 def find_containers() -> Finding:
-    """Look for what starts containers in jobs.
-
-    Returns:
-        What was found.
-    """
+    """Look for the tools that start containers in jobs."""
     used_for, without = "MEGACOV_CONTAINER of a site", "jobs run in the environment that submits them"
     found = []
     if shutil.which("srun") is not None:
         options = _ask("srun", "--help")
         if isinstance(options, str) and "--container-image" in options:
-            found.append("pyxis, as srun takes --container-image")
+            found.append("pyxis, since srun takes --container-image")
     if (apptainer := shutil.which("apptainer")) is not None:
         found.append(apptainer)
     state: State = "found" if found else "absent"
@@ -95,11 +81,7 @@ def find_containers() -> Finding:
 
 
 def find_driver() -> Finding:
-    """Ask the NVIDIA driver for its version and its GPUs.
-
-    Returns:
-        What was found.
-    """
+    """Ask the NVIDIA driver for its version and its GPUs."""
     used_for, without = "GPUs, of the trainer and of the servers", "training on CPU cores over gloo"
     if shutil.which("nvidia-smi") is None:
         return Finding("NVIDIA driver", "absent", "there is no nvidia-smi", used_for, without)
@@ -113,31 +95,24 @@ def find_driver() -> Finding:
 
 
 def _ask(*words: str) -> str | OSError:
-    """What a command prints, or why it prints nothing of use."""
+    """The output of a command, or the reason why it has none."""
     try:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        said, complained = process.communicate(timeout=2 * _ASK_S)
+        output, errors = process.communicate(timeout=2 * _ASK_S)
     except subprocess.TimeoutExpired:
-        # What hangs in a driver does not even die of this, so nobody waits for it.
+        # A process that hangs in a driver does not even end when it is killed, so it is not waited for.
         process.kill()
         return OSError(f"{words[0]} has not answered within {2 * _ASK_S:g} s")
     except OSError as error:
         return error
-    if process.returncode or not said.strip():
-        first = (said.strip() or complained.strip() or "nothing").splitlines()[0]
+    if process.returncode or not output.strip():
+        first = (output.strip() or errors.strip() or "nothing").splitlines()[0]
         return OSError(f"{words[0]} says {first!r}")
-    return said
+    return output
 
 
 def find_infiniband(folder: Path = INFINIBAND) -> Finding:
-    """Look for InfiniBand devices, which RoCE and others are called too.
-
-    Args:
-        folder: in which the kernel shows them.
-
-    Returns:
-        What was found.
-    """
+    """Look in the kernel's folder for InfiniBand devices, under which RoCE and other devices appear as well."""
     used_for, without = "NCCL between nodes", "NCCL over TCP, which is many times slower"
     lines, is_active = [], False
     for port in sorted(folder.glob("*/ports/*")):
@@ -157,16 +132,9 @@ def _read(path: Path) -> str:
 
 
 def find_locked_memory(folder: Path = INFINIBAND) -> Finding:
-    """Look at the limit of locked memory.
-
-    Args:
-        folder: in which the kernel shows InfiniBand devices.
-
-    Returns:
-        What was found: a limit serves only where there is no InfiniBand.
-    """
+    """Look at the limit of locked memory. A limit is harmless only if `folder` shows no InfiniBand devices."""
     used_for = "memory that InfiniBand devices write to (NCCL)"
-    without = "where there is InfiniBand, NCCL fails at its start; raise it by `ulimit -l unlimited` or the container's"
+    without = "with InfiniBand, NCCL fails at its start; raise it with `ulimit -l unlimited`, or a container's memlock"
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return Finding("locked memory", "found", "unlimited", used_for, without)
@@ -175,13 +143,9 @@ def find_locked_memory(folder: Path = INFINIBAND) -> Finding:
 
 
 def find_open_files() -> Finding:
-    """Look at the limit of open files.
-
-    Returns:
-        What was found: it serves if an SGLang server can have what it asks for.
-    """
+    """Look at the limit of open files, which must allow an SGLang server to raise its own."""
     used_for = "connections between trainer and servers, files of checkpoints"
-    without = f"SGLang cannot raise it to {_SGLANG_FILES} as it wants to, and connections fail under load"
+    without = f"SGLang cannot raise it to {_SGLANG_FILES}, and connections fail under load"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     state: State = "found" if hard == resource.RLIM_INFINITY or hard >= _SGLANG_FILES else "broken"
@@ -189,14 +153,7 @@ def find_open_files() -> Finding:
 
 
 def find_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
-    """Look at the room for memory that processes share.
-
-    Args:
-        folder: where it is mounted.
-
-    Returns:
-        What was found.
-    """
+    """Look at the free space of the file system for shared memory, which is mounted at `folder`."""
     used_for = "NCCL between the GPUs of a node, SGLang's processes"
     without = "NCCL fails at its start; give a container --shm-size, or the host's /dev/shm"
     try:

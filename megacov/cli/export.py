@@ -13,7 +13,7 @@ from megacov.errors import DataError
 
 
 class Dtype(StrEnum):
-    """Of the exported weights."""
+    """Dtype of the exported weights."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -24,13 +24,13 @@ def export(
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     step: Annotated[int | None, typer.Option(help="Step of the checkpoint; the newest good one otherwise.")] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the weights; otherwise that of the model the run began with.")
+        Dtype | None, typer.Option(help="Dtype of the weights; otherwise that of the model the run began with.")
     ] = None,
 ) -> None:
     """Write a run's policy as a model folder that transformers and SGLang load. Needs no GPU."""
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run} has no config.yaml: give the folder of a run, such as runs/NAME.")
-    # One process reads one parameter at a time, on a login node as well; GPUs may be busy with something else.
+    # One process reads one parameter at a time, and may do so on a login node or beside a run that uses the GPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from megacov.trainer.saving.export import export_run
 

@@ -1,17 +1,17 @@
-"""One part of a machine, as `megacov doctor` tells of it."""
+"""One part of a machine, as `megacov doctor` shows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# "absent" and "broken" parts can be done without; "wrong" ones cannot.
+# megacov can run without "absent" and "broken" parts, but not with "wrong" ones.
 State = Literal["found", "absent", "broken", "wrong"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of the machine. `found` tells what is there, or why what is there does not serve."""
+    """One part of the machine. `found` describes the part, or says why it cannot be used."""
 
     part: str
     state: State

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from megacov.cli.check_plan import plan_run, problems
+from megacov.cli.loss import check_imported_loss
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
@@ -19,10 +20,10 @@ from megacov.launch.sbatch import render
 from megacov.launch.site import Site, read_site, refuse_secret
 from megacov.launch.submit import submit_chain
 
-# What ranks need beyond their own grace to close what they opened; and how late a signal of SLURM's may be.
+# Seconds that ranks need beyond their own grace to close everything, and by which a signal from SLURM may be late.
 _CLOSING_S = 10
 _LATE_S = 60
-# Of the all-reduce that checks the network: enough to fill the links.
+# Size of the all-reduce that checks the network: enough to fill the links.
 _CPU_MIB, _GPU_MIB = 8, 512
 
 
@@ -34,22 +35,23 @@ def launch(
     chain: Annotated[int, typer.Option(min=1, help="Jobs of a chain, each after the one before.")] = 1,
     seeds: Annotated[str, typer.Option(help="One run for each of these seeds, as in 0,1,2.")] = "",
 ) -> None:
-    """Submit a run as a SLURM job, which goes on from its last checkpoint whenever it starts again."""
+    """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
     found = list(problems(plan_run(run)))
     if found:
         raise ConfigError(" ".join(found))
+    check_imported_loss(run)
     job = make_job(run, config, overrides or [], read_site(site) if site else Site())
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
-            "SLURM has no arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
+            "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
     script = render(job)
     _check_partitions(job)
     if dry_run:
         print(script)
         return
-    if not job.site.container:  # else paths may be others in there
+    if not job.site.container:  # inside a container, paths may differ
         check_files(run)
     path = Path(f"{job.run}.sbatch")
     try:
@@ -62,19 +64,19 @@ def launch(
 
 
 def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> Job:
-    """From a configuration to a job: here configuration ends, and plain values go to `megacov.launch`.
+    """From a configuration to a job of plain values, which is all that `megacov.launch` sees.
 
     Args:
-        run: the configuration, checked by the rules.
-        config: its file.
-        overrides: of it.
-        site: the cluster.
+        run: configuration that has passed the rules.
+        config: file of the configuration.
+        overrides: settings that the user changed on the command line.
+        site: settings of the cluster.
 
     Returns:
         The job.
 
     Raises:
-        ConfigError: the run cannot be laid out on its nodes, or has no time to leave.
+        ConfigError: the run does not fit its nodes, or has too little time to leave.
     """
     slurm, sync = run.slurm, run.weight_sync
     leave_s = _CLOSING_S + (int(run.checkpoint.grace_s) if run.checkpoint.every else 0)
@@ -131,7 +133,7 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _all_reduce(run: RunConfig) -> tuple[str, ...]:
-    """Arguments of the check of the network; empty where there is none."""
+    """Arguments of the network check; empty if there is no check."""
     on_cpu, least = run.parallel.backend == "gloo", run.slurm.least_all_reduce
     if not run.slurm.preflight or run.world_size == 1 or (on_cpu and least is None):
         return ()

@@ -1,4 +1,4 @@
-"""The `megacov` command. Verbs import what is heavy inside their functions, so that `--help` answers at once."""
+"""The `megacov` command. Verbs import heavy packages inside their functions, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    # A mistake of the user's ends in one sentence; what still shows a traceback is a defect, and plain is best then.
+    # A user's mistake ends in one sentence. A traceback is always a defect of megacov, and a plain one is best then.
     pretty_exceptions_enable=False,
 )
 app.command()(train.train)

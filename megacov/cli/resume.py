@@ -1,4 +1,4 @@
-"""megacov resume: go on with a run from its newest good checkpoint."""
+"""megacov resume: continue a run from its newest good checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resume(
         typer.Option(help="A setting that may differ from the checkpoint, as in optimizer.lr; may be repeated."),
     ] = None,
 ) -> None:
-    """Go on with a run from its newest good checkpoint, in any layout."""
+    """Continue a run from its newest good checkpoint, in any layout."""
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run} has no config.yaml: give the folder of a run, such as runs/NAME.")
     directory = f"run.directory={run}"

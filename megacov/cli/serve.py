@@ -12,7 +12,7 @@ import typer
 
 
 class Dtype(StrEnum):
-    """Of the weights in memory."""
+    """Dtype of the weights in memory."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -24,7 +24,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 30000,
     port_file: Annotated[Path | None, typer.Option(help="File that gets the port once requests are answered.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights; auto takes the one in config.json.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights; auto takes that of config.json.")] = Dtype.FLOAT32,
     num_threads: Annotated[int, typer.Option(min=1, help="Threads of one torch operation.")] = 1,
     random_seed: Annotated[int, typer.Option(help="Seed of the sampled tokens.")] = 0,
     max_running_requests: Annotated[int, typer.Option(min=1, help="Completions that are generated at a time.")] = 512,
@@ -33,26 +33,13 @@ def serve(
     ] = False,
     parent_pid: Annotated[int | None, typer.Option(help="Parent process; the server ends when it is gone.")] = None,
 ) -> None:
-    """Serve a model on the CPU, speaking SGLang's HTTP contract, until SIGTERM or Ctrl-C.
-
-    Args:
-        model: Hugging Face model folder with a tokenizer.
-        host: address to listen on.
-        port: 0 takes a free one.
-        port_file: gets the port once requests are answered.
-        dtype: of the weights in memory.
-        num_threads: threads of one torch operation.
-        random_seed: of the sampled tokens.
-        max_running_requests: completions that are generated at a time.
-        deterministic: run one request at a time, so that equal seeds give equal bits.
-        parent_pid: the process that started this one, if the server must not outlive it.
-    """
+    """Serve a model on the CPU, speaking SGLang's HTTP contract, until SIGTERM or Ctrl-C."""
     from megacov.embedded_server.startup import check_model_folder, listen
     from megacov.launch.process import die_with_parent
 
     if parent_pid is not None:
         die_with_parent(parent_pid)
-    # What can be wrong is looked at before torch is imported, so that it is said at once.
+    # Mistakes are looked for before torch is imported, so that the user sees them at once.
     check_model_folder(model)
     with listen(host, port) as listener:
         from megacov.embedded_server.server import ServerSettings, run_server
@@ -65,6 +52,6 @@ def serve(
             enable_deterministic_inference=deterministic,
         )
         run_server(model.resolve(), listener, settings, port_file=port_file)
-    # Nothing is left to do, and the interpreter would take seconds to take torch apart.
+    # Nothing is left to do, and the interpreter would take seconds to clean up torch.
     sys.stdout.flush()
     os._exit(0)

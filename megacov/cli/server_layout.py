@@ -1,4 +1,4 @@
-"""What a configuration says of its rollout servers: how large they are, and which nodes of a job they get."""
+"""The rollout servers of a configuration: their sizes, and the nodes of a job that they get."""
 
 from __future__ import annotations
 
@@ -16,28 +16,21 @@ _DATA = ("dp-size", "data-parallel-size", "dp")
 
 
 def server_arguments(config: RunConfig) -> dict[str, Any]:
-    """Options of the servers.
-
-    Args:
-        config: of the run.
-
-    Returns:
-        Them by their names on a command line, without dashes before it.
-    """
+    """Options of the servers, by their names on a command line without the leading dashes."""
     return {name.replace("_", "-"): value for name, value in config.rollout.server_arguments.items()}
 
 
 def job_layout(config: RunConfig) -> JobLayout:
-    """The nodes of a job of the run.
+    """Lay out trainer and servers on the nodes of a job.
 
     Args:
-        config: of the run.
+        config: configuration that has passed the rules.
 
     Returns:
         The layout, with the servers that the job starts.
 
     Raises:
-        ConfigError: the nodes cannot be shared out that way, or servers cannot be of that size.
+        ConfigError: trainer and servers do not fit the nodes, or the servers cannot have that size.
     """
     return lay_out(
         ranks=config.world_size,
@@ -50,16 +43,16 @@ def job_layout(config: RunConfig) -> JobLayout:
 
 
 def server_request(config: RunConfig) -> ServerRequest | None:
-    """The SGLang servers that take GPUs.
+    """Find out which SGLang servers take GPUs.
 
     Args:
-        config: of the run.
+        config: configuration that has passed the rules.
 
     Returns:
-        What is asked for; None where no server takes a GPU.
+        The servers; None if no server takes a GPU.
 
     Raises:
-        ConfigError: as `job_layout`, for servers that a job starts.
+        ConfigError: the job would start the servers, and `job_layout` refuses them.
     """
     rollout = config.rollout
     if rollout.engine == "embedded" or server_arguments(config).get("device") == "cpu":
@@ -72,20 +65,20 @@ def server_request(config: RunConfig) -> ServerRequest | None:
 
 
 def check_server_heads(sizes: ModelSizes, tensor: int) -> None:
-    """Refuse servers that SGLang would not start: it asserts the same in each of its models.
+    """Refuse servers that SGLang would not start: each of its models asserts the same.
 
     Args:
-        sizes: of the model.
-        tensor: GPUs that share its layers.
+        sizes: sizes of the model.
+        tensor: number of GPUs that share its layers.
 
     Raises:
-        ConfigError: they cannot share its heads.
+        ConfigError: so many GPUs cannot share the heads.
     """
     heads, key_heads = sizes.num_attention_heads, sizes.num_key_value_heads
     if heads % tensor or max(key_heads, tensor) % min(key_heads, tensor):
         raise ConfigError(
             f"rollout.server_arguments.tp-size is {tensor} and the model has {heads} attention heads and {key_heads} "
-            "key and value heads, which SGLang cannot share out over so many GPUs: choose a divisor of both."
+            "key and value heads, which SGLang cannot split over so many GPUs: choose a divisor of both."
         )
 
 
@@ -94,7 +87,7 @@ def _tensor(config: RunConfig) -> int:
 
 
 def _copies(config: RunConfig) -> int:
-    """Pipeline stages times data-parallel copies of a server, each on GPUs of its own."""
+    """Number of pipeline stages times data-parallel copies of a server, each of which has GPUs of its own."""
     copies = _size(config, _PIPELINE) * _size(config, _DATA)
     if copies > 1 and config.weight_sync.traits.tensor_parallel_only:
         raise ConfigError(
@@ -106,5 +99,5 @@ def _copies(config: RunConfig) -> int:
 
 
 def _size(config: RunConfig, names: tuple[str, ...]) -> int:
-    """Of several spellings, the server takes the last."""
+    """The value of an option; if it is given in several spellings, the server takes the last."""
     return int([1, *(value for name, value in server_arguments(config).items() if name in names)][-1])

@@ -1,4 +1,4 @@
-"""megacov status: what a run is doing now, from its folder and from SLURM."""
+"""megacov status: the state of a run now, from its folder and from SLURM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status(
     if _JOB.fullmatch(run) and not Path(run).is_dir():
         job = ask_job(run)
         if job is None:
-            raise DataError(f"SLURM does not know job {run}, or not any more: give the folder of its run.")
+            raise DataError(f"SLURM does not know job {run}, or no longer does: give the folder of its run.")
         found = read_status(run_of_job(job), job)
     else:
         found = read_status(Path(run))
@@ -44,22 +44,15 @@ def status(
 
 
 def render(found: RunStatus) -> Iterator[tuple[str, str]]:
-    """What people read.
-
-    Args:
-        found: of the run.
-
-    Yields:
-        A name and a sentence for each thing that is known.
-    """
+    """Yield a name and a sentence, for people, for each thing that is known."""
     yield "run", f"{found.name}, {found.run}"
     yield "state", found.state.sentence
-    yield "step", _progress(found.progress, found.steps)
+    yield "step", f"not known: {found.unread}" if found.unread else _progress(found.progress, found.steps)
     if found.state.word == "training" and found.progress is not None and _is_silent(found.progress):
         longest = _span(found.progress.longest_s or 0.0)
         yield (
             "",
-            f"silent for {_span(found.progress.age_s)}, longer than any of the last steps took ({longest} at most)",
+            f"silent for {_span(found.progress.age_s)}, longer than any of the last steps took (at most {longest})",
         )
     if found.entropy is not None:
         yield "entropy", _metric(found.entropy, unit=" nats")
@@ -85,7 +78,7 @@ def _progress(progress: Progress | None, steps: int | None) -> str:
     usual = ""
     if progress.usual_s is not None and progress.usual_steps is not None:
         each = "one" if progress.usual_steps == 1 else f"{progress.usual_steps} steps"
-        usual = f"; {each} in {_span(progress.usual_s)} as a rule"
+        usual = f"; usually {each} in {_span(progress.usual_s)}"
     return f"{progress.step}{of}, recorded {_span(progress.age_s)} ago{usual}"
 
 
@@ -125,7 +118,7 @@ def _span(seconds: float) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """The same value, with null for each number that JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What `megacov status` tells of a run: read from its folder, and asked of SLURM where it is a job."""
+"""The state of a run, for `megacov status`: read from its folder, and asked of SLURM if the run is a job."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
-from megacov.monitor.recent import LoggedStep, read_recent
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
 
 RECENT = 10
-"""Logged steps over which changes and usual times are taken."""
+"""Number of logged steps over which changes and usual times are computed."""
 
 Word = Literal["training", "starting", "waiting", "leaving", "ended", "failed", "stopped", "not started", "unknown"]
 
 
 @dataclass(frozen=True)
 class State:
-    """A word for programs, a sentence for people, and the exit code of a run that has ended or is about to."""
+    """A word for programs, a sentence for people, and the exit code if the run has ended or is about to."""
 
     word: Word
     sentence: str
@@ -40,9 +40,9 @@ class State:
 class Progress:
     """The newest logged step. Times in seconds.
 
-    usual_s: median between two logged steps of the recent ones; None with fewer than two.
-    usual_steps: the median of how many steps lie between them.
-    longest_s: the most between two of them.
+    usual_s: median time between two recent logged steps; None if there are fewer than two.
+    usual_steps: median number of steps between two recent logged steps.
+    longest_s: longest time between two recent logged steps.
     """
 
     step: int
@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metric:
-    """The newest value of a metric, and its change over so many logged steps."""
+    """The newest value of a metric, and its change over `over` logged steps."""
 
     value: float
     change: float | None
@@ -72,13 +72,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What is known of a run; None and empty for what is not.
+    """Everything known about a run. None or empty if something is not known.
 
-    steps: that it is to do.
-    restarts: of its jobs, those of the whole chain.
-    logs: of the newest attempt.
-    jobs_waiting: others of the run that wait.
-    slurm: why SLURM has told nothing.
+    steps: number of steps that the run will have at its end.
+    unread: why the logged steps are not known; empty if they are.
+    restarts: restarts of the run's jobs, over the whole chain.
+    logs: log folder of the newest attempt.
+    jobs_waiting: number of further jobs of the run that wait.
+    slurm: why SLURM has given no information.
     """
 
     run: Path
@@ -86,6 +87,7 @@ class RunStatus:
     state: State
     steps: int | None
     progress: Progress | None
+    unread: str
     entropy: Metric | None
     reward: Metric | None
     saved: Saved | None
@@ -97,7 +99,7 @@ class RunStatus:
 
 
 class _Asked(NamedTuple):
-    """What SLURM says; `problem` is why it says nothing, and `is_certain` that no job goes on with the run then."""
+    """SLURM's answer. `problem` says why there is no job; `is_certain` means that no job continues the run then."""
 
     job: SlurmJob | None = None
     waiting: int = 0
@@ -109,11 +111,11 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
     """Look at a run. Changes nothing.
 
     Args:
-        run: its folder, which is not there yet for a job that has not begun.
-        job: of it that is asked about; None to look for one.
+        run: folder of the run, which does not exist yet for a job that has not begun.
+        job: job of the run, if the user asked for one; None to look for one.
 
     Returns:
-        What is known.
+        Everything known about the run.
 
     Raises:
         DataError: there is no such run, or it cannot be read.
@@ -122,12 +124,12 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
     try:
         has_config, was_submitted = (run / "config.yaml").is_file(), script_of(run)[0].is_file()
         if not (has_config or was_submitted or any((run / "logs").glob("slurm_*"))):
-            raise DataError(f"{run} is no run: give the folder of one, such as runs/NAME, or the number of its job.")
+            raise DataError(f"{run} is not a run: give the folder of one, such as runs/NAME, or the number of its job.")
         name, steps = _read_config(run / "config.yaml") if has_config else (run.name, None)
-        logged = read_recent(run / "tensorboard", (ENTROPY_TAG, REWARD_TAG), count=RECENT + 1)
         holder = find_holder(run)
         attempts = read_attempts(run, since=holder.since if holder else 0.0)
         saved = _find_saved(run, now)
+        logged, unread = _read_logged(run, is_begun=saved is not None)
     except OSError as error:
         raise DataError(f"{error.filename or run} cannot be read: {error.strerror}.") from error
     asked = _Asked(job) if job else _ask(run, holder, attempts)
@@ -140,6 +142,7 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         ),
         steps=steps,
         progress=_progress(logged, now),
+        unread=unread,
         entropy=_metric(logged, ENTROPY_TAG),
         reward=_metric(logged, REWARD_TAG),
         saved=saved,
@@ -157,8 +160,19 @@ def _read_config(path: Path) -> tuple[str, int]:
         return str(section["name"]), int(section["steps"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} does not tell run.name and run.steps: restore the file that `megacov train` wrote there."
+            f"{path} does not hold run.name and run.steps: restore the file that `megacov train` wrote there."
         ) from error
+
+
+def _read_logged(run: Path, *, is_begun: bool) -> tuple[tuple[LoggedStep, ...], str]:
+    """The newest logged steps, or none and a sentence that says why they are not known."""
+    try:
+        logged = read_logged_steps(run)
+    except DataError as error:
+        return (), str(error)
+    if logged is None and is_begun:
+        return (), f"{run / STATUS_NAME} is missing; the next logged step writes it anew."
+    return (logged or ())[-RECENT - 1 :], ""
 
 
 def _find_saved(run: Path, now: float) -> Saved | None:
@@ -195,7 +209,7 @@ def _metric(logged: Sequence[LoggedStep], tag: str) -> Metric | None:
 
 
 def _ask(run: Path, holder: Holder | None, attempts: Attempts) -> _Asked:
-    """SLURM's word on a run that has, or had, a job."""
+    """Ask SLURM about a run that has, or had, a job."""
     inside = holder.slurm_job if holder is not None and holder.is_held else None
     if not (inside or attempts.folders or script_of(run)[0].is_file()):
         return _Asked()
@@ -207,27 +221,27 @@ def _ask(run: Path, holder: Holder | None, attempts: Attempts) -> _Asked:
     except SubmitError as error:
         return _Asked(problem=str(error), is_certain=False)
     waiting = [each for each in jobs if each.state == "PENDING" and each != chosen]
-    return _Asked(job, len(waiting), "" if job else "SLURM knows no job of the run any more.")
+    return _Asked(job, len(waiting), "" if job else "SLURM no longer knows a job of the run.")
 
 
 def tell_state(
     holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool
 ) -> State:
-    """What a run is doing, by those who know best first: its lock, SLURM, what its jobs have noted, its steps.
+    """Derive the state of a run from its sources, the most reliable first: lock, SLURM, notes of its jobs, steps.
 
     Args:
-        holder: who has the run or had it last.
-        job: of the run.
-        attempts: of its jobs.
-        is_certain: without a job here, there is none.
-        is_done: all steps are logged or saved.
+        holder: process that holds the run or held it last.
+        job: job of the run that says most about it.
+        attempts: attempts of the run's jobs.
+        is_certain: whether `job` None means that there is no job.
+        is_done: whether all steps are logged or saved.
 
     Returns:
         The state.
     """
     if holder is not None and holder.is_held:
-        is_his = attempts.newest.startswith(f"slurm_{holder.slurm_job}_")
-        leaving = _leaving(attempts) if is_his else None
+        is_of_newest = attempts.newest.startswith(f"slurm_{holder.slurm_job}_")
+        leaving = _leaving(attempts) if is_of_newest else None
         return leaving or State("training", f"training: {holder.description}")
     if job is not None and job.is_waiting and not (job.is_later_of_chain and attempts.ended is not None):
         reason = f" ({job.reason})" if job.reason else ""
@@ -243,7 +257,7 @@ def _leaving(attempts: Attempts) -> State | None:
 
 
 def _running(holder: Holder | None, job: SlurmJob, attempts: Attempts) -> State:
-    """Of a job that runs while the lock looks free: not every file system shows locks of other nodes."""
+    """State of a job that runs while the lock looks free: not every file system shows locks of other nodes."""
     is_begun = attempts.newest == f"slurm_{job.job_id}_{job.restarts}"
     if is_begun and (leaving := _leaving(attempts)):
         return leaving
@@ -251,17 +265,19 @@ def _running(holder: Holder | None, job: SlurmJob, attempts: Attempts) -> State:
         return State("leaving", "leaving: its job is completing")
     is_taken = holder is not None and holder.slurm_job == job.job_id and holder.since >= (attempts.began or 0.0)
     if holder is not None and is_begun and is_taken:
-        return State("training", f"training: {holder.description}, by SLURM's word, as the lock is not seen from here")
+        return State(
+            "training", f"training: {holder.description}, according to SLURM: the lock cannot be seen from here"
+        )
     if job.state == "RUNNING":
-        return State("starting", "starting: its job runs, and no process has taken the run yet")
+        return State("starting", "starting: its job runs, but no process has locked the run yet")
     return State("starting", f"starting: its job is {job.state}")
 
 
 def _over(holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool) -> State:
-    """Of a run that no process has and that no job goes on with, as far as can be seen."""
+    """State of a run that, as far as can be seen, no process holds and no job continues."""
     code = attempts.last_code if attempts.ended is None else attempts.ended
     if code == 0 or (code is None and is_done):
-        return State("ended", "ended well", 0)
+        return State("ended", "ended normally", 0)
     if code is not None:
         word: Word = "stopped" if code == LeaveRequested.exit_code else "failed"
         return State(word, f"ended with code {code}: {exit_meaning(code)}", code)
@@ -271,9 +287,11 @@ def _over(holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is
             "failed" if job.state == "FAILED" else "stopped", f"its job is {job.state}{why}", job.exit_code or None
         )
     if not is_certain:
-        return State("unknown", "not known: no process has the run here, and SLURM has not told of a job")
+        return State("unknown", "not known: no process holds the run here, and SLURM has not answered")
     if holder is None:
         return State("not started", "not started")
     if holder.is_held is None:
-        return State("unknown", f"not known, as {LOCK_NAME} cannot be locked here; the last was {holder.description}")
-    return State("stopped", f"stopped: {holder.description} had the run last, and did not finish it")
+        return State(
+            "unknown", f"not known: {LOCK_NAME} cannot be locked here; the last holder was {holder.description}"
+        )
+    return State("stopped", f"stopped: {holder.description} held the run last, and did not finish it")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from megacov.cli.loss import check_imported_loss
 from megacov.config import RunConfig, config_warnings, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -21,7 +22,7 @@ from megacov.launch import (
     start_heartbeat,
 )
 
-# What ranks need beyond their own grace to close what they opened.
+# Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
 
 
@@ -29,7 +30,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in run.steps=5.")] = None,
 ) -> None:
-    """Train a policy. Starts its own ranks where torchrun or srun has not."""
+    """Train a policy. Starts its own ranks unless torchrun or srun has started them."""
     command = [sys.executable, "-m", "megacov", "train", str(config), *(overrides or [])]
     run_ranks(load_config(config, overrides or []), command, resumed_with=None)
 
@@ -38,13 +39,13 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     """Be a rank of the run, or start its ranks and wait for them.
 
     Args:
-        config: of the run.
-        command: that makes a process a rank of it.
-        resumed_with: None for a new run, else the settings that may differ from the checkpoint.
+        config: configuration that has passed the rules.
+        command: command that starts a rank.
+        resumed_with: settings that may differ from the checkpoint of a resumed run; None for a new run.
 
     Raises:
-        MegacovError: what a user can cause.
-        SystemExit: on the process that started ranks, with their exit code.
+        MegacovError: the user has made a mistake, or a part of the run has failed.
+        SystemExit: this process has started ranks, and ends with their exit code.
     """
     place = rank_from_environment()
     if place is None or place.local_rank == 0:  # each node has file systems of its own
@@ -53,6 +54,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         for warning in config_warnings(config):
             print(f"megacov: warning: {warning}", file=sys.stderr)
     if place is None:
+        check_imported_loss(config)
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))
@@ -75,15 +77,15 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tupl
 
 
 def check_files(config: RunConfig) -> None:
-    """Say what is missing before ranks are started and torch is imported.
+    """Look for the model and the prompts before ranks are started and torch is imported.
 
     Args:
-        config: of the run.
+        config: configuration that has passed the rules.
 
     Raises:
         DataError: there is no such model or prompt file.
     """
     if not (config.model.path / "config.json").is_file():
-        raise DataError(f"model.path is {config.model.path}, which is no model folder: it has no config.json.")
+        raise DataError(f"model.path is {config.model.path}, which is not a model folder: it has no config.json.")
     if not config.data.path.is_file():
         raise DataError(f"data.path is {config.data.path}, and there is no such file: correct data.path.")

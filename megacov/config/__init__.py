@@ -1,6 +1,6 @@
 """The configuration of a run: a schema, rules between its fields, and the way from YAML files to one frozen record.
 
-Nothing here imports torch: configurations are read and judged on login nodes.
+Nothing here imports torch: configurations are read and checked on login nodes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Addresses of rollout servers: where one may listen, and which URLs are talked to."""
+"""Addresses of rollout servers: where a server may listen, and which URLs the trainer may use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from urllib.parse import urlsplit
 
 
 def is_ip_address(host: str) -> bool:
-    """Tell an address from a name.
-
-    Args:
-        host: of a URL.
-
-    Returns:
-        False for a name.
-    """
+    """Whether the host of a URL is an address and not a name."""
     try:
         ip_address(host)
     except ValueError:
@@ -24,14 +17,7 @@ def is_ip_address(host: str) -> bool:
 
 
 def is_private(host: str) -> bool:
-    """Whether an address is one of this machine, or of a private network.
-
-    Args:
-        host: an IP address.
-
-    Returns:
-        False for 0.0.0.0 as well, which is every address of a machine.
-    """
+    """Whether an IP address is of this machine or a private network. 0.0.0.0, which is every address, is not."""
     address = ip_address(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -39,26 +25,19 @@ def is_private(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine under an address that no other machine reaches.
-
-    Args:
-        host: of a URL.
-
-    Returns:
-        False for names but localhost.
-    """
+    """Whether a host, an address or the name localhost, is this machine and cannot be reached from any other."""
     return ip_address(host).is_loopback if is_ip_address(host) else host == "localhost"
 
 
 def refuse_public(host: str, *, url: str) -> None:
-    """Refuse an address where whoever is on the way could read keys and change samples.
+    """Refuse an address if third parties could read keys and change samples on the way to it.
 
     Args:
         host: an IP address.
-        url: which leads there.
+        url: URL that leads to the address.
 
     Raises:
-        ValueError: it is public, and the URL has no TLS.
+        ValueError: the address is public, and the URL has no TLS.
     """
     if not url.startswith("https://") and not is_private(host):
         raise ValueError(
@@ -68,16 +47,16 @@ def refuse_public(host: str, *, url: str) -> None:
 
 
 def check_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Check URLs of servers. Host names are looked up only when they are connected to.
+    """Check URLs of servers. Host names are resolved later, when the trainer connects.
 
     Args:
-        addresses: such as http://10.0.0.5:30000.
+        addresses: URLs such as http://10.0.0.5:30000.
 
     Returns:
-        The same without a slash at the end.
+        The URLs without a slash at the end.
 
     Raises:
-        ValueError: one is no such URL, is public without TLS, or is there twice.
+        ValueError: an address is not such a URL, is public without TLS, or occurs twice.
     """
     checked: list[str] = []
     for address in addresses:
@@ -85,17 +64,17 @@ def check_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
         if is_ip_address(host):
             refuse_public(host, url=address)
         if address.rstrip("/") in checked:
-            raise ValueError(f"{address} is there twice: name each server once.")
+            raise ValueError(f"{address} occurs twice: name each server once.")
         checked.append(address.rstrip("/"))
     return tuple(checked)
 
 
 def _host_of(address: str) -> str:
-    wrong = ValueError(f"{address!r} is no URL: write it as http://HOST:PORT.")
+    wrong = ValueError(f"{address!r} is not a URL: write it as http://HOST:PORT.")
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port
-    except ValueError:  # brackets, or a port that is no number
+    except ValueError:  # wrong brackets, or a port that is not a number
         raise wrong from None
     if not address.startswith(("http://", "https://")) or not host or "@" in parts.netloc:
         raise wrong

@@ -1,4 +1,4 @@
-"""Configurations that can run but hardly do what was meant: one small function for each, in the manner of the rules."""
+"""Configurations that can run but hardly do what the user wants: one small function for each, as for the rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from megacov.config.schema import RunConfig
 
 
 def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
-    """KL-Cov's penalty has gradient 0 while the policy still is the old one."""
+    """KL-Cov's penalty has gradient 0 as long as the policy is still the old one."""
     if config.algorithm.loss.name != "kl_cov" or config.batch.updates_per_rollout > 1:
         return None
     return (
@@ -55,7 +55,7 @@ def min_lr_needs_a_decay(config: RunConfig) -> str | None:
     if optimizer.min_lr == 0 or optimizer.decay != "constant":
         return None
     return (
-        f"optimizer.min_lr is {optimizer.min_lr} and optimizer.decay is constant, which never comes down to it: set "
+        f"optimizer.min_lr is {optimizer.min_lr} and optimizer.decay is constant, which never gets down to it: set "
         "optimizer.decay to linear or cosine, or remove min_lr."
     )
 
@@ -94,13 +94,6 @@ ADVICE: tuple[Rule, ...] = (
 
 
 def config_warnings(config: RunConfig) -> list[str]:
-    """What to look at twice before a run.
-
-    Args:
-        config: checked by the rules.
-
-    Returns:
-        A sentence for each warning.
-    """
+    """Warnings about a configuration that has passed the rules, one sentence each."""
     sentences = (advise(config) for advise in ADVICE)
     return [sentence for sentence in sentences if sentence is not None]

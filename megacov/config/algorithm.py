@@ -1,14 +1,17 @@
 """Settings of the algorithm: advantages, the policy loss, and the tokens that a covariance method acts on.
 
-A loss or selector is chosen by `name`; the other keys beside it are its own.
+A loss or selector is chosen by `name`; the other keys beside it are its own. Losses are in `megacov/config/losses/`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, StrictFloat, StrictInt, model_validator
+from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
+from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss, LossSection
+from megacov.config.losses import LOSS_SECTIONS
+from megacov.config.losses.ppo_clip import PpoClipLoss
 from megacov.config.section import Section
 
 
@@ -19,60 +22,22 @@ class AdvantagesSection(Section):
     """Divide by the standard deviation of the group's rewards (GRPO); false only subtracts the mean (Dr. GRPO)."""
 
 
-class LossSection(Section):
-    """What all losses share."""
-
-    # Whether the loss acts on selected tokens; a constant of the class, which a file cannot set.
-    needs_selection: ClassVar[bool] = False
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments of the loss function.
-
-        Returns:
-            Every setting but the name.
-        """
-        return self.model_dump(exclude={"name"})
+def _loss_form(value: Any) -> str | None:
+    """The member of `Loss` that a value is for."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if name is None:
+        return None
+    return FUNCTION_FORM if ":" in str(name) else str(name)
 
 
-class PpoClipLoss(LossSection):
-    """PPO's clipped policy loss: GRPO as it is commonly run, clip-higher where clip_high > clip_low."""
-
-    name: Literal["ppo_clip"] = "ppo_clip"
-    """PPO's clipped loss."""
-    clip_low: StrictFloat = Field(0.2, ge=0, le=1)
-    """The probability ratio may fall to 1 - clip_low. [ratio]"""
-    clip_high: StrictFloat = Field(0.2, ge=0)
-    """The probability ratio may rise to 1 + clip_high. [ratio]"""
-    dual_clip: StrictFloat | None = Field(None, gt=1)
-    """Ratio above which a token of negative advantage is clipped too; null for none. [ratio]"""
-
-
-class ClipCovLoss(LossSection):
-    """Clip-Cov: selected tokens add nothing to the loss and keep their place in the denominator."""
-
-    needs_selection: ClassVar[bool] = True
-
-    name: Literal["clip_cov"] = "clip_cov"
-    """Clip-Cov."""
-    clip_low: StrictFloat = Field(1.0, ge=0, le=1)
-    """The probability ratio may fall to 1 - clip_low. [ratio]"""
-    clip_high: StrictFloat = Field(1.0, ge=0)
-    """The probability ratio may rise to 1 + clip_high. [ratio]"""
-    dual_clip: StrictFloat | None = Field(None, gt=1)
-    """Ratio above which a token of negative advantage is clipped too; null for none. [ratio]"""
-
-
-class KlCovLoss(LossSection):
-    """KL-Cov: no PPO clip; selected tokens pay for moving away from the old policy."""
-
-    needs_selection: ClassVar[bool] = True
-
-    name: Literal["kl_cov"] = "kl_cov"
-    """KL-Cov."""
-    kl_coef: StrictFloat = Field(1.0, ge=0)
-    """Weight of the penalty on selected tokens. [per nat]"""
-    estimator: Literal["abs", "k2", "k3"] = "abs"
-    """Penalty in d = log_prob - old_log_prob: abs is |d| (the paper's code), k2 is d^2 / 2, k3 is e^d - 1 - d."""
+if TYPE_CHECKING:
+    # The real union follows from the files of a folder, which a type checker cannot know.
+    Loss = LossSection
+else:
+    Loss = Union[
+        *(Annotated[section, Tag(name)] for name, section in LOSS_SECTIONS.items()),
+        Annotated[ImportedLoss, Tag(FUNCTION_FORM)],
+    ]
 
 
 Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
@@ -185,7 +150,7 @@ class AlgorithmSection(Section):
 
     advantages: AdvantagesSection = AdvantagesSection()
     """Group-relative advantages."""
-    loss: PpoClipLoss | ClipCovLoss | KlCovLoss = Field(PpoClipLoss(), discriminator="name")
+    loss: Loss = Field(PpoClipLoss(), discriminator=Discriminator(_loss_form))
     """The policy loss."""
     selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(
         NoSelection(), discriminator="name"

@@ -17,6 +17,6 @@ class ClusterSection(Section):
     gpu_memory_gib: StrictFloat = Field(80.0, gt=0)
     """Memory of a GPU. [GiB]"""
     gpu_reserve_gib: StrictFloat = Field(4.0, ge=0)
-    """Of that, left to CUDA, to libraries and to fragments. [GiB]"""
+    """Part of that memory left to CUDA, libraries and fragmentation. [GiB]"""
     node_memory_gib: StrictFloat = Field(1024.0, gt=0)
-    """Main memory of a node, where checkpoints are copied to before they are written. [GiB]"""
+    """Main memory of a node, to which checkpoints are copied before they are written. [GiB]"""

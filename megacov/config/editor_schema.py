@@ -8,22 +8,24 @@ from megacov.config.schema import RunConfig
 
 
 def editor_schema() -> dict[str, Any]:
-    """The schema of one file.
-
-    Returns:
-        JSON schema of the configuration, with `extends`, and with no required key, since a file may hold any part.
-    """
+    """JSON schema of one file: it allows `extends` and requires no key, since a file may hold any part of a run."""
     schema = _without_required(RunConfig.model_json_schema())
+    # Otherwise a loss without a name, which may extend any loss, would match the one whose keys are unknown.
+    schema["$defs"]["ImportedLoss"]["required"] = ["name"]
     path = {"type": "string"}
     schema["properties"]["extends"] = {
         "anyOf": [path, {"type": "array", "items": path}],
-        "description": "Files that this one builds on, relative to its folder; later ones win, and this one over all.",
+        "description": "Files that this one extends, relative to its folder; later ones win, and this one over all.",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _without_required(node: Any) -> Any:
+    """Require no key, and let a section without its name match several of its forms.
+
+    "required" is a list only as the keyword; a setting of that name would be a mapping.
+    """
     if isinstance(node, dict):
-        # "required" is a list only as the keyword; a setting of that name would be a mapping.
-        return {k: _without_required(v) for k, v in node.items() if not (k == "required" and isinstance(v, list))}
+        kept = {key: value for key, value in node.items() if not (key == "required" and isinstance(value, list))}
+        return {"anyOf" if key == "oneOf" else key: _without_required(value) for key, value in kept.items()}
     return [_without_required(item) for item in node] if isinstance(node, list) else node

@@ -1,4 +1,4 @@
-"""The schema as a tree: finding a section, a field or a key by its place."""
+"""The schema as a tree in which sections, fields and keys are found by their place."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ UNION_KEY = "name"
 
 @dataclass(frozen=True)
 class Place:
-    """Where something sits in a configuration.
+    """Place of something in a configuration.
 
-    path: dotted, as a user writes it.
+    path: dotted path, as a user writes it.
     section: the section that holds the last key.
-    field: of that key; None where the section has no such key.
+    field: field of the last key; None if the section has no such key.
     """
 
     path: str
@@ -29,28 +29,23 @@ class Place:
 
 
 def members(field: FieldInfo) -> dict[str, type[Section]]:
-    """The forms that a section may take.
+    """The forms of a section: classes by the value of their `name`. Empty if the field offers no such choice.
 
-    Args:
-        field: of any kind.
-
-    Returns:
-        Section classes by the value of their `name`; empty where the field is no such choice.
+    The form whose `name` is free goes by its tag.
     """
     if field.discriminator is None:
         return {}
-    return {get_args(member.model_fields[UNION_KEY].annotation)[0]: member for member in get_args(field.annotation)}
+    found = {}
+    for member in get_args(field.annotation):
+        # A member that is chosen by a function carries its tag beside it; another's tag is the Literal of its name.
+        section, *tags = get_args(member) or (member,)
+        names = [tag.tag for tag in tags] or get_args(section.model_fields[UNION_KEY].annotation)
+        found[names[0]] = section
+    return found
 
 
 def sections_in(field: FieldInfo) -> tuple[type[Section], ...]:
-    """The section classes that a field may hold.
-
-    Args:
-        field: of any kind.
-
-    Returns:
-        One class for a plain section, several for a choice, none for a value.
-    """
+    """The section classes that a field may hold: one for a plain section, several for a choice, none for a value."""
     plain = value_type(field.annotation)
     if isinstance(plain, type) and issubclass(plain, Section):
         return (plain,)
@@ -62,7 +57,7 @@ def locate(root: type[Section], location: Sequence[Any]) -> Place:
 
     Args:
         root: class of the whole configuration.
-        location: keys and list indices; after a choice of forms pydantic puts the chosen name, which is no key.
+        location: keys and list indices; after a choice of forms, pydantic inserts the chosen name, which is not a key.
 
     Returns:
         The place, with a path that a user can write.
@@ -71,7 +66,7 @@ def locate(root: type[Section], location: Sequence[Any]) -> Place:
     names: dict[str, type[Section]] = {}
     for key in location:
         if field is not None and get_origin(value_type(field.annotation)) is dict:
-            return Place(f"{path}.{key}", section, field)  # its keys are the user's own
+            return Place(f"{path}.{key}", section, field)  # the user chooses the keys of a mapping
         if key in names:
             section, names = names[key], {}
         elif isinstance(key, int):
@@ -86,14 +81,14 @@ def locate(root: type[Section], location: Sequence[Any]) -> Place:
 
 
 def walk_values(root: type[Section], prefix: str = "") -> Iterator[Place]:
-    """All settings that are values, in the order of the schema.
+    """Find all settings that are values, in the order of the schema.
 
     Args:
         root: class of a section.
-        prefix: dotted path of that section, with its last dot.
+        prefix: dotted path of that section, including its last dot.
 
     Yields:
-        A place for each value; those of several forms of a section follow one another.
+        The place of each value; the values of a section's several forms follow one another.
     """
     for key, field in root.model_fields.items():
         inner = sections_in(field)
@@ -104,14 +99,14 @@ def walk_values(root: type[Section], prefix: str = "") -> Iterator[Place]:
 
 
 def choice_paths(root: type[Section], prefix: tuple[str, ...] = ()) -> frozenset[tuple[str, ...]]:
-    """The sections that have several forms.
+    """Find the sections that have several forms.
 
     Args:
         root: class of a section.
-        prefix: keys that lead to it.
+        prefix: keys that lead to that section.
 
     Returns:
-        Their paths as keys.
+        Paths of the sections, each as a tuple of keys.
     """
     paths: set[tuple[str, ...]] = set()
     for key, field in root.model_fields.items():

@@ -1,9 +1,9 @@
 """From YAML files and overrides to one checked configuration, and back to YAML.
 
-A file may extend others: `extends: ../models/tiny.yaml`, or a list. Later files win over earlier ones, the file over
-what it extends, and overrides (`optimizer.lr=3e-4`) over all. Mappings are merged key by key, lists are replaced. Where
-the other side gives a loss or a selection another `name`, it replaces the whole of it, since the keys beside the name
-belong to the name.
+A file may extend others: `extends: ../models/tiny.yaml`, or a list. Later files win over earlier ones, a file wins over
+those that it extends, and overrides (`optimizer.lr=3e-4`) win over all. Mappings are merged key by key; lists are
+replaced. A loss or a selection with another `name` replaces the whole section, because the other keys belong to the
+name.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a configuration.
 
     Args:
-        path: of a YAML file.
-        overrides: each as `section.key=value`; the value is read as YAML. A later one wins over an earlier one.
+        path: a YAML file.
+        overrides: texts of the form `section.key=value`, whose value is read as YAML. Later overrides win.
 
     Returns:
         The configuration, checked by every rule that needs no model.
 
     Raises:
-        ConfigError: a file is missing or is not YAML, a key is unknown, a value is impossible, or two contradict.
+        ConfigError: a file is missing or is not YAML, a key is unknown, a value is impossible, or two values
+            contradict each other.
     """
     values = _read_with_parents(Path(path), chain=())
     return make_config(_merge(values, _parse_overrides(overrides)))
@@ -51,26 +52,19 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         The configuration, checked by every rule that needs no model.
 
     Raises:
-        ConfigError: a key is unknown, a value is impossible, or two contradict each other.
+        ConfigError: a key is unknown, a value is impossible, or two values contradict each other.
     """
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        # "from None": pydantic's own dump is many lines long and would say the same again.
+        # "from None", because pydantic's own message repeats the same in many lines.
         raise ConfigError(first_sentence(error, RunConfig)) from None
     check_rules(config)
     return config
 
 
 def dump_config(config: RunConfig) -> str:
-    """Write a configuration with every setting spelt out.
-
-    Args:
-        config: any.
-
-    Returns:
-        YAML that loads to an equal configuration.
-    """
+    """Write a configuration with every setting spelt out, as YAML that loads to an equal configuration."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
@@ -98,7 +92,7 @@ def _read_file(path: Path, *, extended_by: Path | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds {show(values)}"
         raise ConfigError(f"{path} {found}: it must hold sections, such as run and model.")
-    # A section whose keys are all commented out is null in YAML, and says nothing.
+    # A section whose keys are all commented out is null in YAML and counts as absent.
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -120,13 +114,13 @@ def _merge(base: dict[str, Any], top: dict[str, Any], at: tuple[str, ...] = ()) 
 
 
 def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    # Collected into one tree first, so that `algorithm.loss.name` may stand before or after the keys that belong to it.
+    # All overrides become one tree first, so that `algorithm.loss.name` may come before or after the keys of that loss.
     values: dict[str, Any] = {}
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = [key.strip() for key in dotted.split(".")]
         if not equals or not all(keys):
-            raise ConfigError(f"the override {override!r} has not the form section.key=value: write it that way.")
+            raise ConfigError(f"the override {override!r} does not have the form section.key=value: write it that way.")
         value = parse_yaml(text, source=f"the value of the override {override!r}")
         for key in reversed(keys):
             value = {key: value}

@@ -1,4 +1,4 @@
-"""One sentence for each mistake in a configuration, from what pydantic found."""
+"""One sentence for each mistake in a configuration, from pydantic's list of mistakes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from megacov.config.section import Section, allows_none, value_type
 
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-# A misspelt key also makes its rightful name go missing, so the misspelling is told first.
+# If a required key is misspelt, it is missing as well, so the misspelling is reported first.
 _ORDER = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found", "missing")
 
 
 def first_sentence(error: ValidationError, root: type[Section]) -> str:
-    """The most telling mistake in a configuration.
+    """Describe the most telling mistake in a configuration.
 
     Args:
-        error: what pydantic found.
+        error: pydantic's list of mistakes.
         root: class of the whole configuration.
 
     Returns:
-        A sentence with the path, the value, and what to change; then the paths of further mistakes.
+        A sentence with the path, the value, and the necessary change; then the paths of further mistakes.
     """
     details = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
     details.sort(key=lambda each: _ORDER.index(each["type"]) if each["type"] in _ORDER else len(_ORDER))
@@ -39,28 +39,13 @@ def first_sentence(error: ValidationError, root: type[Section]) -> str:
 
 
 def join_names(names: Iterable[str], last: str = "and") -> str:
-    """A list in words.
-
-    Args:
-        names: of anything.
-        last: the word before the last one.
-
-    Returns:
-        "a, b and c".
-    """
+    """Join names as in "a, b and c", with `last` as the word before the last name."""
     *head, tail = names
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
 def expected(field: FieldInfo) -> str:
-    """What a field may hold, in words.
-
-    Args:
-        field: of a value or a section.
-
-    Returns:
-        As in "a number, above 0 and at most 1 [fraction]".
-    """
+    """The valid content of a field in words, as in "a number, above 0 and at most 1 [fraction]"."""
     inner = sections_in(field)
     if inner:
         keys = dict.fromkeys(key for section in inner for key in section.model_fields)
@@ -82,14 +67,7 @@ def expected(field: FieldInfo) -> str:
 
 
 def unit_of(field: FieldInfo) -> str | None:
-    """The unit at the end of a description.
-
-    Args:
-        field: of a value.
-
-    Returns:
-        As in "tokens"; None where the description names none.
-    """
+    """The unit at the end of a field's description, as in "tokens"; None if there is none."""
     text = field.description or ""
     return text[text.rindex("[") + 1 : -1] if text.endswith("]") else None
 
@@ -115,7 +93,7 @@ def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
         case "union_tag_invalid":
             return _unknown_name(place.path, str(detail["ctx"]["tag"]), members(place.field))
         case "value_error":
-            # Our own validators. One that looks at a whole section names the values itself.
+            # One of our own validators. If it checks a whole section, its sentence names the values.
             shown = "" if isinstance(value, dict) else f" is {show(value)}"
             return f"{place.path}{shown}: {detail['ctx']['error']}"
     is_item = isinstance(detail["loc"][-1], int)
@@ -129,17 +107,17 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     parent, dot, key = place.path.rpartition(".")
     near = get_close_matches(key, place.section.model_fields, n=1)
     if near:
-        return f"{place.path} is no setting: did you mean {parent}{dot}{near[0]}?"
+        return f"{place.path} is not a setting: did you mean {parent}{dot}{near[0]}?"
     elsewhere = [other for other in walk_values(root) if other.path.rpartition(".")[2] == key]
     owners = [_name_of(other.section) for other in elsewhere if other.path == place.path]
     if owners:
         chooser, own_name, others = f"{parent}.{UNION_KEY}", _name_of(place.section), join_names(owners, "or")
-        return f"{place.path} is no setting where {chooser} is {own_name}: remove it, or set {chooser} to {others}."
+        return f"{place.path} is not a setting if {chooser} is {own_name}: remove it, or set {chooser} to {others}."
     if elsewhere:
         paths = dict.fromkeys(other.path for other in elsewhere)
-        return f"{place.path} is no setting: did you mean {join_names(paths, 'or')}?"
+        return f"{place.path} is not a setting: did you mean {join_names(paths, 'or')}?"
     known = join_names(place.section.model_fields)
-    return f"{place.path} is no setting: remove it; {parent or 'a configuration'} has {known}."
+    return f"{place.path} is not a setting: remove it; {parent or 'a configuration'} has {known}."
 
 
 def _unknown_name(path: str, name: str, forms: Iterable[str]) -> str:
@@ -155,14 +133,7 @@ def _name_of(section: type[Section]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a user would write it.
-
-    Args:
-        value: from a file or an override.
-
-    Returns:
-        At most 60 characters.
-    """
+    """A value as a user would write it, cut to 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value) if isinstance(value, (int, float, Path)) else repr(value)

@@ -1,4 +1,4 @@
-"""What may differ between a run and its continuation: where and how it runs, not what it computes."""
+"""Settings that may differ between a run and its continuation: where and how it runs, but not what it computes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from megacov.config.messages import show
 from megacov.config.schema import RunConfig
 
-# Settings, or whole sections, that leave the mathematics of a run alone up to rounding. Paths are free because folders
-# move; what they hold is compared by itself.
+# Settings and whole sections that do not change the mathematics of a run, except for rounding. Paths are free because
+# folders move; the content of the files is compared separately.
 FREE = frozenset(
     {
         "run.name",
@@ -56,17 +56,17 @@ FREE = frozenset(
 
 
 def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str]:
-    """Settings that a checkpoint was made with and that are others now.
+    """Find the settings that differ between a checkpoint and the run that continues from it.
 
     Args:
         saved: the configuration in the checkpoint, as JSON values.
-        config: of the run that is to go on.
+        config: the configuration with which the run continues.
 
     Returns:
         section.key -> "section.key was A and is B".
     """
     after = settings(config)
-    # A setting that is newer than the checkpoint had no effect then, and has none as its default.
+    # A setting that is newer than the checkpoint had no effect at that time, and its default has none now.
     before = {name: _default(name) for name in after} | dict(_leaves(saved))
     found = {
         name: f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
@@ -82,19 +82,12 @@ def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its full name.
-
-    Args:
-        config: any.
-
-    Returns:
-        section.key -> JSON value.
-    """
+    """Every setting as section.key -> JSON value."""
     return dict(_leaves(config.model_dump(mode="json")))
 
 
 def _default(name: str) -> Any:
-    """Of a setting right inside a section; None for what lies deeper, or has none."""
+    """Default of a setting directly inside a section; None for a deeper setting, or if there is no default."""
     section, _, key = name.partition(".")
     kind = RunConfig.model_fields[section].annotation
     field = getattr(kind, "model_fields", {}).get(key)

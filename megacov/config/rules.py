@@ -1,7 +1,7 @@
 """Rules between settings of different sections, one small function each.
 
-A rule returns None, or a sentence: what is wrong, the values that disagree, what to change. Rules inside one section
-are validators in the schema.
+A rule returns None or a sentence that says what is wrong, which values disagree, and what to change. Rules inside one
+section are validators in the schema.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Rule = Callable[[RunConfig], str | None]
 
 
 def ratio_is_a_fraction(config: RunConfig) -> str | None:
-    """A covariance ratio is a small fraction; other code bases write the same number in percent."""
+    """A covariance ratio is a small fraction; other code bases give the same number in percent."""
     selection = config.algorithm.selection
     if selection.name not in ("kl_cov", "clip_cov"):
         return None
@@ -41,18 +41,24 @@ def ratio_is_a_fraction(config: RunConfig) -> str | None:
 
 
 def loss_and_selection_fit(config: RunConfig) -> str | None:
-    """A loss that acts on selected tokens needs a selection; to another loss a selection is no use."""
+    """A loss that acts on selected tokens needs a selection; other losses cannot use one."""
+    needs_selection = config.algorithm.loss.needs_selection
+    return None if needs_selection is None else selection_mismatch(config, needs_selection=needs_selection)
+
+
+def selection_mismatch(config: RunConfig, *, needs_selection: bool) -> str | None:
+    """Why the selection does not suit a loss that needs one, or needs none; None if it does."""
     loss, selection = config.algorithm.loss, config.algorithm.selection
     pair = f"algorithm.loss.name is {loss.name} and algorithm.selection.name is {selection.name}: "
-    if loss.needs_selection and selection.name == "none":
+    if needs_selection and selection.name == "none":
         return f"{pair}{loss.name} acts on selected tokens, so set algorithm.selection.name, as in kl_cov or clip_cov."
-    if not loss.needs_selection and selection.name != "none":
+    if not needs_selection and selection.name != "none":
         return f"{pair}{loss.name} treats all tokens alike, so set algorithm.selection.name=none, or change the loss."
     return None
 
 
 def updates_divide_the_batch(config: RunConfig) -> str | None:
-    """The optimizer steps of one rollout batch are equally large."""
+    """All optimizer steps of a rollout batch have the same size."""
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
     if sequences % updates == 0:
         return None
@@ -66,7 +72,7 @@ def updates_divide_the_batch(config: RunConfig) -> str | None:
 
 
 def every_rank_has_a_sequence(config: RunConfig) -> str | None:
-    """An optimizer step has work for every data-parallel rank."""
+    """Every optimizer step has work for every data-parallel rank."""
     if config.sequences_per_update >= config.parallel.data:
         return None
     return (
@@ -77,7 +83,7 @@ def every_rank_has_a_sequence(config: RunConfig) -> str | None:
 
 
 def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
-    """A group-relative advantage is constant within a sequence, so one sequence alone has covariance 0 everywhere."""
+    """A group-relative advantage is constant in a sequence, so a sequence on its own has covariance 0 everywhere."""
     selection = config.algorithm.selection
     if selection.name not in ("kl_cov", "clip_cov") or selection.scope != "micro_batch":
         return None
@@ -100,7 +106,7 @@ def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
 
 
 def virtual_stages_have_a_pipeline(config: RunConfig) -> str | None:
-    """Virtual stages take turns on several pipeline ranks."""
+    """Virtual stages need several pipeline ranks to alternate between."""
     parallel = config.parallel
     if parallel.virtual_pipeline == 1 or parallel.pipeline > 1:
         return None
@@ -111,7 +117,7 @@ def virtual_stages_have_a_pipeline(config: RunConfig) -> str | None:
 
 
 def sequence_parallelism_has_tensor_parallelism(config: RunConfig) -> str | None:
-    """Sequence parallelism shares positions out over tensor-parallel ranks."""
+    """Sequence parallelism distributes positions over tensor-parallel ranks."""
     if not config.parallel.sequence or config.parallel.tensor > 1:
         return None
     return "parallel.sequence is true and parallel.tensor is 1: raise parallel.tensor or set parallel.sequence=false."
@@ -131,7 +137,7 @@ def experts_are_shared_out_within_a_stage(config: RunConfig) -> str | None:
 
 
 def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str | None:
-    """A seed in a request of n completions gives n equal completions on an SGLang server."""
+    """An SGLang server gives n equal completions to a request for n completions with a seed."""
     if not config.run.deterministic or config.rollout.engine == "embedded":
         return None
     return (
@@ -175,10 +181,10 @@ def check_rules(config: RunConfig) -> None:
     """Apply all rules.
 
     Args:
-        config: valid by its schema.
+        config: configuration that is valid by its schema.
 
     Raises:
-        ConfigError: the first rule that is broken.
+        ConfigError: a rule is broken; the sentence is that of the first such rule.
     """
     for rule in RULES:
         sentence = rule(config)
@@ -196,19 +202,19 @@ def check_model(
     pipeline: int,
     virtual_pipeline: int,
 ) -> None:
-    """Whether a model can be split over tensor- and pipeline-parallel ranks.
+    """Check that a model can be split over tensor- and pipeline-parallel ranks.
 
     Args:
-        num_attention_heads: query heads of a layer.
-        num_key_value_heads: key and value heads of a layer.
-        num_layers: of the model.
+        num_attention_heads: number of query heads of a layer.
+        num_key_value_heads: number of key heads of a layer, which is also that of value heads.
+        num_layers: number of layers of the model.
         ffn_hidden_size: width of the feed-forward layer.
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
-        virtual_pipeline: runs of layers on each pipeline rank.
+        virtual_pipeline: number of runs of layers on each pipeline rank.
 
     Raises:
-        ConfigError: a size that does not divide.
+        ConfigError: a parallel size does not divide a size of the model.
     """
     split_by_tensor = {
         "attention heads": num_attention_heads,
@@ -236,16 +242,16 @@ def check_model(
 
 
 def check_experts(*, num_experts: int | None, expert: int, tensor: int, sequence: bool) -> None:
-    """Whether the experts of a model can be shared out over expert-parallel ranks.
+    """Check that the experts of a model can be distributed over expert-parallel ranks.
 
     Args:
-        num_experts: of a layer; None in a dense model.
+        num_experts: number of experts of a layer; None in a dense model.
         expert: expert-parallel size.
         tensor: tensor-parallel size.
         sequence: whether sequence parallelism is on.
 
     Raises:
-        ConfigError: no experts, a number that does not divide, or tensor parallelism that Megatron refuses.
+        ConfigError: the model has no experts, their number is not divisible, or Megatron refuses tensor parallelism.
     """
     if num_experts is None:
         if expert > 1:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run. Defaults are those of the paper's 32B runs (arXiv 2505.22617) where it has them."""
+"""The whole configuration of a run. Defaults follow the paper's 32B runs (arXiv 2505.22617) where it gives any."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from megacov.config.weight_sync import WeightSyncSection
 
 
 class RunSection(Section):
-    """What is run, and where it is written."""
+    """Name, length and folder of the run."""
 
     name: str
     """Name of the run: letters, digits, dots, dashes and underscores."""
     directory: Path = Field(default_factory=lambda values: Path("runs", values["name"]))
-    """Folder of everything the run writes; by default runs/NAME."""
+    """Folder to which the run writes everything; by default runs/NAME."""
     steps: StrictInt = Field(ge=1)
     """Rollout batches to train on. [steps]"""
     seed: StrictInt = Field(0, ge=0, lt=2**31)
-    """Fixes data order, sampling and the random part of Clip-Cov. [seed]"""
+    """Determines data order, sampling and the random part of Clip-Cov. [seed]"""
     deterministic: bool = False
-    """The same seed and layout give the same run, bit by bit; slower on GPUs."""
+    """The same seed and layout give bit-identical runs; slower on GPUs."""
 
     @field_validator("name")
     @classmethod
@@ -46,44 +46,44 @@ class ModelSection(Section):
     path: Path
     """Folder of the model in Hugging Face format, with its tokenizer."""
     config_file: Path | None = None
-    """The model's config.json, for `megacov check` where model.path is not there yet; training does not read it."""
+    """The model's config.json, for `megacov check` if model.path does not exist yet; training does not read it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of weights and activations; the optimizer keeps float32 copies either way."""
+    """Dtype of weights and activations; the optimizer keeps float32 copies either way."""
     vocab_divisible_by: StrictInt = Field(128, ge=1)
     """The vocabulary is padded to a multiple of this times parallel.tensor. [tokens]"""
     transformer_engine: Literal["auto", "on", "off"] = "auto"
-    """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it where it is installed."""
+    """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it if it is installed."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of no layer, of attention alone, of whole layers."""
 
 
 class ParallelSection(Section):
-    """How the policy is laid over ranks."""
+    """How the policy is distributed over ranks."""
 
     tensor: StrictInt = Field(1, ge=1)
     """Tensor-parallel size: ranks that share each layer. [ranks]"""
     sequence: bool = False
-    """Tensor-parallel ranks also share the positions between their layers (sequence parallelism): less memory."""
+    """Sequence parallelism: tensor-parallel ranks also share the positions between their layers. Saves memory."""
     pipeline: StrictInt = Field(1, ge=1)
     """Pipeline-parallel size: stages that share the layers. [ranks]"""
     virtual_pipeline: StrictInt = Field(1, ge=1)
-    """Runs of layers that each pipeline stage holds, taken in turn: smaller bubbles, more messages. [runs]"""
+    """Runs of layers that each pipeline stage holds and alternates between: smaller bubbles, more messages. [runs]"""
     context: StrictInt = Field(1, ge=1)
     """Context-parallel size: ranks that share each sequence. [ranks]"""
     expert: StrictInt = Field(1, ge=1)
-    """Expert-parallel size: ranks of a pipeline stage, whatever else they share, that share out the experts. [ranks]"""
+    """Expert-parallel size: ranks of a pipeline stage over which the experts are distributed. [ranks]"""
     data: StrictInt = Field(1, ge=1)
     """Data-parallel size: copies of the policy that share a batch. [ranks]"""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
-    """Collective library; auto is nccl where there are GPUs and gloo elsewhere."""
+    """Collective library; auto is nccl on GPUs and gloo on CPUs."""
     timeout_s: StrictFloat = Field(600.0, gt=0)
-    """A collective that waits longer for another rank fails. [s]"""
+    """Longest time that a collective waits for another rank before it fails. [s]"""
     control_timeout_s: float = Field(14400.0, gt=0)
-    """Ranks that wait longer for rank 0 to sample, judge or hand out weights fail. [s]"""
+    """Longest time that ranks wait for rank 0 to sample, judge or distribute weights before they fail. [s]"""
 
     @property
     def hang_s(self) -> float:
-        """Seconds after which a rank that does not move hangs: before its peers fail of it, who cannot say why."""
+        """Time after which a rank without progress counts as hanging. Its peers fail later, and cannot say why. [s]"""
         return 0.8 * self.timeout_s
 
 
@@ -91,11 +91,11 @@ class DataSection(Section):
     """Prompts."""
 
     path: Path
-    """File with one JSON object a line."""
+    """File with one JSON object on each line."""
     prompt_field: str = Field("prompt", min_length=1)
     """Key of the question."""
     answer_field: str = Field("answer", min_length=1)
-    """Key of what the verifier needs to judge a response."""
+    """Key of the data that the verifier needs to judge a response."""
     shuffle: bool = True
     """Draw prompts in a new random order in each epoch."""
     chat_template: bool = True
@@ -127,13 +127,13 @@ class OptimizerSection(Section):
     beta2: StrictFloat = Field(0.999, ge=0, lt=1)
     """Adam's decay of the mean squared gradient. [fraction]"""
     eps: StrictFloat = Field(1e-8, gt=0)
-    """Added to the root of the mean squared gradient. [gradient]"""
+    """Constant added to the root of the mean squared gradient. [gradient]"""
     weight_decay: StrictFloat = Field(0.0, ge=0)
     """Decoupled weight decay. [per unit of learning rate]"""
     clip_grad: StrictFloat = Field(1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 does not clip. [gradient]"""
     max_skipped_updates: StrictInt = Field(3, ge=0)
-    """Updates in a row left out because their gradient is not finite; one more stops the run. [optimizer steps]"""
+    """Non-finite updates in a row that may be skipped; one more stops the run. [optimizer steps]"""
 
     @model_validator(mode="after")
     def _min_lr_is_a_minimum(self) -> OptimizerSection:
@@ -146,20 +146,20 @@ class BatchSection(Section):
     """How a rollout batch becomes optimizer steps."""
 
     updates_per_rollout: StrictInt = Field(8, ge=1)
-    """Optimizer steps that share out one rollout batch in equal parts. [optimizer steps]"""
+    """Optimizer steps into which one rollout batch is divided equally. [optimizer steps]"""
     micro_batch_tokens: StrictInt = Field(16384, ge=1)
-    """Most positions of one forward pass, shared by context-parallel ranks; a longer sequence goes alone. [tokens]"""
+    """Most positions of a forward pass, over its context-parallel ranks; a longer sequence has its own. [tokens]"""
     packed: bool = True
-    """Sequences of a forward pass lie one behind another; false pads each to the longest."""
+    """Place the sequences of a forward pass one behind another; false pads each to the longest."""
 
 
 class MonitorSection(Section):
-    """What a run shows and writes while it trains."""
+    """Output of a run while it trains."""
 
     log_every: StrictInt = Field(1, ge=1)
-    """Write scalars after every so many steps. [steps]"""
+    """Steps between two records of scalars. [steps]"""
     cov_histogram_every: StrictInt = Field(10, ge=0)
-    """Write a histogram of the covariance after every so many steps; 0 never does. [steps]"""
+    """Steps between two histograms of the covariance; 0 writes none. [steps]"""
     progress: Literal["auto", "on", "off"] = "auto"
     """Progress bars; auto shows them on a terminal and prints plain lines elsewhere."""
     samples_per_step: StrictInt = Field(8, ge=0)
@@ -174,7 +174,7 @@ class RunConfig(Section):
     model: ModelSection
     """The policy."""
     parallel: ParallelSection = ParallelSection()
-    """Its layout over ranks."""
+    """Layout of the policy over ranks."""
     data: DataSection
     """Prompts."""
     rewards: RewardsSection
@@ -196,7 +196,7 @@ class RunConfig(Section):
     cluster: ClusterSection = ClusterSection()
     """The machines."""
     slurm: SlurmSection = SlurmSection()
-    """The job on them."""
+    """The SLURM job."""
 
     @property
     def world_size(self) -> int:
@@ -216,13 +216,13 @@ class RunConfig(Section):
 
     @property
     def group_multiple(self) -> int:
-        """A smaller rollout batch has a multiple of so many groups, so that its optimizer steps are equally large."""
+        """Number that divides the groups of a smaller rollout batch, so that its optimizer steps have equal sizes."""
         updates = self.batch.updates_per_rollout
         return updates // gcd(updates, self.rollout.samples_per_prompt)
 
     @property
     def fewest_groups(self) -> int:
-        """The smallest rollout batch: every data-parallel rank has work in every optimizer step. [groups]"""
+        """Smallest rollout batch that has work for every data-parallel rank in every optimizer step. [groups]"""
         sequences_per_rank = 2 if self.algorithm.selection.scope == "micro_batch" else 1
         sequences = self.batch.updates_per_rollout * self.parallel.data * sequences_per_rank
         groups = ceil(sequences / self.rollout.samples_per_prompt)

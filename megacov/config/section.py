@@ -1,4 +1,4 @@
-"""What every section of a configuration has in common.
+"""The common base of all sections of a configuration.
 
 Each field is followed by its description. A number's description ends with its unit in brackets, as in "[tokens]";
 error messages and the editor schema repeat it. Numbers are strict, so that `true` is not read as 1.
@@ -13,19 +13,19 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen mapping of settings; a key that it does not know is an error."""
+    """A frozen mapping of settings; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def value_type(annotation: Any) -> Any:
-    """The type of a value that is set.
+    """The type of a set value.
 
     Args:
-        annotation: of a field, such as `int` or `StrictInt | None`.
+        annotation: annotation of a field, such as `int` or `StrictInt | None`.
 
     Returns:
-        The annotation without None and without what pydantic attached to it. A union of sections stays as it is.
+        The annotation without None and without pydantic's metadata. A union of sections stays as it is.
     """
     if allows_none(annotation):
         (annotation,) = (member for member in get_args(annotation) if member is not NoneType)
@@ -33,12 +33,5 @@ def value_type(annotation: Any) -> Any:
 
 
 def allows_none(annotation: Any) -> bool:
-    """Whether null is a valid value.
-
-    Args:
-        annotation: of a field.
-
-    Returns:
-        True for `X | None`.
-    """
+    """Whether null is a valid value, as for a field annotated `X | None`."""
     return get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)

@@ -1,7 +1,7 @@
 """YAML as people mean it: the plain part of YAML 1.2, in which `on` is a word, `3e-4` is a number, and keys are unique.
 
-PyYAML speaks YAML 1.1, in which `on`, `off`, `yes` and `no` are booleans, `3e-4` is text, `010` is eight and `1:30` is
-ninety, and in which the second of two equal keys wins in silence.
+PyYAML reads YAML 1.1, in which `on`, `off`, `yes` and `no` are booleans, `3e-4` is text, `010` is eight and `1:30` is
+ninety, and in which the second of two equal keys silently wins.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} occurs twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -54,7 +54,7 @@ _Loader.add_constructor(_INT, lambda loader, node: int(node.value))
 
 
 class _Dumper(yaml.SafeDumper):
-    # The same table as the loader's, so that what would be read as a number or boolean is quoted, and nothing else.
+    # The loader's table, so that exactly the texts that would be read as numbers or booleans are quoted.
     yaml_implicit_resolvers = _resolvers()
 
 
@@ -62,14 +62,14 @@ def parse_yaml(text: str, *, source: str) -> Any:
     """Read one YAML document.
 
     Args:
-        text: of the document.
-        source: where it comes from, for the error.
+        text: the document.
+        source: origin of the document, for the error.
 
     Returns:
         Dicts, lists, text, numbers, booleans and None.
 
     Raises:
-        ConfigError: not YAML, a key that is there twice, or a key that is not text.
+        ConfigError: the text is not YAML, or a key occurs twice or is not text.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
@@ -90,5 +90,5 @@ def dump_yaml(values: Any) -> str:
     Returns:
         The document, keys in the order given.
     """
-    # Not allow_unicode: PyYAML then writes the line breaks of Unicode (U+0085) as they are, and reads them as spaces.
+    # With allow_unicode, PyYAML would write Unicode's line breaks (U+0085) unescaped, and read them as spaces.
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=120)

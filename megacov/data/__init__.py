@@ -1,4 +1,4 @@
-"""Prompts on their way in: the tokenizer, the prompt file, and the order of use."""
+"""Prompts: the tokenizer, the prompt file, and the order of use; and packing of samples into micro-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One forward pass: sequences side by side or one behind another, and the part of each that a rank holds.
+"""The sequences of one forward pass, padded or packed, and the part of each that a rank holds.
 
 Shape legend: n samples, k sequences of a micro-batch, b rows and s positions on this context-parallel rank, t response
 tokens that this rank predicts.
@@ -19,12 +19,12 @@ from megacov.types import MicroBatch, RolloutBatch
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """How sequences are laid into a forward pass, and which part of them this rank holds.
+    """How sequences are arranged in a forward pass, and which part of them this rank holds.
 
-    packed: one behind another in a single row; otherwise a row each, padded to the longest.
-    cp_rank, cp_size: place in the context-parallel group.
-    share_multiple: what a rank holds of a row is a multiple of this: the tensor-parallel size under sequence
-        parallelism, which shares those positions out once more; else 1.
+    packed: whether sequences follow one another in a single row; otherwise each has a row, padded to the longest.
+    cp_rank, cp_size: rank in the context-parallel group, and size of the group.
+    share_multiple: divisor of the number of positions that a rank holds in a row: the tensor-parallel size under
+        sequence parallelism, which splits those positions again; else 1.
     """
 
     packed: bool = False
@@ -34,7 +34,7 @@ class SequenceLayout:
 
     @property
     def sequence_multiple(self) -> int:
-        """Every sequence is padded to a multiple of this, so that the zigzag can cut it."""
+        """Every sequence is padded to a multiple of this, so that the zigzag can split it."""
         return 1 if self.cp_size == 1 else 2 * self.cp_size
 
     @property
@@ -43,13 +43,13 @@ class SequenceLayout:
         return lcm(self.sequence_multiple, self.cp_size * self.share_multiple)
 
     def padded_lengths(self, lengths: Sequence[int]) -> list[int]:
-        """Positions that each sequence takes, padding included.
+        """Positions of each sequence, padding included.
 
         Args:
-            lengths: tokens of each sequence, at least one.
+            lengths: tokens of each of one or more sequences.
 
         Returns:
-            Padded: one length for all. Packed: each its own; the last sequence takes the padding of the row.
+            Padded: the same length for all. Packed: a length for each; the last one includes the padding of the row.
         """
         if not self.packed:
             return [_round_up(max(lengths), self.row_multiple)] * len(lengths)
@@ -63,13 +63,13 @@ def _round_up(length: int, multiple: int) -> int:
 
 
 def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: SequenceLayout) -> MicroBatch:
-    """Cut samples out of a rollout batch for one forward pass, and of them the part that this rank holds.
+    """Take samples from a rollout batch for one forward pass, and keep the part that this rank holds.
 
     Args:
-        batch: the rollout batch.
-        sample_ids: which samples, in this order. None at all gives one sequence of padding and no response token, so
-            that a rank without samples still takes part in every collective.
-        layout: padded or packed, and the place of this rank.
+        batch: samples of the whole rollout.
+        sample_ids: indices of the samples, in order. An empty list gives one sequence of padding without response
+            tokens, so that a rank without samples still takes part in every collective.
+        layout: padded or packed, with this rank's place in the context-parallel group.
 
     Returns:
         The micro-batch, on the CPU.
@@ -81,7 +81,7 @@ def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: Seq
         responses, lengths = torch.zeros_like(responses), torch.zeros_like(lengths)
     padded = layout.padded_lengths(lengths.clamp(min=1).tolist())
     boundaries = list(accumulate(padded, initial=0))
-    # Of every position of the whole row or rows: its sequence, and its place in that sequence.
+    # For every position of the whole row or rows: its sequence, and its place in that sequence.
     sequence = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor(padded))
     position = torch.arange(boundaries[-1]) - torch.tensor(boundaries)[sequence]
     held = packed_zigzag_positions(boundaries, cp_rank=layout.cp_rank, cp_size=layout.cp_size)

@@ -1,12 +1,13 @@
-"""From judged samples to micro-batches: which optimizer step, which data-parallel rank, which forward pass.
+"""Assigns judged samples to optimizer steps, data-parallel ranks and forward passes.
 
-Every rank holds the whole rollout batch and computes the same plan, so nothing is communicated.
+Every rank holds the whole rollout batch and computes the same plan, so there is no communication.
 Shape legend: n samples, s padded sequence, r padded response.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,17 +18,17 @@ from megacov.types import MicroBatch, RolloutBatch, Sample
 
 
 def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) -> RolloutBatch:
-    """Lay judged samples into tensors. Every response token carries loss; an empty completion carries none.
+    """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
     Args:
-        samples: of one rollout, samples of a group next to each other.
-        max_response_length: tokens; the stride of token ids.
+        samples: samples of one rollout, with those of a group next to each other.
+        max_response_length: limit of a response and stride of token ids. [tokens]
 
     Returns:
         The batch, on the CPU.
 
     Raises:
-        DataError: no sample carries a loss token, or a response is longer than it may be.
+        DataError: no sample has a loss token, or a response exceeds the limit.
     """
     longest = max((len(sample.completion.token_ids) for sample in samples), default=0)
     if longest == 0:
@@ -58,14 +59,14 @@ def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) 
 
 
 def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
-    """Spread sequences over parts so that their token counts are close: longest first, each to the lightest part.
+    """Distribute sequences so that parts have similar token counts: longest first, each to the lightest part.
 
     Args:
         lengths: tokens of each sequence.
-        num_parts: data-parallel ranks.
+        num_parts: number of parts.
 
     Returns:
-        For each part the indices it holds, longest first. A part is empty where there are fewer sequences than parts.
+        For each part its sequence indices, longest first. Parts are empty if there are fewer sequences than parts.
     """
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     loads = [0] * num_parts
@@ -77,32 +78,24 @@ def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
 
 
 def update_ranges(num_samples: int, *, num_updates: int) -> list[range]:
-    """Which samples each optimizer step takes: equal runs of the rollout batch, in order.
-
-    Args:
-        num_samples: of the rollout batch.
-        num_updates: optimizer steps per rollout batch.
-
-    Returns:
-        One range of sample indices an optimizer step.
-    """
+    """Sample indices of each optimizer step: consecutive parts of the rollout batch of equal size, up to one sample."""
     bounds = [num_samples * i // num_updates for i in range(num_updates + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayout) -> list[list[int]]:
-    """Share sequences out over forward passes of at most so many positions, padding included.
+    """Distribute sequences over forward passes with at most micro_batch_tokens positions, padding included.
 
-    Padded: sequences of similar length share a pass, so that padding stays small. Packed: passes are made equally full.
-    A sequence that is longer than the limit has a pass to itself.
+    Padded: sequences of similar length share a pass, which keeps padding small. Packed: passes are equally full. A
+    sequence longer than the limit gets a pass of its own.
 
     Args:
         lengths: tokens of each sequence.
-        micro_batch_tokens: positions of one forward pass, at most; context-parallel ranks share them.
+        micro_batch_tokens: largest number of positions in one forward pass, over all context-parallel ranks.
         layout: padded or packed.
 
     Returns:
-        For each pass the indices it holds, none of them empty.
+        For each pass its sequence indices, one or more.
     """
     if layout.packed:
         sizes = [layout.padded_lengths([length])[0] for length in lengths]
@@ -114,7 +107,7 @@ def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayo
             num_parts += 1
     parts = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # The first of a part is its longest, hence the width of all.
+        # The first sequence of a pass is its longest, and so sets the width.
         if parts and (len(parts[-1]) + 1) * layout.padded_lengths([lengths[parts[-1][0]]])[0] <= micro_batch_tokens:
             parts[-1].append(index)
         else:
@@ -122,51 +115,60 @@ def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayo
     return parts
 
 
-def plan_micro_batches(
-    batch: RolloutBatch,
-    *,
-    num_updates: int,
-    micro_batch_tokens: int,
-    dp_rank: int,
-    dp_size: int,
-    layout: SequenceLayout,
-    count_multiple: int = 1,
-    same_count: bool = False,
-) -> list[list[MicroBatch]]:
-    """The forward passes of one rank, optimizer step by optimizer step.
+@dataclass(frozen=True)
+class MicroBatchSettings:
+    """How this rank's micro-batches are cut.
 
-    The old log-probs are computed on these same micro-batches, hence on the same shapes as the training pass.
+    tokens: positions of one forward pass, at most; a longer sequence has a pass to itself.
+    layout: padded or packed, and this rank's place in the context-parallel group.
+    dp_rank, dp_size: this rank's place among the data-parallel ranks.
+    count_multiple: divides the number of micro-batches of an optimizer step, as Megatron's interleaved schedule wants
+        of the pipeline-parallel size.
+    same_count: every data-parallel rank has as many micro-batches in an optimizer step as the one with most, since
+        ranks that share experts go through every forward pass together.
+    """
+
+    tokens: int
+    layout: SequenceLayout
+    dp_rank: int = 0
+    dp_size: int = 1
+    count_multiple: int = 1
+    same_count: bool = False
+
+
+def plan_micro_batches(
+    batch: RolloutBatch, settings: MicroBatchSettings, *, num_updates: int
+) -> list[list[MicroBatch]]:
+    """Plan the forward passes of one rank for each optimizer step.
+
+    The old log-probs are computed on the same micro-batches, and so on the same shapes, as the training pass.
 
     Args:
         batch: the rollout batch, equal on all ranks.
+        settings: size and layout of micro-batches.
         num_updates: optimizer steps per rollout batch.
-        micro_batch_tokens: positions of one forward pass, at most; a longer sequence has a pass to itself.
-        dp_rank: of this rank.
-        dp_size: data-parallel ranks.
-        layout: padded or packed, and this rank's place in the context-parallel group.
-        count_multiple: the number of micro-batches of an optimizer step is a multiple of this, as Megatron's
-            interleaved schedule wants of the pipeline-parallel size.
-        same_count: every data-parallel rank has as many micro-batches in an optimizer step as the one with most, since
-            those that share experts go through every forward pass together.
 
     Returns:
-        For each optimizer step at least one micro-batch; those that fill up the number hold padding only.
+        One or more micro-batches for each optimizer step; those added to reach the count hold only padding.
     """
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
+    dp_rank = settings.dp_rank
     plan = []
     for samples in update_ranges(len(lengths), num_updates=num_updates):
-        by_rank = balance([lengths[i] for i in samples], num_parts=dp_size)
+        by_rank = balance([lengths[i] for i in samples], num_parts=settings.dp_size)
         chunks_of = {
             rank: cut(
-                [lengths[samples[i]] for i in by_rank[rank]], micro_batch_tokens=micro_batch_tokens, layout=layout
+                [lengths[samples[i]] for i in by_rank[rank]],
+                micro_batch_tokens=settings.tokens,
+                layout=settings.layout,
             )
-            for rank in (range(dp_size) if same_count else [dp_rank])
+            for rank in (range(settings.dp_size) if settings.same_count else [dp_rank])
             if by_rank[rank]
         }
         mine = [samples[i] for i in by_rank[dp_rank]]
         chunks = [[mine[i] for i in part] for part in chunks_of.get(dp_rank, [])]
         most = max(map(len, chunks_of.values()), default=0)
-        num_chunks = max(1, -(-most // count_multiple)) * count_multiple
+        num_chunks = max(1, -(-most // settings.count_multiple)) * settings.count_multiple
         chunks += [[] for _ in range(num_chunks - len(chunks))]
-        plan.append([make_micro_batch(batch, chunk, layout) for chunk in chunks])
+        plan.append([make_micro_batch(batch, chunk, settings.layout) for chunk in chunks])
     return plan

@@ -1,4 +1,4 @@
-"""The order in which prompts are used: shuffled anew every epoch, without end, and resumable from one number."""
+"""The order of the prompts: endless, reshuffled every epoch, and resumable from one number."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from megacov.types import Prompt
 
 
 class PromptStream:
-    """Hands out prompts without end, every epoch in an order of its own.
+    """Hands out prompts endlessly, in a different order every epoch.
 
-    The order of an epoch follows from the seed and the epoch alone, and `position` counts the prompts handed out,
-    so that a new stream given the position of an old one continues it.
+    An epoch's order depends only on the seed and the epoch. `position` counts the prompts handed out, so a new stream
+    that starts at an old one's position continues it.
     """
 
     def __init__(self, prompts: Sequence[Prompt], *, seed: int, shuffle: bool = True, position: int = 0) -> None:
-        """Start behind the first `position` prompts.
+        """Start after the first `position` prompts.
 
         Args:
-            prompts: the data set, at least one.
-            seed: chooses the orders.
-            shuffle: if off, every epoch is in the order given.
-            position: prompts handed out before, over all epochs.
+            prompts: data set of one or more prompts.
+            seed: seed of the orders.
+            shuffle: whether to shuffle; otherwise every epoch has the given order.
+            position: prompts already handed out, over all epochs.
         """
         assert prompts, "load_prompts never returns an empty data set"
         assert position >= 0
@@ -35,16 +35,16 @@ class PromptStream:
 
     @property
     def position(self) -> int:
-        """Prompts handed out so far, over all epochs: all that a checkpoint has to keep."""
+        """Prompts handed out so far, over all epochs; a checkpoint needs nothing else."""
         return self._position
 
     @property
     def epoch(self) -> int:
-        """Which pass over the data set the next prompt belongs to, from 0."""
+        """Epoch of the next prompt, from 0."""
         return self._position // len(self._prompts)
 
     def take(self, num_prompts: int) -> list[Prompt]:
-        """Hand out the next prompts; the last of an epoch are followed by the first of the next."""
+        """Hand out the next prompts. The first prompts of an epoch follow the last ones of the epoch before."""
         taken: list[Prompt] = []
         for _ in range(num_prompts):
             order = self._order_of(self.epoch)
@@ -57,7 +57,7 @@ class PromptStream:
             self._order_epoch = epoch
             self._order = range(len(self._prompts))
             if self._shuffle:
-                # Sorting by random() rather than shuffle(): Python promises the numbers of a seed, not the shuffle.
+                # Sorted by random() instead of shuffle(): Python guarantees the numbers of a seed, but not the shuffle.
                 generator = random.Random(f"{self._seed}/{epoch}")
                 self._order = sorted(self._order, key=lambda _: generator.random())
         return self._order

@@ -1,4 +1,4 @@
-"""Prompts: read from a file of JSON lines and turned into tokens."""
+"""Reads prompts from a file of JSON lines and tokenizes them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def load_prompts(
     chat_template: bool = False,
     max_prompt_length: int | None = None,
 ) -> list[Prompt]:
-    """Read prompts from a file with one JSON object a line; blank lines are skipped.
+    """Read prompts from a file with one JSON object per line; blank lines are skipped.
 
     Args:
-        path: the file, in UTF-8.
-        tokenizer: turns the text of a prompt into tokens.
+        path: UTF-8 file.
+        tokenizer: tokenizer of the model.
         vocab_size: rows of the model's embedding; every token id must be smaller.
-        prompt_field: the field that holds the text of a prompt.
-        answer_field: the field that holds what the verifier needs, a text or a number.
-        chat_template: show the text to the model as a user's message, in the tokenizer's chat template.
-        max_prompt_length: tokens; None for no limit.
+        prompt_field: field with the text of the prompt.
+        answer_field: field with the answer for the verifier, a text or a number.
+        chat_template: whether to wrap the text as a user's message in the tokenizer's chat template.
+        max_prompt_length: largest number of tokens in a prompt; None for no limit.
 
     Returns:
-        The prompts in the order of the file, numbered from 0. The text of a prompt is the text its tokens encode.
+        The prompts in the order of the file, numbered from 0. A prompt's text is the one its tokens encode.
 
     Raises:
         DataError: if the file cannot be read, a line is not a JSON object with both fields, a prompt is empty or
@@ -53,7 +53,7 @@ def load_prompts(
     texts = [record.text for record in records]
     if chat_template:
         texts = _apply_chat_template(texts, tokenizer)
-    # A chat template writes its special tokens into the text itself.
+    # A chat template already puts special tokens into the text.
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=not chat_template)["input_ids"]
     _check_token_ids(path, records, encoded, vocab_size=vocab_size)
     _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, checked against the model."""
+"""Loads the tokenizer of a model folder and checks it against the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a Hugging Face model folder and check that the model knows every token of it.
+    """Load the tokenizer of a Hugging Face model folder and check that the model's vocabulary covers it.
 
     Args:
         model_path: folder with the tokenizer's files.
@@ -22,9 +22,9 @@ def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedToke
         The tokenizer.
 
     Raises:
-        DataError: if the folder or the tokenizer in it is missing or broken, or has more tokens than the model.
+        DataError: the folder or its tokenizer is missing or broken, or the tokenizer has more tokens than the model.
     """
-    from transformers import AutoTokenizer  # takes seconds to import, so only where a tokenizer is loaded
+    from transformers import AutoTokenizer  # imported here because it takes seconds
 
     if not Path(model_path).is_dir():
         raise DataError(f"There is no model folder {model_path}; set model.path to a Hugging Face model folder.")
@@ -32,7 +32,7 @@ def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedToke
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _no_tokenizer(model_path, str(error).strip().partition("\n")[0]) from error
-    # Where the files are missing and config.json is there, transformers 5 makes up a tokenizer without a vocabulary.
+    # If its files are missing but config.json exists, transformers 5 returns a tokenizer without a vocabulary.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise _no_tokenizer(model_path, "its vocabulary is empty")
     if len(tokenizer) > vocab_size:

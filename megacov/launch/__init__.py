@@ -1,4 +1,4 @@
-"""Start the processes of a run and end them: local ranks, children that follow their parent. No torch here."""
+"""Start and end the processes of a run: local ranks, and children that end with their parent. No torch here."""
 
 from __future__ import annotations
 

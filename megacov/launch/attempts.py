@@ -1,4 +1,4 @@
-"""What the jobs of a run have left in RUN/logs: a folder for each time that one began, and how it ended."""
+"""RUN/logs as the jobs of a run leave it: one folder for each start of a job (an attempt), and how it ended."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FIRST_FILE = "environment.txt"
 
 @dataclass(frozen=True)
 class Attempts:
-    """The attempts of a run; without any, it was not a job so far.
+    """The attempts of a run; there are none if no job has run it so far.
 
-    folders: oldest first.
-    began: when the last one did, in seconds since the epoch; None without any.
-    ended: code with which the run has ended for good; None while jobs may go on with it.
-    last_code: with which the last attempt has ended; None if it has not said.
+    folders: log folders of the attempts, oldest first.
+    began: start of the last attempt, in seconds since the epoch; None without attempts.
+    ended: exit code with which the run ended for good; None while jobs may continue it.
+    last_code: exit code of the last attempt; None if the attempt left none.
     """
 
     folders: tuple[Path, ...]
@@ -40,7 +40,8 @@ def read_attempts(run: Path, *, since: float) -> Attempts:
 
     Args:
         run: folder of the run.
-        since: ends that are older do not count, as a later process has gone on with the run; seconds since the epoch.
+        since: time before which ends do not count, because a later process has continued the run; seconds since the
+            epoch.
 
     Returns:
         The attempts.

@@ -1,4 +1,4 @@
-"""GPUs of this node as `nvidia-smi` tells of them, and what is wrong with them. The driver's own tool: no torch."""
+"""GPUs of this node and their faults, as `nvidia-smi` reports them. The tool comes with the driver: no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 _TIMEOUT_S = 30
-# A few hundred MiB belong to the driver; more is a process of an earlier job.
+# The driver takes a few hundred MiB; more belongs to a process of an earlier job.
 _MAX_USED_MIB = 2048
 
 
 class Gpus(NamedTuple):
-    """What was found.
+    """GPUs of a node.
 
-    problems: sentences; none where all GPUs may be used.
+    problems: one sentence for each; empty if all GPUs can be used.
     """
 
     driver: str
@@ -26,22 +26,15 @@ class Gpus(NamedTuple):
 
 
 def examine_gpus(wanted: int) -> Gpus:
-    """Ask the driver of this node.
-
-    Args:
-        wanted: GPUs that the run is laid out for, at least one.
-
-    Returns:
-        What was found.
-    """
+    """Ask the driver of this node. `wanted` is the number of GPUs that the run is laid out for, at least one."""
     if shutil.which("nvidia-smi") is None:
         return Gpus("", (), ("there is no nvidia-smi: the driver is not installed",))
     try:
-        told = _ask("-q", "-x")
+        report = _ask("-q", "-x")
         links = _ask("nvlink", "--status") if wanted > 1 else ""
     except (OSError, subprocess.SubprocessError) as error:
         return Gpus("", (), (f"nvidia-smi fails: {_last_line(error)}",))
-    return judge_gpus(told, links, wanted=wanted)
+    return judge_gpus(report, links, wanted=wanted)
 
 
 def _ask(*options: str) -> str:
@@ -51,23 +44,23 @@ def _ask(*options: str) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    said = (error.stdout or error.stderr or "") if isinstance(error, subprocess.CalledProcessError) else ""
-    return str((said.strip().splitlines() or [error])[-1])
+    output = (error.stdout or error.stderr or "") if isinstance(error, subprocess.CalledProcessError) else ""
+    return str((output.strip().splitlines() or [error])[-1])
 
 
-def judge_gpus(told: str, links: str, *, wanted: int) -> Gpus:
-    """Read what `nvidia-smi` has printed.
+def judge_gpus(report: str, links: str, *, wanted: int) -> Gpus:
+    """Read the output of `nvidia-smi`.
 
     Args:
-        told: by `nvidia-smi -q -x`, XML.
-        links: by `nvidia-smi nvlink --status`; empty where it was not asked.
-        wanted: GPUs that the run is laid out for.
+        report: output of `nvidia-smi -q -x`, XML.
+        links: output of `nvidia-smi nvlink --status`; empty if links do not matter.
+        wanted: number of GPUs that the run is laid out for.
 
     Returns:
-        What was found.
+        The GPUs and their problems.
     """
     try:
-        log = ElementTree.fromstring(told)
+        log = ElementTree.fromstring(report)
     except ElementTree.ParseError as error:
         return Gpus("", (), (f"nvidia-smi prints no XML: {error}",))
     gpus = log.findall("gpu")
@@ -82,7 +75,7 @@ def judge_gpus(told: str, links: str, *, wanted: int) -> Gpus:
 def _problems_of(gpu: ElementTree.Element) -> Iterator[str]:
     volatile = gpu.find("ecc_errors/volatile")
     for each in () if volatile is None else volatile.iter():
-        # Of DRAM and SRAM, under names that differ between generations.
+        # DRAM and SRAM are counted under names that differ between generations.
         if "uncorrectable" in each.tag and (count := _number(each.text)) > 0:
             yield f"has {count:.0f} uncorrectable memory errors ({each.tag}) since the driver was loaded"
     if gpu.findtext("remapped_rows/remapped_row_pending", "No") == "Yes":
@@ -94,7 +87,7 @@ def _problems_of(gpu: ElementTree.Element) -> Iterator[str]:
 
 
 def _problems_of_links(links: str) -> Iterator[str]:
-    """GPUs with fewer links than others; where all have none, there are no bridges."""
+    """GPUs with fewer links than others. If none has a link, the node has no bridges, which is no problem."""
     counts: list[int] = []
     for line in links.splitlines():
         if re.match(r"GPU \d+:", line):

@@ -1,9 +1,9 @@
-"""Whether a rank still moves: it says so in a small file, and the process that started it reads along.
+"""Heartbeats: each rank notes in a small file that it makes progress, and the process that started it reads the file.
 
-Two things are said. A thread says every second that the process runs at all. The main thread says what it computes, and
-says it anew with every micro-batch; while it waits for something that has a deadline of its own, such as rollout
-servers, it says nothing. A rank that is silent for too long is told by a signal to write the stacks of its threads,
-which `faulthandler` does even while the interpreter is stuck in native code.
+The file has two entries. A thread updates the first one every second, to show that the process runs at all. The main
+thread notes in the second one what it computes, and again with every micro-batch; while it waits for something with a
+deadline of its own, such as rollout servers, it clears the entry. If a rank is silent for too long, its parent sends a
+signal, and `faulthandler` writes the stacks of its threads, even while the interpreter is stuck in native code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEARTBEAT_VARIABLE = "MEGACOV_HEARTBEAT"
 
 _INTERVAL_S = 1.0
 _STACK_WAIT_S = 2.0
-# Of the monotonic clock, which all processes of a machine share. Two slots, as two threads write.
+# Times are of the monotonic clock, which all processes of a machine share. Two slots, because two threads write.
 _ALIVE = struct.Struct("d")
 _DOING = struct.Struct("d48s")
 _DOING_OFFSET = 64
@@ -38,23 +38,19 @@ class _Pulse:
         os.truncate(self._descriptor, _SIZE)
         self.phase = ""
 
-    def say_alive(self) -> None:
+    def note_alive(self) -> None:
         os.pwrite(self._descriptor, _ALIVE.pack(time.monotonic()), 0)
 
-    def say_doing(self) -> None:
+    def note_phase(self) -> None:
         os.pwrite(self._descriptor, _DOING.pack(time.monotonic(), self.phase.encode()), _DOING_OFFSET)
 
 
-# Of the process, as signals and the parent are.
+# One for the whole process: there is one parent, and one set of signal handlers.
 _pulse: _Pulse | None = None
 
 
 def start_heartbeat(environment: Mapping[str, str] = os.environ) -> None:
-    """Let the process that started this one know that it runs; does nothing where nobody reads along.
-
-    Args:
-        environment: names the file.
-    """
+    """Begin to show the parent that this process runs. Does nothing if the environment names no heartbeat file."""
     global _pulse
     if HEARTBEAT_VARIABLE not in environment:
         return
@@ -63,63 +59,63 @@ def start_heartbeat(environment: Mapping[str, str] = os.environ) -> None:
     stacks = _stacks_of(path).open("w", encoding="utf-8")
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
     _pulse = _Pulse(path)
-    _pulse.say_alive()
-    threading.Thread(target=_say_alive, args=(_pulse,), name="heartbeat", daemon=True).start()
+    _pulse.note_alive()
+    threading.Thread(target=_keep_alive, args=(_pulse,), name="heartbeat", daemon=True).start()
 
 
-def _say_alive(pulse: _Pulse) -> None:
+def _keep_alive(pulse: _Pulse) -> None:
     while True:
-        pulse.say_alive()
+        pulse.note_alive()
         time.sleep(_INTERVAL_S)
 
 
 @contextmanager
 def computing(phase: str) -> Iterator[None]:
-    """Inside, the main thread must move: `beat` more often than the deadline is long.
+    """Inside, the main thread must call `beat` more often than the deadline is long.
 
     Args:
-        phase: a word for users.
+        phase: word for the computation, shown to users if it hangs.
     """
     if _pulse is not None:
         _pulse.phase = phase
-        _pulse.say_doing()
+        _pulse.note_phase()
     try:
         yield
     finally:
         if _pulse is not None:
             _pulse.phase = ""
-            _pulse.say_doing()
+            _pulse.note_phase()
 
 
 def beat() -> None:
-    """Say that the main thread moves."""
+    """Note that the main thread makes progress."""
     if _pulse is not None:
-        _pulse.say_doing()
+        _pulse.note_phase()
 
 
 class Silence(NamedTuple):
-    """A process that is taken to hang.
+    """A process that counts as hanging.
 
-    phase: that the main thread does not come out of; empty if the whole process stands still.
+    phase: computation in which the main thread is stuck; empty if the whole process stands still.
     """
 
     phase: str
     seconds: float
 
     def __str__(self) -> str:
-        """For users."""
+        """The beginning of a sentence for users; the number of seconds follows."""
         return f"has been in {self.phase} for" if self.phase else "has not run for"
 
 
 def silence_of(path: Path, *, deadline_s: float) -> Silence | None:
-    """Read along.
+    """Read the heartbeat of a process.
 
     Args:
-        path: of the file, which need not be there yet.
-        deadline_s: a longer silence counts.
+        path: the heartbeat file, which may not exist yet.
+        deadline_s: seconds after which a silent process counts as hanging.
 
     Returns:
-        What the process hangs in; None where it moves, waits, or has not begun.
+        The silence; None if the process makes progress, waits, or has not begun.
     """
     try:
         content = path.read_bytes()
@@ -142,11 +138,12 @@ def read_stacks(path: Path, pid: int) -> str:
     """Have a process write the stacks of its threads.
 
     Args:
-        path: of its heartbeat.
-        pid: its id; a process that was stopped runs on for this.
+        path: the heartbeat file of the process.
+        pid: id of the process; a stopped process is continued, so that it can write.
 
     Returns:
-        What it has written in two seconds; empty if it could not, as while the kernel waits for a file system.
+        Everything written within two seconds; empty if the process could not write, for example because it waits for a
+        file system inside the kernel.
     """
     os.kill(pid, signal.SIGUSR2)
     os.kill(pid, signal.SIGCONT)

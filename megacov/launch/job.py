@@ -1,4 +1,4 @@
-"""What a SLURM job of a run consists of: nodes for the trainer, nodes for the rollout servers, and what runs there."""
+"""The parts of a run's SLURM job: nodes for the trainer, nodes for the rollout servers, and what runs on them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Literal
 from megacov.errors import ConfigError
 from megacov.launch.site import Site
 
-_PORTS = 16  # of servers on a node, as slurm/job.sh gives them out
+_PORTS = 16  # ports for servers on a node, as slurm/job.sh assigns them
 
 Shape = Literal["split", "heterogeneous", "colocated"]
 
 
 @dataclass(frozen=True)
 class JobLayout:
-    """Nodes of a job. Without servers, or with colocated ones, all of them train.
+    """Nodes of a job. All of them train if the job has no servers, or colocated ones.
 
-    servers_per_node: 1 where a server takes several nodes.
-    gpus_per_server: on each of its nodes.
+    servers_per_node: 1 if a server takes several nodes.
+    gpus_per_server: GPUs of a server on each of its nodes.
     """
 
     shape: Shape
@@ -34,7 +34,7 @@ class JobLayout:
 
     @property
     def nodes(self) -> int:
-        """Of the whole job."""
+        """Nodes of the whole job."""
         return self.train_nodes + (0 if self.shape == "colocated" else self.server_nodes)
 
 
@@ -42,10 +42,10 @@ class JobLayout:
 class Servers:
     """The SGLang servers that a job starts.
 
-    command: starts one, before its options.
-    arguments: options that all have in common.
-    environment: variables beside those of the job.
-    start_timeout_s: until they must listen.
+    command: command that starts one server, without options.
+    arguments: options that all servers share.
+    environment: variables that are added to those of the job.
+    start_timeout_s: seconds within which the servers must listen.
     """
 
     command: tuple[str, ...]
@@ -56,16 +56,16 @@ class Servers:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a job script is made of. Paths are absolute.
+    """Everything that goes into a job script. Paths are absolute.
 
-    folder: in which the run's relative paths begin.
-    gpus_per_node: that are asked for; 0 for a run on the CPU.
-    overrides: settings that the user has given, without run.directory.
-    preflight: nodes are checked before anything starts there.
+    folder: current folder of the job, to which the run's relative paths refer.
+    gpus_per_node: GPUs that the job asks for on each node; 0 for a run on the CPU.
+    overrides: settings that the user gave, without run.directory.
+    preflight: whether nodes are checked before anything starts on them.
     all_reduce: arguments of `megacov.trainer.all_reduce_check`; empty for no check.
-    leave_s: that ranks have to save and leave.
-    hang_s: after which a rank that does not move counts as hanging.
-    reached_by_servers: trainer and servers meet at the address of the trainer's first node.
+    leave_s: seconds in which ranks must save and leave.
+    hang_s: seconds after which a rank without progress counts as hanging.
+    reached_by_servers: whether trainer and servers meet at the address of the trainer's first node.
     """
 
     name: str
@@ -100,21 +100,21 @@ def lay_out(
     colocated: bool,
     heterogeneous: bool,
 ) -> JobLayout:
-    """Give trainer and servers their nodes.
+    """Assign nodes to trainer and servers.
 
     Args:
-        ranks: of the trainer, one a GPU.
-        gpus_per_node: of every node.
-        nodes: of the whole job; None for the trainer's alone, where servers run outside of the job.
-        gpus_per_server: of each server that the job may start; None where it starts none.
-        colocated: servers share the nodes of the trainer.
-        heterogeneous: trainer and servers are components of a heterogeneous job.
+        ranks: number of trainer ranks, one for each GPU.
+        gpus_per_node: number of GPUs of every node.
+        nodes: number of nodes of the whole job; None if only the trainer runs in it, and servers elsewhere.
+        gpus_per_server: number of GPUs of each server that the job may start; None if it starts none.
+        colocated: whether servers share the nodes of the trainer.
+        heterogeneous: whether trainer and servers are components of a heterogeneous job.
 
     Returns:
-        The layout; servers fill their nodes.
+        The layout, in which servers fill their nodes.
 
     Raises:
-        ConfigError: the nodes cannot be shared out that way.
+        ConfigError: trainer and servers do not fit the nodes.
     """
     train_nodes, ranks_per_node = _trainer(ranks, gpus_per_node)
     spare = (nodes or train_nodes) - train_nodes
@@ -147,7 +147,7 @@ def lay_out(
 
 
 def _trainer(ranks: int, gpus_per_node: int) -> tuple[int, int]:
-    """Nodes, and ranks on each."""
+    """Number of nodes, and of ranks on each."""
     nodes = -(-ranks // gpus_per_node)
     if ranks % nodes:
         raise ConfigError(
@@ -158,7 +158,7 @@ def _trainer(ranks: int, gpus_per_node: int) -> tuple[int, int]:
 
 
 def _servers(gpus_per_server: int, gpus_per_node: int, nodes: int) -> tuple[int, int]:
-    """Servers on a node, and nodes of a server; one of them is 1."""
+    """Number of servers on a node, and of nodes that a server takes; one of the two is 1."""
     if gpus_per_server <= gpus_per_node:
         if gpus_per_node // gpus_per_server > _PORTS:
             raise ConfigError(
@@ -179,7 +179,8 @@ def as_arguments(options: Mapping[str, object]) -> tuple[str, ...]:
     """Options as words of a command line.
 
     Args:
-        options: by their names without dashes; true is an option alone, false none at all, a list several words.
+        options: values by name without dashes. True gives the option without a value, False leaves it out, and a list
+            gives several words.
 
     Returns:
         The words.

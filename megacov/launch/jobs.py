@@ -1,4 +1,4 @@
-"""What SLURM tells of the jobs of a run."""
+"""The jobs of a run, as SLURM describes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OVER = frozenset(
 ) | {"TIMEOUT"}
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"))
 _SEED = re.compile(r"(.+)_seed(\d+)")
-# Every job script runs it.
+# Every job script of ours runs this module.
 _MARK = "megacov.launch.node_ranks"
 
 
@@ -25,13 +25,13 @@ _MARK = "megacov.launch.node_ranks"
 class SlurmJob:
     """A job.
 
-    job_id: a number of its own, also for a task of an array.
-    name: by which users name it, as in 123_4 for a task of an array.
-    reason: why it waits; empty where SLURM gives none.
-    nodes: those it has, as SLURM writes them; empty while it waits.
-    left_s: until its time limit; None without one, and while it does not run.
-    exit_code: 128 plus the signal where one has ended it.
-    command: the script and what it is given.
+    job_id: number of the job; each task of an array has its own.
+    name: name that users give, such as 123_4 for a task of an array.
+    reason: why the job waits; empty if SLURM gives no reason.
+    nodes: nodes of the job, in SLURM's notation; empty while the job waits.
+    left_s: seconds until the time limit; None without a limit, and while the job does not run.
+    exit_code: 128 plus the signal if a signal ended the job.
+    command: the script and its arguments.
     """
 
     job_id: str
@@ -47,39 +47,39 @@ class SlurmJob:
 
     @property
     def is_over(self) -> bool:
-        """It has ended, and SLURM will not run it again."""
+        """The job has ended, and SLURM will not run it again."""
         return self.state in _OVER
 
     @property
     def is_waiting(self) -> bool:
-        """It does not run yet, or not again yet."""
+        """The job has not started yet, or not restarted yet."""
         return self.state in _WAITING
 
     @property
     def is_later_of_chain(self) -> bool:
-        """It only goes on with what the job before it has left."""
+        """The job only continues what an earlier job of its chain began."""
         return self.command[1:2] not in ((), ("0",))
 
 
 class Listed(NamedTuple):
-    """A job in a list of many; `name` as users name it."""
+    """A job in a list of many; `name` is the one that users give."""
 
     name: str
     state: str
 
 
 def ask_job(name: str) -> SlurmJob | None:
-    """Ask for a job.
+    """Ask SLURM for a job.
 
     Args:
-        name: its number, or ARRAY_TASK.
+        name: number of the job, or ARRAY_TASK.
 
     Returns:
-        The job; None if SLURM does not know it, be it any more.
+        The job; None if SLURM does not know it, or no longer does.
 
     Raises:
         SubmitError: SLURM does not answer.
-        DataError: it is an array, of several runs.
+        DataError: the job is an array, and so stands for several runs.
     """
     answer = ask_slurm("scontrol", "show", "job", "--oneliner", name)
     if answer.returncode:
@@ -90,17 +90,17 @@ def ask_job(name: str) -> SlurmJob | None:
 
 
 def parse_job(text: str, name: str) -> SlurmJob | None:
-    """Read what `scontrol show job --oneliner` prints.
+    """Read the output of `scontrol show job --oneliner`.
 
     Args:
-        text: a line each for the components of a heterogeneous job, or the tasks of an array.
-        name: that was asked for.
+        text: output, with a line for each component of a heterogeneous job, or each task of an array.
+        name: name by which the job was asked for.
 
     Returns:
-        The job; the components of one are taken together. None if there is none.
+        The job, with its components taken together; None if the output has no job.
 
     Raises:
-        DataError: it is an array, of several runs.
+        DataError: the job is an array, and so stands for several runs.
     """
     lines = [dict(word.partition("=")[::2] for word in line.split(" ") if "=" in word) for line in text.splitlines()]
     lines = [line for line in lines if "JobId" in line]
@@ -140,7 +140,7 @@ def _command(line: str) -> tuple[str, ...]:
 
 
 def _seconds(text: str) -> int | None:
-    """Of [days-]hours:minutes:seconds; None for UNLIMITED."""
+    """Seconds in [days-]hours:minutes:seconds; None for UNLIMITED."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
     if found is None:
         return None
@@ -149,13 +149,13 @@ def _seconds(text: str) -> int | None:
 
 
 def script_of(run: Path) -> tuple[Path, str]:
-    """Where the job script of a run is, and the end of its jobs' names.
+    """Find the job script of a run, and the ending of its jobs' names.
 
     Args:
-        run: folder of the run, which may not be there yet.
+        run: folder of the run, which may not exist yet.
 
     Returns:
-        The script, which may not be there, and "_SEED" for one of an array's runs, else nothing.
+        The script, which may not exist, and "_SEED" for a run of an array, otherwise an empty text.
     """
     run = run.absolute()
     script, seed = Path(f"{run}.sbatch"), _SEED.fullmatch(str(run))
@@ -171,7 +171,7 @@ def find_jobs(run: Path) -> tuple[Listed, ...]:
         run: folder of the run.
 
     Returns:
-        The jobs, in order of their numbers; those that have ended some minutes ago are gone.
+        The jobs, in order of their numbers. SLURM forgets a job some minutes after its end.
 
     Raises:
         SubmitError: SLURM does not answer.
@@ -190,9 +190,9 @@ def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:
     """Pick the jobs of a run from a list of many.
 
     Args:
-        text: name, state and command of a job a line.
-        script: of the run.
-        task: end of their names, as `script_of` tells it.
+        text: lines of name, state and command, one for each job.
+        script: job script of the run.
+        task: ending of the jobs' names, as `script_of` returns it.
 
     Returns:
         The jobs, in order of their numbers.
@@ -202,7 +202,7 @@ def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:
         words = line.split()
         if len(words) < 3 or Path(words[2]).name != script.name or not _is_same(Path(words[2]), script):
             continue
-        # Of a heterogeneous job, the first component stands for all.
+        # The first component of a heterogeneous job stands for all.
         name, _, component = words[0].partition("+")
         number, _, of_array = name.partition("_")
         if component in ("", "0") and of_array == task[1:]:
@@ -215,13 +215,13 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def choose_job(jobs: Sequence[Listed]) -> Listed | None:
-    """The job that tells most of a run.
+    """Choose the job that says most about a run.
 
     Args:
-        jobs: of a run, in order of their numbers.
+        jobs: all jobs of the run, in order of their numbers.
 
     Returns:
-        The one that runs, else the first that waits, else the last that has ended; None if there are none.
+        The job that runs, otherwise the first that waits, otherwise the last that has ended; None without jobs.
     """
     alive = [job for job in jobs if job.state not in _OVER]
     running = [job for job in alive if job.state not in _WAITING]
@@ -229,16 +229,16 @@ def choose_job(jobs: Sequence[Listed]) -> Listed | None:
 
 
 def run_of_job(job: SlurmJob) -> Path:
-    """The folder of the run that a job is of.
+    """Find the run folder of a job.
 
     Args:
-        job: to look at.
+        job: a job as SLURM describes it.
 
     Returns:
-        The folder, which may not be there yet.
+        The folder, which may not exist yet.
 
     Raises:
-        DataError: `megacov launch` has not submitted it.
+        DataError: the job was not submitted by `megacov launch`.
     """
     script = Path(job.command[0]) if job.command else Path("(none)")
     try:
@@ -246,6 +246,6 @@ def run_of_job(job: SlurmJob) -> Path:
     except OSError:
         is_ours = script.suffix == ".sbatch" and script.with_suffix("").is_dir()
     if not is_ours:
-        raise DataError(f"job {job.name} is none that `megacov launch` has submitted: its script is {script}.")
+        raise DataError(f"job {job.name} was not submitted by `megacov launch`: its script is {script}.")
     run, task = str(script.with_suffix("")), job.name.partition("_")[2]
     return Path(f"{run}_seed{task}" if task else run)

@@ -1,4 +1,4 @@
-"""Ranks on this machine: start them, pass signals on, end together; and learn which rank this process is."""
+"""Ranks on this machine: start them, pass signals on to them, end them together; and find out which rank this is."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class NodePlace(NamedTuple):
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankEnvironment | None:
-    """Which rank this process is, if something has started it as one.
+    """Find out which rank this process is, if it was started as one.
 
     Understands the ranks of `run_local_ranks`, of torchrun, and of srun with more than one task.
 
     Args:
-        environment: variables of this process.
+        environment: environment variables of this process.
 
     Returns:
-        The rank, or None for a process that is no rank; such a process may start local ranks of its own.
+        The rank; None if this process is no rank, in which case it may start local ranks of its own.
 
     Raises:
-        ConfigError: if the variables of a launcher are incomplete or are no numbers.
+        ConfigError: a launcher's variables are incomplete or not numbers.
     """
     if STORE_VARIABLE in environment:
         init_method = f"file://{environment[STORE_VARIABLE]}"
@@ -107,29 +107,30 @@ def run_local_ranks(
     on_failure: Callable[[int], None] = lambda code: None,
     on_signal: Callable[[int], None] = lambda number: None,
 ) -> int:
-    """Run the command once per rank as processes of this machine, and end when all have ended.
+    """Run the command once for each rank, as child processes, and return when all have ended.
 
     Every rank gets RANK, LOCAL_RANK, WORLD_SIZE, MEGACOV_STORE (path of a FileStore), MEGACOV_PARENT_PID, and
-    OMP_NUM_THREADS=1 unless it is set; it must call `die_with_parent` first thing, so that no rank outlives this
-    process. On one of several nodes there is no MEGACOV_STORE: they meet at MASTER_ADDR and MASTER_PORT, which this
-    process must have. Output passes through. SIGINT, SIGTERM and SIGUSR1 are passed on once; a second SIGINT or SIGTERM
-    kills the ranks. The first rank that fails stops the others; one that hangs, as its heartbeat tells, is killed after
-    its stacks have gone to stderr. Call it from the main thread.
+    OMP_NUM_THREADS=1 unless it is set. A rank must call `die_with_parent` before anything else, so that no rank
+    outlives this process. If there are several nodes, ranks get no MEGACOV_STORE: they meet at MASTER_ADDR and
+    MASTER_PORT, which must be in this process's environment. Output passes through. SIGINT, SIGTERM and SIGUSR1 are
+    passed on once; a second SIGINT or SIGTERM kills the ranks. If a rank fails, the others are stopped. If a rank's
+    heartbeat shows that it hangs, its stacks are written to stderr and it is killed. Call this from the main thread.
 
     Args:
         command: program and arguments of every rank.
-        num_ranks: how many on this machine.
-        grace_s: seconds a rank has to end after SIGTERM because another has failed, before SIGKILL.
-        leave_s: seconds that ranks have to end after a signal was passed on; None for grace_s.
-        hang_s: seconds after which a rank whose heartbeat is silent counts as hanging.
-        node: place of this machine; None where it has all ranks.
+        num_ranks: number of ranks on this machine.
+        grace_s: seconds between SIGTERM and SIGKILL for the ranks that are stopped because another failed.
+        leave_s: seconds in which ranks must end after a signal was passed on; None for grace_s.
+        hang_s: seconds after which a rank with a silent heartbeat counts as hanging.
+        node: place of this machine among several; None if it runs all ranks.
         on_failure: called with the exit code of the first rank that fails, before the others are stopped.
-        on_signal: called with the number of the signal that has been passed on.
+        on_signal: called with the number of a signal after it was passed on.
 
     Returns:
-        0 if every rank ended with 0, even if this process was asked to stop; else, if it was, the exit code of ranks
-        that left with a checkpoint (LeaveRequested), or 128 plus the signal; otherwise the exit code of the first rank
-        that failed, or 128 plus the signal that ended it; that of RankError for one that hung.
+        0 if every rank ended with 0, even if this process was asked to stop. Otherwise, if this process was asked to
+        stop, the exit code of ranks that left with a checkpoint (LeaveRequested), or 128 plus the signal. Otherwise the
+        exit code of the first rank that failed: 128 plus the signal for a rank that a signal ended, and the code of
+        RankError for a rank that hung.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     first_number = node.number * num_ranks if node else 0
@@ -137,7 +138,7 @@ def run_local_ranks(
         try:
             for rank in range(num_ranks):
                 environment = _environment_of(rank, num_ranks=num_ranks, folder=Path(folder), node=node)
-                # A session of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
+                # In a session of its own, a rank does not get the terminal's Ctrl-C, which this process passes on once.
                 ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
             watch = _HangWatch(Path(folder), ranks, first_number=first_number, hang_s=hang_s)
             leave_s = grace_s if leave_s is None else leave_s
@@ -169,7 +170,7 @@ def _heartbeat_file(folder: Path, local_rank: int) -> Path:
 
 
 class _HangWatch:
-    """Looks for ranks whose heartbeat is silent, and ends them."""
+    """Looks for ranks with a silent heartbeat, and kills them."""
 
     def __init__(
         self, folder: Path, ranks: Sequence[subprocess.Popen[bytes]], *, first_number: int, hang_s: float
@@ -179,17 +180,17 @@ class _HangWatch:
         self._next_look = 0.0
 
     def end_hanging(self) -> bool:
-        """Kill ranks that hang, and say what they hang in; whether there were any."""
+        """Print the stacks of ranks that hang, and kill them. True if there were any."""
         if self._hang_s == math.inf or time.monotonic() < self._next_look:
             return False
         self._next_look = time.monotonic() + min(1.0, self._hang_s / 4)
         silent = [(silence_of(file, deadline_s=self._hang_s), i) for i, file in enumerate(self._files)]
         hanging = [(found, i) for found, i in silent if found is not None and self._ranks[i].poll() is None]
-        # Ranks that wait for the one that hangs are silent as well, but not for so long.
+        # Ranks that wait for a hanging one are silent as well, but not for as long.
         for found, i in sorted(hanging, key=lambda each: -each[0].seconds):
-            stacks = read_stacks(self._files[i], self._ranks[i].pid) or "(it does not tell: the kernel may hold it)"
+            stacks = read_stacks(self._files[i], self._ranks[i].pid) or "(unknown: it may be stuck inside the kernel)"
             print(
-                f"megacov: rank {self._first_number + i} {found} {found.seconds:.0f} s and is taken to hang "
+                f"megacov: rank {self._first_number + i} {found} {found.seconds:.0f} s and counts as hanging "
                 f"(0.8 x parallel.timeout_s is {self._hang_s:g} s). Its threads:\n{stacks}",
                 file=sys.stderr,
                 flush=True,
@@ -209,7 +210,7 @@ def _supervise(
     grace_s: float,
     leave_s: float,
 ) -> int:
-    """Watch the ranks until all have ended; returns the exit code of the first failure, or 0."""
+    """Watch the ranks until all have ended. Returns the exit code of the first failure, or 0."""
     first_failure = 0
     passed_on = False
     terminate_at = kill_at = math.inf
@@ -223,7 +224,7 @@ def _supervise(
             first_failure = failures[0] if failures[0] > 0 else 128 - failures[0]
             if caught.first is None:
                 on_failure(first_failure)
-            # Ranks that fail for one reason get the time to say so themselves before they are stopped.
+            # Other ranks that fail for the same reason get time to report it before they are stopped.
             terminate_at = min(terminate_at, now + min(grace_s, _SAME_REASON_S))
         if not alive:
             return first_failure
@@ -247,7 +248,7 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], signal_number: int) -> N
 
 
 class _CaughtSignals:
-    """Notes SIGINT, SIGTERM and SIGUSR1 instead of dying of them, while the context lasts."""
+    """While the context lasts, SIGINT, SIGTERM and SIGUSR1 are noted and do not kill this process."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -266,6 +267,6 @@ class _CaughtSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        # A scheduler sends SIGTERM after SIGUSR1 as a matter of course; only a repeated end means it.
+        # A scheduler always sends SIGTERM after SIGUSR1, so only a repeated SIGINT or SIGTERM shows impatience.
         self.is_impatient |= self.first is not None and signal.SIGUSR1 not in (number, self.first)
         self.first = number if self.first is None else self.first

@@ -1,12 +1,13 @@
 """The ranks of one node of a SLURM job: `python -m megacov.launch.node_ranks NUM_RANKS LEAVE_S HANG_S FOLDER COMMAND`.
 
-One such task runs on each node of the trainer, where torchrun would. torchrun dies of SIGUSR1 and turns every exit code
-into 1; this passes the signal on, waits for the checkpoint, and keeps the code. As srun tells only the highest code of
-all tasks, be it of those that it killed itself, the code goes to FOLDER, on the shared file system:
+One such task runs on each node of the trainer, in place of torchrun. SIGUSR1 kills torchrun, and torchrun turns every
+exit code into 1; this task passes the signal on, waits for the checkpoint, and keeps the code. srun returns only the
+highest exit code of all tasks, including tasks that srun itself killed, so the code goes to FOLDER, on the shared file
+system:
 
-FOLDER/failed  exit code of the first rank that failed; of one that lost another rank only if no other code is known
-FOLDER/asked   number of the signal that asked them to leave: it has come, and need not be sent again
-FOLDER/left    they were asked to leave, and have saved a checkpoint
+FOLDER/failed  exit code of the first rank that failed; that of a rank that lost another one only if no other is known
+FOLDER/asked   number of the signal that asked the ranks to leave: it has arrived and need not be sent again
+FOLDER/left    the ranks were asked to leave and have saved a checkpoint
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from megacov.errors import LeaveRequested, RankError
 from megacov.launch.local_ranks import NodePlace, run_local_ranks
 
 FAILED, ASKED, LEFT = "failed", "asked", "left"
-_FIRST_SIGNAL = 128  # exit codes from here on are ends by a signal
+_FIRST_SIGNAL = 128  # a signal ended the process if its exit code is this or higher
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the ranks of this node.
 
     Args:
-        arguments: ranks of a node, seconds they have to save and leave, seconds after which a silent one hangs, the
-            folder, and the command of each.
+        arguments: number of ranks on the node, seconds in which they must save and leave, seconds after which a silent
+            rank counts as hanging, the folder, and the command of each rank.
 
     Returns:
-        Exit code for srun: that of the ranks, but 0 where they left with a checkpoint, because srun kills the nodes
-        that are still about it when the first ends with another code.
+        Exit code for srun: that of the ranks, but 0 if they left with a checkpoint. With any other code, srun would
+        kill the nodes that are still saving.
     """
     num_ranks, leave_s, hang_s, folder, *command = arguments
-    # The job asks again and again, and may do so when the ranks have left. They would inherit an ignored signal.
+    # The job script repeats SIGUSR1 and may send it when the ranks have left. An ignored signal would be inherited.
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     node = NodePlace(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]))
     code = run_local_ranks(
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _note_failure(path: Path, code: int) -> None:
-    """The first node to fail knows why; the others fail of its absence, and may be quicker to say so."""
+    """Note the cause. The node that fails first knows it, but nodes that fail because they lost it may report first."""
     if code == LeaveRequested.exit_code:
         return
     is_cause = code != RankError.exit_code and code < _FIRST_SIGNAL

@@ -1,4 +1,4 @@
-"""What one node says of itself before a run, and which nodes are bad by all that was said. Pure but for the checks."""
+"""Reports of nodes on themselves before a run, and the verdict on which nodes are bad. Pure except for the checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megacov.launch.gpus import examine_gpus
 
 CANARY = "canary"
 _MARK = "megacov-report"
-_PART = 600  # characters of a line
+_PART = 600  # characters of a report in one line
 _WRITTEN_BYTES = 4 * 2**20
 _SLOWEST_WRITE_S = 30.0
 _LARGEST_SKEW_S = 1.0
@@ -27,14 +27,14 @@ _LEAST_FREE_BYTES = {"/dev/shm": 512 * 2**20, "/tmp": 2**30}
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Of one node.
+    """Report of one node.
 
-    problems: sentences that make the node unfit by themselves.
-    driver: of its GPUs; empty where there are none.
-    gpus: names.
-    write_s: seconds that 4 MiB took to the shared folder and back.
-    offsets: clocks of the nodes it has reached, minus its own. [s]
-    unreachable: nodes it has not.
+    problems: one sentence for each; any of them makes the node unfit.
+    driver: version of the GPU driver; empty if the node has no GPUs.
+    gpus: names of the GPUs.
+    write_s: seconds to write 4 MiB to the shared folder and read them back.
+    offsets: clocks of the nodes that this one has reached, minus its own. [s]
+    unreachable: nodes that this one has not reached.
     """
 
     node: str
@@ -46,20 +46,20 @@ class NodeReport:
     unreachable: tuple[str, ...] = ()
 
     def to_lines(self) -> list[str]:
-        """Short lines, which srun passes on whole, in between those of other nodes."""
+        """The report in lines so short that srun passes each on whole, even if other nodes' lines come between."""
         text = json.dumps(asdict(self))
         parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
         return [f"{_MARK} {self.node} {i} {len(parts)} {part}" for i, part in enumerate(parts)]
 
 
 def read_reports(lines: Iterable[str]) -> dict[str, NodeReport]:
-    """Reports among whatever else was printed.
+    """Find the reports in the output of several nodes.
 
     Args:
-        lines: of `NodeReport.to_lines` of several nodes, in any order.
+        lines: output that contains lines of `NodeReport.to_lines`, in any order.
 
     Returns:
-        By node, those that are whole.
+        The complete reports by node.
     """
     parts: dict[str, dict[int, str]] = defaultdict(dict)
     sizes: dict[str, int] = {}
@@ -80,17 +80,17 @@ def _from_json(text: str) -> NodeReport:
 
 @dataclass(frozen=True)
 class Verdict:
-    """bad: reasons by node. notes: for the log, of nodes that are good."""
+    """bad: reasons by node. notes: phrases about the good nodes, for the log."""
 
     bad: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
 
 
 def check_space() -> list[str]:
-    """Room on the file systems of this node alone.
+    """Check the free space on the node's own file systems.
 
     Returns:
-        A sentence for each that is short of it.
+        A sentence for each file system with too little space.
     """
     free = {path: shutil.disk_usage(path).free for path in _LEAST_FREE_BYTES if Path(path).is_dir()}
     return [
@@ -101,14 +101,14 @@ def check_space() -> list[str]:
 
 
 def check_shared_folder(folder: Path, node: str) -> tuple[float, list[str]]:
-    """Read what the job's first node has written, write, and read that back.
+    """Read a file that the job's first node has written; then write one and read it back.
 
     Args:
-        folder: on the file system that all nodes share; has a file `canary`.
-        node: this one, for the name of a file.
+        folder: folder on the file system that all nodes share; it holds a file `canary`.
+        node: name of this node, for the name of the file.
 
     Returns:
-        Seconds, and what is wrong.
+        Seconds for writing and reading back, and a sentence for each problem.
     """
     start, content, path = time.monotonic(), os.urandom(_WRITTEN_BYTES), folder / f"{node}.tmp"
     try:
@@ -131,13 +131,13 @@ def check_shared_folder(folder: Path, node: str) -> tuple[float, list[str]]:
 
 
 def examine_node(node: str, folder: Path, *, gpus: int, deadline_s: float) -> NodeReport:
-    """Everything that needs no other node.
+    """Do all checks of this node that need no other node.
 
     Args:
-        node: this one.
-        folder: shared with the others.
-        gpus: that the run is laid out for, on this node; 0 for a run on the CPU.
-        deadline_s: of the shared folder, which may hang.
+        node: name of this node.
+        folder: folder on the file system that all nodes share.
+        gpus: number of GPUs on this node that the run is laid out for; 0 for a run on the CPU.
+        deadline_s: seconds for the check of the shared folder, which may hang.
 
     Returns:
         The report, without offsets.
@@ -159,14 +159,14 @@ def examine_node(node: str, folder: Path, *, gpus: int, deadline_s: float) -> No
 
 
 def judge(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> Verdict:
-    """Which nodes are bad.
+    """Decide which nodes are bad.
 
-    Two nodes that do not reach each other are not both bad: the fewest nodes that explain all such pairs are, of
-    equals the later one in `nodes`.
+    If two nodes do not reach each other, not both are bad: the verdict names as few nodes as explain all such
+    pairs, and of two equals the one that is later in `nodes`.
 
     Args:
-        nodes: of the job; the script runs on the first.
-        reports: by node; one that is missing says enough.
+        nodes: names of the job's nodes; the job script runs on the first.
+        reports: complete reports by node; a node without one is bad.
 
     Returns:
         The verdict.
@@ -192,7 +192,7 @@ def judge(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> Verdict:
 
 
 def _skews(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> dict[str, float]:
-    """Clocks against that of the node which most others agree with."""
+    """Clocks minus the clock of the node that agrees with the most others."""
     offsets = {node: {node: 0.0, **reports[node].offsets} for node in nodes}
     if not nodes:
         return {}

@@ -1,4 +1,4 @@
-"""What the partitions of a cluster take, asked before a job is submitted that could never start."""
+"""Limits of a cluster's partitions, so that a job that could never start is refused before it is submitted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASK_PARTITIONS = ("scontrol", "show", "partition", "--oneliner")
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition; None is no limit."""
+    """A partition; None means no limit."""
 
     name: str
     is_default: bool
@@ -24,11 +24,7 @@ class Partition:
 
 
 def ask_partitions() -> tuple[Partition, ...] | str:
-    """Ask SLURM.
-
-    Returns:
-        The partitions, or a sentence why they are not known.
-    """
+    """Ask SLURM for the partitions. Returns a sentence instead if they cannot be known."""
     try:
         answer = ask_slurm(*ASK_PARTITIONS)
     except SubmitError as error:
@@ -39,14 +35,7 @@ def ask_partitions() -> tuple[Partition, ...] | str:
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
-    """Read what `scontrol show partition --oneliner` prints.
-
-    Args:
-        text: a partition a line.
-
-    Returns:
-        The partitions.
-    """
+    """Read the output of `scontrol show partition --oneliner`."""
     found = []
     for line in text.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split())
@@ -70,11 +59,11 @@ def check_partition(partitions: Sequence[Partition], name: str, *, nodes: int, m
     """Refuse a job that would wait for ever.
 
     Args:
-        partitions: of the cluster.
-        name: of the one that is asked for, or of several, with commas, of which one has to take the job; empty for the
-            default one.
-        nodes: of the job.
-        minutes: its time limit.
+        partitions: all partitions of the cluster.
+        name: name of a partition, or several names with commas between, one of which must take the job; empty for the
+            default partition.
+        nodes: number of nodes that the job asks for.
+        minutes: time limit of the job.
 
     Raises:
         ConfigError: there is no such partition, or it does not take the job.
@@ -97,19 +86,19 @@ def _refusal(partition: Partition, *, nodes: int, minutes: int, there_are: str) 
     if not partition.is_up:
         return f"{where} takes no jobs now: set slurm.partition to another one ({there_are})."
     if nodes > partition.nodes:
-        return f"the job takes {nodes} nodes and {where} has {partition.nodes}: take fewer, or another one."
+        return f"the job takes {nodes} nodes and {where} has {partition.nodes}: take fewer, or another partition."
     if partition.max_nodes is not None and nodes > partition.max_nodes:
-        return f"the job takes {nodes} nodes and {where} gives a job {partition.max_nodes}: take fewer."
+        return f"the job takes {nodes} nodes and {where} gives a job at most {partition.max_nodes}: take fewer."
     if partition.max_minutes is not None and minutes > partition.max_minutes:
         return (
             f"slurm.time_limit_min is {minutes} and the limit of {where} is {partition.max_minutes} minutes: lower it; "
-            "the run goes on in a requeued job."
+            "the run continues in a requeued job."
         )
     return ""
 
 
 def _minutes(text: str) -> int | None:
-    """Of [days-]hours:minutes:seconds; None for UNLIMITED."""
+    """Minutes in [days-]hours:minutes:seconds; None for UNLIMITED."""
     if not text[:1].isdecimal():
         return None
     days, _, clock = text.rpartition("-")

@@ -1,4 +1,4 @@
-"""Do the nodes of a job reach each other, and do their clocks agree? Each node asks each other one over TCP."""
+"""Do the nodes of a job reach each other, and do their clocks agree? Each node asks every other node over TCP."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TIME = struct.Struct("d")
 
 
 class Peers(NamedTuple):
-    """What one node knows of the others.
+    """The other nodes, as seen from one.
 
-    offsets: their clocks minus this one's, in seconds, of those that were reached.
-    unreachable: names.
+    offsets: clocks of the nodes that were reached, minus this node's. [s]
+    unreachable: names of the nodes that were not reached.
     """
 
     offsets: Mapping[str, float]
@@ -29,16 +29,16 @@ class Peers(NamedTuple):
 
 
 def meet_peers(name: str, addresses: Mapping[str, str], *, port: int, deadline_s: float) -> Peers:
-    """Ask every other node for its time, and answer theirs. All nodes call it at about the same time.
+    """Ask every other node for its time, and answer the others' questions. All nodes call this at about the same time.
 
     Args:
-        name: of this node.
-        addresses: of all nodes by their names.
-        port: that every node listens on.
-        deadline_s: for all to be reached.
+        name: name of this node.
+        addresses: addresses of all nodes by name.
+        port: port on which every node listens.
+        deadline_s: seconds until all others must be reached.
 
     Returns:
-        What was found. Comes back once all others have asked as well, or at the deadline.
+        The others. Returns when all of them have asked as well, or at the deadline.
 
     Raises:
         OSError: this node cannot listen on the port.
@@ -61,7 +61,7 @@ def meet_peers(name: str, addresses: Mapping[str, str], *, port: int, deadline_s
 
 
 def _answer(server: socket.socket, others: Mapping[str, str], asked: set[str], all_asked: threading.Event) -> None:
-    """Tell the time to whoever connects, until the socket is closed."""
+    """Send the time to every node that connects, until the socket is closed."""
     while True:
         try:
             connection, _ = server.accept()
@@ -80,20 +80,20 @@ def _answer(server: socket.socket, others: Mapping[str, str], asked: set[str], a
 
 
 def _clock_offset(address: str, name: str, *, port: int, deadline: float) -> float | None:
-    """Of the exchange that took least; None where they did not come about."""
+    """Clock offset from the quickest of several exchanges; None if the node was not reached."""
     while True:
         try:
             with socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S) as connection:
                 return min(_exchange(connection, name) for _ in range(_EXCHANGES))[1]
         except OSError:
-            # It may not listen yet.
+            # The node may not listen yet.
             if time.monotonic() + _RETRY_S > deadline:
                 return None
             time.sleep(_RETRY_S)
 
 
 def _exchange(connection: socket.socket, name: str) -> tuple[float, float]:
-    """Seconds that it took, and the other clock minus this one, read in the middle."""
+    """Seconds that an exchange took, and the other clock minus this one, taken at half time."""
     before = time.time()
     connection.sendall(_NAME.pack(name.encode()))
     (there,) = _TIME.unpack(_receive(connection, _TIME.size))

@@ -1,9 +1,10 @@
-"""Checks of a job's nodes before anything starts there; slurm/job.sh calls both parts.
+"""Checks of a job's nodes before anything starts on them; slurm/job.sh runs both parts.
 
-`python -m megacov.launch.preflight node FOLDER PORT GPUS SECONDS NODE=ADDRESS...` on each node prints its report; it
-waits so long for the others.
-`python -m megacov.launch.preflight judge FOLDER NODE...` reads what all have printed from FOLDER/reports, says what it
-finds, writes the names of bad nodes to FOLDER/bad_nodes, and ends with the code of PreflightError where there are any.
+`python -m megacov.launch.preflight node FOLDER PORT GPUS SECONDS NODE=ADDRESS...` runs on each node, waits up to
+SECONDS for the other nodes, and prints the node's report.
+
+`python -m megacov.launch.preflight judge FOLDER NODE...` reads the output of all nodes from FOLDER/reports and prints
+its verdict. If there are bad nodes, it writes their names to FOLDER/bad_nodes and ends with the code of PreflightError.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from megacov.launch.peers import meet_peers
 
 REPORTS, BAD_NODES = "reports", "bad_nodes"
 _FOLDER_S = 60.0
-# Whatever hangs, the task ends so long after the meeting: a report that is missing names the node.
+# Seconds after the meeting at which the task ends even if something hangs: a missing report then names the node.
 _CLOSING_S = 70.0
 
 
 def report_node(
     node: str, folder: Path, *, port: int, gpus: int, meeting_s: float, addresses: Mapping[str, str]
 ) -> NodeReport:
-    """Check this node, while all others do the same.
+    """Check this node, while all other nodes do the same.
 
     Args:
-        node: its name.
-        folder: on the shared file system.
-        port: that every node listens on meanwhile.
-        gpus: of each node; 0 for a run on the CPU.
-        meeting_s: seconds that the others have to begin.
-        addresses: of all nodes by their names.
+        node: name of this node.
+        folder: folder on the shared file system.
+        port: port on which every node listens during the check.
+        gpus: number of GPUs of each node; 0 for a run on the CPU.
+        meeting_s: seconds within which the other nodes must have begun.
+        addresses: addresses of all nodes by name.
 
     Returns:
         The report.
@@ -50,11 +51,11 @@ def report_node(
 
 
 def judge_folder(folder: Path, nodes: Sequence[str]) -> int:
-    """Judge the nodes by the reports in a folder, and say so.
+    """Judge the nodes by the reports in a folder, and print the verdict.
 
     Args:
-        folder: with what the nodes have printed, in the file `reports`.
-        nodes: of the job; the script runs on the first.
+        folder: folder whose file `reports` holds the output of the nodes.
+        nodes: names of the job's nodes; the job script runs on the first.
 
     Returns:
         Exit code.
@@ -72,14 +73,7 @@ def judge_folder(folder: Path, nodes: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the two parts.
-
-    Args:
-        arguments: of the command line.
-
-    Returns:
-        Exit code.
-    """
+    """Run one of the two parts, and return the exit code."""
     part, folder, *words = arguments
     if part == "judge":
         return judge_folder(Path(folder), words)

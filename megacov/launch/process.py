@@ -18,18 +18,18 @@ _REAP_S = 5.0
 
 
 def die_with_parent(parent_pid: int, *, poll_s: float = 0.5) -> None:
-    """Make this process end when its parent is gone, even if the parent was killed and could not say so.
+    """Make this process end when its parent is gone, even if the parent was killed without warning.
 
-    Called by the child. Two guards, because each has a hole: the kernel's parent-death signal (Linux) ends even a
-    child that is stuck in native code, but it watches the *thread* that started the child; a thread of our own that
-    polls the parent's id works everywhere, but needs the interpreter to run. Both end the process at once, without
-    cleanup: there is nobody left to clean up for.
+    The child calls this. There are two guards, because each has a gap: the kernel's parent-death signal (Linux) ends
+    even a child that is stuck in native code, but it watches the *thread* that started the child; a thread of our own
+    that polls the parent's id works everywhere, but needs the interpreter to run. Both end the process at once, without
+    cleanup, since nobody is left who needs it.
 
     Start children that call this from a thread that lives as long as its process, normally the main thread.
 
     Args:
-        parent_pid: the process that must stay this process's parent; pass it down at the start, so that a parent
-            that died before this call is noticed.
+        parent_pid: id of the process that must stay this process's parent. The parent passes it at the start, so that
+            the death of the parent before this call is noticed.
         poll_s: seconds between two looks of the polling thread.
     """
     if sys.platform == "linux":
@@ -50,7 +50,7 @@ def _end_now() -> None:
 
 
 def stop_processes(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
-    """End the given child processes and no others: SIGTERM, then SIGKILL for those that outlive the grace.
+    """End the given child processes and no others: SIGTERM first, SIGKILL after `grace_s` for those that are left.
 
     Args:
         processes: children of this process; those that have ended already are only reaped.

@@ -1,4 +1,4 @@
-"""A job script from the templates in slurm/: bash with placeholders such as @NAME@, each filled with quoted words."""
+"""Job scripts from the templates in slurm/: bash with placeholders such as @NAME@, filled with quoted words."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def render(job: Job, *, templates: Path = TEMPLATES) -> str:
     """Write a job script.
 
     Args:
-        job: what it is to do.
-        templates: their folder.
+        job: everything that goes into the script.
+        templates: folder of the templates.
 
     Returns:
         The script, which needs no other file.
 
     Raises:
         DataError: there are no templates.
-        ConfigError: a path cannot stand in an #SBATCH line.
+        ConfigError: a path contains characters that an #SBATCH line cannot hold.
     """
     for path, what in ((job.run, "run.directory"), (job.folder, "the current folder")):
         if not _SLURM_PATH.fullmatch(str(path)):
             raise ConfigError(
-                f"{what} is {str(path)!r}, and paths in #SBATCH lines have no blanks, quotes or percent signs: choose "
-                "another folder."
+                f"{what} is {str(path)!r}, and paths in #SBATCH lines cannot contain blanks, quotes or percent signs: "
+                "choose another folder."
             )
     try:
         head = (templates / f"{job.layout.shape}.sbatch").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def render(job: Job, *, templates: Path = TEMPLATES) -> str:
         }
     except OSError as error:
         raise DataError(f"{templates} has no templates of job scripts: run megacov from its repository.") from error
-    # What a part says to readers and to shellcheck about itself ends with its first blank line.
+    # The comments for readers and for shellcheck at the top of a part end with its first blank line.
     script = head
     for name, part in parts.items():
         script = script.replace(f"@{name}@", part.partition("\n\n")[2].rstrip("\n"))

@@ -1,4 +1,4 @@
-"""What is particular to a cluster, from a file of `NAME=value` lines such as those in slurm/sites."""
+"""Settings of one cluster, from a file of `NAME=value` lines such as those in slurm/sites."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CONTAINERS = ("", "pyxis", "apptainer")
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster; an empty text is a setting that it leaves alone.
+    """A cluster; an empty text leaves a setting alone.
 
-    modules: to load.
+    modules: environment modules that the job loads.
     container: pyxis, apptainer or neither.
-    image, mounts: of the container.
-    python: that runs the trainer.
-    environment: variables of the job.
+    image, mounts: image and mounts of the container.
+    python: interpreter that runs the trainer.
+    environment: variables that the job exports.
     """
 
     partition: str = ""
@@ -42,20 +42,20 @@ def read_site(path: Path) -> Site:
     """Read a site file.
 
     Args:
-        path: of the file.
+        path: the site file.
 
     Returns:
         The site.
 
     Raises:
         DataError: the file cannot be read.
-        ConfigError: a line is no `NAME=value`, a setting is unknown or wrong, or a value looks like a secret.
+        ConfigError: a line is not `NAME=value`, a setting is unknown or wrong, or a name looks like that of a secret.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"--site {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}."
+            f"--site {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a text file'}."
         ) from error
     settings: dict[str, str] = {}
     environment: dict[str, str] = {}
@@ -64,7 +64,7 @@ def read_site(path: Path) -> Site:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigError(f"{path}, line {number}: {line!r} is no NAME=value.")
+            raise ConfigError(f"{path}, line {number}: {line!r} is not NAME=value.")
         name, value = match[1], match[2].strip()
         if name.startswith(_PREFIX):
             settings[_setting(name, value, where=f"{path}, line {number}")] = value
@@ -76,20 +76,20 @@ def read_site(path: Path) -> Site:
     if bool(site.container) != bool(site.image):
         raise ConfigError(
             f"{path}: MEGACOV_CONTAINER is {site.container or 'not set'} and MEGACOV_IMAGE is "
-            f"{site.image or 'not set'}: set both, or none of them."
+            f"{site.image or 'not set'}: set both or neither."
         )
     return site
 
 
 def refuse_secret(name: str, *, where: str) -> None:
-    """Refuse a value that would stand in a script which others may read.
+    """Refuse a secret, because the job script that would hold it can be read by others.
 
     Args:
-        name: of the value.
-        where: it was found.
+        name: name of a setting or variable.
+        where: place in which the name was found, for the error.
 
     Raises:
-        ConfigError: by its name it is a key, a token or the like.
+        ConfigError: the name is that of a key, a token or the like.
     """
     if _SECRET.search(name):
         raise ConfigError(
@@ -106,5 +106,7 @@ def _setting(name: str, value: str, *, where: str) -> str:
     if plain == "CONTAINER" and value not in _CONTAINERS:
         raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value}: set pyxis or apptainer, or remove it.")
     if plain in ("PARTITION", "ACCOUNT", "QOS") and not re.fullmatch(r"[A-Za-z0-9._,-]+", value):
-        raise ConfigError(f"{where}: {name} is {value!r}, and SLURM's names are letters, digits, dots and dashes.")
+        raise ConfigError(
+            f"{where}: {name} is {value!r}, and SLURM's names consist of letters, digits, dots and dashes."
+        )
     return plain.lower()

@@ -1,4 +1,4 @@
-"""Ask SLURM something, and do not wait for ever."""
+"""Questions to SLURM, each with a deadline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def ask_slurm(*words: str, deadline_s: float = ASK_S) -> subprocess.CompletedPro
     """Run one of SLURM's commands.
 
     Args:
-        *words: of the command, that asks and changes nothing.
-        deadline_s: that SLURM has to answer.
+        *words: program and arguments of a command that changes nothing.
+        deadline_s: seconds within which SLURM must answer.
 
     Returns:
-        What it printed; its exit code may be that of a refusal, which `complaint` tells.
+        The ended command. If SLURM refuses, the exit code is not 0, and `complaint` gives the reason.
 
     Raises:
         SubmitError: there is no such command, or no answer in time.
@@ -31,13 +31,13 @@ def ask_slurm(*words: str, deadline_s: float = ASK_S) -> subprocess.CompletedPro
 
 
 def complaint(answer: subprocess.CompletedProcess[str]) -> str:
-    """Why one of SLURM's commands did not do it.
+    """Say why one of SLURM's commands failed.
 
     Args:
-        answer: that has an exit code other than 0.
+        answer: ended command with an exit code other than 0.
 
     Returns:
-        A sentence with the last thing it said.
+        A sentence with the last line of its output.
     """
     last = (answer.stderr.strip() or answer.stdout.strip() or "nothing").rpartition("\n")[2]
     return f"{answer.args[0]} says {last!r}."

@@ -1,4 +1,4 @@
-"""Give job scripts to SLURM."""
+"""Submit job scripts to SLURM."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _SUBMIT_S = 60.0
 
 
 def submit_chain(script: Path, *, links: int, seeds: Sequence[int]) -> list[str]:
-    """Submit a script, and again to go on where the job before it has ended, however it did.
+    """Submit a script as a chain of jobs, each of which starts when the one before has ended, with whatever exit code.
 
     Args:
-        script: to submit. It is told its number in the chain.
-        links: jobs in the chain.
-        seeds: each a task of a job array; none for a plain job.
+        script: job script. It gets its number in the chain as an argument.
+        links: number of jobs in the chain.
+        seeds: seeds of the runs, each a task of a job array; empty for a plain job.
 
     Returns:
         Ids of the jobs.
 
     Raises:
-        SubmitError: SLURM does not take one.
+        SubmitError: SLURM does not accept a job.
     """
     ids: list[str] = []
     for link in range(links):
@@ -39,14 +39,14 @@ def _submit(command: Sequence[str], *, before: Sequence[str]) -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_SUBMIT_S, check=False)
     except FileNotFoundError:
         raise SubmitError(
-            "there is no sbatch on this machine: run `megacov launch` on a login node, or see the script by --dry-run."
+            "there is no sbatch on this machine: run `megacov launch` on a login node, or --dry-run to see the script."
         ) from None
     except subprocess.TimeoutExpired:
         raise SubmitError(
-            f"sbatch has not answered within {_SUBMIT_S:g} s{already}: look by squeue whether the job is there before "
+            f"sbatch has not answered within {_SUBMIT_S:g} s{already}: look with squeue whether it has the job before "
             "submitting it again."
         ) from None
     if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        last = (answer.stderr.strip().splitlines() or ["it gives no reason"])[-1]
         raise SubmitError(f"sbatch has refused the job{already}: {last}.")
     return answer.stdout.strip().partition(";")[0]

@@ -1,8 +1,9 @@
-"""Runs one command and leaves nothing of it behind: `python -m megacov.launch.supervise PARENT_PID FOLDER`.
+"""Runs one command and leaves none of its processes behind: `python -m megacov.launch.supervise PARENT_PID FOLDER`.
 
-A server that starts processes of its own cannot be ended by ending its first process. This one stands between: it
-adopts whatever the command starts (Linux), and kills all of it when the command ends, when it is sent SIGTERM, or when
-its own parent is gone, however that went. FOLDER holds `command.json` and may hold secrets; it is removed at the end.
+A server that starts processes of its own does not end when only its first process is killed. This process stands in
+between: it adopts every process that the command starts (Linux), and kills all of them when the command ends, when it
+receives SIGTERM, or when its own parent is gone for any reason. FOLDER holds `command.json` and may hold secrets; it is
+removed at the end.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ _SHARED_MEMORY = "/dev/shm/"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command until it ends or must end.
+    """Run the command until it ends or has to end.
 
     Args:
         arguments: id of this process's parent, and the folder.
 
     Returns:
-        Exit code of the command; 128 + the signal that ended it.
+        Exit code of the command, or 128 plus the signal that ended it.
     """
     parent_pid, folder = int(arguments[0]), Path(arguments[1])
     asked: list[int] = []
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, ask)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        told = json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))
+        order = json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))
         try:
-            child = _start(told["command"], os.environ | told["environment"])
+            child = _start(order["command"], os.environ | order["environment"])
         except OSError as error:
-            print(f"{told['command'][0]} cannot be started ({error.strerror}).", flush=True)
+            print(f"{order['command'][0]} cannot be started ({error.strerror}).", flush=True)
             return 127
         while child.poll() is None and not asked and os.getppid() == parent_pid:
             time.sleep(POLL_S)
@@ -73,7 +74,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
         if sys.platform == "linux":
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    # There are no other threads here, which is what makes preexec_fn safe.
+    # preexec_fn is safe because this process has no other threads.
     return subprocess.Popen(
         command,
         env=environment,
@@ -84,14 +85,14 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 
 def _kill_all() -> None:
-    """Kill everything below this process, and again what appeared meanwhile, until nothing is left."""
+    """Kill all descendants of this process, and those that appear meanwhile, until none is left."""
     this, started = psutil.Process(), time.monotonic()
     shared: set[str] = set()
     while left := this.children(recursive=True):
         waited_s = time.monotonic() - started
         if waited_s > _KILL_S:
             break
-        # Python's tracker of resources removes the semaphores of the killed, and then ends by itself.
+        # Python's resource tracker removes the semaphores of killed processes, and then ends by itself.
         doomed = [process for process in left if waited_s > _TRACKER_S or not _is_tracker(process)]
         for process in doomed:
             shared |= _shared_memory_of(process)
@@ -111,7 +112,7 @@ def _is_tracker(process: psutil.Process) -> bool:
 
 
 def _shared_memory_of(process: psutil.Process) -> set[str]:
-    """Files of shared memory that SGLang has mapped and, once killed, cannot remove."""
+    """Shared-memory files that SGLang has mapped and cannot remove once it is killed."""
     try:
         lines = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # it has ended, or this is no Linux

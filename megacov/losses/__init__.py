@@ -2,8 +2,20 @@
 
 from megacov.losses.aggregation import token_weights
 from megacov.losses.importance import importance_weights
-from megacov.losses.loss import Loss, TokenLosses
-from megacov.losses.registry import get_loss
-from megacov.losses.terms import add_terms
+from megacov.losses.loss import SHARED_METRICS, Loss, Metric, TokenLosses, policy_loss
+from megacov.losses.registry import LOSSES, get_loss
+from megacov.losses.terms import TERM_METRICS, add_terms
 
-__all__ = ["Loss", "TokenLosses", "add_terms", "get_loss", "importance_weights", "token_weights"]
+__all__ = [
+    "LOSSES",
+    "SHARED_METRICS",
+    "TERM_METRICS",
+    "Loss",
+    "Metric",
+    "TokenLosses",
+    "add_terms",
+    "get_loss",
+    "importance_weights",
+    "policy_loss",
+    "token_weights",
+]

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import torch
 
-from megacov.losses.loss import TokenLosses
-from megacov.losses.ppo_clip import ppo_clip
+from megacov.losses.loss import Metric, TokenLosses, policy_loss
+from megacov.losses.ppo_clip import PPO_METRICS, ppo_clip, ppo_clipped_tokens
 from megacov.types import LossBatch
 
 
+@policy_loss(
+    metrics={
+        **PPO_METRICS,
+        "cov_clip_fraction": Metric("Tokens that Clip-Cov takes out of the update.", "share"),
+    },
+    needs_selection=True,
+    clipped_tokens=ppo_clipped_tokens,
+)
 def clip_cov(
     batch: LossBatch, *, clip_low: float = 1.0, clip_high: float = 1.0, dual_clip: float | None = None
 ) -> TokenLosses:
@@ -34,6 +42,6 @@ def clip_cov(
     Gradient: to batch.log_probs, 0 at selected and at clipped tokens.
     """
     assert batch.selected is not None, "Loss checks needs_selection"
-    ppo = ppo_clip(batch, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    ppo = ppo_clip.token_losses(batch, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     losses = torch.where(batch.selected, 0.0, ppo.losses)
     return TokenLosses(losses, {**ppo.metrics, "cov_clip_fraction": batch.selected})

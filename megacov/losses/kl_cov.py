@@ -9,12 +9,19 @@ import torch
 
 from megacov.errors import ConfigError
 from megacov.losses.kl import estimate_kl
-from megacov.losses.loss import TokenLosses
+from megacov.losses.loss import Metric, TokenLosses, policy_loss
 from megacov.types import LossBatch
 
 _ESTIMATORS = ("abs", "k2", "k3")
 
 
+@policy_loss(
+    metrics={
+        "kl_selected_fraction": Metric("Tokens that KL-Cov penalises.", "share"),
+        "kl_penalty": Metric("KL-Cov's penalty times its coefficient; 0 counts for a token not selected.", "nats"),
+    },
+    needs_selection=True,
+)
 def kl_cov(batch: LossBatch, *, kl_coef: float = 1.0, estimator: str = "abs") -> TokenLosses:
     """Importance-weighted policy gradient without a clip, plus a penalty on selected tokens.
 

@@ -5,8 +5,8 @@ t: response tokens of one micro-batch, laid flat. d = log_probs - old_log_probs,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,18 @@ from megacov.types import LossBatch, LossOutput
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A quantity per token, whose mean over loss tokens is logged.
+
+    meaning: one sentence.
+    unit: of the value; "share" is a fraction in [0, 1], "-" a number without a unit.
+    """
+
+    meaning: str
+    unit: str
+
+
+@dataclass(frozen=True)
 class TokenLosses:
     """What the equation of a loss yields: a value per token, nothing masked, weighted or summed yet.
 
@@ -26,30 +38,57 @@ class TokenLosses:
     """
 
     losses: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+SHARED_METRICS = {
+    "k1": Metric("Mean of -d: unbiased for KL(old || new).", "nats"),
+    "k1_abs": Metric("Mean of |d|.", "nats"),
+    "k3": Metric("Mean of exp(d) - 1 - d: unbiased for KL(old || new), never below 0.", "nats"),
+    "ratio": Metric("Mean of the importance ratio exp(d); near 1.", "-"),
+}
+"""Metrics that every loss has; their expectations hold for samples drawn from the old policy."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A policy loss under its registered name; call it with a batch and its hyperparameters.
+    """A policy loss; call it with a batch and its hyperparameters. `policy_loss` makes one.
 
     name: as in `algorithm.loss.name`.
     token_losses: the equation, fn(batch, **hyperparameters); it may trust that masked tokens hold 0.
+    metrics: of the equation, by name; one that it yields and does not declare is an error.
     needs_selection: True where `LossBatch.selected` must be given.
+    needs_sequence_sums: True where `LossBatch.sequence_log_ratio` and `sequence_tokens` must be given.
     clipped_tokens: fn(batch, **hyperparameters) -> [t] bool, tokens that a clip leaves without gradient; None if none.
+    has_own_gradient: True where the gradient is not that of the value, as where a factor is detached.
+    is_policy_gradient_at_old: at d = 0 the gradient of each token that is not selected is that of -A log_prob.
     """
 
     name: str
     token_losses: Callable[..., TokenLosses]
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     needs_selection: bool = False
+    needs_sequence_sums: bool = False
     clipped_tokens: Callable[..., Tensor] | None = None
+    has_own_gradient: bool = False
+    is_policy_gradient_at_old: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be given: a selection asks which tokens are clipped before an update has any sums."""
+        if self.needs_selection and self.needs_sequence_sums and self.clipped_tokens is not None:
+            raise ConfigError(
+                f"Loss {self.name} declares needs_selection, needs_sequence_sums and clipped_tokens: clipped tokens are"
+                " asked for before a selection, where no sums are known yet; leave one of the three out."
+            )
+        shared = sorted(self.metrics.keys() & SHARED_METRICS.keys())
+        if shared:
+            raise ConfigError(f"Loss {self.name} declares {', '.join(shared)}, which every loss has: rename it.")
 
     def __call__(self, batch: LossBatch, **hyperparameters: Any) -> LossOutput:
         """The weighted sum of the token losses, and the sums of the token metrics over loss tokens.
 
         loss = sum_i token_weights_i * token_losses_i
-        Besides the loss's own metrics there are, with samples drawn from the old policy: `k1` = -d and
-        `k3` = exp(d) - 1 - d, both unbiased for KL(old || new); `k1_abs` = |d|; `ratio` = exp(d).
+        Besides the loss's own metrics there are those of `SHARED_METRICS`.
 
         Args:
             batch: [t] tensors of one micro-batch.
@@ -61,12 +100,20 @@ class Loss:
         Gradient: to batch.log_probs; exactly 0 at masked tokens, whatever they hold.
 
         Raises:
-            ConfigError: the loss acts on selected tokens but none were selected, or a hyperparameter is out of range.
+            ConfigError: the loss acts on selected tokens but none were selected, a hyperparameter is out of range, or
+                the equation yields a metric that is not declared.
         """
         if self.needs_selection and batch.selected is None:
             raise ConfigError(f"Loss {self.name} acts on selected tokens: set algorithm.selection.name to a selection.")
+        assert not self.needs_sequence_sums or batch.sequence_tokens is not None, "the trainer gives the sums"
         batch = zero_masked_tokens(batch)
         tokens = self.token_losses(batch, **hyperparameters)
+        undeclared = sorted(tokens.metrics.keys() - self.metrics.keys())
+        if undeclared:
+            raise ConfigError(
+                f"Loss {self.name} yields {', '.join(undeclared)} and declares "
+                f"{', '.join(self.metrics) or 'no metrics'}: declare each metric in @policy_loss(metrics=...)."
+            )
         metrics = {**_ratio_metrics(batch), **tokens.metrics}
         return LossOutput(
             loss=(batch.token_weights * tokens.losses).sum(),
@@ -75,7 +122,7 @@ class Loss:
 
     @torch.no_grad()
     def clipped(self, batch: LossBatch, **hyperparameters: Any) -> Tensor:
-        """Loss tokens that PPO's clip already leaves without gradient, so that Clip-Cov need not pick them.
+        """Loss tokens that the loss's own clip leaves without gradient, so that Clip-Cov need not pick them.
 
         Args:
             batch: [t] tensors; log_probs, old_log_probs, advantages and loss_mask are read.
@@ -91,8 +138,51 @@ class Loss:
         return self.clipped_tokens(zero_masked_tokens(batch), **hyperparameters) & batch.loss_mask
 
 
+def policy_loss(
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    needs_selection: bool = False,
+    needs_sequence_sums: bool = False,
+    clipped_tokens: Callable[..., Tensor] | None = None,
+    has_own_gradient: bool = False,
+    is_policy_gradient_at_old: bool = True,
+) -> Callable[[Callable[..., TokenLosses]], Loss]:
+    """Make a loss of an equation: a decorator of fn(batch, *, hyperparameters) -> TokenLosses.
+
+    The loss has the function's name. Its hyperparameters are the keyword-only parameters, annotated, with defaults.
+
+    Args:
+        metrics: as in `Loss`; none by default.
+        needs_selection: as in `Loss`.
+        needs_sequence_sums: as in `Loss`.
+        clipped_tokens: as in `Loss`.
+        has_own_gradient: as in `Loss`.
+        is_policy_gradient_at_old: as in `Loss`.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        ConfigError: the declarations contradict each other.
+    """
+
+    def declare(token_losses: Callable[..., TokenLosses]) -> Loss:
+        return Loss(
+            name=token_losses.__name__,
+            token_losses=token_losses,
+            metrics=metrics or {},
+            needs_selection=needs_selection,
+            needs_sequence_sums=needs_sequence_sums,
+            clipped_tokens=clipped_tokens,
+            has_own_gradient=has_own_gradient,
+            is_policy_gradient_at_old=is_policy_gradient_at_old,
+        )
+
+    return declare
+
+
 def zero_masked_tokens(batch: LossBatch) -> LossBatch:
-    """The batch with 0 at every token outside `loss_mask`.
+    """The batch with 0 at every token outside `loss_mask`, and with 1 there in `sequence_tokens`, a denominator.
 
     It must happen before the first exp: a NaN that is masked after exp still turns the gradient into 0 * NaN = NaN.
 
@@ -103,15 +193,18 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         A batch whose loss tokens are unchanged. What a loss does not read is handed on as it is.
     """
 
-    def keep(values: Tensor) -> Tensor:
-        return torch.where(batch.loss_mask, values, 0.0)
+    def keep(values: Tensor, other: float = 0.0) -> Tensor:
+        return torch.where(batch.loss_mask, values, other)
 
+    log_ratio, num_tokens = batch.sequence_log_ratio, batch.sequence_tokens
     return replace(
         batch,
         log_probs=keep(batch.log_probs),
         old_log_probs=keep(batch.old_log_probs),
         advantages=keep(batch.advantages),
         token_weights=keep(batch.token_weights),
+        sequence_log_ratio=None if log_ratio is None else keep(log_ratio),
+        sequence_tokens=None if num_tokens is None else keep(num_tokens, 1.0),
     )
 
 

@@ -9,10 +9,41 @@ import torch
 from torch import Tensor
 
 from megacov.errors import ConfigError
-from megacov.losses.loss import TokenLosses
+from megacov.losses.loss import Metric, TokenLosses, policy_loss
 from megacov.types import LossBatch
 
+PPO_METRICS = {
+    "ppo_clip_fraction": Metric("Tokens whose gradient PPO's range cuts.", "share"),
+    "dual_clip_fraction": Metric("Tokens of negative advantage whose gradient the dual clip cuts.", "share"),
+}
 
+
+def ppo_clipped_tokens(
+    batch: LossBatch, *, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None
+) -> Tensor:
+    """Tokens whose gradient the range or the dual clip cuts to 0.
+
+    Args:
+        batch: [t] tensors; masked tokens hold 0.
+        clip_low: as in `ppo_clip`.
+        clip_high: as in `ppo_clip`.
+        dual_clip: as in `ppo_clip`.
+
+    Returns:
+        [t] bool.
+
+    Gradient: none.
+
+    Raises:
+        ConfigError: a hyperparameter is out of its range.
+    """
+    _check_range(clip_low, clip_high, dual_clip)
+    ratio = torch.exp(batch.log_probs - batch.old_log_probs)
+    clipped = _beyond_range(ratio, batch.advantages, clip_low, clip_high)
+    return clipped if dual_clip is None else clipped | _beyond_dual_clip(ratio, batch.advantages, dual_clip)
+
+
+@policy_loss(metrics=PPO_METRICS, clipped_tokens=ppo_clipped_tokens)
 def ppo_clip(
     batch: LossBatch, *, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None
 ) -> TokenLosses:
@@ -47,31 +78,6 @@ def ppo_clip(
         losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
         metrics["dual_clip_fraction"] = _beyond_dual_clip(ratio, advantages, dual_clip)
     return TokenLosses(losses, metrics)
-
-
-def ppo_clipped_tokens(
-    batch: LossBatch, *, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None
-) -> Tensor:
-    """Tokens whose gradient the range or the dual clip cuts to 0.
-
-    Args:
-        batch: [t] tensors; masked tokens hold 0.
-        clip_low: as in `ppo_clip`.
-        clip_high: as in `ppo_clip`.
-        dual_clip: as in `ppo_clip`.
-
-    Returns:
-        [t] bool.
-
-    Gradient: none.
-
-    Raises:
-        ConfigError: a hyperparameter is out of its range.
-    """
-    _check_range(clip_low, clip_high, dual_clip)
-    ratio = torch.exp(batch.log_probs - batch.old_log_probs)
-    clipped = _beyond_range(ratio, batch.advantages, clip_low, clip_high)
-    return clipped if dual_clip is None else clipped | _beyond_dual_clip(ratio, batch.advantages, dual_clip)
 
 
 def _beyond_range(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:

@@ -9,8 +9,11 @@ import torch
 
 from megacov.errors import ConfigError
 from megacov.losses.kl import estimate_kl
-from megacov.losses.loss import sum_over_loss_tokens
+from megacov.losses.loss import Metric, sum_over_loss_tokens
 from megacov.types import LossBatch, LossOutput
+
+TERM_METRICS = {"ref_kl": Metric("Estimate of KL(new || reference), before its coefficient.", "nats")}
+"""Metrics of the terms, whatever the loss."""
 
 _REF_KL_ESTIMATORS = ("k1", "k2", "k3")
 

@@ -1,4 +1,4 @@
-"""The policy on Megatron-Core: model, weights, passes, optimizer. The only folder that imports Megatron."""
+"""The policy on Megatron-Core: model, weights, passes and optimizer. No other folder imports Megatron."""
 
 from __future__ import annotations
 

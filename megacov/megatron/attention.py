@@ -1,7 +1,7 @@
 """Causal core attention on torch's own kernels: padded or packed sequences, whole or split over ranks.
 
 Under context parallelism a rank holds two chunks of every sequence (`megacov.parallel.zigzag`). It gathers the keys and
-values of all ranks, and each of its query chunks attends to the keys up to its own end.
+values of all ranks, and each of its query chunks attends to the keys up to the chunk's end.
 
 Shape legend: s positions and b sequences of a padded micro-batch, t tokens of a packed one, both on this rank; n query
 heads and g key/value heads of this TP rank, d head size; c context-parallel ranks.
@@ -27,7 +27,7 @@ from megacov.parallel.zigzag import merge_zigzag, sequence_lengths
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, dropout: float) -> Tensor:
-    """Attention of the last queries of a sequence to all of its keys: the last query sees every key.
+    """Attention of a sequence's last queries to all of its keys; the last query sees every key.
 
     Gradient: to query, key and value.
 
@@ -35,8 +35,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float 
         query: [s, b, n, d] float; the last s positions.
         key: [s_k, b, g, d] like the query, s_k >= s; each of its heads serves n/g neighbouring query heads.
         value: [s_k, b, g, d] like the query.
-        scale: of the scores; None for 1/sqrt(d).
-        dropout: probability with which a weight is dropped.
+        scale: factor of the scores; None for 1/sqrt(d).
+        dropout: probability of dropping an attention weight.
 
     Returns:
         [s, b, n, d] in the dtype of the query.
@@ -44,10 +44,10 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float 
     s, s_k = query.shape[0], key.shape[0]
     mask: Tensor | None = None
     if s != s_k and query.is_cuda:
-        # Keeps flash attention, which takes no mask; where that cannot run, torch writes the mask itself.
+        # This lets torch keep flash attention, which takes no mask tensor. Elsewhere torch builds the mask itself.
         mask = causal_lower_right(s, s_k)
     elif s != s_k:
-        # `is_causal` would align the mask to the first key.
+        # `is_causal` would align the mask with the first key.
         mask = torch.ones(s, s_k, dtype=torch.bool, device=query.device).tril(s_k - s)
     q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     out = F.scaled_dot_product_attention(
@@ -106,9 +106,9 @@ def zigzag_causal_attention(
         query: [s, b, n, d] float, in the order of `zigzag_positions`.
         keys: [c, s, b, g, d] like the query, from `gather_key_value`.
         values: [c, s, b, g, d] like the query.
-        cp_rank: whose queries these are.
-        scale: of the scores; None for 1/sqrt(d).
-        dropout: probability with which a weight is dropped.
+        cp_rank: context-parallel rank that holds the queries.
+        scale: factor of the scores; None for 1/sqrt(d).
+        dropout: probability of dropping an attention weight.
 
     Returns:
         [s, b, n, d] in the dtype and order of the query.
@@ -138,16 +138,16 @@ def packed_causal_attention(
 ) -> Tensor:
     """Causal attention within each of several sequences that follow one another.
 
-    Gradient: to query, keys and values, except those of tokens after the last sequence, which is 0.
+    Gradient: to query, keys and values; 0 for tokens after the last sequence.
 
     Args:
         query: [t, n, d] float; each sequence in the order of `zigzag_positions`.
         keys: [c, t, g, d] like the query, from `gather_key_value`.
         values: [c, t, g, d] like the query.
         lengths: tokens of each sequence on one rank; their sum is at most t.
-        cp_rank: whose queries these are.
-        scale: of the scores; None for 1/sqrt(d).
-        dropout: probability with which a weight is dropped.
+        cp_rank: context-parallel rank that holds the queries.
+        scale: factor of the scores; None for 1/sqrt(d).
+        dropout: probability of dropping an attention weight.
 
     Returns:
         [t, n, d] in the dtype and order of the query; 0 for tokens after the last sequence.
@@ -155,7 +155,7 @@ def packed_causal_attention(
     rest = query.shape[0] - sum(lengths)
     assert rest >= 0, f"{query.shape[0]} tokens on this rank, but its sequences have {sum(lengths)}"
     sizes = [*lengths, rest]
-    # Split at once: the gradient of one slice after another would be added up in as many tensors of full size.
+    # One split, because separate slices would each need a gradient tensor of full size.
     parts = zip(query.split(sizes), keys.split(sizes, dim=1), values.split(sizes, dim=1), strict=True)
     outputs = []
     for length, (q, k, v) in zip(lengths, parts, strict=False):
@@ -169,9 +169,9 @@ def packed_causal_attention(
 class SdpaCoreAttention(MegatronModule):
     """Causal self-attention with grouped queries on `scaled_dot_product_attention`.
 
-    Takes the place of Megatron's `DotProductAttention`, which writes the [b, n, s, s] scores to memory and refuses
-    packed sequences and context parallelism. Padding comes after every real position of its sequence, so the causal
-    mask alone keeps it out.
+    It replaces Megatron's `DotProductAttention`, which writes the [b, n, s, s] scores to memory and refuses packed
+    sequences and context parallelism. Padding follows every real position of its sequence, so the causal mask is
+    enough to keep it out.
     """
 
     def __init__(
@@ -189,15 +189,15 @@ class SdpaCoreAttention(MegatronModule):
         """Signature of a Megatron core-attention module.
 
         Args:
-            config: read for `attention_dropout` and `context_parallel_size`.
-            layer_number: global, from 1; unused.
-            attn_mask_type: must be causal: this module knows no other mask.
+            config: source of `attention_dropout` and `context_parallel_size`.
+            layer_number: global number from 1; unused.
+            attn_mask_type: causal; this module has no other mask.
             attention_type: "self".
             attention_dropout: overrides the configuration's.
             softmax_scale: None for 1/sqrt(d).
-            cp_comm_type: how Transformer Engine moves keys between ranks; ignored, they are always gathered.
-            pg_collection: read for its group `cp`; where it has none, Megatron's global one is taken.
-            model_comm_pgs: what `pg_collection` was called before megatron-core 0.14.
+            cp_comm_type: how Transformer Engine moves keys between ranks; ignored, because keys are always gathered.
+            pg_collection: source of the group `cp`; without one, Megatron's global group is used.
+            model_comm_pgs: name of `pg_collection` before megatron-core 0.14.
         """
         super().__init__(config=config)
         assert attn_mask_type.name in ("causal", "padding_causal") and attention_type == "self"
@@ -228,10 +228,10 @@ class SdpaCoreAttention(MegatronModule):
             query: [s, b, n, d] padded, or [t, n, d] packed; float.
             key: [s, b, g, d] or [t, g, d] like the query.
             value: [s, b, g, d] or [t, g, d] like the query.
-            attention_mask: ignored; the causal mask is used whatever it is.
-            attn_mask_type: ignored, for the same reason.
-            attention_bias: must be None.
-            packed_seq_params: boundaries of packed sequences in the whole batch, of all context-parallel ranks.
+            attention_mask: ignored; the mask is always causal.
+            attn_mask_type: ignored for the same reason.
+            attention_bias: None; a bias is not supported.
+            packed_seq_params: boundaries of packed sequences in the whole batch, over all context-parallel ranks.
 
         Returns:
             [s, b, n * d] padded, or [t, n * d] packed.
@@ -249,7 +249,7 @@ class SdpaCoreAttention(MegatronModule):
 
 
 def _boundaries(packed: PackedSeqParams) -> list[int]:
-    """Where sequences end, their padding included, as Megatron's rotary embedding reads it."""
+    """Ends of the sequences, padding included, as Megatron's rotary embedding reads them."""
     assert packed.cp_group is None and packed.local_cp_size is None, "the context-parallel group is the model's"
     padded = packed.cu_seqlens_q_padded
     boundaries: list[int] = (packed.cu_seqlens_q if padded is None else padded).tolist()
@@ -257,6 +257,6 @@ def _boundaries(packed: PackedSeqParams) -> list[int]:
 
 
 def _context_parallel_group(collection: Any) -> ProcessGroup | None:
-    """The group of a collection or of Megatron's global state; None without either, where this rank is alone."""
+    """The group of a collection, else of Megatron's global state; None if there is neither and this rank is alone."""
     group: ProcessGroup | None = getattr(collection, "cp", None)
     return parallel_state.get_context_parallel_group(check_initialized=False) if group is None else group

@@ -1,8 +1,8 @@
 """A policy's weights and optimizer state in Megatron's dist_checkpointing format, which any layout can load.
 
-Megatron plans what each rank writes. The writing is torch's, in a thread of this process: Megatron's own writers are
-processes, and a save waits for ever for one that dies. A thread cannot die unseen; ranks that do not answer run into
-the deadline of the group over which they agree.
+Megatron plans what each rank writes, and torch writes it in a thread of this process. Megatron's own writers are
+processes, and a save would wait forever for one that dies. A thread cannot die unnoticed, and the deadline of the
+save's process group covers ranks that do not answer.
 """
 
 from __future__ import annotations
@@ -42,25 +42,24 @@ from megacov.parallel.collectives import all_gather_bytes, broadcast_bytes, grou
 
 FORMAT = ("torch_dist", 1)
 _SUFFIX = ".distcp"
-# What loading a checkpoint whose files are whole can raise: it is of another model.
+# Errors of loading a checkpoint with intact files. They mean that it belongs to another model.
 _LOAD_ERRORS = (CheckpointingException, CheckpointException, OSError, KeyError)
 
 
 class SavePlan:
-    """What this rank writes, as torch takes it. Megatron adds to the functions; `write_format` does what they would."""
+    """This rank's part of a save, in torch's form: sharded tensors by key.
+
+    Megatron appends to `finalize_fns`, which nothing calls: `write_format` does their work.
+    """
 
     def __init__(self, state: dict[str, Any]) -> None:
-        """Hold it.
-
-        Args:
-            state: torch's sharded tensors by key.
-        """
+        """Start with an empty list of functions."""
         self.state = state
         self.finalize_fns: list[Any] = []
 
 
 class _PlanOnly(TorchDistSaveShardedStrategy):
-    """Takes Megatron's translation of a sharded state dict, and leaves the writing to the caller."""
+    """Uses Megatron's translation of a sharded state dict and leaves writing to the caller."""
 
     def async_save(self, sharded_state_dict: Any, checkpoint_dir: Any, async_strategy: str = "") -> SavePlan:
         del checkpoint_dir, async_strategy
@@ -69,13 +68,13 @@ class _PlanOnly(TorchDistSaveShardedStrategy):
 
 
 def model_shards(chunks: Sequence[nn.Module]) -> dict[str, Any]:
-    """Megatron's sharded state dict of the model on this rank, one entry a virtual stage.
+    """Megatron's sharded state dict of this rank's model, with one entry per virtual stage.
 
     Args:
         chunks: the virtual stages of this rank, possibly wrapped.
 
     Returns:
-        "model0", "model1", .. -> sharded state dict, whose data are the parameters themselves.
+        "model0", "model1", ... -> sharded state dict that refers to the parameters themselves.
     """
     return {f"model{index}": unwrap(chunk).sharded_state_dict() for index, chunk in enumerate(chunks)}
 
@@ -84,7 +83,7 @@ def shards_by_parameter(shards: Mapping[str, Any]) -> dict[int, Any]:
     """Megatron's sharded tensor of each parameter.
 
     Args:
-        shards: from `model_shards`.
+        shards: sharded state dicts from `model_shards`.
 
     Returns:
         id() of a parameter -> ShardedTensor or factory.
@@ -94,7 +93,7 @@ def shards_by_parameter(shards: Mapping[str, Any]) -> dict[int, Any]:
 
 
 def _staged(shards: dict[str, Any]) -> dict[str, Any]:
-    """The same with copies of all tensors on the CPU, which training may not change any more."""
+    """Replace all tensors by copies on the CPU, which further training does not change."""
     for shard in nested_values(shards):
         if isinstance(getattr(shard, "data", None), torch.Tensor):
             data = shard.data.detach()
@@ -105,7 +104,7 @@ def _staged(shards: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Writer(FileSystemWriter):
-    """torch's writer, which knows when it has written."""
+    """torch's writer, with a flag that tells when the tensors are written."""
 
     has_written = False
 
@@ -116,7 +115,7 @@ class _Writer(FileSystemWriter):
 
 
 class BackgroundSave:
-    """One checkpoint being written and published. Once it is done, `failure` says why it failed; None if it did not."""
+    """One checkpoint being written and published. Once it is done, `failure` is the reason it failed, or None."""
 
     def __init__(
         self,
@@ -129,22 +128,22 @@ class BackgroundSave:
     ) -> None:
         """Start writing.
 
-        Collectives: group: in the background, torch's plan and results; `all_gather_bytes` of what each rank wrote;
-        `broadcast_bytes` of whether rank 0 has published it.
+        Collectives: group: in the background, torch's plan and results; `all_gather_bytes` of the files of each rank;
+        `broadcast_bytes` of rank 0's verdict on publishing.
 
         Args:
-            plan: what this rank writes.
-            folder: that all ranks see; exists.
-            group: all ranks, over gloo, used by nothing else meanwhile; its deadline bounds the save.
-            write_more: (folder) -> names of further files that it has written for this rank.
-            publish: called on rank 0 with the files of all ranks, once all are on the disk; a CheckpointError of it
+            plan: this rank's part.
+            folder: existing folder that all ranks see.
+            group: all ranks, over gloo; nothing else may use it during the save. Its deadline bounds the save.
+            write_more: (folder) -> names of further files that it wrote for this rank.
+            publish: called on rank 0 with the files of all ranks once all are on disk; a CheckpointError it raises
                 fails the save on all ranks.
         """
-        self.failure: str | None = "the writer ended without a word"
+        self.failure: str | None = "the writer thread ended without a result"
         self._plan, self._folder, self._group = plan, folder, group
         self._write_more, self._publish = write_more, publish
         self._writer = _Writer(folder, single_file_per_rank=True, sync_files=True, thread_count=1)
-        # A daemon: a thread that hangs in the file system must not keep the process from leaving.
+        # A daemon thread, so that one that hangs in the file system does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"save-{folder.name}", daemon=True)
         self._thread.start()
 
@@ -159,11 +158,7 @@ class BackgroundSave:
         return not self._thread.is_alive()
 
     def wait(self, *, timeout_s: float) -> None:
-        """Wait for this rank's part.
-
-        Args:
-            timeout_s: seconds to wait at most.
-        """
+        """Wait at most timeout_s seconds for this rank's part."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -174,7 +169,7 @@ class BackgroundSave:
             self.failure = f"rank {dist.get_rank()} lost the others: {_first_line(error)}"
 
     def _write(self, rank: int) -> tuple[list[FileRecord], str | None]:
-        """Write this rank's files, and read them back for their checksums; or why that failed."""
+        """Write this rank's files and read them back for checksums; returns the records and the failure, if any."""
         try:
             planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
             save(self._plan.state, storage_writer=self._writer, planner=planner, process_group=self._group)
@@ -187,12 +182,12 @@ class BackgroundSave:
         except (CheckpointError, MemoryError, OSError, RuntimeError, ValueError) as error:
             return [], f"rank {rank}: {_first_line(error)}"
         finally:
-            self._plan.state = {}  # the copies, which need as much memory as what they are of
+            self._plan.state = {}  # frees the copies, which are as large as the weights and the optimizer state
 
     def _publish_on_rank_zero(self, records: Sequence[FileRecord], failure: str | None) -> str | None:
-        """Publish if all ranks have written; why it failed otherwise, alike on all ranks.
+        """Publish if all ranks have written; returns the failure, the same on all ranks, or None.
 
-        A rank that has failed takes part too: the others would wait for it until the deadline.
+        A rank that failed takes part too. Otherwise the others would wait for it until the deadline.
         """
         mine = json.dumps([failure, [astuple(record) for record in records]]).encode()
         answers = [json.loads(part) for part in all_gather_bytes(mine, group=self._group)]
@@ -210,20 +205,20 @@ class BackgroundSave:
 
 
 def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path) -> SavePlan:
-    """Copy weights and optimizer state to the CPU, and have Megatron plan who writes what; training may then go on.
+    """Copy weights and optimizer state to the CPU and have Megatron plan who writes what; training may then continue.
 
     Collectives: those of `optimizer_shards`; Megatron's check that every part is written once (world).
 
     Args:
         chunks: the virtual stages of this rank.
-        optimizer: of the chunks.
-        folder: that all ranks see; exists and is empty.
+        optimizer: optimizer of these chunks.
+        folder: existing, empty folder that all ranks see.
 
     Returns:
-        What this rank writes.
+        This rank's part of the save.
 
     Raises:
-        CheckpointError: the disk does not take what Megatron writes here, on rank 0.
+        CheckpointError: Megatron cannot write to the folder on rank 0.
     """
     shards = model_shards(chunks)
     optimizer_state = optimizer_shards(optimizer, shards_by_parameter(shards), filled=True)
@@ -236,14 +231,7 @@ def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder:
 
 
 def write_format(folder: Path) -> None:
-    """Name Megatron's format in a checkpoint that all ranks have written. Rank 0.
-
-    Args:
-        folder: the checkpoint.
-
-    Raises:
-        CheckpointError: the disk does not take it.
-    """
+    """Record Megatron's format in a checkpoint that all ranks have written; raises CheckpointError. Rank 0 only."""
     with disk_errors(folder, "written"):
         save_config(CheckpointingConfig(*FORMAT), str(folder))
 
@@ -251,15 +239,15 @@ def write_format(folder: Path) -> None:
 def load_checkpoint(
     chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path, *, adam_steps: int
 ) -> None:
-    """Fill weights and optimizer state of this rank, whatever layout wrote them.
+    """Load this rank's weights and optimizer state, whatever layout wrote them.
 
     Collectives: those of Megatron's load (world), then of `set_optimizer_state`.
 
     Args:
         chunks: the virtual stages of this rank; written in place.
-        optimizer: of the chunks; written in place.
-        folder: a checkpoint whose files have been verified.
-        adam_steps: steps that Adam had made.
+        optimizer: optimizer of these chunks; written in place.
+        folder: checkpoint with verified files.
+        adam_steps: steps that Adam has made.
 
     Raises:
         CheckpointError: Megatron cannot load it into this model.
@@ -289,7 +277,7 @@ def make_save_group(*, deadline_s: float) -> ProcessGroup:
     Collectives: group creation on all ranks.
 
     Args:
-        deadline_s: seconds after which a rank that waits for another in it gives up.
+        deadline_s: seconds that a rank waits for another in this group.
 
     Returns:
         The group, over gloo.

@@ -1,4 +1,4 @@
-"""The one place that knows which megatron-core this is, and what differs between 0.16 and 0.19."""
+"""Which megatron-core is installed, and what differs between 0.16 and 0.19. No other module checks the version."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from importlib.metadata import version
 from megacov.errors import ConfigError
 
 SUPPORTED = ((0, 16), (0, 19))
-# 0.19 warns in every rank that GPTModel gets no new features (its heir does not exist in 0.16), and that it lays out
-# the buffers of the optimizer by itself, as earlier versions do in silence.
+# Loggers to silence. 0.19 warns on every rank that GPTModel gets no new features (0.16 lacks its successor) and that it
+# lays out the optimizer's buffers by itself, which earlier versions do silently.
 _ADVISERS = ("megatron.core.models.gpt.gpt_model", "megatron.core.distributed.distributed_data_parallel")
 
 
 def megatron_version() -> tuple[int, int]:
-    """Major and minor of the installed megatron-core.
-
-    Returns:
-        (major, minor).
-
-    Raises:
-        ConfigError: outside the supported range.
-    """
+    """(major, minor) of the installed megatron-core; raises ConfigError outside the supported range."""
     text = version("megatron-core")
     found = tuple(int(part) for part in text.split(".")[:2])
     if not SUPPORTED[0] <= found <= SUPPORTED[1]:
@@ -34,18 +27,14 @@ def megatron_version() -> tuple[int, int]:
 
 
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine can be imported; Megatron then offers its attention, norms and fused linears.
-
-    Returns:
-        True where the package is installed.
-    """
+    """Whether Transformer Engine is installed, so that Megatron offers its attention, norms and fused linears."""
     return importlib.util.find_spec("transformer_engine") is not None
 
 
 def quiet_import() -> None:
-    """Import Megatron-Core without its advice on packages and settings that users of megacov do not choose.
+    """Import Megatron-Core without its warnings about packages and settings that users of megacov do not choose.
 
-    `megacov doctor` says once what is installed. What torch.distributed deprecates is Megatron's to follow.
+    `megacov doctor` reports what is installed. Deprecations of torch.distributed concern Megatron, not our users.
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
@@ -54,5 +43,5 @@ def quiet_import() -> None:
     megatron_version()
     from megatron.core.transformer.moe import moe_utils
 
-    # 0.16's router in float32 asks whether this is None, and forgets to say so where Transformer Engine is missing.
+    # 0.16's float32 router checks whether this is None, but without Transformer Engine nothing defines it.
     vars(moe_utils).setdefault("te_general_gemm", None)

@@ -1,8 +1,8 @@
-"""Megatron-Core on a CPU: the calls it makes to `torch.cuda` answered by the CPU, nothing of Megatron changed.
+"""Megatron-Core on a CPU: replaces the `torch.cuda` calls that Megatron makes, and leaves Megatron unmodified.
 
-Megatron-Core writes its device as `torch.cuda.current_device()` or `device="cuda"`. On a machine without a GPU,
+Megatron-Core gives its device as `torch.cuda.current_device()` or `device="cuda"`. On a machine without a GPU,
 `install` replaces those entry points of torch, once per process, so that unmodified Megatron models, optimizers and
-pipeline schedules run over gloo. Where CUDA works it does nothing: there is nothing to stand in for.
+pipeline schedules run over gloo. Where CUDA works, `install` does nothing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _installed = False
 
 
 class _NoStream:
-    """Stands in for a CUDA stream or event: on a CPU everything is already in order.
+    """Stands in for a CUDA stream or event, which a CPU does not need: its work is already in order.
 
-    A class, because transformers names `torch.cuda.Stream | None` as a type when it is imported after this.
+    It is a class because transformers, if imported later, uses `torch.cuda.Stream | None` as a type.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Whatever a stream or event is made with."""
+        """Accept any arguments of a stream or event."""
 
     def __getattr__(self, name: str) -> Callable[..., _NoStream]:
-        # What is asked of the result, as of an event that a stream recorded, is done just as well.
+        # Calls return this object, so that calls on their results (an event that a stream recorded) work too.
         return lambda *args, **kwargs: self
 
 
@@ -52,7 +52,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _cuda_spelling(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
-    """`Tensor.type()` answering "torch.cuda.FloatTensor": DistributedOptimizer sorts parameters by that string."""
+    """Make `Tensor.type()` return "torch.cuda.FloatTensor", by which DistributedOptimizer sorts parameters."""
 
     @functools.wraps(tensor_type)
     def type_(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ def _install_devices() -> None:
 
 
 def _install_random() -> None:
-    """Route Megatron's random-state tracker to the CPU generator, so that dropout stays a function of its seed."""
+    """Route Megatron's random-state tracker to the CPU generator, so that dropout depends only on its seed."""
     import megatron.core.tensor_parallel.random as megatron_random
 
     cuda: Any = torch.cuda
@@ -93,8 +93,8 @@ def _install_random() -> None:
 
 
 def _install_experts() -> None:
-    """Hand the token dispatcher its split sizes as NumPy arrays: it takes those of a tensor on a CPU for granted, and
-    torch's all-to-all takes no tensor."""
+    """Give the token dispatcher its split sizes as NumPy arrays. It skips that conversion for a tensor on a CPU, and
+    torch's all-to-all accepts no tensor."""
     import megatron.core.transformer.moe.token_dispatcher as dispatcher
 
     def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -105,7 +105,7 @@ def _install_experts() -> None:
 
 
 def install() -> None:
-    """Make Megatron-Core's CUDA calls run on this process's CPU. Safe to call again; does nothing where CUDA works."""
+    """Make Megatron-Core's CUDA calls run on the CPU of this process. Idempotent; does nothing where CUDA works."""
     global _installed
     if _installed or torch.cuda.is_available():
         return

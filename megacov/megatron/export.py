@@ -1,4 +1,4 @@
-"""Weights of a checkpoint by their Hugging Face names, read one parameter at a time on one process without a GPU."""
+"""Reads the weights of a checkpoint by Hugging Face name, one parameter at a time, in one process without a GPU."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from megacov.parallel.groups import ParallelGroups
 def read_hf_weights(
     folder: Path, shape: ModelShape, *, dtype: str, groups: ParallelGroups
 ) -> Iterator[tuple[str, Tensor]]:
-    """Read the policy out of a checkpoint, whatever layout wrote it. Holds one parameter at a time.
+    """Read the policy from a checkpoint, whatever layout wrote it. Holds one parameter at a time.
 
-    The model that knows which part of which file a parameter is stands on torch's meta device, without memory.
+    A model on torch's meta device, which takes no memory, maps parameters to parts of files.
 
     Args:
-        folder: a checkpoint whose files have been verified.
+        folder: checkpoint with verified files.
         shape: sizes of the model.
-        dtype: of the weights in the checkpoint, "float32" or "bfloat16".
-        groups: of this process, alone in its job.
+        dtype: "float32" or "bfloat16", the dtype of the weights in the checkpoint.
+        groups: groups of a job of one process.
 
     Yields:
         (name, full tensor on the CPU).
 
     Raises:
-        CheckpointError: it is of another model.
+        CheckpointError: the checkpoint is of another model.
     """
     assert groups.world_size == 1, "one process reads them all"
     settings = ModelSettings(dtype=dtype, vocab_divisible_by=1, transformer_engine="off")
@@ -59,7 +59,7 @@ def read_hf_weights(
 
 
 class _Slices(DefaultLoadPlanner):
-    """Has torch's reader fill a tensor with part of one in the checkpoint. Megatron loads all layers at once."""
+    """Makes torch's reader fill a tensor with part of one in the checkpoint. Megatron would load all layers at once."""
 
     def __init__(self, target: Tensor) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class _Slices(DefaultLoadPlanner):
         return self._target[tuple(slice(start, start + length) for start, length in where)]
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """What was resolved is a view of the target."""
+        """Nothing to do: `resolve_tensor` returned a view of the target."""
 
 
 class _Checkpoint:
-    """A checkpoint whose table of contents has been read."""
+    """A checkpoint with its metadata already read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._reader = folder, FileSystemReader(folder)
@@ -82,7 +82,7 @@ class _Checkpoint:
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
 
     def read(self, place: Any) -> Tensor:
-        """What stands at the place of a parameter: a ShardedTensor, or a factory that makes several of it."""
+        """Read a parameter, given its ShardedTensor or a factory that splits it into several."""
         if isinstance(place, ShardedTensorFactory):
             whole: Tensor = place.merge_fn([self.read(part) for part in place.build()])
             return whole

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
@@ -25,11 +26,11 @@ TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of the response tokens of one micro-batch, detached.
+    """Log-probs and entropy of the response tokens of one micro-batch, detached.
 
     log_probs: [t] float32 at the rollout temperature.
     entropy: [t] float32 nats at the rollout temperature.
-    entropy_t1: [t] float32 nats at temperature 1; None where it was not asked for.
+    entropy_t1: [t] float32 nats at temperature 1; None unless requested.
     """
 
     log_probs: Tensor
@@ -39,11 +40,11 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class LogitsReader:
-    """How logits become log-probs: everything that both passes must agree on.
+    """How logits become log-probs; the same for the forward-only and the training pass.
 
     tp_group: ranks that hold the other vocabulary shards.
-    vocab_size: real vocabulary; ids from there on are padding.
-    temperature: of the rollout.
+    vocab_size: size of the real vocabulary; ids from there on are padding.
+    temperature: rollout temperature.
     """
 
     tp_group: Any
@@ -60,8 +61,8 @@ class LogitsReader:
 
         Args:
             logits: [b, s, v/tp] float.
-            micro_batch: says which positions are response tokens.
-            temperature: divides the logits.
+            micro_batch: source of the targets and of the positions that predict response tokens.
+            temperature: divisor of the logits.
             entropy_grad: whether entropy carries a gradient.
 
         Returns:
@@ -103,20 +104,26 @@ def _run(
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
+    outputs: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only."""
+    """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
+
+    `outputs` of an earlier pass take the place of the model's own, one a micro-batch.
+    """
     device = next(chunks[0].parameters()).device
 
-    def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+    def step(items: Iterator[tuple[int, MicroBatch]], stage: nn.Module) -> tuple[Any, Callable[..., Any]]:
         beat()
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
+        if outputs is not None:
+            return outputs[index], loss_func(index, micro_batch)
         packed = _packed_seq_params(micro_batch)
         output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
         return output, loss_func(index, micro_batch)
 
-    # Every virtual stage takes the same micro-batches. seq_length is not read: variable_seq_lengths makes the stages
-    # tell each other each micro-batch's shape.
+    # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
+    # stages send each other the shape of each micro-batch.
     results: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=[iter(enumerate(micro_batches)) for _ in chunks],
@@ -134,21 +141,21 @@ def _run(
 def forward_only(
     chunks: Sequence[nn.Module], micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
 ) -> list[TokenStatistics]:
-    """Log-probs and entropy of every response token, one forward pass a micro-batch.
+    """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
-    Collectives: Megatron's pipeline, context- and tensor-parallel communication; then those of the op, micro-batch by
-    micro-batch. The number of micro-batches may differ between data-parallel ranks, not within one. With several
+    Collectives: Megatron's pipeline-, context- and tensor-parallel communication; then those of the op, micro-batch by
+    micro-batch. The number of micro-batches may differ between data-parallel replicas, but not within one. With several
     virtual stages it is a multiple of the pipeline-parallel size.
 
     Args:
         chunks: the virtual stages of this rank.
-        micro_batches: of this data-parallel rank, at least one.
+        micro_batches: one or more micro-batches of this data-parallel rank.
         reader: temperature, vocabulary and group.
-        with_entropy_t1: also take the entropy at temperature 1, another pass over the logits if that of the rollout
-            is another.
+        with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless the
+            rollout temperature is 1.
 
     Returns:
-        One record a micro-batch on the last pipeline stage, nothing on the others.
+        One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
     statistics = partial(_statistics, reader, with_entropy_t1)
     return _run(chunks, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
@@ -161,30 +168,47 @@ def forward_backward(
     token_loss: TokenLoss,
     *,
     entropy_grad: bool,
+    between_passes: Callable[[list[Tensor]], None] | None = None,
 ) -> list[LossOutput]:
-    """Add the gradient of the loss of every micro-batch to this rank's gradient buffer, and sum it over replicas.
+    """Add the loss gradient of every micro-batch to this rank's gradient buffer, and sum it over replicas.
 
-    Losses are added, never averaged: their token weights already hold the denominator of the optimizer step.
+    Losses are summed, never averaged: their token weights already include the denominator of the optimizer step.
 
     Collectives: as `forward_only`; then Megatron's gradient reduction over dp_cp, and over the embedding group where
     first and last stage share weights.
-    Gradient: to the model, through what `token_loss` makes of log_probs and, with entropy_grad, of entropy.
+    Gradient: to the model, through `token_loss` of log_probs and, with entropy_grad, of entropy.
 
     Args:
         chunks: the virtual stages of this rank in Megatron's DistributedDataParallel.
-        micro_batches: of this data-parallel rank, at least one.
+        micro_batches: one or more micro-batches of this data-parallel rank.
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
+        between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
+            before the first loss. All graphs are kept until their backwards, so memory grows with the number of
+            micro-batches. Only without pipeline stages.
 
     Returns:
-        Detached losses and metrics, one a micro-batch, on the last pipeline stage; nothing on the others.
+        Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
     """
 
-    def loss(index: int, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, LossOutput]:
-        log_probs, entropy = reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
-        output = token_loss(index, log_probs, entropy)
+    def read(micro_batch: MicroBatch, logits: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
+
+    def loss(index: int, micro_batch: MicroBatch, values: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, LossOutput]:
+        output = token_loss(index, *values)
         num_tokens = micro_batch.loss_mask.sum().to(torch.int)
         return output.loss, num_tokens, LossOutput(output.loss.detach(), output.metrics)
 
-    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False)
+    if between_passes is None:
+        return _run(
+            chunks,
+            micro_batches,
+            lambda index, mb: lambda logits: loss(index, mb, read(mb, logits)),
+            forward_only=False,
+        )
+    assert len(chunks) == 1 and parallel_state.get_pipeline_model_parallel_world_size() == 1, "no pipeline stages"
+    # Megatron leaves autograd on in a forward-only pass, so what the first pass returns still holds its graphs.
+    kept = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True)
+    between_passes([log_probs.detach() for log_probs, _ in kept])
+    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, outputs=kept)

@@ -1,7 +1,7 @@
-"""Whose gradient is not finite: what each rank added to the sum, as far as it can be told once the sum is made.
+"""Finds the ranks whose gradient is not finite, after the gradients of all ranks have been summed.
 
-A reduce-scatter leaves in each rank's buffer the sum over all ranks at the place of its own shard, and the rank's
-own addends elsewhere. So before it, each rank notes the extremes of its addends at that one place.
+A reduce-scatter overwrites a rank's own shard of its buffer with the sum over all ranks, and leaves the rank's own
+addends in the other shards. So each rank records the extremes of its addends in its own shard beforehand.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from torch import Tensor
 
 
 def note_own_shards(chunks: Sequence[DistributedDataParallel]) -> None:
-    """Note the extremes of what this rank is about to add to its own shards. On a GPU nothing waits for the host.
+    """Record the extremes of this rank's addends to its own shards. On a GPU nothing waits for the host.
 
-    Costs a pass over one shard of the gradient. Collectives: none.
+    It takes one pass over one shard of the gradient. Collectives: none.
 
     Args:
         chunks: the virtual stages of this rank, before their gradients are reduced.
     """
     for chunk in chunks:
-        # Alone in its group, a rank still has its addends after the reduction.
+        # A rank alone in its group keeps its addends through the reduction.
         chunk.own_extremes = [_extremes(shards[rank]) for shards, rank in _buckets(chunk) if len(shards) > 1]
 
 
 def own_gradient_is_finite(chunks: Sequence[DistributedDataParallel]) -> bool:
-    """Whether what this rank added to the gradient is finite. Waits for the device. Collectives: none.
+    """Whether this rank's addends to the gradient are finite. Waits for the device. Collectives: none.
 
     Args:
         chunks: the virtual stages of this rank, after their gradients were reduced.
 
     Returns:
-        False if an addend of this rank is not finite.
+        False if any addend of this rank is not finite.
     """
     for chunk in chunks:
         extremes: list[Tensor] = list(chunk.own_extremes)
@@ -45,7 +45,7 @@ def own_gradient_is_finite(chunks: Sequence[DistributedDataParallel]) -> bool:
 
 
 def _buckets(chunk: DistributedDataParallel) -> Iterator[tuple[Sequence[Tensor], int]]:
-    """The shards of each bucket of the gradient, and which of them is this rank's."""
+    """The shards of each bucket of the gradient, and the index of this rank's shard."""
     for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers):
         group = buffer.data_parallel_group
         for bucket in buffer.buckets:
@@ -53,5 +53,5 @@ def _buckets(chunk: DistributedDataParallel) -> Iterator[tuple[Sequence[Tensor],
 
 
 def _extremes(values: Tensor) -> Tensor:
-    """[2]: NaN where there is one. Unlike `isfinite`, it needs no second buffer of that size."""
+    """[2]: minimum and maximum, NaN if any value is. Unlike `isfinite`, it needs no second buffer of that size."""
     return torch.stack(torch.aminmax(values))

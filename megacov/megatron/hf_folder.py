@@ -1,4 +1,4 @@
-"""The safetensors files of a Hugging Face model folder, read one tensor or one part of a tensor at a time."""
+"""Reads the safetensors files of a Hugging Face model folder, one tensor or one part of a tensor at a time."""
 
 from __future__ import annotations
 
@@ -18,52 +18,53 @@ INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 
 
 class HfFolder:
-    """Knows which file holds each tensor; opens it only to read from it.
+    """Maps each tensor to its file, and opens a file only to read from it.
 
-    With an index, its files are the model's, and others in the folder (such as Mistral's `consolidated.safetensors`)
-    are not. Without one it is `model.safetensors`, or else all files there are.
+    With an index, the files it names are the model's, and others in the folder (such as Mistral's
+    `consolidated.safetensors`) are ignored. Without one, the model is `model.safetensors` if that exists, or else all
+    .safetensors files.
     """
 
     def __init__(self, folder: Path) -> None:
         """List the tensors of all files.
 
         Args:
-            folder: with one or more .safetensors files.
+            folder: folder with one or more .safetensors files.
 
         Raises:
-            DataError: no such file, one that cannot be read, or an index that disagrees with its files.
+            DataError: there is no such file, a file cannot be read, or the index disagrees with its files.
         """
         self._folder = folder
         self._files: dict[str, Path] = {}
         index = _read_index(folder / INDEX_FILE)
         for file in _files_of(folder, index):
             for name in _names_in(file):
-                said = index.get(name, "no file") if index is not None else self._files.get(name, file).name
-                if said != file.name and index is not None:
+                listed = index.get(name, "no file") if index is not None else self._files.get(name, file).name
+                if listed != file.name and index is not None:
                     raise DataError(
-                        f"{file} holds {name}, and by {INDEX_FILE} {said} does: fetch or save the model again."
+                        f"{file} holds {name}, but {INDEX_FILE} lists it in {listed}: fetch or save the model again."
                     )
-                if said != file.name:
-                    raise DataError(f"{file} holds {name}, and so does {said}: keep one of them.")
+                if listed != file.name:
+                    raise DataError(f"{file} holds {name}, and so does {listed}: keep one of them.")
                 self._files[name] = file
-        for name, said in (index or {}).items():
+        for name, listed in (index or {}).items():
             if name not in self._files:
                 raise DataError(
-                    f"{folder / INDEX_FILE} says that {said} holds {name}, which it does not: fetch or save the model "
+                    f"{folder / INDEX_FILE} lists {name} in {listed}, which does not hold it: fetch or save the model "
                     "again."
                 )
         if not self._files:
             raise DataError(f"{folder} has no tensor in .safetensors files: save the model as safetensors first.")
 
     def check(self, expected: Mapping[str, tuple[int, ...]], *, optional: AbstractSet[str]) -> None:
-        """Whether exactly the expected tensors are there, in their shapes. Reads headers only.
+        """Check that the folder holds exactly the expected tensors, in their shapes. Reads headers only.
 
         Args:
-            expected: shape by name, of the tensors that must be there.
-            optional: names that may be there.
+            expected: shape by name of the required tensors.
+            optional: names of further tensors that are allowed.
 
         Raises:
-            DataError: naming a missing, extra or mis-shaped tensor, or a file that cannot be read.
+            DataError: names a missing, extra or mis-shaped tensor, or a file that cannot be read.
         """
         missing, extra = sorted(expected.keys() - self._files), sorted(self._files.keys() - expected.keys() - optional)
         if missing or extra:
@@ -83,19 +84,19 @@ class HfFolder:
                     )
 
     def read(self, name: str, *, dim: int | None = None, start: int = 0, stop: int = 0) -> Tensor:
-        """One tensor, or a part of it; no more than that is read.
+        """Read one tensor or a part of it, and nothing else.
 
         Args:
-            name: its Hugging Face name.
-            dim: 0 or 1, along which a part is taken; None for the whole tensor.
+            name: Hugging Face name.
+            dim: 0 or 1, the dimension along which to take a part; None for the whole tensor.
             start: first index of the part.
-            stop: index after its last.
+            stop: end of the part, exclusive.
 
         Returns:
             The tensor, on the CPU.
 
         Raises:
-            DataError: a file that cannot be read.
+            DataError: the file cannot be read.
         """
         with self._opened(name) as tensors:
             if dim is None:
@@ -107,7 +108,7 @@ class HfFolder:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[Any]:
-        """The file that holds a tensor; Any, because safetensors has no types."""
+        """Open the file that holds a tensor; Any, because safetensors has no types."""
         try:
             with safe_open(self._files[name], framework="pt") as tensors:
                 yield tensors
@@ -122,8 +123,8 @@ def _files_of(folder: Path, index: Mapping[str, str] | None) -> list[Path]:
     for name, file_name in index.items():
         if not (folder / file_name).is_file():
             raise DataError(
-                f"{folder / INDEX_FILE} says that {file_name} holds {name}, and there is no such file: fetch the "
-                "missing files of this model."
+                f"{folder / INDEX_FILE} lists {name} in {file_name}, which does not exist: fetch the missing files of "
+                "this model."
             )
     return [folder / file_name for file_name in sorted(set(index.values()))]
 

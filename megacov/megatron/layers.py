@@ -1,4 +1,4 @@
-"""Layers that run where Transformer Engine does not, on torch's own kernels."""
+"""Layers on torch's own kernels, for machines without Transformer Engine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, in the dtype of `x`, statistics in float32.
+    """x / rms(x) * weight over the last dimension, in the dtype of `x`, with statistics in float32.
 
-    Takes the place of `WrappedTorchNorm`, which refuses sequence parallelism: the weight carries Megatron's
-    `sequence_parallel` mark, by which `finalize_model_grads` sums its gradient over TP ranks.
+    It replaces `WrappedTorchNorm`, which refuses sequence parallelism. The weight carries Megatron's
+    `sequence_parallel` mark, which makes `finalize_model_grads` sum its gradient over TP ranks.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
         """Signature of a Megatron norm module.
 
         Args:
-            config: read for `sequence_parallel` and `params_dtype`.
+            config: source of `sequence_parallel` and `params_dtype`.
             hidden_size: size of the normalised dimension.
-            eps: added to the mean square.
-            **kwargs: what other norms take (`persist_layer_norm`, `normalization`); ignored.
+            eps: constant added to the mean square.
+            **kwargs: arguments of other norms (`persist_layer_norm`, `normalization`); ignored.
         """
         super().__init__()
         self.eps = eps

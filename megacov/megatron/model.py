@@ -1,4 +1,4 @@
-"""A Megatron GPTModel from the sizes of a Hugging Face model."""
+"""Builds a Megatron GPTModel from the sizes of a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class ModelSettings:
     """How the model runs.
 
-    dtype: "float32" or "bfloat16", of parameters and activations.
-    vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+    dtype: "float32" or "bfloat16", for parameters and activations.
+    vocab_divisible_by: divisor of the rows of a vocabulary shard.
     transformer_engine: "auto", "on" or "off".
-    virtual_pipeline: runs of layers on each pipeline rank.
-    sequence_parallel: whether tensor-parallel ranks share the positions between their layers.
-    recompute: activations computed again in the backward pass, "none", "selective" (attention) or "full" (layers).
+    virtual_pipeline: virtual stages (runs of layers) on each pipeline rank.
+    sequence_parallel: whether tensor-parallel ranks split the positions between tensor-parallel layers.
+    recompute: activations to compute again in the backward pass: "none", "selective" (attention) or "full" (layers).
     deterministic: whether equal inputs must give equal bits.
     """
 
@@ -55,29 +55,20 @@ class ModelSettings:
 
 
 def padded_vocab_size(vocab_size: int, *, divisible_by: int, tp_size: int) -> int:
-    """Vocabulary size with padding rows, so that every tensor-parallel rank holds the same number of whole rows.
-
-    Args:
-        vocab_size: of the model.
-        divisible_by: rows of one shard are a multiple of this.
-        tp_size: tensor-parallel size.
-
-    Returns:
-        The smallest multiple of divisible_by * tp_size that holds the vocabulary.
-    """
+    """Smallest multiple of divisible_by * tp_size that holds the vocabulary, so that all shards are equally large."""
     multiple = divisible_by * tp_size
     return -(-vocab_size // multiple) * multiple
 
 
 def _sum_gradients(model: list[DistributedDataParallel], num_tokens: torch.Tensor | None, **kwargs: Any) -> None:
-    """Finalize gradients as plain sums: token weights already hold the global denominator, so nothing is divided."""
+    """Finalize gradients as plain sums: token weights already include the global denominator."""
     note_own_shards(model)
     finalize_model_grads(model, None, **kwargs)
 
 
 def _softmax_scale(shape: ModelShape) -> float | None:
-    """None for Megatron's own, 1/sqrt(d). Queries and keys are both scaled by the attention factor of a stretched RoPE;
-    Megatron's rotary embedding has no place for that, and their product has."""
+    """None for Megatron's default, 1/sqrt(d). A stretched RoPE scales both queries and keys by its attention factor.
+    Megatron's rotary embedding cannot do that, so their product is scaled here."""
     if shape.rope_scaling is None or shape.rope_scaling.attention_factor == 1.0:
         return None
     factor: float = shape.rope_scaling.attention_factor**2 / shape.head_dim**0.5
@@ -85,7 +76,7 @@ def _softmax_scale(shape: ModelShape) -> float | None:
 
 
 def _of_the_model(shape: ModelShape) -> dict[str, Any]:
-    """Megatron's fields that describe the model, however it is laid out."""
+    """Megatron's configuration fields that describe the model and not its layout."""
     return {
         "num_layers": shape.num_layers,
         "hidden_size": shape.hidden_size,
@@ -108,12 +99,12 @@ def _of_the_model(shape: ModelShape) -> dict[str, Any]:
 
 
 def _of_the_experts(experts: Experts) -> dict[str, Any]:
-    """The router as in transformers: its softmax in float32, no auxiliary loss, and no token is dropped."""
+    """A router as in transformers: softmax in float32, no auxiliary loss, no dropped token."""
     return {
         "num_moe_experts": experts.num_experts,
         "moe_ffn_hidden_size": experts.ffn_hidden_size,
         "moe_router_topk": experts.num_per_token,
-        # Over the logits of the chosen experts, the softmax adds up to 1; over all of them, it does not.
+        # A softmax over the chosen experts' logits makes their weights sum to 1; one over all experts does not.
         "moe_router_pre_softmax": not experts.normalizes_weights,
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
@@ -124,20 +115,12 @@ def _of_the_experts(experts: Experts) -> dict[str, Any]:
 def transformer_config(shape: ModelShape, settings: ModelSettings, groups: ParallelGroups) -> TransformerConfig:
     """Megatron's configuration of this model.
 
-    `calculate_per_token_loss` makes Megatron add the gradients of micro-batches and data-parallel ranks instead of
-    averaging them; `variable_seq_lengths` lets micro-batches differ in length between pipeline stages, which Megatron
-    grants only with the "alltoall" dispatcher, dense model or not. `perform_initialization` stays on although the
-    weights are loaded afterwards: without it Megatron does not mark sharded weights, and its gradient norm then counts
-    one shard for all. Virtual stages send and receive unbatched: between two pipeline ranks, the next and the previous
-    are the same rank, and batched messages reach the wrong stage.
-
-    Args:
-        shape: sizes of the model.
-        settings: how it runs.
-        groups: of this rank.
-
-    Returns:
-        The configuration.
+    `calculate_per_token_loss` makes Megatron sum the gradients of micro-batches and data-parallel ranks instead of
+    averaging them. `variable_seq_lengths` lets micro-batches in a pipeline differ in length; Megatron allows it only
+    with the "alltoall" dispatcher, even for a dense model. `perform_initialization` stays on although the weights are
+    loaded later: without it Megatron does not mark sharded weights, and its gradient norm counts one shard for all.
+    Virtual stages send and receive unbatched: with two pipeline ranks the next and the previous rank are the same, and
+    batched messages reach the wrong stage.
     """
     on_gpu, dtype = torch.cuda.is_available(), DTYPES[settings.dtype]
     has_virtual_stages, whole_layers = settings.virtual_pipeline > 1, settings.recompute == "full"
@@ -174,15 +157,15 @@ def transformer_config(shape: ModelShape, settings: ModelSettings, groups: Paral
 def layer_spec(
     config: TransformerConfig, *, transformer_engine: bool, virtual_stage: int | None
 ) -> TransformerBlockSubmodules:
-    """Which modules the layers of a chunk are made of.
+    """Specify the modules of the layers of one chunk.
 
     Args:
-        config: the model's configuration.
-        transformer_engine: Transformer Engine's modules; else torch's, from this folder.
-        virtual_stage: of the chunk; None without virtual stages.
+        config: Megatron's configuration.
+        transformer_engine: whether to use Transformer Engine's modules instead of the ones in this folder.
+        virtual_stage: index of the chunk; None without virtual stages.
 
     Returns:
-        The block specification of this chunk.
+        The block specification.
     """
     modules: dict[str, Any] = {"num_experts": config.num_moe_experts, "qk_layernorm": config.qk_layernorm}
     if transformer_engine:
@@ -202,19 +185,19 @@ def layer_spec(
 
 
 def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
-    """Decide between Transformer Engine's modules and torch's, alike on all ranks.
+    """Decide between Transformer Engine's modules and torch's; all ranks decide the same.
 
     Collectives: group: all-gather of one flag.
 
     Args:
-        choice: "auto" (where every rank has it and CUDA works), "on" or "off".
+        choice: "auto" (used if every rank has it and CUDA works), "on" or "off".
         group: all ranks, over gloo.
 
     Returns:
         True for Transformer Engine.
 
     Raises:
-        ConfigError: asked for, or found on some ranks, where a rank cannot import it; raised on all ranks.
+        ConfigError: a rank lacks it although it is on, or although other ranks have it; raised on all ranks.
     """
     usable = has_transformer_engine() and (choice == "on" or torch.cuda.is_available())
     has_it: list[bool] = all_gather(torch.tensor(usable), group=group).tolist()
@@ -232,15 +215,15 @@ def use_transformer_engine(choice: str, *, group: ProcessGroup | None) -> bool:
 def build_model(
     shape: ModelShape, settings: ModelSettings, groups: ParallelGroups, *, transformer_engine: bool
 ) -> list[nn.Module]:
-    """This rank's shard of the model. Its weights are not yet the policy's.
+    """Build this rank's shard of the model, before the policy's weights are loaded.
 
-    `check_split` says beforehand whether it can be split that way.
+    Call `check_split` first to learn whether the model can be split this way.
 
     Args:
         shape: sizes of the model.
-        settings: how it runs.
-        groups: of this rank.
-        transformer_engine: whether its modules are used.
+        settings: dtype, padding and parallel features.
+        groups: process groups of this rank.
+        transformer_engine: whether to use Transformer Engine's modules.
 
     Returns:
         The virtual stages of this rank, one or more.
@@ -250,8 +233,8 @@ def build_model(
     vocab_size = padded_vocab_size(shape.vocab_size, divisible_by=settings.vocab_divisible_by, tp_size=groups.tp_size)
     chunks: list[nn.Module] = []
     for stage in stages:
-        # No Float16Module around it: that would hand out float32 logits, a copy twice the size of the largest tensor.
-        # In bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
+        # No Float16Module around it: that returns float32 logits, a copy of the largest tensor at twice its size. In
+        # bfloat16, parameters are created as such, and the op that reads the logits computes in float32 by itself.
         model: Any = GPTModel(
             config,
             layer_spec(config, transformer_engine=transformer_engine, virtual_stage=stage),
@@ -272,13 +255,6 @@ def build_model(
 
 
 def wrap_for_training(chunks: Sequence[nn.Module]) -> list[DistributedDataParallel]:
-    """Give the stages the gradient buffers of a distributed optimizer.
-
-    Args:
-        chunks: from `build_model`.
-
-    Returns:
-        Each in Megatron's DistributedDataParallel.
-    """
+    """Wrap each stage in Megatron's DistributedDataParallel, with gradient buffers for a distributed optimizer."""
     settings = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     return [DistributedDataParallel(chunk.config, settings, chunk) for chunk in chunks]

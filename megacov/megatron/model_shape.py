@@ -1,4 +1,4 @@
-"""Sizes of a Hugging Face model, and whether Megatron can lay it out."""
+"""Sizes of a Hugging Face model, and checks that Megatron can lay it out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def read_model_shape(path: str | Path) -> ModelShape:
     """Read `config.json` of a Hugging Face model folder. Code that comes with a model is never run.
 
     Args:
-        path: the folder.
+        path: model folder.
 
     Returns:
-        Its sizes.
+        Sizes and features of the model.
 
     Raises:
-        DataError: no such folder, or no readable configuration in it.
-        ConfigError: a model family or a feature that cannot be laid into Megatron yet.
+        DataError: there is no such folder, or no readable configuration in it.
+        ConfigError: the model's family or one of its features is not supported.
     """
     from transformers import AutoConfig
 
@@ -39,22 +39,22 @@ def read_model_shape(path: str | Path) -> ModelShape:
 
 
 def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeline: int) -> None:
-    """Whether the model can be split over tensor- and pipeline-parallel ranks.
+    """Check that the model can be split over tensor- and pipeline-parallel ranks.
 
     Args:
         shape: sizes of the model.
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
-        virtual_pipeline: runs of layers on each pipeline rank.
+        virtual_pipeline: virtual stages on each pipeline rank.
 
     Raises:
-        ConfigError: heads, layers or feed-forward size cannot be split that way.
+        ConfigError: heads, layers or feed-forward size cannot be split this way.
     """
     check_model(
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads,
         num_layers=shape.num_layers,
-        # Experts are never cut, and 0 columns can be split over any number of ranks.
+        # Experts are never split, and 0 columns pass the check for any number of ranks.
         ffn_hidden_size=shape.ffn_hidden_size if shape.experts is None else 0,
         tensor=tensor,
         pipeline=pipeline,
@@ -63,7 +63,7 @@ def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeli
 
 
 def check_expert_split(shape: ModelShape, *, expert: int, tensor: int, sequence: bool) -> None:
-    """Whether the model's experts can be shared out over expert-parallel ranks.
+    """Check that the model's experts can be distributed over expert-parallel ranks.
 
     Args:
         shape: sizes of the model.
@@ -72,26 +72,26 @@ def check_expert_split(shape: ModelShape, *, expert: int, tensor: int, sequence:
         sequence: whether sequence parallelism is on.
 
     Raises:
-        ConfigError: no experts, or they cannot be shared out that way.
+        ConfigError: the model has no experts, or they cannot be distributed this way.
     """
     num_experts = None if shape.experts is None else shape.experts.num_experts
     check_experts(num_experts=num_experts, expert=expert, tensor=tensor, sequence=sequence)
 
 
 def check_length(shape: ModelShape, *, max_prompt_length: int, max_response_length: int) -> None:
-    """Whether no sequence is longer than the model's sliding window, within which all attention is plain attention.
+    """Check that no sequence can exceed the model's sliding window; within it, all attention is plain attention.
 
     Args:
-        shape: of the model.
-        max_prompt_length: tokens.
-        max_response_length: tokens.
+        shape: sizes of the model.
+        max_prompt_length: tokens of the longest prompt.
+        max_response_length: tokens of the longest response.
 
     Raises:
-        ConfigError: sequences may be longer than the window.
+        ConfigError: a sequence may be longer than the window.
     """
     longest = max_prompt_length + max_response_length
     if shape.sliding_window is not None and longest > shape.sliding_window:
         raise ConfigError(
-            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
-            f"sliding window of {shape.sliding_window} tokens, which is not implemented: lower them to fit into it."
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has a sliding window of "
+            f"{shape.sliding_window} tokens, which is supported only for sequences that fit into it: lower them."
         )

@@ -12,7 +12,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Adam and its schedule. Steps count optimizer updates; `clip_grad` is a global L2 norm, 0 for none."""
+    """Adam and its schedule. Steps are optimizer steps; `clip_grad` is a global L2 norm, 0 for no clipping."""
 
     lr: float
     min_lr: float
@@ -29,15 +29,15 @@ class AdamSettings:
 def build_optimizer(
     chunks: list[DistributedDataParallel], settings: AdamSettings, *, dtype: torch.dtype
 ) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
-    """A distributed Adam (states sharded over data-parallel ranks) with its schedule.
+    """Build a distributed Adam (state sharded over data-parallel ranks) with its schedule.
 
-    Collectives: none beyond Megatron's own group look-ups. Weights must be loaded before: bf16 training copies them
-    into float32 main parameters here.
+    Weights must be loaded before: in bf16 training they are copied into float32 main parameters here.
+    Collectives: none beyond Megatron's own group look-ups.
 
     Args:
         chunks: the virtual stages of this rank.
-        settings: of Adam and the schedule.
-        dtype: of the parameters.
+        settings: hyperparameters of Adam and the schedule.
+        dtype: dtype of the parameters.
 
     Returns:
         The optimizer and its schedule.
@@ -70,6 +70,6 @@ def build_optimizer(
         wd_incr_style="constant",
     )
     if settings.warmup_steps > 0:
-        # Megatron begins a warm-up at 0, with which the first update would do nothing.
+        # Megatron starts a warm-up at learning rate 0, and the first optimizer step would do nothing.
         scheduler.step(increment=1)
     return optimizer, scheduler

@@ -1,9 +1,9 @@
-"""Adam's state in the shape of the model's parameters, out of and into Megatron's distributed optimizer.
+"""Moves Adam's state between Megatron's distributed optimizer and tensors in the shape of the model's parameters.
 
-A data-parallel rank holds a slice of each flattened parameter's state. For a checkpoint that any layout can load, the
-slices of one parameter are put together on one of these ranks, its owner, and parameters are shared out over owners
-so that each writes and reads as much as the others. Nothing here knows which Adam it is: Apex's and Transformer
-Engine's keep their step count with the parameter group, torch's with every parameter.
+A data-parallel rank holds a slice of each flattened parameter's state. For a checkpoint that any layout can load, one
+of these ranks, the parameter's owner, assembles the slices. Owners are chosen so that all of them write and read
+similar amounts. This works with any Adam: those of Apex and Transformer Engine keep their step count with the parameter
+group, torch's with every parameter.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ KEY_PREFIX = "optimizer.state"
 class _Place:
     """Where the state of one parameter lives.
 
-    parameter: the model's, of this tensor- and pipeline-parallel rank.
-    inner: the Adam that holds its state on this rank.
-    main: [end - start] float32, this rank's slice of the parameter that Adam steps; None where it has no part of it.
-    start, end: the slice, in the flattened parameter.
+    parameter: the model's parameter on this tensor- and pipeline-parallel rank.
+    inner: Adam with its state on this rank.
+    main: [end - start] float32, this rank's slice of the parameter that Adam steps; None if this rank has no slice.
+    start, end: bounds of the slice in the flattened parameter.
     owner: rank in `group` that writes and reads the whole state.
-    group: the ranks that hold the slices.
+    group: ranks that hold the slices.
     """
 
     parameter: Tensor
@@ -50,11 +50,11 @@ class _Place:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What a checkpoint holds of it. A float32 parameter is its own main parameter."""
+        """The tensors in a checkpoint. A float32 parameter is its own main parameter."""
         return MOMENTS if self.parameter.dtype == torch.float32 else (*MOMENTS, MAIN_PARAMETER)
 
     def slice_of(self, kind: str) -> Tensor | None:
-        """This rank's slice; 0 for the moments of an Adam that has made no step."""
+        """This rank's slice; moments are 0 before Adam's first step."""
         if self.main is None or kind == MAIN_PARAMETER:
             return self.main
         value: Tensor | None = self.inner.state.get(self.main, {}).get(kind)
@@ -62,27 +62,23 @@ class _Place:
 
 
 def distributed_optimizers(optimizer: MegatronOptimizer) -> list[Any]:
-    """The distributed optimizers behind one optimizer: experts have their own, chained to that of the rest.
+    """The distributed optimizers that hold parameters: experts have one of their own, chained to the other.
 
-    Args:
-        optimizer: as `build_optimizer` makes it.
-
-    Returns:
-        Those that hold parameters; Any, because Megatron has no types.
+    They are Any because Megatron has no types.
     """
     chained = getattr(optimizer, "chained_optimizers", [optimizer])
     return [each for each in chained if not getattr(each, "is_stub_optimizer", False)]
 
 
 def share_out(sizes: Sequence[int], *, num_owners: int) -> list[int]:
-    """Give each of several sizes to one owner, each time to the one that has least so far.
+    """Assign parameters to owners, each to the owner with the least so far.
 
     Args:
-        sizes: of the parameters, in the order that all ranks share.
-        num_owners: ranks to share them out to.
+        sizes: parameter sizes, in an order that all ranks share.
+        num_owners: number of owners.
 
     Returns:
-        The owner of each.
+        The owner of each parameter.
     """
     loads = [0] * num_owners
     owners = []
@@ -94,7 +90,7 @@ def share_out(sizes: Sequence[int], *, num_owners: int) -> list[int]:
 
 
 def _places(optimizer: MegatronOptimizer) -> Iterator[_Place]:
-    """Every parameter of this rank, in an order that the ranks of its group share."""
+    """Every parameter of this rank, in the same order on all ranks of its group."""
     for each in distributed_optimizers(optimizer):
         group: ProcessGroup = each.data_parallel_group
         parameters = [parameter for buffer in each.buffers for parameter in buffer.param_index_map]
@@ -112,15 +108,15 @@ def _places(optimizer: MegatronOptimizer) -> Iterator[_Place]:
 def optimizer_shards(
     optimizer: MegatronOptimizer, parameter_shards: Mapping[int, Any], *, filled: bool
 ) -> dict[str, Any]:
-    """Sharded tensors of the state that this rank owns, in the shape and with the offsets of the model's parameters.
+    """Sharded tensors of the state that this rank owns, with the shapes and offsets of the model's parameters.
 
-    Collectives: with `filled`, the data-parallel group of each parameter: one SUM reduce of its int32 bits a kind,
-    which puts slices together exactly, negative zeros included.
+    Collectives: with `filled`, the data-parallel group of each parameter: one SUM reduce of its int32 bits for each
+    kind, which assembles slices exactly, negative zeros included.
 
     Args:
-        optimizer: as `build_optimizer` makes it.
-        parameter_shards: Megatron's ShardedTensor (or factory) of each parameter, by its id().
-        filled: whether to put the values in, for saving; else zeros, for loading.
+        optimizer: optimizer from `build_optimizer`.
+        parameter_shards: Megatron's ShardedTensor (or factory) by id() of the parameter.
+        filled: whether to fill in the values, for saving; zeros otherwise, for loading.
 
     Returns:
         "INDEX.KIND" -> ShardedTensor or factory, with float32 data on the parameter's device.
@@ -134,13 +130,13 @@ def optimizer_shards(
                 continue
             if value is None:
                 value = torch.zeros_like(place.parameter, dtype=torch.float32)
-            # The last of the three counts data-parallel copies, of which only the owner's is written.
+            # The last of the three numbers counts data-parallel copies. Only the owner's copy is written.
             replica_id = (*model_shard.replica_id[:-1], 0)
             key = f"{KEY_PREFIX}.{kind}.{model_shard.key}"
             changes: dict[str, Any] = {"key": key, "data": value, "replica_id": replica_id}
             if hasattr(model_shard, "dtype"):
                 changes["dtype"] = value.dtype
-            # Layers share a key and differ in their offset.
+            # Layers share a key and differ in offset.
             shards[f"{index}.{kind}"] = replace(model_shard, **changes)
     return shards
 
@@ -159,13 +155,14 @@ def _gathered(place: _Place, kind: str) -> Tensor | None:
 
 @torch.no_grad()
 def set_optimizer_state(optimizer: MegatronOptimizer, loaded: Mapping[str, Tensor], *, adam_steps: int) -> None:
-    """Hand what owners have loaded to the ranks that hold the slices.
+    """Distribute the state that owners have loaded to the ranks that hold the slices.
 
-    Collectives: the data-parallel group of each parameter: one broadcast of its float32 state a kind from its owner.
+    Collectives: the data-parallel group of each parameter: one broadcast of its float32 state for each kind, from its
+    owner.
 
     Args:
-        optimizer: as `build_optimizer` makes it; written in place.
-        loaded: by the names of `optimizer_shards`, the whole state of a parameter, of those that this rank owns.
+        optimizer: optimizer from `build_optimizer`; written in place.
+        loaded: whole states of the parameters that this rank owns, by the names of `optimizer_shards`.
         adam_steps: steps that Adam has made.
     """
     for index, place in enumerate(_places(optimizer)):
@@ -194,14 +191,7 @@ def set_optimizer_state(optimizer: MegatronOptimizer, loaded: Mapping[str, Tenso
 
 
 def adam_steps(optimizer: MegatronOptimizer) -> int:
-    """Steps that Adam has made.
-
-    Args:
-        optimizer: as `build_optimizer` makes it, on a rank that holds some of its state.
-
-    Returns:
-        The count, which all its parameters share.
-    """
+    """Steps that Adam has made, the same for all parameters. Call it on a rank that holds some of the state."""
     steps = set()
     for each in distributed_optimizers(optimizer):
         if _counts_by_parameter(each.optimizer):

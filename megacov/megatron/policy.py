@@ -1,9 +1,9 @@
-"""The policy: a sharded model with its optimizer, and the four things a trainer does with it."""
+"""The policy: a sharded model with its optimizer, and what a trainer does with it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,12 @@ from megacov.types import LossOutput, MicroBatch
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """One optimizer step, or one that was left out because its gradient is not finite.
+    """Result of one optimizer step, which is not applied if its gradient is not finite.
 
     grad_norm: global norm before clipping, equal on all ranks.
-    lr: learning rate used.
-    outputs: losses of the last stage's micro-batches.
-    own_gradient_is_finite: False if this rank's part is among what spoiled the step; known only of one left out.
+    lr: learning rate.
+    outputs: losses and metrics of the micro-batches, on the last stage.
+    own_gradient_is_finite: False if this rank's own gradient is not finite; computed only for a step left out.
     """
 
     grad_norm: float
@@ -49,7 +49,7 @@ class UpdateResult:
 
     @property
     def is_applied(self) -> bool:
-        """Whether the step was made; the same on all ranks."""
+        """Whether the step was applied; the same on all ranks."""
         return math.isfinite(self.grad_norm)
 
 
@@ -57,7 +57,7 @@ class UpdateResult:
 class Policy:
     """This rank's shard of the policy. Every method is a collective: all ranks call it, in the same order.
 
-    `chunks` are the virtual pipeline stages of this rank, one unless `parallel.virtual_pipeline` says more.
+    `chunks` are the virtual pipeline stages of this rank: one, unless `parallel.virtual_pipeline` is larger.
     """
 
     chunks: list[DistributedDataParallel]
@@ -70,36 +70,36 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return next(self.chunks[0].parameters()).device
 
     def log_probs(self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
 
         Args:
-            micro_batches: of this data-parallel rank.
-            with_entropy_t1: also take the entropy at temperature 1.
+            micro_batches: micro-batches of this data-parallel rank.
+            with_entropy_t1: whether to compute the entropy at temperature 1 too.
 
         Returns:
-            One record a micro-batch on the last pipeline stage, nothing on the others.
+            One record per micro-batch on the last pipeline stage, an empty list on the others.
         """
         return forward_only(self.chunks, micro_batches, self.reader, with_entropy_t1=with_entropy_t1)
 
     def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """Log-probs under the weights the run began with, forward only.
+        """Log-probs under the weights that the run began with, forward only.
 
         Args:
-            micro_batches: of this data-parallel rank.
+            micro_batches: micro-batches of this data-parallel rank.
 
         Returns:
-            [t] float32 a micro-batch on the last pipeline stage, nothing on the others.
+            [t] float32 per micro-batch on the last pipeline stage, an empty list on the others.
         """
         with self._reference_weights():
             return [statistics.log_probs for statistics in self.log_probs(micro_batches)]
 
     @contextmanager
     def _reference_weights(self) -> Iterator[None]:
-        """The model holds the reference weights inside, and its own again after."""
+        """Swap the reference weights in for the duration of the context."""
         assert self.reference is not None, "built without a reference"
         own = _copies(self.chunks)
         _copy_into(self.chunks, self.reference)
@@ -108,23 +108,38 @@ class Policy:
         finally:
             _copy_into(self.chunks, own)
 
-    def update(self, micro_batches: Sequence[MicroBatch], token_loss: TokenLoss, *, entropy_grad: bool) -> UpdateResult:
-        """One optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
+    def update(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        token_loss: TokenLoss,
+        *,
+        entropy_grad: bool,
+        between_passes: Callable[[list[Tensor]], None] | None = None,
+    ) -> UpdateResult:
+        """Make one optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
 
-        If the gradient norm is not finite, weights, optimizer and learning rate stay as they are, on all ranks.
+        If the gradient norm is not finite, weights, optimizer and learning rate stay unchanged on all ranks.
 
         Args:
-            micro_batches: of this data-parallel rank.
+            micro_batches: micro-batches of this data-parallel rank.
             token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
             entropy_grad: whether entropy carries a gradient.
+            between_passes: as in `forward_backward`.
 
         Returns:
             Gradient norm, learning rate and this rank's losses.
         """
         self._zero_gradients()
-        outputs = forward_backward(self.chunks, micro_batches, self.reader, token_loss, entropy_grad=entropy_grad)
-        # `step` computes this norm again. The check costs one pass over the gradient shard, and is the only moment
-        # at which all ranks know the same number while the weights are still good.
+        outputs = forward_backward(
+            self.chunks,
+            micro_batches,
+            self.reader,
+            token_loss,
+            entropy_grad=entropy_grad,
+            between_passes=between_passes,
+        )
+        # `step` computes this norm again, so the check costs one more pass over the gradient shard. Only here do all
+        # ranks know the same norm while the weights are still unchanged.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -142,21 +157,17 @@ class Policy:
         self.optimizer.zero_grad()
 
     def progress(self) -> dict[str, int]:
-        """How far optimizer and schedule have come, on a rank that holds some of the optimizer's state.
-
-        Returns:
-            "adam_steps" and "scheduler_steps".
-        """
+        """ "adam_steps" and "scheduler_steps" so far. Call it on a rank that holds some of the optimizer's state."""
         return {"adam_steps": adam_steps(self.optimizer), "scheduler_steps": int(self.scheduler.num_steps)}
 
     def restore(self, folder: Path, *, adam_steps: int, scheduler_steps: int) -> None:
-        """Go on from a checkpoint, whatever layout wrote it.
+        """Continue from a checkpoint, whatever layout wrote it.
 
         Collectives: those of `load_checkpoint`.
 
         Args:
-            folder: a checkpoint whose files have been verified.
-            adam_steps: steps that Adam had made.
+            folder: checkpoint with verified files.
+            adam_steps: steps that Adam had made when it was saved.
             scheduler_steps: steps that the schedule had made.
 
         Raises:
@@ -167,10 +178,10 @@ class Policy:
         self.scheduler.step(increment=0)
 
     def hf_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole model by Hugging Face name; every rank iterates to the end, only rank 0 receives tensors.
+        """The whole model by Hugging Face name. Every rank iterates to the end, but only rank 0 receives tensors.
 
         Returns:
-            Iterator of (name, tensor on the model's device); each is put together when it is asked for.
+            Iterator of (name, tensor on the model's device); each tensor is assembled on demand.
         """
         return gather_hf_weights(self.chunks, self.shape, self.groups)
 
@@ -196,23 +207,23 @@ def build_policy(
     temperature: float,
     with_reference: bool,
 ) -> Policy:
-    """Build this rank's shard, fill it from a Hugging Face folder, and give it an optimizer.
+    """Build this rank's shard, load its weights from a Hugging Face folder, and build its optimizer.
 
     Args:
         path: Hugging Face model folder (config.json and safetensors).
-        shape: its sizes.
-        groups: of this rank.
-        settings: how the model runs.
-        adam: of the optimizer and its schedule.
-        temperature: of the rollout; log-probs and entropy are taken at it.
-        with_reference: keep a copy of the first weights for a reference-KL term.
+        shape: sizes of the model.
+        groups: process groups of this rank.
+        settings: dtype, padding and parallel features.
+        adam: hyperparameters of the optimizer and its schedule.
+        temperature: rollout temperature, at which log-probs and entropy are computed.
+        with_reference: whether to keep a copy of these weights for a reference KL.
 
     Returns:
         The policy.
 
     Raises:
-        ConfigError: Transformer Engine is asked for and missing.
-        DataError: weights that cannot be read.
+        ConfigError: Transformer Engine is required but missing.
+        DataError: the weights cannot be read.
     """
     transformer_engine = use_transformer_engine(settings.transformer_engine, group=groups.control)
     chunks = wrap_for_training(build_model(shape, settings, groups, transformer_engine=transformer_engine))

@@ -1,4 +1,4 @@
-"""Process groups: torch.distributed and Megatron's parallel state, handed on as one frozen `ParallelGroups`."""
+"""Sets up torch.distributed and Megatron's parallel state, and returns the groups as a frozen `ParallelGroups`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def select_backend(backend: str, *, has_cuda: Sequence[bool]) -> str:
 
     Args:
         backend: "auto", "gloo" or "nccl".
-        has_cuda: whether torch sees a CUDA device, rank by rank.
+        has_cuda: whether torch sees a CUDA device, by rank.
 
     Returns:
         "nccl" or "gloo".
 
     Raises:
-        ConfigError: NCCL asked for, or CUDA found on some ranks, where a rank has no CUDA.
+        ConfigError: a rank has no CUDA although NCCL is required or other ranks have CUDA.
     """
     if backend == "gloo" or (backend == "auto" and not any(has_cuda)):
         return "gloo"
@@ -35,7 +35,7 @@ def select_backend(backend: str, *, has_cuda: Sequence[bool]) -> str:
         without = has_cuda.index(False)
         raise ConfigError(
             f"parallel.backend is {backend}, but torch sees no CUDA device on {has_cuda.count(False)} of "
-            f"{len(has_cuda)} ranks (rank {without} is the first): mend those nodes, or set parallel.backend=gloo."
+            f"{len(has_cuda)} ranks (rank {without} is the first): repair those nodes, or set parallel.backend=gloo."
         )
     return "nccl"
 
@@ -48,26 +48,26 @@ def join_job(*, backend: str, timeout_s: float, rank: int, local_rank: int, worl
     Args:
         backend: "auto", "gloo" or "nccl".
         timeout_s: seconds after which a collective that waits for a dead peer fails.
-        rank: of this process in the job.
-        local_rank: of this process on its node; its CUDA device.
+        rank: rank of this process in the job.
+        local_rank: rank of this process on its node, and its CUDA device.
         world_size: ranks in the job.
-        init_method: of `torch.distributed.init_process_group` ("env://" or "file://...").
+        init_method: argument of `torch.distributed.init_process_group` ("env://" or "file://...").
 
     Raises:
-        ConfigError: the backend cannot run here.
+        ConfigError: the backend cannot run on every rank.
     """
     timeout = timedelta(seconds=timeout_s)
     store, rank, world_size = next(rendezvous(init_method, rank=rank, world_size=world_size, timeout=timeout))
     store.set_timeout(timeout)
     chosen = _agree_on_backend(backend, store, rank=rank, world_size=world_size)
     if torch.cuda.is_available():
-        # Not local_rank itself: a launcher may show each rank only the one device that is its own.
+        # The remainder, because a launcher may show each rank its own device only.
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     dist.init_process_group(chosen, store=PrefixStore("job", store), rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _agree_on_backend(backend: str, store: Store, *, rank: int, world_size: int) -> str:
-    """What every rank can run, found before any group exists: ranks of two backends would wait for each other."""
+    """Choose a backend that every rank can run, before any group exists: ranks with two backends would deadlock."""
     store.set(f"cuda/{rank}", str(torch.cuda.is_available()))
     has_cuda = [store.get(f"cuda/{other}") == b"True" for other in range(world_size)]
     return select_backend(backend, has_cuda=has_cuda)
@@ -84,7 +84,7 @@ def lay_out_ranks(
     context: int = 1,
     expert: int = 1,
 ) -> ParallelGroups:
-    """Arrange the ranks of the job as Megatron does (order tp-cp-ep-dp-pp), and seed its random states.
+    """Arrange the ranks of the job in Megatron's order (tp-cp-ep-dp-pp), and seed its random states.
 
     Collectives: group creation on all ranks, in Megatron's order.
 
@@ -92,11 +92,11 @@ def lay_out_ranks(
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
         timeout_s: seconds after which a collective that waits for a dead peer fails.
-        control_timeout_s: the same for the control group, on which ranks wait for rank 0 to sample.
-        seed: of Megatron's model-parallel random states (dropout).
-        virtual_pipeline: runs of layers on each pipeline rank.
-        context: context-parallel size; the data-parallel size is what remains.
-        expert: expert-parallel size; its ranks are taken from those of a pipeline stage, whatever else these share.
+        control_timeout_s: the same for the control group, on which ranks wait while rank 0 samples.
+        seed: seed of Megatron's model-parallel random states (dropout).
+        virtual_pipeline: virtual stages on each pipeline rank.
+        context: context-parallel size; the data-parallel size follows from the others.
+        expert: expert-parallel size, over the ranks of a pipeline stage, whatever other dimension they belong to.
 
     Returns:
         The groups this rank belongs to.
@@ -114,7 +114,7 @@ def lay_out_ranks(
         virtual_pipeline if virtual_pipeline > 1 else None,
         context_parallel_size=context,
         expert_model_parallel_size=expert,
-        # Experts are whole: they are many and small, and cutting them leaves matrices too thin to be fast.
+        # Experts are not split: they are many and small, and their parts would be too thin to be fast.
         expert_tensor_parallel_size=1,
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
         create_gloo_process_groups=False,
@@ -147,19 +147,19 @@ def _check_sizes(world_size: int, *, tensor: int, pipeline: int, context: int, e
 
 
 def leave_layout(groups: ParallelGroups) -> None:
-    """Forget the arrangement of the ranks and its groups, so that the same job can be laid out anew.
+    """Destroy the arrangement of the ranks and its groups, so that the same job can be laid out again.
 
-    A run never does so; tests and benchmarks go through many layouts in one job.
+    Tests and benchmarks do this to run many layouts in one job; a run never does.
 
-    Collectives: control: a barrier, since a rank that goes first would take the connections from those still talking.
+    Collectives: control: a barrier, because the first rank to leave would close connections that others still use.
 
     Args:
-        groups: from `lay_out_ranks`; not to be used afterwards.
+        groups: groups from `lay_out_ranks`, which are invalid afterwards.
     """
     from megatron.core import parallel_state
 
     dist.barrier(group=groups.control)
-    # Megatron forgets its groups without closing them; each holds threads and sockets. Its list begins with a None.
+    # Megatron drops its groups without closing them, and each holds threads and sockets. Its list begins with None.
     created = [group for group in parallel_state._global_process_group_list if group is not None]
     parallel_state.destroy_model_parallel()
     for group in (*created, groups.control):

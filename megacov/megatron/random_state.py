@@ -1,4 +1,4 @@
-"""The state of every random generator of this process, in a file that holds tensors and numbers and no code."""
+"""Saves and restores the state of every random generator of this process, in a file without code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TRACKER = "megatron."
 
 
 def random_states() -> dict[str, Any]:
-    """Python's, numpy's, torch's and Megatron's generators as they stand now.
+    """Current states of the generators of Python, numpy, torch and Megatron.
 
     Returns:
-        "tensors" (name -> [..] uint8 on the CPU) and "numbers" (what JSON knows).
+        "tensors" (name -> [..] uint8 on the CPU) and "numbers" (values that JSON can hold).
     """
     tensors: dict[str, Tensor] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -37,15 +37,7 @@ def random_states() -> dict[str, Any]:
 
 
 def write_random_states(states: dict[str, Any], path: Path) -> None:
-    """Write what `random_states` returned.
-
-    Args:
-        states: of one rank.
-        path: of the file.
-
-    Raises:
-        OSError: the disk does not take it.
-    """
+    """Write the result of `random_states` to a file; raises OSError if that fails."""
     try:
         save_file(states["tensors"], path, metadata={"numbers": json.dumps(states["numbers"])})
     except SafetensorError as error:
@@ -53,14 +45,7 @@ def write_random_states(states: dict[str, Any], path: Path) -> None:
 
 
 def restore_random_states(path: Path) -> None:
-    """Set every generator of this process.
-
-    Args:
-        path: of a file that `write_random_states` wrote.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """Set every generator of this process from a file of `write_random_states`; raises CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             numbers = json.loads(file.metadata()["numbers"])

@@ -1,4 +1,4 @@
-"""The table of a whole model: which Megatron parameter holds which Hugging Face tensors, and which rank holds it."""
+"""The weight table of a whole model: which Hugging Face tensors each Megatron parameter holds, and on which rank."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EMBEDDING, OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
 def weight_rules(shape: ModelShape, *, padded_vocab_size: int) -> list[WeightRule]:
-    """The table of a whole model.
+    """Rules for every parameter of the whole model, layer by layer.
 
     Args:
         shape: sizes of the model.
         padded_vocab_size: vocabulary rows over all tensor-parallel ranks.
 
     Returns:
-        A rule for every parameter of the whole model, in the order of its layers.
+        One rule per parameter.
     """
     vocab, rows = vocab_layout(padded_vocab_size), (shape.vocab_size, shape.hidden_size)
     rules = [WeightRule((EMBEDDING,), (("model.embed_tokens.weight", rows),), vocab)]
@@ -43,33 +43,14 @@ def _layer_rules(shape: ModelShape, layer: int) -> Iterator[WeightRule]:
 
 
 def owner_stage(rule: WeightRule, shape: ModelShape, *, pipeline: int, virtual_pipeline: int) -> int:
-    """The pipeline stage that a parameter is on.
-
-    Args:
-        rule: of the parameter.
-        shape: of the model.
-        pipeline: pipeline-parallel size.
-        virtual_pipeline: runs of layers on each pipeline rank.
-
-    Returns:
-        Its rank in the pipeline-parallel group.
-    """
+    """The rank in the pipeline-parallel group that holds the parameter of a rule."""
     if rule.layer is None:
         return pipeline - 1 if rule.on_last_stage else 0
     return rule.layer // (shape.num_layers // (pipeline * virtual_pipeline)) % pipeline
 
 
 def owner_of_expert(rule: WeightRule, shape: ModelShape, *, expert_parallel: int) -> int | None:
-    """The expert-parallel rank that a parameter is on.
-
-    Args:
-        rule: of the parameter.
-        shape: of the model.
-        expert_parallel: expert-parallel size.
-
-    Returns:
-        Its rank in the expert-parallel group; None for what is no expert's, which all of them hold.
-    """
+    """The rank in the expert-parallel group that holds the parameter of a rule; None if all of its ranks hold it."""
     if rule.expert is None or shape.experts is None:
         return None
     return rule.expert // (shape.experts.num_experts // expert_parallel)

@@ -1,7 +1,7 @@
-"""Weights by their Hugging Face names, into and out of any tensor x pipeline layout.
+"""Loads and exports weights by Hugging Face name, in any tensor x pipeline x expert layout.
 
-The table of a family (`families/`) says, for each Megatron parameter, which Hugging Face tensors it is made of and how
-they are laid over tensor-parallel ranks; loading and exporting are the two directions of the same table.
+For each Megatron parameter, the table of a family (`families/`) lists the Hugging Face tensors it consists of and how
+they are split over tensor-parallel ranks. Loading and exporting use the same table in opposite directions.
 """
 
 from __future__ import annotations
@@ -29,14 +29,7 @@ _OF_EXPERT = re.compile(r"(mlp\.experts\.(?:local_experts\.|linear_fc[12]\.weigh
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The GPTModel inside Megatron's wrappers.
-
-    Args:
-        model: a GPTModel, in DistributedDataParallel or not.
-
-    Returns:
-        The GPTModel; Any, because Megatron has no types.
-    """
+    """The GPTModel inside Megatron's wrappers, if any; Any, because Megatron has no types."""
     inner: Any = model
     while hasattr(inner, "module"):
         inner = inner.module
@@ -44,13 +37,13 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def named_shards(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
-    """Parameters of this rank by their global Megatron name.
+    """Parameters of this rank by global Megatron name.
 
-    Megatron numbers the layers of a chunk from 0; `layer_number` (from 1) is the place in the whole model. So it does
-    with the experts of a rank.
+    Megatron numbers the layers of a chunk and the experts of a rank from 0. A layer's `layer_number` (from 1) is its
+    place in the whole model.
 
     Args:
-        chunks: GPTModels, possibly wrapped: the virtual stages of this rank.
+        chunks: the virtual stages of this rank: GPTModels, possibly wrapped.
 
     Returns:
         name -> parameter.
@@ -72,14 +65,14 @@ def _global_name(name: str, layers: Sequence[Any]) -> str:
 
 
 def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
-    """Whether a folder holds exactly the tensors of a model, in their shapes. Reads the headers of its files only.
+    """Check that a folder holds exactly the tensors of a model, in their shapes. Reads only the headers of its files.
 
     Args:
-        folder: with one or more .safetensors files.
+        folder: folder with one or more .safetensors files.
         shape: sizes of the model.
 
     Raises:
-        DataError: a missing, extra or mis-shaped tensor, named.
+        DataError: names a missing, extra or mis-shaped tensor.
     """
     rules = weight_rules(shape, padded_vocab_size=shape.vocab_size)
     expected = {name: size for rule in rules for name, size in rule.sources}
@@ -92,19 +85,19 @@ def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
 
 @torch.no_grad()
 def load_hf_weights(chunks: Sequence[nn.Module], folder: str | Path, shape: ModelShape, groups: ParallelGroups) -> None:
-    """Fill this rank's shard from a Hugging Face folder, one parameter after another.
+    """Load this rank's shard from a Hugging Face folder, one parameter after another.
 
     No communication: every rank reads the parts of tensors that it keeps, and holds one parameter beside its shard.
-    `check_hf_weights` says beforehand, on one rank, whether they are all there.
+    Call `check_hf_weights` first, on one rank, to learn whether the folder is complete.
 
     Args:
         chunks: the virtual stages of this rank, possibly wrapped; written in place.
-        folder: with one or more .safetensors files.
+        folder: folder with one or more .safetensors files.
         shape: sizes of the model.
-        groups: read for this rank's place in the tensor-parallel group.
+        groups: process groups of this rank; the tensor-parallel one decides which parts it reads.
 
     Raises:
-        DataError: a tensor that cannot be read, named.
+        DataError: names a tensor that cannot be read.
     """
     shards, source = named_shards(chunks), HfFolder(Path(folder))
     filled: set[str] = set()
@@ -128,7 +121,7 @@ def _fill(parameters: Sequence[nn.Parameter], rule: WeightRule, source: HfFolder
 
 
 def _tensor_place(rule: WeightRule, groups: ParallelGroups) -> tuple[int, int]:
-    """Rank and size of the group that the tensors are cut for; an expert is never cut."""
+    """Rank and size of the group that the tensors are split over; an expert is never split."""
     return (groups.tp_rank, groups.tp_size) if rule.expert is None else (0, 1)
 
 
@@ -147,16 +140,16 @@ def gather_hf_weights(
     """The whole model's weights by Hugging Face name, parameter by parameter.
 
     Every rank of replica 0, of the weights or of the experts, must iterate to the end; only global rank 0 receives
-    anything. Other replicas hold the same weights and return at once.
+    tensors. Other replicas hold the same weights and return at once.
 
     Collectives: for each parameter in table order, tp_group of the owning stage: all-gather of the shard, unless every
-    rank holds it whole; or, of an expert, ep_group of the owning stage: broadcast from its owner; then pp_group of
+    rank holds it whole; for an expert instead, ep_group of the owning stage: broadcast from its owner; then pp_group of
     tensor-parallel rank 0: broadcast of each full tensor from the owning stage.
 
     Args:
         chunks: the virtual stages of this rank, possibly wrapped.
         shape: sizes of the model.
-        groups: of this rank.
+        groups: process groups of this rank.
 
     Yields:
         (name, full tensor on the model's device and in its dtype, its own copy) on global rank 0.
@@ -165,7 +158,7 @@ def gather_hf_weights(
         return
     shards = named_shards(chunks)
     some = next(iter(shards.values()))
-    # The first rank of a stage has what the others gather, and hands it to the first stage.
+    # The lead rank of each stage sends the gathered tensors to the first stage.
     leads = groups.replica_rank == groups.tp_rank == 0
     for rule in weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size):
         owner = owner_stage(rule, shape, pipeline=groups.pp_size, virtual_pipeline=len(chunks))
@@ -190,12 +183,12 @@ def gather_hf_weights(
 def _gather_shards(
     rule: WeightRule, shards: dict[str, nn.Parameter], shape: ModelShape, groups: ParallelGroups, *, like: Tensor
 ) -> list[Tensor]:
-    """The shards of a parameter of this stage, in the order of the ranks that hold them; copies of this rank's own."""
+    """The shards of a parameter of this stage, in rank order; this rank's own shard is copied."""
     own = next((shards[name].detach().contiguous() for name in rule.names if name in shards), None)
     owner = owner_of_expert(rule, shape, expert_parallel=groups.ep_size)
     if owner is None:
         assert own is not None
-        # A copy even where nothing is gathered: what was yielded must not change with the next update.
+        # Copied even if nothing is gathered, because the next optimizer step must not change a yielded tensor.
         return [own.clone()] if rule.layout.dim is None else list(all_gather(own, group=groups.tp))
     if own is None:
         parts = [torch.empty(size, dtype=like.dtype, device="meta") for _, size in rule.sources]

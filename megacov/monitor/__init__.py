@@ -1,4 +1,4 @@
-"""What a run tells about itself: the table of metrics, how each is computed, and the comparison of finished runs.
+"""Metrics of a run: the table of tags, how each is computed, where it is written, and the comparison of runs.
 
-Nothing is re-exported, so that reading runs (`compare`) costs no import of torch.
+Nothing is re-exported, so that `compare` does not import torch.
 """

@@ -1,7 +1,7 @@
-"""Reads finished (or running) runs back from their folders and compares entropy at equal reward.
+"""Reads finished or running runs from their folders and compares their entropy at equal reward.
 
-Entropy falls as reward rises whatever the algorithm, so entropy at the same step favours whoever learns more slowly.
-The fair figure is the entropy that is left when the reward first reaches a given value.
+Entropy falls as reward rises whatever the algorithm, so entropy at equal steps favours the run that learns more slowly.
+The fair figure is the entropy left when the reward first reaches a given value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.errors import DataError
-from megacov.monitor.tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 SMOOTHING_WINDOW = 5
 """Logged steps in the centred moving average of reward and entropy."""
@@ -54,8 +54,9 @@ class Crossing:
 class Summary:
     """One row of a comparison: a run, or the means over the seeds of an algorithm.
 
-    first and last values are single logged steps, unsmoothed; entropies in nats.
-    crossing_step, entropy_at_reward: of the crossing; means over the runs that reached the target, None if none did.
+    First and last values are of single logged steps, unsmoothed; entropies are in nats.
+    crossing_step, entropy_at_reward: means over the runs that reached the target reward; None if none did.
+    num_reached: how many of the num_runs reached it.
     """
 
     num_steps: float
@@ -78,13 +79,13 @@ def read_run(directory: Path) -> Run:
     """Read a run folder: config.yaml and tensorboard/.
 
     Args:
-        directory: RUN, as `megacov train` leaves it.
+        directory: run folder, as `megacov train` writes it.
 
     Returns:
         The run, with at least one step.
 
     Raises:
-        DataError: the folder is missing, is no run, or has logged nothing yet.
+        DataError: the folder is missing, is not a run, or has no logged step yet.
     """
     name, seed, loss = _read_config(directory)
     rewards, entropies = _read_scalars(directory / "tensorboard")
@@ -103,14 +104,7 @@ def read_run(directory: Path) -> Run:
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
-    """Put the seeds of one algorithm together.
-
-    Args:
-        runs: in any order.
-
-    Returns:
-        Groups in order of first appearance, each sorted by seed.
-    """
+    """Group the seeds of each algorithm: groups in order of first appearance, each sorted by seed."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.label, run.loss), []).append(run)
@@ -118,14 +112,14 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def smooth(values: NDArray[np.float64], window: int = SMOOTHING_WINDOW) -> NDArray[np.float64]:
-    """Centred moving average; near the ends, over the values that are there.
+    """Centred moving average; near the ends, over the values that exist.
 
     Args:
-        values: [n].
-        window: odd number of values.
+        values: [n] in the order of the steps.
+        window: odd number of values to average.
 
     Returns:
-        [n].
+        [n] averages.
     """
     if len(values) == 0:
         return values
@@ -140,8 +134,8 @@ def find_crossing(run: Run, reward: float) -> Crossing | None:
     """Where a run's smoothed reward first reaches a target.
 
     Args:
-        run: to look at.
-        reward: the target.
+        run: curves of one run.
+        reward: target of the smoothed reward.
 
     Returns:
         The step and the smoothed entropy there; None if the target is never reached.
@@ -153,11 +147,11 @@ def find_crossing(run: Run, reward: float) -> Crossing | None:
 
 
 def summarise(runs: Sequence[Run], reward: float) -> Summary:
-    """The row of one run, or of the seeds of one algorithm.
+    """Summarise one run, or the seeds of one algorithm.
 
     Args:
-        runs: at least one.
-        reward: target for the entropy at equal reward.
+        runs: one or more runs.
+        reward: target at which entropies are compared.
 
     Returns:
         Means over the runs.
@@ -177,15 +171,7 @@ def summarise(runs: Sequence[Run], reward: float) -> Summary:
 
 
 def entropy_ratio(summary: Summary, baseline: Summary) -> float | None:
-    """Entropy at equal reward, over the baseline's.
-
-    Args:
-        summary: of a run or group.
-        baseline: of the group to compare with.
-
-    Returns:
-        The ratio; None unless both reached the reward.
-    """
+    """Entropy at equal reward, over the baseline's; None unless both reached the reward."""
     if summary.entropy_at_reward is None or not baseline.entropy_at_reward:
         return None
     return summary.entropy_at_reward / baseline.entropy_at_reward
@@ -202,16 +188,16 @@ def _read_config(directory: Path) -> tuple[str, int, str]:
         return str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} does not tell run.name, run.seed and algorithm.loss.name:"
+            f"{path} does not hold run.name, run.seed and algorithm.loss.name:"
             " restore the file that `megacov train` wrote there."
         ) from error
 
 
 def _read_scalars(directory: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """Reward and entropy by step; of a step that was logged twice, the later."""
+    """Reward and entropy by step; the later value where a step was logged twice."""
     if not any(directory.glob("events.out.tfevents.*")):
         raise DataError(f"{directory} has no TensorBoard events: the run has not started, or its folder was emptied.")
-    # 0 keeps every scalar; the default would thin them out. Everything else is not needed.
+    # 0 keeps every scalar; the default drops some. The other kinds are not needed.
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 1, "tensors": 1})
     logged = set(events.Reload().Tags()["scalars"])
     rewards, entropies = (

@@ -1,4 +1,4 @@
-"""The picture of a comparison: reward, entropy, and entropy versus reward."""
+"""Draws a comparison of runs: reward, entropy, and entropy against reward."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SIZE_INCHES = (13.2, 4.6)
 DOTS_PER_INCH = 200
 """Twice the usual 100, for screens of high density."""
 
-# Okabe and Ito's colours, which the colour-blind tell apart; in grey the markers do.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. In greyscale the markers differ.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _INK, _GREY, _GRID = "#222222", "#777777", "#E6E6E6"
-# Any: the type of the keys differs between versions of matplotlib.
+# Any, because the type of the keys differs between versions of matplotlib.
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.5,
@@ -51,12 +51,12 @@ _STYLE: Any = {
 
 
 def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) -> None:
-    """Draw groups of runs, seeds as thin lines and their mean as a thick one.
+    """Draw groups of runs: seeds as thin lines and their mean as a thick one.
 
     Args:
-        groups: of `group_runs`; each is drawn in a colour of its own.
+        groups: runs as `group_runs` returns them; each group has its own colour.
         reward: target at which entropies are compared.
-        path: of the picture, ending in .png.
+        path: file to write, ending in .png.
 
     Raises:
         DataError: the picture cannot be written.
@@ -112,7 +112,7 @@ def _mean_curves(group: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 
 def _mark_crossing(axes: Axes, group: Sequence[Run], reward: float, colour: str, marker: str) -> None:
-    """The mean over seeds of the entropy at the target, with its value in the legend, where none overlap."""
+    """Mark the mean entropy at the target. The value goes into the legend, where labels cannot overlap."""
     summary = summarise(group, reward)
     name = group[0].label + (f" ({len(group)} seeds)" if len(group) > 1 else "")
     style: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The table of a comparison."""
+"""Renders a comparison of runs as a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from megacov.monitor.compare import SMOOTHING_WINDOW, Run, Summary, entropy_rati
 
 
 def render_table(groups: Sequence[Sequence[Run]], *, baseline_group: Sequence[Run], reward: float) -> Table:
-    """A row for each group of seeds, with the rows of its runs below; a group of one is a single row.
+    """Render a row for each group of seeds, with a row for each of its runs below; a group of one has a single row.
 
     Args:
-        groups: of `group_runs`.
-        baseline_group: the group whose entropy at equal reward the others are divided by.
+        groups: runs as `group_runs` returns them.
+        baseline_group: the group whose entropy at equal reward divides the others'.
         reward: target at which entropies are compared.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Metrics of the token covariance and of the selection that follows from it, under their tags.
+"""Metrics of the token covariance and of the selection made from it, under their tags.
 
-t: response tokens of this rank, laid flat. Nothing waits for the device except `covariance_histogram`.
+t: response tokens of this rank, laid flat. Only `covariance_histogram` waits for the device.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TOP_RATIOS = {"0.02pct": 2e-4, "0.2pct": 2e-3, "2pct": 0.02, "20pct": 0.2, "50pc
 
 _MAGNITUDES = [10 ** (exponent / 4) for exponent in range(-16, 9)]
 HISTOGRAM_LIMITS = [-m for m in reversed(_MAGNITUDES)] + [0.0, *_MAGNITUDES, sys.float_info.max]
-"""Upper ends of the bins: four to a decade from 1e-4 to 100 on either side of 0; the outer bins are open."""
+"""Upper ends of the bins: four a decade from 1e-4 to 100 on either side of 0; the outermost bins are open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts in bins, on the host. limits[i] is the upper end of bin i, inclusive; the lower end is limits[i - 1]."""
+    """Counts by bin, on the host. Bin i holds values in (limits[i - 1], limits[i]]."""
 
     limits: list[float]
     counts: list[float]
@@ -48,11 +48,13 @@ def covariance_metrics(
     group: ProcessGroup | None,
     selected: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Mean, spread and tail of the covariance, and the quadrants that it comes from.
+    """Mean, spread and upper tail of the covariance, and the share of tokens in each quadrant.
+
+    A quadrant is a sign of the advantage (about 0) with a side of the log-prob (about its mean).
 
     Args:
         cov: [t] float32, from megacov.ops.covariance; read only.
-        log_probs: [t] float, that cov was computed from.
+        log_probs: [t] float, the ones cov was computed from.
         advantages: [t] float.
         loss_mask: [t] bool.
         token_ids: [t] int64, unique over the group.
@@ -88,17 +90,17 @@ def selection_metrics(
     candidates: Tensor | None = None,
     micro_batch_selected: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """How many tokens were selected, where the line ran, and what a selection per micro-batch would have missed.
+    """Size and threshold of a selection, and how much of it a selection in each micro-batch would share.
 
     Args:
         selected: [t] bool.
         loss_mask: [t] bool.
         group: ranks that hold the other tokens of the selection scope.
-        scores: [t] float that the selection ranks by (cov, entropy), read only; None if it is random, or if there is
-            no one line, because every micro-batch drew its own.
-        candidates: [t] bool, what a random selection (Clip-Cov) draws from; None for a selection by rank.
-        micro_batch_selected: [t] bool, what the same method with the same ratio picks in each micro-batch of each rank
-            by itself; None if that was not computed.
+        scores: [t] float that the selection ranks by (cov, entropy), read only; None if it is random, or if each
+            micro-batch has its own threshold.
+        candidates: [t] bool, tokens that a random selection (Clip-Cov) draws from; None for a selection by rank.
+        micro_batch_selected: [t] bool, tokens that the same method selects with the same ratio in each micro-batch
+            alone; None if that was not computed.
 
     Returns:
         `selection/count`, `effective_ratio`; `threshold` and `margin` with `scores`, `band_population` with
@@ -137,13 +139,14 @@ def covariance_histogram(cov: Tensor, loss_mask: Tensor, *, group: ProcessGroup 
         group: ranks that hold the other tokens.
 
     Returns:
-        Counts in the bins of HISTOGRAM_LIMITS, equal on all ranks.
+        Counts in the bins of HISTOGRAM_LIMITS, equal on all ranks. If a covariance on any rank is not finite, neither
+        is the total; read no extreme then, because gloo's MAX can lose a NaN.
 
     Collectives: group: SUM [54] float64, MAX [2] float64.
     """
     values, weights = cov.double().where(loss_mask, 0.0), loss_mask.double()
     limits = torch.tensor(HISTOGRAM_LIMITS, dtype=torch.float64, device=cov.device)
-    # NaN lies beyond the last bin, which on a GPU would end the process; the moments still tell of it.
+    # bucketize puts NaN beyond the last bin, and an index out of range kills the process on a GPU. The total shows NaN.
     bins = torch.bucketize(values, limits).clamp(max=len(limits) - 1)
     counts = limits.new_zeros(len(limits)).index_add(0, bins, weights)
     moments = torch.stack([values.sum(), values.square().sum()])
@@ -155,7 +158,7 @@ def covariance_histogram(cov: Tensor, loss_mask: Tensor, *, group: ProcessGroup 
 
 
 def _quadrants(advantages: Tensor, is_high: Tensor) -> dict[str, Tensor]:
-    """[t] bool each: signs of the advantage and of log_prob - mean. A token without advantage is in none."""
+    """[t] bool each. A token with advantage 0 is in no quadrant."""
     is_positive, is_negative = advantages > 0, advantages < 0
     return {
         "pos_adv_high_lp": is_positive & is_high,

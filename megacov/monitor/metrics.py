@@ -1,7 +1,7 @@
 """Entropy, mismatch, policy, reward and rollout metrics, under their tags.
 
-t: response tokens of this rank, laid flat; n: samples of the rollout batch. Sums are float64; a function that talks
-to other ranks does so in one message of sums, and one of extremes where it has any.
+t: response tokens of this rank, laid flat; n: samples of the rollout batch. Sums are float64. A function that
+communicates sends one message of sums, and one more if it reports extremes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def masked_means(terms: Mapping[str, tuple[Tensor, Tensor]], *, group: ProcessGroup | None) -> dict[str, Tensor]:
-    """Means of several quantities, each over tokens of its own, in one message; bit-equal in every parallel layout.
+    """Means of several quantities, each under its own mask, in one message; bit-equal in every parallel layout.
 
     Args:
         terms: (values, mask) by name, [t] float or bool and [t] bool; the same names in the same order on all ranks.
@@ -30,7 +30,8 @@ def masked_means(terms: Mapping[str, tuple[Tensor, Tensor]], *, group: ProcessGr
         group: ranks that hold the other tokens.
 
     Returns:
-        The means, scalar float64, under the same names and in their order; NaN over no token.
+        The means, scalar float64, under the same names in the same order; NaN where a mask is empty on every rank or a
+        masked value on any rank is not finite.
 
     Collectives: group: SUM [number of names, 3] float64.
     """
@@ -49,17 +50,17 @@ def entropy_means(
 ) -> dict[str, Tensor]:
     """Token mean and sequence mean of the entropy at one or several temperatures.
 
-    Sequences without a loss token are left out. A sequence may be spread over ranks.
+    Sequences without a loss token are left out. Ranks may share a sequence.
 
     Args:
-        entropies: [t] float nats each, by the ending of its tags: "" at the rollout temperature, "_t1" at 1.
+        entropies: [t] float nats each, keyed by the suffix of its tags: "" at the rollout temperature, "_t1" at 1.
         sample_ids: [t] int64, the sample that each token belongs to, in [0, num_samples).
         loss_mask: [t] bool.
         num_samples: n, over all ranks.
         group: ranks that hold the other tokens.
 
     Returns:
-        `entropy/token_mean<ending>` and `entropy/sequence_mean<ending>`, scalar float64.
+        `entropy/token_mean<suffix>` and `entropy/sequence_mean<suffix>`, scalar float64.
 
     Collectives: group: SUM [number of entropies + 1, n] float64.
     """
@@ -69,46 +70,50 @@ def entropy_means(
     *entropy_sums, counts = all_reduce_sum(sums, group=group)
     num_sequences = (counts > 0).sum()
     metrics = {}
-    for ending, per_sample in zip(entropies, entropy_sums, strict=True):
-        metrics[f"entropy/token_mean{ending}"] = per_sample.sum() / counts.sum()
-        metrics[f"entropy/sequence_mean{ending}"] = (per_sample / counts.clamp(min=1)).sum() / num_sequences
+    for suffix, per_sample in zip(entropies, entropy_sums, strict=True):
+        metrics[f"entropy/token_mean{suffix}"] = per_sample.sum() / counts.sum()
+        metrics[f"entropy/sequence_mean{suffix}"] = (per_sample / counts.clamp(min=1)).sum() / num_sequences
     return metrics
 
 
 def mismatch_metrics(
     old_log_probs: Tensor, rollout_log_probs: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None
 ) -> dict[str, Tensor]:
-    """How far the trainer's log-probs are from those that the rollout server sampled with.
+    """How far the trainer's log-probs are from the rollout server's.
 
-    With m = rollout - old on tokens of the rollout: k1 = m and k3 = exp(-m) - 1 + m estimate KL(rollout || trainer).
+    With m = rollout - old: k1 = m and k3 = exp(-m) - 1 + m estimate KL(rollout || trainer), because the rollout policy
+    sampled the tokens.
 
     Args:
-        old_log_probs: [t] float, recomputed by the trainer; read only.
+        old_log_probs: [t] float, computed by the trainer; read only.
         rollout_log_probs: [t] float, the server's; read only.
         loss_mask: [t] bool.
         group: ranks that hold the other tokens.
 
     Returns:
-        `rollout/mismatch_*`, scalar float64.
+        `rollout/mismatch_*`, scalar float64; all NaN where a log-prob on any rank is not finite.
 
     Collectives: group: SUM [3, 3] float64, MAX [1] float64.
     """
     m = (rollout_log_probs.detach().double() - old_log_probs.detach().double()).where(loss_mask, 0.0)
     values = {"mismatch_k1": m, "mismatch_k1_abs": m.abs(), "mismatch_k3": torch.expm1(-m) + m}
     means = masked_means({f"rollout/{name}": (value, loss_mask) for name, value in values.items()}, group=group)
-    # The appended 0 stands for a rank without tokens.
+    # The appended 0 stands in on a rank without tokens.
     largest = torch.cat([m.abs(), m.new_zeros(1)]).max().view(1)
-    return {**means, "rollout/mismatch_max": all_reduce_max(largest, group=group).squeeze(0)}
+    largest = all_reduce_max(largest, group=group).squeeze(0)
+    # gloo's MAX loses a NaN of any rank but the first; a sum keeps it.
+    is_finite = means["rollout/mismatch_k1_abs"].isfinite()
+    return {**means, "rollout/mismatch_max": largest.where(is_finite, torch.nan)}
 
 
 def policy_means(
     metric_sums: Mapping[str, Tensor], *, num_tokens: Tensor | int, group: ProcessGroup | None
 ) -> dict[str, Tensor]:
-    """Turn `LossOutput.metrics`, added up over this rank's micro-batches, into means over the loss tokens of a step.
+    """Turn `LossOutput.metrics`, summed over this rank's micro-batches, into means over tokens.
 
     Args:
         metric_sums: scalar float64 each; the same names on all ranks.
-        num_tokens: loss tokens of the step over all ranks.
+        num_tokens: tokens of all ranks that the sums run over.
         group: ranks that hold the other tokens.
 
     Returns:
@@ -124,13 +129,13 @@ def policy_means(
 def reward_metrics(
     rewards: Tensor, group_ids: Tensor, *, best_reward: float = 1.0, worst_reward: float = 0.0
 ) -> dict[str, float]:
-    """How well the responses were judged. Every rank knows all rewards, so nothing is sent.
+    """Statistics of the rewards of one rollout. No communication: every rank knows all rewards.
 
     Args:
-        rewards: [n] float, of every judged response.
+        rewards: [n] float.
         group_ids: [n] int64, equal for responses to one prompt.
-        best_reward: reward at which a response is right.
-        worst_reward: reward at which a response is wrong.
+        best_reward: a response with at least this reward is right.
+        worst_reward: a response with at most this reward is wrong.
 
     Returns:
         `reward/*`.
@@ -150,10 +155,10 @@ def reward_metrics(
 
 
 def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """Lengths and endings of the responses.
+    """Lengths of the responses, and how many the length limit cut.
 
     Args:
-        samples: at least one.
+        samples: one or more judged responses.
 
     Returns:
         `rollout/length_mean`, `rollout/length_max` and `rollout/truncated_fraction`.
@@ -168,14 +173,14 @@ def rollout_metrics(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def version_lag(samples: Sequence[Sample], *, version: int) -> dict[str, float]:
-    """How old the weights were that sampled each token.
+    """Age of the weights that sampled each token.
 
     Args:
-        samples: with numbers for weight versions.
-        version: of the current weights.
+        samples: responses whose weight versions are decimal numbers.
+        version: version of the current weights.
 
     Returns:
-        `rollout/version_lag` and `rollout/version_lag_max`; 0 where no token was sampled.
+        `rollout/version_lag` and `rollout/version_lag_max`; both 0 if there is no token.
     """
     spans = [span for sample in samples for span in sample.completion.version_spans if span.end > span.start]
     lags = [(version - int(span.version), span.end - span.start) for span in spans]
@@ -187,10 +192,10 @@ def version_lag(samples: Sequence[Sample], *, version: int) -> dict[str, float]:
 
 
 def entropy_before_filter(samples: Sequence[Sample]) -> dict[str, float]:
-    """Entropy of everything sampled, without a forward pass over what is dropped: E[-log p] is the entropy.
+    """Estimate the entropy from the rollout's log-probs, with no forward pass over dropped groups: it is E[-log p].
 
     Args:
-        samples: all of them, dropped groups included, with at least one token.
+        samples: kept and dropped responses with at least one token between them.
 
     Returns:
         `entropy/token_mean_before_filter`, nats.

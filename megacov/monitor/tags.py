@@ -1,15 +1,16 @@
-"""The one table of everything a run logs. A tag that is not here cannot be written.
+"""The table of everything a run logs. A run cannot write a tag that is not here.
 
 `python -m megacov.monitor.tags > docs/metrics.md` renders the table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-# The two that tell most of a run.
-REWARD_TAG, ENTROPY_TAG = "reward/mean", "entropy/token_mean"
+from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
+from megacov.monitor.tag_sections import HEAD, SECTIONS
 
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
@@ -20,8 +21,8 @@ class Tag:
     """One metric.
 
     name: `section/metric`, as TensorBoard shows it.
-    meaning: one sentence.
-    unit: of the value; "share" is a fraction in [0, 1].
+    meaning: one sentence, or a few.
+    unit: unit of the value; "share" is a fraction in [0, 1].
     denominator: what the value is a mean over; "none" for sums, extremes and settings.
     kind: how TensorBoard stores it.
     """
@@ -33,236 +34,248 @@ class Tag:
     kind: Kind = "scalar"
 
 
-# "Tokens" are loss tokens of the whole step: every rank, every micro-batch.
+_QUADRANTS = {
+    "pos_adv_high_lp": "advantage > 0 and a log-prob at or above the mean",
+    "pos_adv_low_lp": "advantage > 0 and a log-prob below the mean",
+    "neg_adv_high_lp": "advantage < 0 and a log-prob at or above the mean",
+    "neg_adv_low_lp": "advantage < 0 and a log-prob below the mean",
+}
+
+
+def metric_tags(metrics: Mapping[str, Metric]) -> tuple[Tag, ...]:
+    """Tags of metrics that a loss declares: means over the kept tokens of all applied optimizer steps."""
+    return tuple(Tag(f"policy/{name}", metric.meaning, metric.unit, "tokens") for name, metric in metrics.items())
+
+
+def _loss_tags() -> tuple[Tag, ...]:
+    """Tags of all metrics of megacov's own losses; several losses may share one."""
+    metrics = SHARED_METRICS | {name: metric for loss in LOSSES.values() for name, metric in loss.metrics.items()}
+    return metric_tags(metrics | TERM_METRICS)
+
+
+# Which tokens a mean runs over is in the section's sentence, or in the row where a row differs.
 _TABLE = (
     Tag("run/config", "The resolved configuration.", "YAML", "none", "text"),
-    # entropy: of the policy before the first update of the step.
-    Tag("entropy/token_mean", "Entropy at the rollout temperature; every token counts alike.", "nats", "tokens"),
+    Tag("entropy/token_mean", "Entropy at the rollout temperature; every token counts equally.", "nats", "tokens"),
     Tag(
-        "entropy/sequence_mean", "Entropy at the rollout temperature; every response counts alike.", "nats", "sequences"
+        "entropy/sequence_mean",
+        "Entropy at the rollout temperature; every non-empty response counts equally.",
+        "nats",
+        "sequences",
     ),
-    Tag("entropy/token_mean_t1", "Entropy at temperature 1; every token counts alike.", "nats", "tokens"),
-    Tag("entropy/sequence_mean_t1", "Entropy at temperature 1; every response counts alike.", "nats", "sequences"),
+    Tag("entropy/token_mean_t1", "Entropy at temperature 1; every token counts equally.", "nats", "tokens"),
+    Tag(
+        "entropy/sequence_mean_t1",
+        "Entropy at temperature 1; every non-empty response counts equally.",
+        "nats",
+        "sequences",
+    ),
     Tag(
         "entropy/token_mean_before_filter",
-        "Mean of -log_prob of the sampled tokens, dropped groups included: an estimate from the rollout's log-probs.",
+        "Mean of -log_prob by the server over all response tokens, dropped groups included. Estimates the "
+        "entropy of the policies that sampled, unless top_p or top_k cut them.",
         "nats",
         "tokens",
     ),
-    # cov: (log_prob - mean log_prob) * (advantage - mean advantage) of each token, means over the rollout batch.
-    Tag("cov/mean", "Mean covariance; above 0, the update lowers the entropy.", "nats", "tokens"),
+    Tag("cov/mean", "Mean covariance.", "nats", "tokens"),
     Tag("cov/std", "Standard deviation of the covariance.", "nats", "tokens"),
-    Tag("cov/top_0.02pct", "Mean covariance of the top 0.02 % of the tokens.", "nats", "tokens"),
-    Tag("cov/top_0.2pct", "Mean covariance of the top 0.2 % of the tokens.", "nats", "tokens"),
-    Tag("cov/top_2pct", "Mean covariance of the top 2 % of the tokens.", "nats", "tokens"),
-    Tag("cov/top_20pct", "Mean covariance of the top 20 % of the tokens.", "nats", "tokens"),
-    Tag("cov/top_50pct", "Mean covariance of the top 50 % of the tokens.", "nats", "tokens"),
-    Tag("cov/quadrant_pos_adv_high_lp", "Advantage > 0, log-prob at or above the mean: sharpens.", "share", "tokens"),
-    Tag("cov/quadrant_pos_adv_low_lp", "Advantage > 0, log-prob below the mean: flattens.", "share", "tokens"),
-    Tag("cov/quadrant_neg_adv_high_lp", "Advantage < 0, log-prob at or above the mean: flattens.", "share", "tokens"),
-    Tag("cov/quadrant_neg_adv_low_lp", "Advantage < 0, log-prob below the mean: sharpens.", "share", "tokens"),
-    Tag(
-        "cov/histogram", "Covariance of all tokens, in bins that grow with the magnitude.", "nats", "none", "histogram"
+    *(
+        Tag(
+            f"cov/top_{percent}pct",
+            f"Mean over the top {percent} % of the tokens, at least one.",
+            "nats",
+            "tokens",
+        )
+        for percent in ("0.02", "0.2", "2", "20", "50")
     ),
-    # selection: the tokens that the covariance method acts on, in the last update of the step.
+    *(Tag(f"cov/quadrant_{name}", f"Tokens with {rule}.", "share", "tokens") for name, rule in _QUADRANTS.items()),
+    Tag("cov/histogram", "Covariance of all tokens; bins widen with its magnitude.", "nats", "none", "histogram"),
     Tag("selection/count", "Selected tokens.", "tokens", "none"),
-    Tag("selection/effective_ratio", "Selected tokens over all tokens of the scope.", "share", "tokens"),
-    Tag("selection/threshold", "Smallest selected score; of selections by rank.", "nats", "none"),
+    Tag("selection/effective_ratio", "Selected tokens over all tokens.", "share", "tokens"),
     Tag(
-        "selection/margin", "Smallest selected score minus the largest left out; of selections by rank.", "nats", "none"
+        "selection/threshold",
+        "Smallest selected score. Absent for Clip-Cov, which draws, and in micro_batch scope.",
+        "nats",
+        "none",
     ),
     Tag(
-        "selection/band_population", "Tokens that Clip-Cov draws from: in the band, not yet clipped.", "tokens", "none"
+        "selection/margin",
+        "Smallest selected score minus the largest other one. Absent where the threshold is.",
+        "nats",
+        "none",
+    ),
+    Tag(
+        "selection/band_population",
+        "Tokens that Clip-Cov draws from: in the band, and not clipped by PPO.",
+        "tokens",
+        "none",
     ),
     Tag(
         "selection/overlap_micro_batch",
-        "Selected tokens that a selection in each micro-batch alone would also have picked, over selected tokens.",
+        "Share of the selected tokens that a selection in each micro-batch alone would select too. "
+        "Absent in micro_batch scope.",
         "share",
         "tokens",
     ),
-    Tag(
-        "selection/quadrant_pos_adv_high_lp",
-        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
-        "share",
-        "tokens",
+    *(
+        Tag(
+            f"selection/quadrant_{name}",
+            f"Tokens with {rule}, over the tokens selected in all applied optimizer steps.",
+            "share",
+            "tokens",
+        )
+        for name, rule in _QUADRANTS.items()
     ),
-    Tag(
-        "selection/quadrant_pos_adv_low_lp",
-        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
-        "share",
-        "tokens",
-    ),
-    Tag(
-        "selection/quadrant_neg_adv_high_lp",
-        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
-        "share",
-        "tokens",
-    ),
-    Tag(
-        "selection/quadrant_neg_adv_low_lp",
-        "Selected tokens of all updates that are in this quadrant, over selected tokens.",
-        "share",
-        "tokens",
-    ),
-    # policy: d = log_prob - old log_prob, where old is the policy before the first update of the step.
     Tag(
         "policy/loss",
-        "The loss that is minimised, with its terms; the aggregation mode sets what it is a mean over.",
+        "Loss that is minimised, entropy bonus and reference KL included: mean over the applied optimizer steps. "
+        "The aggregation mode sets the denominator within one.",
         "-",
         "none",
     ),
-    Tag("policy/k1", "Mean of -d: unbiased for KL(old || new).", "nats", "tokens"),
-    Tag("policy/k1_abs", "Mean of |d|.", "nats", "tokens"),
-    Tag("policy/k3", "Mean of exp(d) - 1 - d: unbiased for KL(old || new), never below 0.", "nats", "tokens"),
-    Tag("policy/ratio", "Mean of the importance ratio exp(d); near 1.", "-", "tokens"),
-    Tag("policy/ppo_clip_fraction", "Tokens whose ratio is cut by PPO's range.", "share", "tokens"),
+    *_loss_tags(),
+    Tag("policy/kept_fraction", "Kept tokens over all loss tokens of the rollout batch.", "share", "tokens"),
     Tag(
-        "policy/dual_clip_fraction",
-        "Tokens of negative advantage whose ratio is cut by the dual clip.",
-        "share",
-        "tokens",
+        "policy/grad_norm",
+        "L2 norm of the gradient before clipping: mean over the applied optimizer steps.",
+        "-",
+        "none",
     ),
-    Tag("policy/cov_clip_fraction", "Tokens that Clip-Cov takes out of the update.", "share", "tokens"),
-    Tag("policy/kl_selected_fraction", "Tokens that KL-Cov penalises.", "share", "tokens"),
-    Tag("policy/kl_penalty", "KL-Cov's penalty with its coefficient, 0 at tokens not selected.", "nats", "tokens"),
-    Tag("policy/ref_kl", "Estimate of KL(new || reference).", "nats", "tokens"),
-    Tag(
-        "policy/kept_fraction",
-        "Loss tokens that entropy mask and rollout correction keep; every other policy, cov and selection tag is over "
-        "these alone.",
-        "share",
-        "tokens",
-    ),
-    Tag("policy/grad_norm", "Norm of the gradient before clipping.", "-", "none"),
-    Tag("policy/lr", "Learning rate.", "-", "none"),
-    # reward: of every judged response, those of groups that filtering then drops included.
+    Tag("policy/lr", "Learning rate of the last applied optimizer step.", "-", "none"),
     Tag("reward/mean", "Mean reward.", "reward", "sequences"),
     Tag("reward/std", "Standard deviation of the reward over all responses.", "reward", "sequences"),
     Tag("reward/min", "Lowest reward.", "reward", "none"),
     Tag("reward/max", "Highest reward.", "reward", "none"),
-    Tag("reward/all_right_groups", "Groups in which every response has the best reward.", "share", "groups"),
-    Tag("reward/all_wrong_groups", "Groups in which every response has the worst reward.", "share", "groups"),
-    # rollout
+    Tag("reward/all_right_groups", "Groups in which every reward is 1 or more.", "share", "groups"),
+    Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
     Tag("rollout/length_max", "Length of the longest response.", "tokens", "none"),
-    Tag("rollout/truncated_fraction", "Responses cut at the maximum length.", "share", "sequences"),
+    Tag("rollout/truncated_fraction", "Responses that end at a length limit.", "share", "sequences"),
     Tag(
         "rollout/mismatch_k1",
-        "Mean of rollout log_prob - old log_prob: unbiased for KL(rollout || trainer).",
+        "Mean of m: unbiased for KL(rollout || trainer) on tokens drawn from rollout.",
         "nats",
         "tokens",
     ),
-    Tag("rollout/mismatch_k1_abs", "Mean of |rollout log_prob - old log_prob|.", "nats", "tokens"),
-    Tag("rollout/mismatch_max", "Largest |rollout log_prob - old log_prob|.", "nats", "none"),
-    Tag("rollout/mismatch_k3", "Unbiased for KL(rollout || trainer), never below 0.", "nats", "tokens"),
+    Tag("rollout/mismatch_k1_abs", "Mean of |m|.", "nats", "tokens"),
+    Tag("rollout/mismatch_max", "Largest |m|.", "nats", "none"),
+    Tag(
+        "rollout/mismatch_k3", "Mean of exp(-m) - 1 + m: unbiased for the same KL, and never below 0.", "nats", "tokens"
+    ),
     Tag(
         "rollout/importance_weight",
-        "Mean weight of the rollout correction, 1 without one; 0 counts for a token that it leaves out.",
+        "Mean weight of the rollout correction; 0 for a token that it masks, 1 without a correction.",
         "-",
         "tokens",
     ),
-    Tag("rollout/retries", "Requests that were sent again.", "requests", "none"),
-    Tag("rollout/failovers", "Requests that went on to another server when one was lost.", "requests", "none"),
-    Tag("rollout/servers", "Servers that serve at the end of a rollout.", "servers", "none"),
-    Tag("rollout/server_restarts", "Servers that were lost and started again.", "restarts", "none"),
-    Tag("rollout/dropped_groups", "Groups dropped because all their rewards were equal.", "groups", "none"),
-    Tag("rollout/refill_rounds", "Further rounds of prompts that replaced dropped groups.", "rounds", "none"),
+    Tag("rollout/retries", "HTTP calls that were sent to the same server again.", "requests", "none"),
+    Tag(
+        "rollout/failovers",
+        "Times that a request was sent out anew because a server failed, or to another because one was busy.",
+        "requests",
+        "none",
+    ),
+    Tag("rollout/servers", "Servers in service when the batch is complete.", "servers", "none"),
+    Tag(
+        "rollout/server_restarts", "Times that a server was restarted while the batch was sampled.", "restarts", "none"
+    ),
+    Tag("rollout/dropped_groups", "Groups dropped because all their rewards are equal.", "groups", "none"),
+    Tag("rollout/refill_rounds", "Further rounds of prompts to replace dropped groups.", "rounds", "none"),
     Tag(
         "rollout/aborted",
-        "Responses that the server aborted unasked, sampled again or gone on with.",
+        "Responses that a server aborted unasked. They are sampled again, or continued in partial rollouts.",
         "responses",
         "none",
     ),
-    Tag("rollout/wrong_version", "Responses from other weights, thrown away.", "responses", "none"),
-    Tag("rollout/empty", "Responses without a token.", "responses", "none"),
-    Tag("rollout/groups", "Groups that were trained on.", "groups", "none"),
-    Tag("rollout/carried", "Responses finished or begun that were left for the next step.", "responses", "none"),
+    Tag(
+        "rollout/wrong_version",
+        "Responses thrown away because they came from other weights than expected.",
+        "responses",
+        "none",
+    ),
+    Tag("rollout/empty", "Judged responses without a token.", "responses", "none"),
+    Tag("rollout/groups", "Groups trained on.", "groups", "none"),
+    Tag("rollout/carried", "Responses, begun or finished, that are left for the next step.", "responses", "none"),
     Tag(
         "rollout/continued_tokens",
-        "Tokens of earlier steps in responses that were gone on with.",
+        "Tokens of earlier steps in the responses that this rollout continued.",
         "tokens",
         "none",
     ),
-    Tag("rollout/stale_dropped", "Responses begun under weights too old by now, sampled anew.", "responses", "none"),
+    Tag(
+        "rollout/stale_dropped",
+        "Carried responses sampled anew because their weights are too old by now.",
+        "responses",
+        "none",
+    ),
     Tag(
         "rollout/version_lag",
-        "Mean number of steps between the weights that sampled a token and those that are trained on it.",
+        "Version of the weights in training minus that which sampled the token; one version a step.",
         "versions",
         "tokens",
     ),
-    Tag("rollout/version_lag_max", "Largest such number.", "versions", "none"),
-    # perf: of one step; times are rank 0's, on the wall clock.
-    Tag("perf/step_s", "The whole step.", "s", "none"),
-    Tag("perf/rollout_s", "Waiting for samples and their rewards.", "s", "none"),
-    Tag("perf/log_probs_s", "Forward-only passes: old log-probs, entropy, reference.", "s", "none"),
-    Tag("perf/selection_s", "Covariance and selection, with their forward-only passes.", "s", "none"),
+    Tag("rollout/version_lag_max", "Largest lag of any token.", "versions", "none"),
+    Tag("perf/step_s", "The whole step, except saving a checkpoint and writing logs.", "s", "none"),
+    Tag("perf/rollout_s", "Waiting for the samples and rewards, and handing them to all ranks.", "s", "none"),
+    Tag(
+        "perf/log_probs_s",
+        "Forward-only passes (old log-probs, entropy, reference), advantages, token weights.",
+        "s",
+        "none",
+    ),
+    Tag(
+        "perf/selection_s",
+        "Covariance and selection with their forward-only passes. In micro_batch scope part of update_s.",
+        "s",
+        "none",
+    ),
     Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),
-    Tag("perf/weight_sync_s", "Writing, sending and loading new weights.", "s", "none"),
-    Tag("perf/weight_sync_pause_s", "Of the last push: until no server generates.", "s", "none"),
-    Tag("perf/weight_sync_gather_s", "Of the last push: putting shards together, on all ranks.", "s", "none"),
-    Tag("perf/weight_sync_transfer_s", "Of the last push: writing to disk, or sending.", "s", "none"),
-    Tag("perf/weight_sync_load_s", "Of the last push: loading by the servers.", "s", "none"),
-    Tag("perf/weight_sync_flush_s", "Of the last push: caches and checks, until all servers go on.", "s", "none"),
-    Tag("perf/weight_sync_num_bytes", "Of the last push: all tensors, each counted once.", "bytes", "none"),
-    Tag("perf/save_s", "What the last save held up training for.", "s", "none"),
-    Tag("perf/metrics_s", "Metrics of the step.", "s", "none"),
-    Tag("perf/tokens_per_s", "Prompt and response tokens of the step per second of the step.", "tokens/s", "none"),
-    Tag("perf/tokens_per_s_per_rank", "The same over the number of ranks.", "tokens/s", "none"),
+    Tag("perf/weight_sync_s", "Pushing weights to the servers, every attempt included.", "s", "none"),
+    Tag("perf/weight_sync_pause_s", "Last push: until all servers have paused and are ready for weights.", "s", "none"),
+    Tag("perf/weight_sync_gather_s", "Last push: assembling whole tensors from the shards of all ranks.", "s", "none"),
+    Tag("perf/weight_sync_transfer_s", "Last push: writing the weights to disk, or sending them.", "s", "none"),
+    Tag(
+        "perf/weight_sync_load_s",
+        "Last push: servers loading the weights; through the disk, reading them too.",
+        "s",
+        "none",
+    ),
+    Tag("perf/weight_sync_flush_s", "Last push: flushing caches, naming and checking weights, resuming.", "s", "none"),
+    Tag("perf/weight_sync_num_bytes", "Last push: size of all tensors, each counted once.", "bytes", "none"),
+    Tag("perf/save_s", "How long the last periodic save held up training.", "s", "none"),
+    Tag("perf/metrics_s", "Computing the metrics of the trainer.", "s", "none"),
+    Tag("perf/tokens_per_s", "Prompt and response tokens of the batch over perf/step_s.", "tokens/s", "none"),
+    Tag("perf/tokens_per_s_per_rank", "perf/tokens_per_s over the number of ranks.", "tokens/s", "none"),
     Tag(
         "perf/memory_bytes",
-        "Largest peak over the ranks: of the device's memory, or of the process where there is none.",
+        "Largest over the ranks. GPU: peak memory that torch has allocated since the process started. "
+        "CPU: resident memory of the process after the step.",
         "bytes",
         "none",
     ),
     Tag(
         "health/skipped_updates",
-        "Updates of the step left out because they were not finite; policy and selection tags are of the others.",
-        "updates",
+        "Optimizer steps left out because the gradient was not finite.",
+        "optimizer steps",
         "none",
     ),
-    Tag(
-        "health/failed_saves",
-        "Saves of a checkpoint that failed, of the run so far, or since it was resumed.",
-        "saves",
-        "none",
-    ),
+    Tag("health/failed_saves", "Failed saves of a checkpoint since the run was started or resumed.", "saves", "none"),
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
 
-_SECTIONS = {
-    "run": "What the run was asked to do.",
-    "entropy": "Entropy of the policy over the whole vocabulary, before the first update of the step.",
-    "cov": "`(log_prob - mean log_prob) * (advantage - mean advantage)` of each token, over the rollout batch, "
-    "before its first update.",
-    "selection": "The tokens that the covariance method acts on: in the last update of the step, or in `rollout_batch` "
-    "scope in all of them.",
-    "policy": "The update. `d = log_prob - old log_prob`; old is the policy before the first update of the step.",
-    "reward": "Every judged response, those of groups that filtering then drops included.",
-    "rollout": "How the responses came about.",
-    "perf": "One step, in rank 0's wall-clock time.",
-    "health": "What went wrong and was got over.",
-}
-
 
 def render_markdown() -> str:
-    """The table as the text of docs/metrics.md.
-
-    Returns:
-        Markdown, ending in a newline.
-    """
+    """The table as the text of docs/metrics.md: Markdown, ending in a newline."""
     lines = [
         "# Metrics",
         "",
         "<!-- Rendered by `python -m megacov.monitor.tags > docs/metrics.md`: change megacov/monitor/tags.py. -->",
         "",
-        'Every tag that a run may write to `RUN/tensorboard`; writing another one is an error. "Mean over" is the',
-        "denominator: loss *tokens*, *sequences* (responses) or *groups* (responses to one prompt) of the whole step,",
-        "over all micro-batches and ranks; *none* marks sums, extremes and settings. A tag whose value would have no",
-        "meaning in a run is absent from it, as PPO's clip fraction is under KL-Cov.",
+        HEAD,
     ]
-    for section, sentence in _SECTIONS.items():
-        lines += ["", f"## {section}", "", sentence, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
+    for section, text in SECTIONS.items():
+        lines += ["", f"## {section}", "", text, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
         lines += [
             f"| `{tag.name}` | {tag.meaning.replace('|', chr(92) + '|')} | {tag.unit} | {tag.denominator} |"
             for tag in _TABLE

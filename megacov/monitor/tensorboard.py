@@ -1,9 +1,9 @@
-"""Writes a run's metrics for TensorBoard, under declared tags only, with entropy and reward on a page of their own."""
+"""Writes a run's metrics for TensorBoard under declared tags only, and lays out a page for entropy and reward."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
-from megacov.monitor.tags import TAGS, Kind
+from megacov.monitor.tags import TAGS, Kind, Tag
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _chart(*tags: str) -> list[object]:
-    """One chart with a line per tag. TensorBoard reads them as patterns that match a tag's beginning, hence the $."""
+    """One chart with a line per tag. TensorBoard matches a regular expression from a tag's start, hence the $."""
     return ["Multiline", [f"{tag}$" for tag in tags]]
 
 
@@ -39,18 +39,20 @@ _inherited_hook = threading.excepthook
 
 
 class MetricWriter:
-    """One TensorBoard event file, with its custom-scalars page laid out. Only one rank of a run has a writer.
+    """One TensorBoard event file with a custom-scalars page. Only rank 0 has a writer.
 
     Args:
-        directory: made if it is missing.
-        first_step: what an earlier writer has written from this step on is hidden from readers; None hides nothing.
+        directory: folder of the event file, created if it is missing.
+        first_step: readers hide whatever earlier writers wrote from this step on; None hides nothing.
+        extra_tags: tags beside those of every run, such as an imported loss's metrics.
 
     Raises:
         DataError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, *, first_step: int | None = None) -> None:
+    def __init__(self, directory: Path, *, first_step: int | None = None, extra_tags: Iterable[Tag] = ()) -> None:
         self._directory = directory
+        self._tags = {tag.name: tag for tag in extra_tags} | TAGS
         self._is_broken = False
         threading.excepthook = _report_thread_failure
         with self._disk():
@@ -61,29 +63,29 @@ class MetricWriter:
         """Write numbers of one step. Waits for the device if one of them is a tensor there.
 
         Args:
-            scalars: by tag; tensors hold one element.
-            step: of the run.
+            scalars: value by tag; tensors hold one element.
+            step: steps that the run has finished.
 
         Raises:
-            DataError: the disk does not take them.
+            DataError: writing fails.
         """
         with self._disk():
             for tag, value in scalars.items():
-                _check_tag(tag, "scalar")
+                self._check_tag(tag, "scalar")
                 self._writer.add_scalar(tag, float(value), step)
 
     def write_histogram(self, tag: str, histogram: Histogram, *, step: int) -> None:
         """Write a histogram of one step.
 
         Args:
-            tag: declared as a histogram.
-            histogram: counts in bins.
-            step: of the run.
+            tag: a tag declared as a histogram.
+            histogram: counts by bin.
+            step: steps that the run has finished.
 
         Raises:
-            DataError: the disk does not take it.
+            DataError: writing fails.
         """
-        _check_tag(tag, "histogram")
+        self._check_tag(tag, "histogram")
         with self._disk():
             self._writer.add_histogram_raw(
                 tag,
@@ -98,34 +100,19 @@ class MetricWriter:
             )
 
     def write_config(self, text: str) -> None:
-        """Show the configuration on TensorBoard's text page.
-
-        Args:
-            text: YAML.
-
-        Raises:
-            DataError: the disk does not take it.
-        """
-        _check_tag("run/config", "text")
+        """Show a YAML configuration on TensorBoard's text page; raises DataError if writing fails."""
+        self._check_tag("run/config", "text")
         with self._disk():
-            # Indented by four, Markdown leaves it as it is.
+            # Markdown shows lines indented by four spaces unchanged.
             self._writer.add_text("run/config", "".join(f"    {line}\n" for line in text.splitlines()))
 
     def flush(self) -> None:
-        """Hand everything written so far to the operating system.
-
-        Raises:
-            DataError: the disk does not take it.
-        """
+        """Hand everything written so far to the operating system; raises DataError if that fails."""
         with self._disk():
             self._writer.flush()
 
     def close(self) -> None:
-        """Flush and close. Does nothing after a failure that was reported already.
-
-        Raises:
-            DataError: the disk does not take the rest.
-        """
+        """Flush and close; raises DataError if that fails. Does nothing after a failure that was already raised."""
         if not self._is_broken:
             with self._disk():
                 self._writer.close()
@@ -140,9 +127,13 @@ class MetricWriter:
         """Close."""
         self.close()
 
+    def _check_tag(self, tag: str, kind: Kind) -> None:
+        assert tag in self._tags, f"{tag} is not declared in megacov/monitor/tags.py"
+        assert self._tags[tag].kind == kind, f"{tag} is declared as a {self._tags[tag].kind}, not as a {kind}"
+
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """Turn a failure of the disk, which may be one of an earlier write, into a sentence for the user."""
+        """Turn a disk failure into an error for the user. An earlier write may have caused it."""
         try:
             yield
         except OSError as error:
@@ -154,13 +145,8 @@ class MetricWriter:
             ) from error
 
 
-def _check_tag(tag: str, kind: Kind) -> None:
-    assert tag in TAGS, f"{tag} is not declared in megacov/monitor/tags.py"
-    assert TAGS[tag].kind == kind, f"{tag} is declared as a {TAGS[tag].kind}, not as a {kind}"
-
-
 def _report_thread_failure(failure: threading.ExceptHookArgs) -> None:
-    """Pass over TensorBoard's own thread: it hands its failure to the next write, which makes a sentence of it."""
+    """Ignore disk failures in TensorBoard's own thread: the next write raises them, and they are reported there."""
     is_writer = type(failure.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
     if not (is_writer and issubclass(failure.exc_type, OSError)):
         _inherited_hook(failure)

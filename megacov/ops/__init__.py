@@ -1,4 +1,4 @@
-"""The maths of a policy over vocabulary shards, and sums that do not depend on the parallel layout."""
+"""Log-probs and entropy over vocabulary shards, and sums that do not depend on the parallel layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Covariance of each token's log-prob and advantage, the quantity that drives the policy's entropy.
+"""Covariance of each token's log-prob and advantage.
 
 Source: Cui et al., "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
 (arXiv 2505.22617), equation 10. Shapes: [...] tokens of this rank, any shape, usually flat [t].
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
     """Product of the centred log-prob and the centred advantage of each token.
 
-    cov_i = (lp_i - mean lp) * (A_i - mean A), both means over every masked token of `group`. The means are summed
-    without an order (see ops/masked.py), so a token's covariance is the same bits in every layout.
+    cov_i = (lp_i - mean lp) * (A_i - mean A), both means over every masked token of `group`. The sums behind the means
+    do not depend on order (see ops/masked.py), so a token's covariance has the same bits in every layout.
 
     Args:
-        log_probs: [...] float, of the sampled tokens under the policy being updated; read only.
+        log_probs: [...] float, log-probs of the sampled tokens under the policy being updated; read only.
         advantages: [...] float; read only.
         loss_mask: [...] bool; the other tokens are ignored, whatever their values.
         group: ranks that hold the other tokens of the selection scope.

@@ -2,10 +2,10 @@
 
 Shapes: t positions laid flat, v padded vocabulary, v/tp the columns of one rank's shard, tp ranks.
 
-Both results come from one pass over the logits. A rank boils each row of its shard down to four numbers; one
-all-gather exchanges them, and each rank combines them in rank order, so that all ranks hold the same bits. The
-backward pass recomputes the probabilities from the logits instead of keeping them. Either pass works through blocks of
-rows that fit a cache, so that beside the logits and their gradient no tensor of the size of the logits exists.
+Both results come from one pass over the logits. A rank reduces each row of its shard to four numbers; one all-gather
+exchanges them, and each rank combines them in rank order, so that all ranks hold the same bits. The backward pass
+recomputes the probabilities from the logits instead of keeping them. Both passes work through blocks of rows that fit
+into a cache, so no tensor of the size of the logits exists beside the logits and their gradient.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-# exp(_LOWEST_SHIFT) is 0 in float32 and float64, so raising a shifted logit of -inf to it changes no probability;
-# it turns 0 * -inf, which is NaN, into 0 * finite in the entropy.
+# exp(_LOWEST_SHIFT) is 0 in float32 and float64, so raising a shifted logit of -inf to it changes no probability. In
+# the entropy it turns 0 * -inf, which is NaN, into 0 * finite.
 _LOWEST_SHIFT = -1e4
 
 _MAXIMUM, _SUM_EXP, _WEIGHTED, _TARGET = range(4)
@@ -48,12 +48,12 @@ def vocab_parallel_log_probs_and_entropy(
 
     Args:
         vocab_parallel_logits: [..., v/tp] of any float dtype, read only; computed in float32 (float64 for float64).
-            Without a copy if the leading dimensions can be viewed as one.
+            No copy is made if the leading dimensions can be viewed as one.
         targets: [...] int64, global vocabulary ids, equal on all tp ranks.
         tp_group: ranks that hold the shards of the vocabulary, in order; None if it is not sharded.
-        temperature: divides the logits; positive.
+        temperature: positive divisor of the logits.
         entropy_grad: whether a gradient flows through the entropy.
-        vocab_size: entries without padding; ids from here on have probability 0 and gradient 0. None: no padding.
+        vocab_size: entries without padding; ids from there on have probability 0 and gradient 0. None for no padding.
 
     Returns:
         log_probs: [...] float32 (float64 for float64 logits), equal on all tp ranks.
@@ -65,8 +65,8 @@ def vocab_parallel_log_probs_and_entropy(
 
     Raises:
         ValueError: if shapes or dtypes do not fit, the temperature is not positive, the shards cannot hold
-            vocab_size entries, or a target is outside the vocabulary. On a GPU targets are not checked, because
-            that would wait for the device: the log-prob of such a target is NaN there.
+            vocab_size entries, or a target is outside the vocabulary. Targets are not checked on a GPU, because
+            that would wait for the device; such a target's log-prob is NaN there.
     """
     _check_arguments(vocab_parallel_logits, targets, temperature)
     vocab = VocabRange.of_shard(vocab_parallel_logits.shape[-1], tp_group=tp_group, vocab_size=vocab_size)
@@ -130,7 +130,7 @@ class _LogProbsAndEntropy(torch.autograd.Function):
 
 
 def _shard_statistics(logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float) -> Tensor:
-    """What the other ranks must know of each row of this shard [t, v/tp]: [t, 4].
+    """[t, 4]: four numbers for each row of this shard [t, v/tp], from which all ranks compute the results.
 
     With m the largest logit and s_v = (logit_v - m) / temperature, both over the real entries of the shard:
     m, sum_v exp(s_v), sum_v exp(s_v) s_v, and the target's logit, -inf where another shard holds it.
@@ -149,7 +149,7 @@ def _shard_statistics(logits: Tensor, targets: Tensor, vocab: VocabRange, invers
     logits = logits[:, : vocab.num_valid]
     for rows, shifted, exp in row_blocks(logits):
         block = _widen(logits[rows], out=shifted)
-        # A row of -inf alone has a finite stand-in for its maximum, since -inf - -inf is NaN.
+        # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
         maximum = block.amax(1, keepdim=True).clamp_(min=lowest)
         _shift(block, maximum, inverse_temperature, out=shifted).clamp_(min=_LOWEST_SHIFT)
         torch.exp(shifted, out=exp)
@@ -173,7 +173,7 @@ def _combine(statistics: Tensor, inverse_temperature: float) -> tuple[Tensor, Te
 
 
 class _GradientCoefficients(NamedTuple):
-    """Numbers [t, 1] that, with s_v = (logit_v - maximum) / temperature, give each row of the gradient as
+    """Numbers [t, 1] that, with s_v = (logit_v - maximum) / temperature, give each row of the gradient:
 
     gradient_v = exp(s_v) (constant + slope s_v) + [v is target] at_target.
     """
@@ -192,7 +192,7 @@ def _gradient_coefficients(
     grad_entropy: Tensor | None,
     inverse_temperature: float,
 ) -> _GradientCoefficients:
-    """Collect what is constant over a row in d lp / d z_v = [v is target] - p_v and d H / d z_v = -p_v (log p_v + H).
+    """Factors constant over a row in d lp / d z_v = [v is target] - p_v and d H / d z_v = -p_v (log p_v + H).
 
     p_v = exp(s_v) / sum_exp and log p_v = s_v - log(sum_exp), with s_v as in _GradientCoefficients.
     """
@@ -215,7 +215,7 @@ def _write_gradient(
     vocab: VocabRange,
     inverse_temperature: float,
 ) -> None:
-    """Fill grad_logits [t, v/tp], of any memory, with the gradient of this shard."""
+    """Overwrite grad_logits [t, v/tp], which may be uninitialised, with the gradient of this shard."""
     grad_logits[:, vocab.num_valid :] = 0
     if vocab.num_valid == 0:
         return
@@ -230,13 +230,13 @@ def _write_gradient(
         else:
             torch.exp(gradient.clamp_(min=_LOWEST_SHIFT), out=exp)
             gradient.mul_(coefficients.slope[rows]).add_(coefficients.constant[rows]).mul_(exp)
-        # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose what is left.
+        # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose the difference.
         gradient.scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
         grad_logits[rows] = gradient
 
 
 def _widen(block: Tensor, *, out: Tensor) -> Tensor:
-    """The block in the dtype of `out`: itself if it has that dtype, otherwise copied into `out`."""
+    """The block in the dtype of `out`: the block itself if it has that dtype, otherwise a copy in `out`."""
     return block if block.dtype == out.dtype else out.copy_(block)
 
 
@@ -261,7 +261,7 @@ def _check_arguments(logits: Tensor, targets: Tensor, temperature: float) -> Non
 
 
 def _check_targets(targets: Tensor, vocab_size: int) -> None:
-    """The same answer on all tp ranks, without a collective: they hold equal targets."""
+    """All tp ranks hold equal targets, so they reach the same verdict without a collective."""
     is_outside = (targets < 0) | (targets >= vocab_size)
     if is_outside.any():
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Sums over masked tokens of a group, in float64, that come out bit-equal in every parallel layout.
+"""Sums over masked tokens of a group, in float64, that are bit-equal in every parallel layout.
 
 Floating-point addition depends on its order, and the order of tokens depends on the layout. Here each value is split
-into two parts that are multiples of fixed powers of two, chosen so that float64 adds up either part without rounding;
-exact additions have no order. Shapes: [...] tokens of this rank, any shape.
+into two parts that are multiples of fixed powers of two, chosen so that float64 adds either part without rounding. The
+order of exact additions does not matter. Shapes: [...] tokens of this rank, any shape.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-# A float64 holds 53 bits. Multiples of 2**-20 add up exactly below 2**33; what is left of a value is at most 2**-21,
-# so 2**26 (67 million) leftovers, rounded to multiples of 2**-48, add up exactly too. A float32 above 3e-8 needs no
-# rounding at all. Beyond these limits the sums are still as good as plain float64 sums.
+# A float64 holds 53 bits. Sums of multiples of 2**-20 are exact below 2**33. The rest of a value is at most 2**-21, so
+# sums of 2**26 (67 million) rests, rounded to multiples of 2**-48, are exact too. A float32 above 3e-8 needs no
+# rounding at all. Beyond these limits the sums are as good as plain float64 sums.
 _COARSE = 2.0**20
 _FINE = 2.0**48
 
@@ -28,7 +28,7 @@ def masked_sum(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> T
     """Sum of the masked values over all ranks of `group`.
 
     Args:
-        values: [...] float; read only. Whatever is outside the mask is ignored, NaN included.
+        values: [...] float; read only. Values outside the mask are ignored, NaN included.
         mask: [...] bool.
         group: ranks that hold the other tokens.
 
@@ -46,12 +46,12 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> 
     """Mean of the masked values over all ranks of `group`.
 
     Args:
-        values: [...] float; read only. Whatever is outside the mask is ignored, NaN included.
+        values: [...] float; read only. Values outside the mask are ignored, NaN included.
         mask: [...] bool.
         group: ranks that hold the other tokens.
 
     Returns:
-        [] float64, detached, equal on all ranks and for every split of the tokens; NaN if nothing is masked.
+        [] float64, detached, equal on all ranks and for every split of the tokens; NaN if no token is masked.
 
     Collectives: group: SUM [3] float64.
     Gradient: none.
@@ -62,14 +62,14 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> 
 
 
 def exact_sum_parts(values: Tensor, mask: Tensor) -> Tensor:
-    """This rank's share of a layout-free sum: add the parts over ranks elementwise, then add the two parts.
+    """This rank's share of a layout-free sum: sum the parts over ranks elementwise, then add the two parts.
 
     Args:
         values: [...] float; read only.
         mask: [...] bool.
 
     Returns:
-        [2] float64, detached: sums of the multiples of 2**-20 and of what is left of each value.
+        [2] float64, detached: the sum of the multiples of 2**-20, and the sum of the rests.
 
     Raises:
         ValueError: if the shapes differ or the mask is not bool.

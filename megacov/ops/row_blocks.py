@@ -1,4 +1,4 @@
-"""Working through a large [t, v] tensor in blocks of rows, so that what is computed on the way stays in a cache."""
+"""Splits a large [t, v] tensor into blocks of rows, so that intermediate results stay in a cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Of one scratch buffer. On a CPU two of them stay in the cache of one core; on a GPU fewer and larger kernels win.
+# Size of one scratch buffer. On a CPU two fit into the cache of one core; on a GPU few large kernels are faster.
 CPU_BLOCK_BYTES = 1 << 20
 GPU_BLOCK_BYTES = 64 << 20
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What to compute in for inputs of this dtype: float64 for float64, float32 for all narrower ones."""
+    """Dtype to compute in: float64 for float64, float32 for all narrower ones."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def row_blocks(tensor: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Split the rows of a tensor into blocks, with two scratch buffers that are used again for every block.
+    """Split the rows of a tensor into blocks, with two scratch buffers that every block reuses.
 
     Args:
         tensor: [t, v] float, v > 0; its values are not read.

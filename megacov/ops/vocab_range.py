@@ -1,7 +1,7 @@
-"""Which part of the vocabulary a tensor-parallel rank holds.
+"""The part of the vocabulary that a tensor-parallel rank holds.
 
-Shapes: [v/tp] the columns of one shard, v the padded vocabulary. Shards are equally large and in rank order, and
-the padding is at the end of the vocabulary, so the real entries of every shard are its leading columns.
+Shapes: [v/tp] the columns of one shard, v the padded vocabulary. Shards are equally large and in rank order. The
+padding is at the end of the vocabulary, so the real entries of a shard are its leading columns.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VocabRange:
-    """Global ids [start, start + num_valid) are real entries of this shard; its further columns are padding.
+    """Global ids [start, start + num_valid) are real entries of this shard; its other columns are padding.
 
     start: global id of column 0.
-    num_valid: number of leading columns that are not padding; 0 where the whole shard is padding.
+    num_valid: number of leading columns that are not padding; 0 if the whole shard is padding.
     vocab_size: number of real entries over all shards.
     """
 
@@ -31,15 +31,15 @@ class VocabRange:
 
     @classmethod
     def of_shard(cls, num_columns: int, *, tp_group: ProcessGroup | None, vocab_size: int | None) -> VocabRange:
-        """The range that this rank's shard covers.
+        """The range of this rank's shard.
 
         Args:
-            num_columns: v/tp, columns of this shard with its padding.
+            num_columns: v/tp, columns of this shard, padding included.
             tp_group: ranks that hold the shards, in order.
-            vocab_size: entries of the vocabulary without padding; None if nothing is padding.
+            vocab_size: entries of the vocabulary without padding; None if there is no padding.
 
         Returns:
-            The range of this rank.
+            The range.
 
         Raises:
             ValueError: if the shards together cannot hold `vocab_size` entries.
@@ -53,13 +53,13 @@ class VocabRange:
         return cls(start=start, num_valid=min(max(vocab_size - start, 0), num_columns), vocab_size=vocab_size)
 
     def locate(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Columns of global ids in this shard.
+        """Find the columns of global ids in this shard.
 
         Args:
             targets: [...] int64 global ids.
 
         Returns:
-            columns: [...] int64, always a column of the shard, so it can index; 0 for ids that are held elsewhere.
+            columns: [...] int64, always a valid column index; 0 for ids that this shard does not hold.
             is_held: [...] bool, whether the id is a real entry of this shard.
         """
         is_held = (targets >= self.start) & (targets < self.start + self.num_valid)

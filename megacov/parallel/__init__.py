@@ -1,4 +1,4 @@
-"""Who talks to whom: process groups, collectives that are the identity on one rank, random numbers free of layout."""
+"""Process groups, collectives that are the identity on one rank, and random numbers independent of the layout."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Collectives over an explicit group: the identity on one rank, and never a write to an input.
+"""Collectives over an explicit group. They are the identity on one rank and never write to an input.
 
 `group=None` means "this rank alone". Results are detached: no gradient passes through a collective here.
-On one rank the result may share memory with the input, so results are read, never written.
+On one rank the result may share memory with the input, so never write to a result.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def group_rank(group: ProcessGroup | None) -> int:
-    """Rank of this process within `group`; 0 alone."""
+    """Rank of this process within `group`; 0 for None."""
     return 0 if group is None else group.rank()
 
 
 def group_size(group: ProcessGroup | None) -> int:
-    """Number of ranks in `group`; 1 alone."""
+    """Number of ranks in `group`; 1 for None."""
     return 1 if group is None else group.size()
 
 
@@ -31,7 +31,7 @@ def all_reduce_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     """Elementwise sum over the ranks of `group`.
 
     Args:
-        tensor: any shape, equal on all ranks; read only.
+        tensor: any shape, which is the same on all ranks; read only.
         group: ranks to add over.
 
     Returns:
@@ -45,8 +45,10 @@ def all_reduce_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
 def all_reduce_max(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     """Elementwise maximum over the ranks of `group`.
 
+    Over gloo, NaN survives only if rank 0 of the group holds it. Do not judge finiteness by a maximum.
+
     Args:
-        tensor: any shape, equal on all ranks; read only.
+        tensor: any shape, which is the same on all ranks; read only.
         group: ranks to compare.
 
     Returns:
@@ -61,7 +63,7 @@ def all_gather(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     """The tensors of all ranks, stacked in rank order.
 
     Args:
-        tensor: [...] any shape, equal on all ranks; read only.
+        tensor: [...] any shape, which is the same on all ranks; read only.
         group: ranks to gather from.
 
     Returns:
@@ -80,10 +82,10 @@ def all_gather(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
 
 
 def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
-    """Elementwise sum over the ranks of `group`, of which each rank keeps its own entry; the conjugate of `all_gather`.
+    """Elementwise sum over the ranks of `group`; each rank keeps its own entry. The conjugate of `all_gather`.
 
     Args:
-        tensor: [group size, ...] any shape, equal on all ranks; read only.
+        tensor: [group size, ...] any shape, which is the same on all ranks; read only.
         group: ranks to add over.
 
     Returns:
@@ -95,7 +97,7 @@ def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     if tensor.numel() == 0:
         return tensor.detach()[group_rank(group)]
     if group_size(group) == 1 or dist.get_backend(group) != dist.Backend.NCCL:
-        # gloo has none: torch makes one of all-reduces, and where the input is stacked, as here, torch 2.13 crashes.
+        # gloo has none. torch emulates it with all-reduces, but torch 2.13 crashes there on a stacked input like this.
         return all_reduce_sum(tensor, group=group)[group_rank(group)]
     source = tensor.detach().contiguous()
     result = torch.empty_like(source[0])
@@ -104,14 +106,14 @@ def reduce_scatter_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
 
 
 def any_rank(flag: bool, *, group: ProcessGroup | None) -> bool:
-    """Whether `flag` is true on at least one rank of `group`, so that a check that fails somewhere fails everywhere.
+    """Whether `flag` is true on at least one rank of `group`, so that a check that fails on one rank fails on all.
 
     Args:
-        flag: this rank's answer.
+        flag: this rank's value.
         group: ranks to ask.
 
     Returns:
-        The same answer on all ranks. Waits for the device.
+        The same value on all ranks. Waits for the device.
 
     Collectives: group: MAX [1].
     """
@@ -120,10 +122,10 @@ def any_rank(flag: bool, *, group: ProcessGroup | None) -> bool:
 
 
 def broadcast_bytes(payload: bytes | None, *, src_rank: int, group: ProcessGroup | None) -> bytes:
-    """The bytes of one rank on every rank. For JSON and the like: unlike object collectives, nothing is unpickled.
+    """Send the bytes of one rank, such as JSON, to every rank. Unlike object collectives, it unpickles nothing.
 
     Args:
-        payload: the bytes on the source rank; ignored, and best None, on the others.
+        payload: bytes on the source rank; ignored on the others, where it may be None.
         src_rank: rank of the source within `group`.
         group: ranks that receive.
 
@@ -152,14 +154,14 @@ def broadcast_bytes(payload: bytes | None, *, src_rank: int, group: ProcessGroup
 
 
 def all_gather_bytes(payload: bytes, *, group: ProcessGroup | None) -> list[bytes]:
-    """The bytes of every rank on every rank, of any length each. Nothing is unpickled.
+    """Gather the bytes of all ranks on every rank; lengths may differ. It unpickles nothing.
 
     Args:
-        payload: of this rank.
-        group: ranks that take part.
+        payload: bytes of this rank.
+        group: ranks to gather from.
 
     Returns:
-        One payload a rank, in rank order.
+        One payload per rank, in rank order.
 
     Collectives: group: all-gather [1] int64 (the lengths), then all-gather [longest] uint8 unless that is 0.
     """
@@ -175,15 +177,15 @@ def all_gather_bytes(payload: bytes, *, group: ProcessGroup | None) -> list[byte
 
 
 def broadcast_tensor(tensor: Tensor | None, *, src_rank: int, group: ProcessGroup | None) -> Tensor:
-    """The tensor of one rank on every rank; receivers need not know its shape or dtype.
+    """Send the tensor of one rank to every rank; receivers need not know its shape or dtype.
 
     Args:
-        tensor: any shape and dtype on the source rank, read only; ignored, and best None, on the others.
+        tensor: any shape and dtype on the source rank, read only; ignored on the others, where it may be None.
         src_rank: rank of the source within `group`.
         group: ranks that receive.
 
     Returns:
-        The source's tensor, detached: the tensor itself on the source, elsewhere a copy on the group's device
+        The source's tensor, detached: the tensor itself on the source, and on other ranks a copy on the group's device
         (the current GPU under NCCL, otherwise the CPU).
 
     Collectives: group: broadcast_bytes of dtype and shape, then broadcast of the values as uint8 unless there are none.
@@ -204,7 +206,7 @@ def broadcast_tensor(tensor: Tensor | None, *, src_rank: int, group: ProcessGrou
     else:
         received = tensor.to(device).contiguous()
     if received.numel() > 0:
-        # As bytes, because gloo does not move every dtype.
+        # Sent as bytes, because gloo does not support every dtype.
         dist.broadcast(received.view(-1).view(torch.uint8), group=group, group_src=src_rank)
     return received if tensor is None else tensor
 
@@ -218,7 +220,7 @@ def _all_reduce(tensor: Tensor, *, op: dist.ReduceOp.RedOpType, group: ProcessGr
 
 
 def _device_of(group: ProcessGroup | None) -> torch.device:
-    """The device whose memory the group's backend moves."""
+    """The device whose memory the group's backend sends."""
     if group is not None and dist.get_backend(group) == dist.Backend.NCCL:
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

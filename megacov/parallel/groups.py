@@ -1,6 +1,6 @@
-"""The process groups of one rank, in one frozen record that is passed down explicitly.
+"""The process groups of one rank, in a frozen record that callers pass down explicitly.
 
-A group that is None means "this rank alone": nothing is sent, and nothing ever falls back to the world.
+A group of None means "this rank alone": nothing is sent, and nothing falls back to the world.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ParallelGroups:
-    """The groups that this rank is a member of. `ParallelGroups()` is a single rank without torch.distributed.
+    """The groups that this rank belongs to. `ParallelGroups()` is a single rank without torch.distributed.
 
     world: every rank of the run.
-    control: every rank too, over gloo and with a deadline of its own: small messages and batches on the CPU, which
-        all ranks wait for while rank 0 samples.
+    control: every rank, over gloo and with its own deadline, for small messages and for batches on the CPU. All ranks
+        wait in it while rank 0 samples.
     tp: tensor parallel; its ranks hold the shards of one layer and of the vocabulary.
     pp: pipeline parallel, first stage first; only the last stage has logits.
-    cp: context parallel; its ranks hold the same shard of the weights and other parts of the same sequences.
-    dp: data parallel; its ranks hold the same shard of the weights and see other samples.
-    ep: expert parallel; each of its ranks holds a run of every layer's experts.
+    cp: context parallel; its ranks hold the same shard of the weights and different parts of the same sequences.
+    dp: data parallel; its ranks hold the same shard of the weights and different samples.
+    ep: expert parallel; each of its ranks holds a contiguous part of every layer's experts.
     expert_dp: its ranks hold the same experts.
     dp_cp: data and context parallel together; its ranks hold disjoint tokens, which is the scope of a selection.
     """
@@ -87,12 +87,12 @@ class ParallelGroups:
 
     @property
     def ep_rank(self) -> int:
-        """Index of this rank's run of experts."""
+        """Index of this rank's part of the experts."""
         return group_rank(self.ep)
 
     @property
     def ep_size(self) -> int:
-        """Number of runs that the experts of a layer are split into."""
+        """Number of parts that the experts of a layer are split into."""
         return group_size(self.ep)
 
     @property

@@ -1,8 +1,8 @@
 """Counter-based random numbers: a value depends on (seed, update, token id) and on nothing else.
 
-A token draws the same number on whatever rank, in whatever micro-batch and in whatever order it is looked at, so a
-random choice is the same in every parallel layout. The generator is splitmix64 (Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", OOPSLA 2014), whose n-th output can be computed directly from n.
+A token's number does not depend on its rank, its micro-batch or the order of evaluation, so a random choice is the same
+in every parallel layout. The generator is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014), whose n-th output can be computed directly from n.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def hash_64(seed: int, update: int, token_ids: Tensor) -> Tensor:
 
     Args:
         seed: any integer; the run's seed.
-        update: any integer; counts optimizer steps, so that each one draws anew.
+        update: any integer; the number of the optimizer step, so that each one draws anew.
         token_ids: [...] int64, any value.
 
     Returns:
@@ -36,7 +36,7 @@ def hash_64(seed: int, update: int, token_ids: Tensor) -> Tensor:
     state = token_ids * _signed(_GOLDEN_GAMMA) + _signed(key)
     state = (state ^ _shift_right(state, 30)) * _signed(_MULTIPLIER_1)
     state = (state ^ _shift_right(state, 27)) * _signed(_MULTIPLIER_2)
-    # The sign bit goes: a score that is never negative sorts alike as a signed and as an unsigned number.
+    # Without the sign bit, numbers sort the same as signed and as unsigned.
     return (state ^ _shift_right(state, 31)) & _INT64_MAX
 
 

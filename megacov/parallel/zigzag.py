@@ -1,9 +1,9 @@
-"""Which positions of a sequence a context-parallel rank holds.
+"""The positions of a sequence that a context-parallel rank holds.
 
-A sequence is cut into 2 * cp_size equal chunks, and rank r holds chunks r and 2 * cp_size - 1 - r: under a causal mask
-the early chunk is cheap where the late one is dear, so all ranks work alike. Megatron-Core and Transformer Engine
-expect this order (`get_batch_on_this_cp_rank`, `get_pos_emb_on_this_cp_rank`). In a packed batch each sequence is cut
-by itself. With one rank nothing is cut, and a sequence may have any length.
+A sequence is cut into 2 * cp_size equal chunks, and rank r holds chunks r and 2 * cp_size - 1 - r. Under a causal mask
+early chunks are cheap and late ones expensive, so this balances the work. Megatron-Core and Transformer Engine expect
+this order (`get_batch_on_this_cp_rank`, `get_pos_emb_on_this_cp_rank`). In a packed batch each sequence is cut
+separately. With one rank nothing is cut, and a sequence may have any length.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def zigzag_positions(length: int, *, cp_rank: int, cp_size: int) -> Tensor:
     """Positions of a sequence that one rank holds.
 
     Args:
-        length: positions of the whole sequence, its padding included; a multiple of 2 * cp_size if cp_size > 1.
+        length: positions of the whole sequence, padding included; a multiple of 2 * cp_size if cp_size > 1.
         cp_rank: rank within the context-parallel group.
         cp_size: context-parallel size.
 
     Returns:
-        [length / cp_size] int64 on the CPU, in the order in which the rank holds them, which is ascending.
+        [length / cp_size] int64 on the CPU, ascending, in the order in which the rank holds them.
     """
     assert 0 <= cp_rank < cp_size, f"context-parallel rank {cp_rank} of {cp_size}"
     _check_length(length, cp_size)
@@ -36,7 +36,7 @@ def zigzag_positions(length: int, *, cp_rank: int, cp_size: int) -> Tensor:
 
 
 def packed_zigzag_positions(cu_seqlens: Sequence[int], *, cp_rank: int, cp_size: int) -> Tensor:
-    """Positions of a packed batch that one rank holds: its share of the first sequence, of the second, and so on.
+    """Positions of a packed batch that one rank holds: its part of the first sequence, then of the second, and so on.
 
     Args:
         cu_seqlens: boundaries of the sequences in the whole batch, padding included: 0, then the end of each.
@@ -53,14 +53,14 @@ def packed_zigzag_positions(cu_seqlens: Sequence[int], *, cp_rank: int, cp_size:
 
 
 def sequence_lengths(cu_seqlens: Sequence[int], *, cp_size: int = 1) -> list[int]:
-    """How many positions of each packed sequence a rank holds.
+    """Number of positions of each packed sequence that a rank holds.
 
     Args:
         cu_seqlens: boundaries of the sequences in the whole batch, padding included: 0, then the end of each.
         cp_size: context-parallel size; 1 gives the lengths of the whole sequences.
 
     Returns:
-        One length a sequence, equal on all ranks.
+        One length per sequence, equal on all ranks.
     """
     assert len(cu_seqlens) > 0 and cu_seqlens[0] == 0, f"boundaries start with 0, not {list(cu_seqlens[:1])}"
     lengths = [end - start for start, end in pairwise(cu_seqlens)]
@@ -71,7 +71,7 @@ def sequence_lengths(cu_seqlens: Sequence[int], *, cp_size: int = 1) -> list[int
 
 
 def merge_zigzag(shards: Tensor) -> Tensor:
-    """The whole sequence from what every rank holds of it.
+    """Rebuild the whole sequence from the parts of all ranks.
 
     Gradient: to the shards.
 

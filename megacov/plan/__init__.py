@@ -1,7 +1,7 @@
-"""What a run needs before it runs: batch arithmetic, ranks on nodes, memory of each GPU, and layouts that fit.
+"""Plans of a run before it starts: batch arithmetic, ranks on nodes, memory of each GPU, and layouts that fit.
 
-Pure arithmetic over plain values, without torch: it runs on a login node. Where a size follows from code of megacov,
-a test compares it with that code; what is an assumption is a named constant with its reason.
+Pure arithmetic over plain values, without torch, so that it runs on a login node. If a size follows from code of
+megacov, a test compares it with that code. Each assumption is a named constant with its reason.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Bytes that a forward pass keeps for its backward pass, in the manner of Korthikanti et al. (arXiv 2205.05198).
 
 Their count of 34 s b h + 5 a s^2 b bytes for a GPT layer does not hold here: attention writes no scores, heads are
-grouped, the feed-forward part is gated, norms are RMSNorm and nothing is dropped. So tensors are listed one by one, as
-autograd keeps them. Shape legend, each of one position on one rank: h hidden, q channels of its query heads, k of its
-key heads, d of one head, n query heads, f feed-forward columns.
+grouped, the feed-forward part is gated, norms are RMSNorm and there is no dropout. So tensors are listed one by one, as
+autograd keeps them. Sizes are of one position on one rank: h hidden, q channels of its query heads, k channels of its
+key heads, d channels of one head, n query heads, f feed-forward columns.
 
 =============================  =================  =======================
 kept for the backward pass     fused              plain
@@ -16,8 +16,8 @@ attention                      q, n float32       q, n float32
 gate and up, their product     2 f + f            2 f + 3 f
 =============================  =================  =======================
 
-"Fused" is Transformer Engine on a GPU, where the product of gate and up keeps its inputs only. "Plain" is torch's own
-layers; a test counts what autograd really keeps of them on a CPU, padded and in float32, and finds this table exact.
+"Fused" is Transformer Engine on a GPU, where the product of gate and up keeps only its inputs. "Plain" is torch's own
+layers; a test counts what autograd really keeps for them on a CPU, padded and in float32, and finds this table exact.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _FLOAT32 = 4
 class ActivationSettings:
     """How a layer runs.
 
-    value_bytes: of an activation, 2 in bfloat16 and 4 in float32.
-    recompute: computed again in the backward pass.
-    fused: Transformer Engine's layers; else torch's.
+    value_bytes: bytes of an activation, 2 in bfloat16 and 4 in float32.
+    recompute: part of the layer that is computed again in the backward pass.
+    fused: whether layers are Transformer Engine's; otherwise they are torch's.
     """
 
     value_bytes: int
@@ -47,16 +47,7 @@ class ActivationSettings:
 
 
 def kept_by_layer(sizes: ModelSizes, layout: Layout, settings: ActivationSettings) -> float:
-    """What one layer keeps of one position of a micro-batch on one rank.
-
-    Args:
-        sizes: of the model.
-        layout: of the trainer.
-        settings: how the layer runs.
-
-    Returns:
-        Bytes a position.
-    """
+    """Bytes that one layer keeps for one position of a micro-batch, on one rank."""
     h = sizes.hidden_size / layout.sequence_share
     if settings.recompute == "full":
         return settings.value_bytes * h
@@ -66,29 +57,20 @@ def kept_by_layer(sizes: ModelSizes, layout: Layout, settings: ActivationSetting
 
 
 def kept_after_layers(sizes: ModelSizes, layout: Layout, settings: ActivationSettings) -> float:
-    """What the last norm keeps of one position, its output for the output layer included.
-
-    Args:
-        sizes: of the model.
-        layout: of the trainer.
-        settings: how the norm runs.
-
-    Returns:
-        Bytes a position.
-    """
+    """Bytes that the last norm keeps for one position, including its output for the output layer."""
     return (2 if settings.fused else 3) * settings.value_bytes * sizes.hidden_size / layout.sequence_share
 
 
 def _attention(sizes: ModelSizes, layout: Layout, settings: ActivationSettings) -> float:
     q, k = sizes.query_size / layout.tensor, sizes.key_size / layout.tensor
-    # Values are a view of the projection, which therefore stays; rotated queries and keys are new, and the cosines and
-    # sines of each are kept.
+    # Values are a view of the projection, which is kept for them. Rotated queries and keys are new tensors, and the
+    # cosines and sines of each are kept as well.
     kept = (q + 2 * k) + (q + k + 4 * sizes.head_dim) + q
     if sizes.has_qk_norm:
         kept += q if settings.fused else 2 * q + k
     if not settings.fused and layout.context > 1:
-        # Torch's attention works on the keys and values of all context-parallel ranks; Transformer Engine's sends them
-        # round a ring.
+        # Torch's attention works on the keys and values of all context-parallel ranks at once; Transformer Engine's
+        # passes them round a ring.
         kept += 2 * k * layout.context
     return kept
 
@@ -97,12 +79,12 @@ def _feed_forward(sizes: ModelSizes, layout: Layout, settings: ActivationSetting
     factor = 3 if settings.fused else 5
     if not sizes.num_experts:
         return factor * sizes.ffn_hidden_size / layout.tensor
-    # A position goes to several experts, whole ones, evenly spread: it is copied there, and what comes back is weighed.
+    # A position is copied to several experts, which are whole and evenly loaded, and their outputs are weighted.
     return sizes.experts_per_token * (2 * sizes.hidden_size + factor * sizes.expert_hidden_size) / layout.sequence_share
 
 
 def _statistics(sizes: ModelSizes, layout: Layout, settings: ActivationSettings) -> float:
-    """Numbers in float32: of each row of a norm one, of each row of attention one (unless that is recomputed)."""
+    """Count of float32 numbers: one for each row of a norm, and one for each row of attention unless recomputed."""
     heads, key_heads = sizes.num_attention_heads / layout.tensor, sizes.num_key_value_heads / layout.tensor
     count = 2 / layout.sequence_share
     count += heads if settings.recompute == "none" else 0
@@ -114,15 +96,15 @@ def _statistics(sizes: ModelSizes, layout: Layout, settings: ActivationSettings)
 def layers_in_flight(layout: Layout, *, num_layers: int, stage: int, micro_batches: int) -> float:
     """Layers whose activations a stage holds at once, counted once for each micro-batch.
 
-    In the 1F1B schedule a stage is ahead of its backward passes by the stages behind it. The interleaved one (Narayanan
-    et al., arXiv 2104.04473, as in `megatron.core.pipeline_parallel.schedules`) warms up with twice as many runs of
-    layers, and all but the last of its virtual stages.
+    In the 1F1B schedule, the forward passes of a stage are ahead of its backward passes by the number of stages behind
+    it. The interleaved schedule (Narayanan et al., arXiv 2104.04473, as in `megatron.core.pipeline_parallel.schedules`)
+    warms up with twice as many runs of layers, and with all but the last of its virtual stages.
 
     Args:
-        layout: of the trainer.
-        num_layers: of the model.
-        stage: of the pipeline.
-        micro_batches: of an optimizer step.
+        layout: layout of the trainer.
+        num_layers: number of layers of the whole model.
+        stage: pipeline stage, from 0.
+        micro_batches: number of micro-batches of an optimizer step.
 
     Returns:
         Layers times micro-batches.

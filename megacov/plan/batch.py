@@ -1,6 +1,7 @@
 """Batch arithmetic: from prompts to the positions of one forward pass on one rank.
 
-The same rules as `megacov.data.packing`, for the case that fills memory: all sequences as long as they may be.
+The rules are those of `megacov.data.packing`, for the case that takes most memory: all sequences have the greatest
+length.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from megacov.plan.layout import Layout
 
 @dataclass(frozen=True)
 class Batch:
-    """What a configuration says.
+    """Sizes that a configuration sets.
 
     updates: optimizer steps that share a rollout batch.
     steps: rollout batches of the run.
-    micro_batch_tokens: most positions of a forward pass; a longer sequence goes alone.
+    micro_batch_tokens: most positions of a forward pass; a sequence that is longer has a pass of its own.
     """
 
     prompts: int
@@ -31,15 +32,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What follows.
+    """Sizes that follow from `Batch` and the layout.
 
-    sequences: of a rollout batch.
-    sequences_per_update: of an optimizer step (mini-batch), over all ranks.
-    sequences_per_rank: of an optimizer step, on the data-parallel rank that has most.
-    longest: positions of the longest sequence, with its padding.
-    micro_batches: forward passes of an optimizer step on that rank, where all sequences are of that length.
-    positions: of the fullest forward pass, over context-parallel ranks.
-    positions_per_rank: on one of these.
+    sequences: sequences of a rollout batch.
+    sequences_per_update: sequences of an optimizer step (mini-batch), over all ranks.
+    sequences_per_rank: sequences of an optimizer step on the data-parallel rank that has most.
+    longest: positions of the longest sequence, including padding.
+    micro_batches: forward passes of an optimizer step on that rank, if all sequences have that length.
+    positions: positions of the fullest forward pass, over its context-parallel ranks.
+    positions_per_rank: positions of that pass on one of these ranks.
     tokens_per_update: most tokens that an optimizer step can hold, over all ranks.
     total_updates: optimizer steps of the run.
     """
@@ -56,27 +57,19 @@ class BatchPlan:
 
 
 def plan_batch(batch: Batch, layout: Layout) -> BatchPlan:
-    """Follow a rollout batch down to one forward pass.
-
-    Args:
-        batch: sizes; the updates divide its sequences.
-        layout: of the trainer.
-
-    Returns:
-        The sizes on the way.
-    """
+    """Follow a rollout batch down to one forward pass. The number of updates must divide the number of sequences."""
     sequences = batch.prompts * batch.samples_per_prompt
     per_update = sequences // batch.updates
     per_rank = -(-per_update // layout.data)
     unpadded = batch.max_prompt_length + batch.max_response_length
-    # As SequenceLayout pads: the zigzag cuts a sequence into 2 x CP chunks, sequence parallelism a row into TP parts.
+    # SequenceLayout pads so that the zigzag gets 2 x CP equal chunks and sequence parallelism gets TP equal parts.
     zigzag = 1 if layout.context == 1 else 2 * layout.context
     longest = _round_up(unpadded, lcm(zigzag, layout.context * layout.sequence_share))
-    of_a_pass = max(1, batch.micro_batch_tokens // longest)
-    micro_batches = -(-per_rank // of_a_pass)
+    per_pass = max(1, batch.micro_batch_tokens // longest)
+    micro_batches = -(-per_rank // per_pass)
     if layout.virtual_pipeline > 1:
         micro_batches = _round_up(micro_batches, layout.pipeline)
-    # Shorter sequences fill a packed pass up to its limit, as far as the rank has any.
+    # Shorter sequences fill a packed pass up to its limit, if the rank has enough of them.
     positions = max(longest, min(batch.micro_batch_tokens, per_rank * longest))
     return BatchPlan(
         sequences=sequences,

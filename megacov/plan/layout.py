@@ -1,7 +1,7 @@
-"""Ranks on nodes: how the trainer's groups and the rollout servers lie on the machines of a job.
+"""Ranks on nodes: which machines of a job the trainer's groups and the rollout servers get.
 
-Ranks are counted as Megatron counts them (order tp-cp-ep-dp-pp): tensor-parallel ranks are neighbours, context-parallel
-groups come next, and pipeline stages are the outermost, so a stage is a run of whole nodes where it can be.
+Ranks are numbered as in Megatron (order tp-cp-ep-dp-pp): tensor-parallel ranks are neighbours, context-parallel groups
+come next, and pipeline stages are outermost, so that a stage takes whole nodes if its size allows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from megacov.errors import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """The policy over ranks; each size as in the section `parallel` of a configuration."""
+    """Layout of the policy over ranks, with the sizes of a configuration's section `parallel`."""
 
     tensor: int = 1
     sequence: bool = False
@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def sequence_share(self) -> int:
-        """Ranks that share the positions between two layers: tensor-parallel ones under sequence parallelism."""
+        """Ranks that share the positions between two layers: the tensor-parallel ranks under sequence parallelism."""
         return self.tensor if self.sequence else 1
 
     @property
@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def expert_optimizer_shards(self) -> int:
-        """The same for the experts, which are whole on one expert-parallel rank."""
+        """Ranks that share the optimizer state of an expert, which is whole on one expert-parallel rank."""
         return self.ranks_per_stage // self.expert
 
 
@@ -54,9 +54,9 @@ class Layout:
 class Cluster:
     """The machines.
 
-    nodes: of the job; None for as many as the trainer needs.
+    nodes: number of nodes of the job; None for as many as the trainer needs.
     gpu_bytes: memory of a GPU.
-    reserved_bytes: of that, for what is not planned here: CUDA itself, libraries and fragments.
+    reserved_bytes: part of that memory which is not planned here: for CUDA itself, libraries and fragmentation.
     node_bytes: main memory of a node.
     """
 
@@ -68,7 +68,7 @@ class Cluster:
 
     @property
     def usable_bytes(self) -> int:
-        """Of a GPU, for what is planned."""
+        """Memory of a GPU that the plan may use."""
         return self.gpu_bytes - self.reserved_bytes
 
 
@@ -77,10 +77,10 @@ class ServerRequest:
     """The SGLang servers that a run asks for.
 
     tensor: GPUs that share the layers of one server.
-    number: of servers; None for as many as the nodes have place for.
-    colocated: on the trainer's own GPUs.
-    copies: data-parallel ones of a server, times its pipeline stages.
-    on_whole_nodes: they begin at the first node without trainer.
+    number: number of servers; None for as many as fit on the nodes.
+    colocated: whether servers use the trainer's own GPUs.
+    copies: data-parallel copies of a server, times its pipeline stages.
+    on_whole_nodes: whether servers begin at the first node without a trainer rank.
     """
 
     tensor: int
@@ -91,20 +91,20 @@ class ServerRequest:
 
     @property
     def gpus(self) -> int:
-        """Of one server."""
+        """GPUs of one server."""
         return self.tensor * self.copies
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where everything is.
+    """The nodes of trainer and servers.
 
-    nodes: of the job.
+    nodes: number of nodes of the job.
     stage_nodes: first and last node of each pipeline stage.
-    servers: rollout servers.
+    servers: number of rollout servers.
     server_nodes: first and last node with servers; None without servers.
-    idle_gpus: of the job, used by neither.
-    remarks: sentences on what will be slow.
+    idle_gpus: GPUs of the job that neither trainer nor servers use.
+    remarks: one sentence for each reason why the run will be slow.
     """
 
     nodes: int
@@ -116,18 +116,18 @@ class Placement:
 
 
 def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Placement:
-    """Lay the trainer from node 0 on, and rollout servers behind it.
+    """Place the trainer from node 0 on, and rollout servers behind it.
 
     Args:
-        layout: of the trainer.
+        layout: layout of the trainer.
         cluster: the machines.
-        request: SGLang servers; None where none of them takes a GPU.
+        request: SGLang servers; None if none of them takes a GPU.
 
     Returns:
         The placement.
 
     Raises:
-        ConfigError: the nodes have fewer GPUs than are asked for.
+        ConfigError: the nodes have too few GPUs.
     """
     per_node = cluster.gpus_per_node
     extra = 0 if request is None or request.colocated else request.gpus * (request.number or 0)
@@ -137,7 +137,7 @@ def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Pl
         and_servers = f" and the servers {extra}" if extra else ""
         raise ConfigError(
             f"the trainer takes {layout.world_size} GPUs{and_servers}, and cluster.nodes {nodes} x "
-            f"cluster.gpus_per_node {per_node} is {nodes * per_node}: give it more nodes, or lower parallel.data."
+            f"cluster.gpus_per_node {per_node} is {nodes * per_node}: add nodes, or lower parallel.data."
         )
     servers, first_gpu = _servers(layout, request, num_gpus=nodes * per_node, per_node=per_node)
     server_gpus = servers * request.gpus if request else 0
@@ -156,7 +156,7 @@ def place(layout: Layout, cluster: Cluster, request: ServerRequest | None) -> Pl
 
 
 def _servers(layout: Layout, request: ServerRequest | None, *, num_gpus: int, per_node: int) -> tuple[int, int]:
-    """How many there are, and the GPU that the first begins at."""
+    """Number of servers, and the first GPU of the first one."""
     if request is None:
         return 0, 0
     if request.colocated:
@@ -172,7 +172,7 @@ def _remarks(layout: Layout, cluster: Cluster, request: ServerRequest | None) ->
     if _crosses_nodes(layout.tensor, per_node):
         yield (
             f"parallel.tensor is {layout.tensor} and a node has {per_node} GPUs: tensor-parallel groups cross nodes, "
-            "where every layer waits for the network."
+            "so every layer waits for the network."
         )
     elif layout.context > 1 and _crosses_nodes(with_context, per_node):
         yield (
@@ -184,5 +184,5 @@ def _remarks(layout: Layout, cluster: Cluster, request: ServerRequest | None) ->
 
 
 def _crosses_nodes(group: int, per_node: int) -> bool:
-    """Whether some group of so many neighbouring ranks lies on several nodes."""
+    """Whether any group of so many neighbouring ranks lies on several nodes."""
     return per_node % group != 0

@@ -1,16 +1,16 @@
 """Memory of one GPU in each pipeline stage of the trainer, and of one node while a checkpoint is written.
 
-Sources: the state of mixed-precision Adam and its sharding from ZeRO (Rajbhandari et al., arXiv 1910.02054, stage 1)
-and Megatron-LM's `megatron/training/theoretical_memory_usage.py`; what is really allocated from
-`megacov/megatron/{model,optimizer,policy,checkpoint}.py` and `megacov/ops/log_probs_entropy.py`. Of each parameter:
+Sources: the state of mixed-precision Adam and its sharding follow ZeRO (Rajbhandari et al., arXiv 1910.02054, stage 1)
+and Megatron-LM's `megatron/training/theoretical_memory_usage.py`; the allocations are those of
+`megacov/megatron/{model,optimizer,policy,checkpoint}.py` and `megacov/ops/log_probs_entropy.py`. Bytes of a parameter:
 
-- weights: 2 bytes in bfloat16, 4 in float32 (`params_dtype`), on every GPU of the shard;
-- gradients: 4 bytes (`grad_reduce_in_fp32`), on every GPU of the shard: Megatron's distributed optimizer shares out
-  the optimizer, not the gradient buffer;
-- optimizer: Adam's two moments in float32, and a float32 copy of bfloat16 weights, shared out over data- and
+- weights: 2 in bfloat16, 4 in float32 (`params_dtype`), on every GPU of the shard; - gradients: 4
+(`grad_reduce_in_fp32`), on every GPU of the shard, since Megatron's distributed optimizer distributes the
+  optimizer state and not the gradient buffer;
+- optimizer: Adam's two moments in float32, and a float32 copy of bfloat16 weights, distributed over data- and
   context-parallel ranks. Float32 weights are their own copy.
 
-Three moments are compared, which never coincide: a training pass, a push of weights, and a save.
+Three moments that never coincide are compared: a training pass, a push of weights, and a save.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ LOGIT_BLOCK_BYTES = 2 * 64 * 2**20
 class TrainerSettings:
     """How the trainer runs.
 
-    value_bytes: of a weight and an activation, 2 in bfloat16 and 4 in float32.
-    fused: Transformer Engine's layers.
-    with_reference: keeps the first weights as well, for a reference KL.
-    bucket_bytes: of a message of weights to the servers; 0 where they go by disk.
+    value_bytes: bytes of a weight or an activation, 2 in bfloat16 and 4 in float32.
+    fused: whether layers are Transformer Engine's.
+    with_reference: whether the first weights are kept as well, for a reference KL.
+    bucket_bytes: size of a message of weights to the servers; 0 if weights go through the disk.
     saves: whether checkpoints are written.
     """
 
@@ -58,14 +58,14 @@ class StageMemory:
     """One GPU of a pipeline stage, in bytes.
 
     reference: first weights, kept beside the policy's.
-    communication: of NCCL, and messages between stages.
-    activations: kept for the backward pass at the fullest moment.
-    logits: with their gradient and the scratch of log-probs and entropy, on the last stage.
-    layer_work: what the backward pass of one layer allocates for itself, and takes when logits are gone.
-    push: whole matrices and buckets on their way to servers.
-    save: optimizer state put together for a checkpoint.
-    swap: weights set aside while the reference computes, with its logits.
-    staging: main memory, for the copy from which a checkpoint is written.
+    communication: NCCL's buffers, and messages between stages.
+    activations: activations kept for the backward pass at the fullest moment.
+    logits: logits, their gradient, and the scratch memory of log-probs and entropy, on the last stage.
+    layer_work: memory that the backward pass of one layer allocates, when the logits are freed already.
+    push: whole matrices and buckets on their way to the servers.
+    save: optimizer state gathered for a checkpoint.
+    swap: policy weights set aside while the reference computes, and the reference's logits.
+    staging: main memory for the copy from which a checkpoint is written.
     """
 
     stage: int
@@ -86,32 +86,22 @@ class StageMemory:
 
     @property
     def resident(self) -> int:
-        """Held from the first step to the last."""
+        """Memory held from the first step to the last."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.communication
 
     @property
     def training(self) -> int:
-        """What a training pass adds at its fullest."""
+        """Memory that a training pass adds at its fullest moment."""
         return self.activations + max(self.logits, self.layer_work)
 
     @property
     def peak(self) -> int:
-        """The fullest moment of a step."""
+        """Memory at the fullest moment of a step."""
         return self.resident + max(self.training, self.push, self.save, self.swap)
 
 
 def plan_trainer(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings) -> list[StageMemory]:
-    """Plan one GPU of every pipeline stage; those of equal stage hold equally much.
-
-    Args:
-        sizes: of the model.
-        layout: of the trainer.
-        batch: with the fullest forward pass.
-        settings: how the trainer runs.
-
-    Returns:
-        A plan for each stage.
-    """
+    """Plan one GPU of every pipeline stage; all GPUs of a stage hold the same amount."""
     return [_plan_stage(sizes, layout, batch, settings, stage) for stage in range(layout.pipeline)]
 
 
@@ -139,9 +129,9 @@ def _plan_stage(
         activations=int(_activations(sizes, layout, batch, settings, stage)),
         logits=logits,
         layer_work=int(_layer_work(sizes, layout, settings, batch.positions_per_rank)) + matrix,
-        # Gathered shards, and the matrix put together from them; buckets leave from rank 0 alone, in the first stage.
+        # Gathered shards, and the matrix made of them. Only rank 0, in the first stage, sends buckets.
         push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
-        # Owners put whole parameters together, and hold all that they own until it is copied to main memory.
+        # Owners gather whole parameters, and hold all that they own until it is copied to main memory.
         save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
         swap=weights + logits_alone if settings.with_reference else 0,
         staging=weights + int(optimizer) if settings.saves else 0,
@@ -149,14 +139,7 @@ def _plan_stage(
 
 
 def optimizer_bytes(value_bytes: int) -> int:
-    """Of Adam's state, for one parameter.
-
-    Args:
-        value_bytes: of a weight.
-
-    Returns:
-        Bytes a parameter.
-    """
+    """Bytes of Adam's state for one parameter, whose weight has `value_bytes`."""
     return _MOMENT_BYTES + (0 if value_bytes == GRADIENT_BYTES else _MAIN_BYTES)
 
 
@@ -173,7 +156,7 @@ def _of_layers(settings: TrainerSettings, recompute: Recompute | None = None) ->
 
 
 def _layer_work(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> float:
-    """The gradients of the widest activations, what sequence parallelism gathers, and a layer computed again."""
+    """Gradients of the widest activations, the input that sequence parallelism gathers, and a recomputed layer."""
     h, f = sizes.hidden_size, sizes.ffn_hidden_size / layout.tensor
     if sizes.num_experts:
         f = sizes.experts_per_token * sizes.expert_hidden_size / layout.sequence_share
@@ -186,9 +169,9 @@ def _layer_work(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, po
 def _logits(
     sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int, *, with_gradient: bool
 ) -> int:
-    """No tensor of the size of the logits exists beside them but their gradient; entropy needs none of its own.
+    """Memory of the logits. The only other tensor of their size is their gradient; entropy needs none of its own.
 
-    After the logits, the gradient of the output layer's weights and of the hidden states stands beside theirs.
+    Afterwards the gradients of the output layer's weights and of the hidden states exist beside the logits' gradient.
     """
     rows = vocab_rows(sizes, tensor=layout.tensor, vocab_divisible_by=settings.vocab_divisible_by)
     logits = positions * rows * settings.value_bytes
@@ -200,9 +183,9 @@ def _logits(
 
 
 def _communication(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> int:
-    of_groups = (layout.world_size, layout.tensor, layout.pipeline, layout.context, layout.data, layout.expert)
-    buffers = sum(NCCL_GROUP_BYTES for size in of_groups if size > 1)
+    groups = (layout.world_size, layout.tensor, layout.pipeline, layout.context, layout.data, layout.expert)
+    buffers = sum(NCCL_GROUP_BYTES for size in groups if size > 1)
     if layout.pipeline > 1:
-        # One message each way is received while another is worked on.
+        # In each direction, one message is received while another is processed.
         buffers += 4 * positions * sizes.hidden_size * settings.value_bytes // layout.sequence_share
     return buffers

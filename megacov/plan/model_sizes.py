@@ -1,7 +1,7 @@
 """Sizes of a model, from its `config.json` alone.
 
 The trainer reads the same file through transformers, which takes seconds to import, and checks more of it
-(`megacov.megatron.model_shape`). A test holds the two readers together for every family.
+(`megacov.megatron.model_shape`). A test compares the two readers for every family.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 class ModelSizes:
     """Sizes of a Hugging Face model.
 
-    sliding_window: keys that a query of any layer sees, its own included; None for all of them.
-    num_experts: in place of the feed-forward part of every layer; 0 in a dense model.
-    experts_per_token, expert_hidden_size: how many of them a token goes to, and the width of each.
+    sliding_window: number of keys that a query of any layer sees, its own included; None for all keys.
+    num_experts: number of experts that replace the feed-forward part of every layer; 0 in a dense model.
+    experts_per_token, expert_hidden_size: number of experts for each token, and the width of an expert.
     """
 
     family: str
@@ -77,14 +77,14 @@ def read_model_sizes(path: Path) -> ModelSizes:
     """Read the sizes of a model.
 
     Args:
-        path: its `config.json`.
+        path: `config.json` of the model.
 
     Returns:
         The sizes.
 
     Raises:
-        DataError: it cannot be read, or a size is missing.
-        ConfigError: the model is of a family that megacov does not train.
+        DataError: the file cannot be read, or a size is missing.
+        ConfigError: megacov does not train this family of models.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def read_model_sizes(path: Path) -> ModelSizes:
     if family not in FAMILIES:
         raise ConfigError(f"{path} is of a {family} model; supported families: {', '.join(FAMILIES)}.")
     if "num_local_experts" in values:
-        values["num_experts"] = values["num_local_experts"]  # as transformers 5 writes it
+        values["num_experts"] = values["num_local_experts"]  # the name that transformers 5 writes
     needed = (*_NEEDED, *(_OF_EXPERTS if family == "qwen3_moe" else ()))
     missing = [name for name in needed if not isinstance(values.get(name), int)]
     if missing:
@@ -126,7 +126,7 @@ def _sizes(values: Mapping[str, Any]) -> ModelSizes:
 
 
 def _sliding_window(values: Mapping[str, Any]) -> int | None:
-    """Of any layer, as transformers reads it: Mistral has one by naming it, Qwen by turning it on as well."""
+    """The window of any layer, as transformers reads it: Mistral only names it, Qwen must also turn it on."""
     kinds = values.get("layer_types")
     if kinds is not None and "sliding_attention" not in kinds:
         return None

@@ -1,8 +1,8 @@
-"""How many parameters each GPU holds: what `megacov.megatron` would load there, counted without loading it.
+"""Number of parameters that `megacov.megatron` would load on each GPU, counted without loading them.
 
-Megatron cuts the vocabulary, attention and feed-forward matrices over tensor-parallel ranks and repeats norms and
+Megatron splits the vocabulary, attention and feed-forward matrices over tensor-parallel ranks and repeats norms and
 routers; an expert is whole on one expert-parallel rank. A test compares every count with
-`megacov.megatron.loading_plan`, which is built on the tables that load the weights.
+`benchmarks.loading_plan`, which is built on the tables that load the weights.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from megacov.plan.model_sizes import ModelSizes
 class ParameterCount:
     """Parameters of one GPU.
 
-    dense: all but experts.
-    expert: of experts, whose optimizer state is shared out among other ranks.
-    largest: of its largest matrix.
+    dense: parameters outside of experts.
+    expert: parameters of experts, whose optimizer state is distributed over other ranks.
+    largest: parameters of the largest matrix.
     """
 
     dense: int
@@ -28,18 +28,18 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All parameters of the GPU."""
         return self.dense + self.expert
 
 
 def count_parameters(sizes: ModelSizes, layout: Layout, *, stage: int, vocab_divisible_by: int) -> ParameterCount:
-    """Count what a GPU of a pipeline stage holds; its tensor-parallel ranks hold equally much.
+    """Count the parameters of a GPU; all tensor-parallel ranks of a pipeline stage hold the same number.
 
     Args:
-        sizes: of the model.
-        layout: of the trainer, which divides heads, layers and experts.
-        stage: of the pipeline.
-        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
+        sizes: sizes of the model.
+        layout: layout that divides heads, layers and experts evenly.
+        stage: pipeline stage, from 0.
+        vocab_divisible_by: number of which the rows of a vocabulary shard are a multiple.
 
     Returns:
         The counts.
@@ -48,7 +48,7 @@ def count_parameters(sizes: ModelSizes, layout: Layout, *, stage: int, vocab_div
     vocab = vocab_rows(sizes, tensor=tensor, vocab_divisible_by=vocab_divisible_by) * h
     num_layers = sizes.num_layers // layout.pipeline
     is_first, is_last = stage == 0, stage == layout.pipeline - 1
-    # With tied embeddings, the last stage of several holds a copy; alone, it is the first as well.
+    # With tied embeddings, the last of several stages holds a copy; a single stage needs none.
     outputs = 0 if not is_last or (sizes.tie_word_embeddings and is_first) else vocab
     dense = num_layers * _dense_layer(sizes, tensor) + (vocab if is_first else 0) + outputs + (h if is_last else 0)
     expert = num_layers * (sizes.num_experts // layout.expert) * 3 * h * sizes.expert_hidden_size
@@ -58,34 +58,18 @@ def count_parameters(sizes: ModelSizes, layout: Layout, *, stage: int, vocab_div
 
 
 def vocab_rows(sizes: ModelSizes, *, tensor: int, vocab_divisible_by: int) -> int:
-    """Rows of the vocabulary on one tensor-parallel rank, padding included.
-
-    Args:
-        sizes: of the model.
-        tensor: tensor-parallel size.
-        vocab_divisible_by: of which the rows are a multiple.
-
-    Returns:
-        The rows.
-    """
+    """Rows of the vocabulary on one tensor-parallel rank, padded to a multiple of `vocab_divisible_by`."""
     multiple = vocab_divisible_by * tensor
     return -(-sizes.vocab_size // multiple) * multiple // tensor
 
 
 def total_parameters(sizes: ModelSizes) -> int:
-    """Parameters of the whole model, without padding.
-
-    Args:
-        sizes: of the model.
-
-    Returns:
-        The count.
-    """
+    """Number of parameters of the whole model, without padding."""
     return count_parameters(sizes, Layout(), stage=0, vocab_divisible_by=1).total
 
 
 def _dense_layer(sizes: ModelSizes, tensor: int) -> int:
-    """Of one layer on one rank, without experts. A server with more ranks than key heads holds each head on several."""
+    """Parameters of one layer on one rank, without experts. A server may repeat a key head on several ranks."""
     h, d = sizes.hidden_size, sizes.head_dim
     queries = sizes.num_attention_heads // tensor * d
     qkv = queries + 2 * max(1, sizes.num_key_value_heads // tensor) * d
@@ -100,7 +84,7 @@ def _dense_layer(sizes: ModelSizes, tensor: int) -> int:
 
 
 def _largest_matrix(sizes: ModelSizes, *, tensor: int, vocab: int) -> int:
-    """Entries of the largest matrix of a rank, whose vocabulary shard has so many; 0 where it has none."""
+    """Entries of a rank's largest matrix. `vocab` is the number of entries of its vocabulary shard; 0 without one."""
     h = sizes.hidden_size
     feed_forward = 2 * h * (sizes.expert_hidden_size if sizes.num_experts else sizes.ffn_hidden_size // tensor)
     return max(vocab, feed_forward, h * (sizes.query_size + 2 * sizes.key_size) // tensor)

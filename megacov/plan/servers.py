@@ -1,7 +1,7 @@
-"""Memory of one GPU of an SGLang server: weights, keys and values, and how many sequences these are of.
+"""Memory of one GPU of an SGLang server: weights, keys and values, and the number of sequences that fit.
 
-SGLang takes `mem-fraction-static` of the memory that it finds for weights and for keys and values together, and leaves
-the rest to CUDA graphs and the activations of a prefill (`sglang/srt/arg_groups/memory_hook.py`).
+SGLang uses a share `mem-fraction-static` of the GPU's memory for weights, keys and values together, and leaves the rest
+to CUDA graphs and the activations of a prefill (`sglang/srt/arg_groups/memory_hook.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from megacov.plan.model_sizes import ModelSizes
 from megacov.plan.parameters import count_parameters
 
 STATIC_FRACTION = 0.83
-"""Assumed where `mem-fraction-static` is not set: SGLang 0.5 leaves about 13.5 GiB of an 80 GiB GPU."""
+"""Assumed if `mem-fraction-static` is not set: SGLang 0.5 leaves about 13.5 GiB of an 80 GiB GPU."""
 
 # SGLang pads the vocabulary to a multiple of this times its tensor-parallel size.
 _VOCAB_DIVISIBLE_BY = 64
@@ -23,10 +23,10 @@ _VOCAB_DIVISIBLE_BY = 64
 class ServerMemory:
     """One GPU of a server, in bytes.
 
-    rest: left for CUDA graphs and activations.
-    token_bytes: keys and values of one token.
-    tokens: that a server keeps keys and values of.
-    sequences: of the greatest length that fit into them.
+    rest: memory left for CUDA graphs and activations.
+    token_bytes: size of the keys and values of one token.
+    tokens: number of tokens whose keys and values a server can hold.
+    sequences: number of sequences of the greatest length that have so many tokens.
     """
 
     weights: int
@@ -49,18 +49,18 @@ def plan_server(
     """Plan one GPU.
 
     Args:
-        sizes: of the model.
-        tensor: GPUs of a server.
+        sizes: sizes of the model.
+        tensor: number of GPUs of a server.
         gpu_bytes: memory of a GPU.
-        static_fraction: of it, for weights, keys and values.
-        value_bytes: of a weight, a key and a value.
-        longest: tokens of the longest sequence, its prompt included.
+        static_fraction: share of that memory for weights, keys and values.
+        value_bytes: bytes of a weight, a key or a value.
+        longest: number of tokens of the longest sequence, prompt included.
 
     Returns:
-        The plan; `key_value` is negative where not even the weights fit.
+        The plan; `key_value` is negative if not even the weights fit.
     """
     count = count_parameters(sizes, Layout(tensor=tensor), stage=0, vocab_divisible_by=_VOCAB_DIVISIBLE_BY)
-    # Its experts are cut over the ranks of a server, unlike the trainer's.
+    # A server splits experts over its ranks; the trainer does not.
     weights = (count.dense + count.expert // tensor) * value_bytes
     static = int(gpu_bytes * static_fraction)
     key_heads = max(1, sizes.num_key_value_heads // tensor)

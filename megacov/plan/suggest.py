@@ -1,8 +1,9 @@
 """Layouts of the same GPUs that fit, the fastest first by an estimate of one optimizer step.
 
-The estimate ranks; it does not predict. It adds up arithmetic at a fixed share of the peak, the messages of tensor and
-context parallelism over a node's links or the network, the reduction of gradients, and the bubble of the pipeline
-(Narayanan et al., arXiv 2104.04473). The constants are those of an H100 node; only their ratios matter.
+The estimate is for ranking layouts and not for predicting times. It adds up arithmetic at a fixed share of the peak,
+the messages of tensor and context parallelism over a node's links or the network, the reduction of gradients, and the
+bubble of the pipeline (Narayanan et al., arXiv 2104.04473). The constants are those of an H100 node; only their ratios
+matter.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CONTEXTS = (1, 2, 4, 8, 16)
 Fits = Callable[[Layout, Recompute, int, Sequence[StageMemory]], bool]
 """Whether a run may have this layout and recomputation, tokens of a micro-batch, and memory of each stage."""
 
-# With attention that writes no scores, recomputing it alone saves next to nothing.
+# Attention writes no scores, so recomputing it alone saves next to nothing.
 _RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 
 
@@ -51,16 +52,17 @@ def suggest(
     """Try every layout of the same number of GPUs.
 
     Args:
-        sizes: of the model.
-        layout: asked for; its ranks, virtual stages and expert parallelism are kept where they can be.
-        batch: sizes; its micro-batches are also tried at the length of one, two and four longest sequences.
+        sizes: sizes of the model.
+        layout: layout that the user asked for. Its number of ranks is kept; so are its virtual stages and expert
+            parallelism where possible.
+        batch: sizes of the batch. Micro-batches of one, two and four longest sequences are tried as well.
         settings: how the trainer runs.
         cluster: the machines.
-        fits: asked of each layout that the model can be cut into.
+        fits: called for each layout into which the model can be split.
 
     Returns:
-        Those that fit, fastest first, and of those within a percent the one with least context and pipeline
-        parallelism; of equal layout and recomputation, only the fastest micro-batch.
+        The layouts that fit, fastest first. Within one percent, the layout with the least context and pipeline
+        parallelism comes first. For equal layout and recomputation, only the fastest micro-batch is listed.
     """
     best: dict[tuple[Layout, Recompute], Suggestion] = {}
     for candidate in _layouts(sizes, layout, batch, cluster):
@@ -130,31 +132,31 @@ def step_seconds(
     recompute: Recompute,
     value_bytes: int,
 ) -> float:
-    """Estimate an optimizer step on the longest sequences.
+    """Estimate the time of an optimizer step on the longest sequences, to be compared with that of other layouts.
 
     Args:
-        sizes: of the model.
-        layout: of the trainer.
-        plan: of its batch.
-        cluster: for the GPUs of a node.
-        recompute: what is computed twice.
-        value_bytes: of an activation.
+        sizes: sizes of the model.
+        layout: layout of the trainer.
+        plan: plan of the batch under that layout.
+        cluster: the machines; only the number of GPUs of a node is used.
+        recompute: part of a layer that is computed twice.
+        value_bytes: bytes of an activation.
 
     Returns:
-        Seconds, of use beside those of another layout only.
+        Seconds.
     """
-    passes = 4 if recompute == "full" else 3  # one forward, and a backward of two
+    passes = 4 if recompute == "full" else 3  # one forward, and a backward that costs two
     tokens = plan.sequences_per_rank * plan.longest
-    # 2 flops a weight and token; scores and their values, of which causality leaves half.
+    # 2 flops for each weight and token, and the scores and weighted values, half of which causality leaves.
     flops = 2 * _active_parameters(sizes) + 2 * sizes.num_layers * sizes.query_size * plan.longest
     compute = passes * tokens * flops / (layout.tensor * layout.context * layout.pipeline) / _FLOPS
 
-    of_stage = sizes.num_layers / layout.pipeline * tokens / layout.context * value_bytes
-    # Two all-gathers and two reduce-scatters a layer in each direction, or all-reduces of as many bytes.
-    tensor = of_stage * passes * 4 * sizes.hidden_size * (1 - 1 / layout.tensor) / _LINK_BYTES_PER_S
+    per_channel = sizes.num_layers / layout.pipeline * tokens / layout.context * value_bytes
+    # Each layer has two all-gathers and two reduce-scatters in each direction, or all-reduces of as many bytes.
+    tensor = per_channel * passes * 4 * sizes.hidden_size * (1 - 1 / layout.tensor) / _LINK_BYTES_PER_S
     crosses = layout.tensor * layout.context > cluster.gpus_per_node
     link = _NETWORK_BYTES_PER_S if crosses else _LINK_BYTES_PER_S
-    context = of_stage * passes * 2 * sizes.key_size / layout.tensor * (layout.context - 1) / link
+    context = per_channel * passes * 2 * sizes.key_size / layout.tensor * (layout.context - 1) / link
     gradients = (4 + value_bytes) * total_parameters(sizes) / (layout.tensor * layout.pipeline)
     shards = layout.optimizer_shards
     data = gradients * (1 - 1 / shards) / _NETWORK_BYTES_PER_S
@@ -163,7 +165,7 @@ def step_seconds(
 
 
 def _active_parameters(sizes: ModelSizes) -> int:
-    """Weights that one token meets; the embedding is looked up."""
+    """Weights with which one token is multiplied; the embedding is only looked up."""
     experts = sizes.num_layers * 3 * sizes.hidden_size * sizes.expert_hidden_size
     idle = experts * (sizes.num_experts - sizes.experts_per_token)
     embedding = 0 if sizes.tie_word_embeddings else sizes.vocab_size * sizes.hidden_size

@@ -1,4 +1,4 @@
-"""Verifiers: functions of a response and the prompt's answer that return the reward."""
+"""Verifiers: functions from a response and the prompt's answer to the reward."""
 
 from __future__ import annotations
 

@@ -1,34 +1,35 @@
-"""Verifiers by name: one of megacov's own, or any function a user can import."""
+"""Verifiers by name: one of megacov's own, or any importable function."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 
+from megacov.config.functions import import_function
 from megacov.errors import ConfigError, RewardError
 from megacov.rewards.sum_pairs import sum_pairs
 
 Verifier = Callable[[str, str], float]
-"""A function of the response text and the prompt's answer; it returns the reward, a finite number."""
+"""fn(response text, the prompt's answer) -> reward, a finite number."""
 
 _VERIFIERS: dict[str, Verifier] = {"sum_pairs": sum_pairs}
 
 
 def get_verifier(name: str) -> Verifier:
-    """Find a verifier and make it check what it returns.
+    """Find a verifier and wrap it in a check of its results.
 
     Args:
         name: one of megacov's own ("sum_pairs"), or "package.module:function".
 
     Returns:
-        The function (text, answer) -> reward. It raises RewardError where the verifier returns anything but a
+        The function (text, answer) -> reward. It raises RewardError if the verifier fails or returns anything but a
         finite number.
 
     Raises:
-        ConfigError: if there is no such verifier, or what the name points to cannot be imported or called.
+        ConfigError: there is no such verifier, or it cannot be imported or called.
     """
-    return _checked(_import_verifier(name) if ":" in name else _own_verifier(name), name)
+    verifier = import_function(name, setting="rewards.verifier") if ":" in name else _own_verifier(name)
+    return _checked(verifier, name)
 
 
 def _own_verifier(name: str) -> Verifier:
@@ -38,25 +39,6 @@ def _own_verifier(name: str) -> Verifier:
             f"rewards.verifier: there is no verifier {name!r}; use one of {known}, or package.module:function."
         )
     return _VERIFIERS[name]
-
-
-def _import_verifier(name: str) -> Verifier:
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name.isidentifier() or module_name.startswith("."):
-        raise ConfigError(f"rewards.verifier: {name!r} does not have the form package.module:function.")
-    try:
-        module = import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise ConfigError(
-            f"rewards.verifier: cannot import {module_name!r} of {name!r} ({error}); "
-            "put its folder on PYTHONPATH or correct the name."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = "nothing of that name" if function is None else f"a {type(function).__name__}"
-        raise ConfigError(f"rewards.verifier: {name!r} should point to a function, but {module_name} holds {found}.")
-    verifier: Verifier = function
-    return verifier
 
 
 def _checked(verifier: Verifier, name: str) -> Verifier:

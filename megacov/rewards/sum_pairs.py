@@ -1,4 +1,4 @@
-"""Verifier of the sum-pairs task: "137=" asks for two numbers that add up to 137, in any of 138 ways."""
+"""Verifier of the sum-pairs task: "137=" asks for two numbers that add up to 137, and 138 pairs do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def sum_pairs(text: str, answer: str) -> float:
     """Judge whether `text` is two numbers that add up to `answer`.
 
     Args:
-        text: the response without its end-of-sequence token, such as "45+92"; nothing may stand around it.
-        answer: the target in decimal digits, such as "137".
+        text: response without its end-of-sequence token, such as "45+92", with nothing around it.
+        answer: target in decimal digits, such as "137".
 
     Returns:
-        1.0 for exactly two non-negative decimal numbers, without leading zeros, joined by "+", of the right sum;
+        1.0 for exactly two non-negative decimal numbers without leading zeros, joined by "+", with the correct sum;
         otherwise 0.0.
 
     Raises:
@@ -27,7 +27,7 @@ def sum_pairs(text: str, answer: str) -> float:
     if re.fullmatch("[0-9]+", answer) is None:
         raise DataError(f"sum_pairs needs a target in decimal digits as the answer of a prompt, got {answer!r}.")
     match = _TWO_NUMBERS.fullmatch(text)
-    # A number longer than the target cannot be part of it, and Python refuses to read very long ones.
+    # A number longer than the target is too large, and Python refuses to parse very long ones.
     if match is None or max(map(len, match.groups())) > len(answer):
         return 0.0
     return float(int(match[1]) + int(match[2]) == int(answer))

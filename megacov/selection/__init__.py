@@ -1,4 +1,4 @@
-"""Which tokens a method acts on: exact, over a whole process group, and the same in every parallel layout."""
+"""Selects the tokens that a method acts on: exactly, over a whole process group, and the same in every layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clip-Cov: random tokens out of a band of high covariance, whose gradient is cut off.
+"""Clip-Cov: selects random tokens in a band of high covariance, whose gradient the loss then removes.
 
 Source: arXiv 2505.22617, equations 11 and 12. Shapes: [t] tokens of this rank.
 """
@@ -29,20 +29,20 @@ def select_clip_cov(
     update: int,
     group: ProcessGroup | None,
 ) -> Tensor:
-    """Mark max(1, floor(ratio * N)) random eligible tokens with lower < cov < upper; fewer where fewer are there.
+    """Mark max(1, floor(ratio * N)) random eligible tokens with lower < cov < upper, or all of them if there are fewer.
 
-    N counts all masked tokens of `group`, eligible or not. "Random" is the top of a hash of (seed, update, token id).
+    N counts all masked tokens of `group`, eligible or not. The draw takes the largest hashes of seed, update and id.
 
     Args:
         cov: [...] float32, from megacov.ops.covariance; read only.
-        eligible_mask: [...] bool; False for the tokens that PPO's clip cuts already.
-        loss_mask: [...] bool; the other tokens are not eligible.
+        eligible_mask: [...] bool; False for tokens that PPO's clip already leaves without gradient.
+        loss_mask: [...] bool; tokens outside it are not eligible.
         token_ids: [...] int64, unique over the group.
         ratio: fraction of the masked tokens, 0 < ratio <= 1.
         lower: lower end of the band, exclusive.
         upper: upper end of the band, exclusive.
-        seed: the run's seed.
-        update: counts optimizer steps, so that each draws anew.
+        seed: seed of the run.
+        update: number of the optimizer step, so that each draws anew.
         group: ranks that hold the other tokens of the selection scope.
 
     Returns:
@@ -62,16 +62,5 @@ def select_clip_cov(
 
 
 def band(cov: Tensor, eligible_mask: Tensor, loss_mask: Tensor, *, lower: float, upper: float) -> Tensor:
-    """The tokens that Clip-Cov draws from.
-
-    Args:
-        cov: [...] float32.
-        eligible_mask: [...] bool.
-        loss_mask: [...] bool.
-        lower: lower end of the band, exclusive.
-        upper: upper end of the band, exclusive.
-
-    Returns:
-        [...] bool.
-    """
+    """[...] bool: the tokens that Clip-Cov draws from. Both ends of the band are exclusive."""
     return loss_mask & eligible_mask & (cov > lower) & (cov < upper)

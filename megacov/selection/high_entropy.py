@@ -1,4 +1,4 @@
-"""The tokens where the policy is least certain, which alone may carry the gradient.
+"""High-entropy selection: the tokens where the policy is least certain.
 
 Source: Wang et al., "Beyond the 80/20 Rule: High-Entropy Minority Tokens Drive Effective Reinforcement Learning for
 LLM Reasoning" (arXiv 2506.01939). Shapes: [t] tokens of this rank.

@@ -1,4 +1,4 @@
-"""KL-Cov: the tokens with the largest covariance, whose policy is held back by a KL penalty.
+"""KL-Cov: selects the tokens with the largest covariance, on which the loss puts a KL penalty.
 
 Source: arXiv 2505.22617, equations 13 and 14. Shapes: [t] tokens of this rank.
 """
@@ -20,7 +20,7 @@ def select_kl_cov(
 ) -> Tensor:
     """Mark the max(1, floor(ratio * N)) largest covariances among the N masked tokens of `group`.
 
-    Largest, not largest in magnitude: these are the tokens whose reinforcement lowers the entropy most.
+    Largest means the signed value, not the magnitude: these tokens tend to lower the entropy most.
 
     Args:
         cov: [...] float32, from megacov.ops.covariance; read only.

@@ -1,4 +1,4 @@
-"""How many tokens a ratio stands for."""
+"""The number of tokens that a ratio selects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def selection_quota(loss_mask: Tensor, *, ratio: float, group: ProcessGroup | No
         group: ranks that hold the other tokens.
 
     Returns:
-        [] int64, equal on all ranks; the number that Python's int(ratio * N) gives.
+        [] int64, equal on all ranks; it agrees with Python's int(ratio * N).
 
     Collectives: group: SUM [] int64.
 

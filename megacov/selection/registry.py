@@ -1,4 +1,4 @@
-"""Selection methods by name. A new one is a file beside this one and a line in _SELECTORS."""
+"""Selection methods by name. A new one needs a file in this folder and a line in _SELECTORS."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionInputs:
-    """The tokens of this rank in one selection scope, and what any method may look at.
+    """The tokens of this rank in one selection scope, with everything that a method may read.
 
     cov: [t] float32, from megacov.ops.covariance.
     loss_mask: [t] bool.
     token_ids: [t] int64, unique over the group.
-    seed: the run's seed.
-    update: counts optimizer steps.
+    seed: seed of the run.
+    update: number of the optimizer step.
     group: ranks that hold the other tokens of the scope; None if this rank has them all.
-    entropy: [t] float32 nats, or None where no method asks for it.
-    eligible_mask: [t] bool, tokens that may be acted on; None for all. Only Clip-Cov looks at it.
+    entropy: [t] float32 nats, or None if no method needs it.
+    eligible_mask: [t] bool, tokens that Clip-Cov may select; None for all. Other methods ignore it.
     """
 
     cov: Tensor
@@ -42,11 +42,12 @@ class SelectionInputs:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A selection method; call it with the inputs and its hyperparameters, which are named as its config fields.
+    """A selection method; call it with the inputs and its hyperparameters, which have the names of its config fields.
 
     select: fn(inputs, **hyperparameters) -> [t] bool.
-    scores: fn(inputs) -> [t] float, what tokens are ranked by, or what says which may be drawn.
-    candidates: fn(inputs, **hyperparameters) -> [t] bool, what a random method draws from; None for one by rank.
+    scores: fn(inputs) -> [t] float, by which tokens are ranked or become candidates.
+    candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
+        that ranks.
     """
 
     select: Callable[..., Tensor]
@@ -54,17 +55,7 @@ class Selector:
     candidates: Callable[..., Tensor] | None = None
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
-        """Mark tokens of this rank.
-
-        Collectives: inputs.group: those of the method.
-
-        Args:
-            inputs: the tokens of this rank in one selection scope.
-            **hyperparameters: of the method.
-
-        Returns:
-            [t] bool.
-        """
+        """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
         return self.select(inputs, **hyperparameters)
 
 
@@ -75,7 +66,7 @@ def get_selector(name: str) -> Selector:
         name: "kl_cov" (ratio), "clip_cov" (ratio, lower, upper) or "high_entropy" (ratio).
 
     Returns:
-        The method, called with SelectionInputs and those keyword hyperparameters.
+        The method; call it with SelectionInputs and those keyword hyperparameters.
 
     Raises:
         ConfigError: if there is no such method.

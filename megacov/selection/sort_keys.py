@@ -1,4 +1,4 @@
-"""Integers that sort as scores do, so that a radix select can work on their digits."""
+"""Integers with the order of the scores, so that a radix select can work on their digits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SORTED_AS = {
 
 
 def sort_keys(scores: Tensor) -> tuple[Tensor, int]:
-    """Signed integers in the order of the scores, and the number of their bits.
+    """Signed integers in the order of the scores, and their number of bits.
 
-    -0.0 and +0.0 have one key, and every NaN has the smallest key, below that of -inf.
+    -0.0 and +0.0 have the same key. Every NaN has the smallest key, below that of -inf.
 
     Args:
         scores: [...] float16, bfloat16, float32, float64 or int64; read only.
 
     Returns:
         keys: [...] int64 in [-2**(num_bits - 1), 2**(num_bits - 1)).
-        num_bits: 32 or 64; a function of the dtype alone.
+        num_bits: 32 or 64; it depends only on the dtype.
 
     Raises:
         ValueError: if the dtype is none of these.
@@ -39,7 +39,7 @@ def sort_keys(scores: Tensor) -> tuple[Tensor, int]:
     num_bits = 8 * scores.dtype.itemsize
     if scores.dtype == torch.int64:
         return scores, num_bits
-    # IEEE bits sort as sign and magnitude; flipping the magnitude of negative numbers makes that two's complement.
+    # IEEE floats are sign and magnitude; flipping the magnitude bits of negative numbers gives two's complement.
     # Adding zero turns -0.0 into +0.0.
     bits = (scores + 0.0).view(torch.int32 if num_bits == 32 else torch.int64)
     keys = bits ^ ((bits >> (num_bits - 1)) & ((1 << (num_bits - 1)) - 1))

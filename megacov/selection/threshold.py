@@ -1,4 +1,4 @@
-"""Where the line of a selection runs, for monitoring. Shapes: [t] tokens of this rank."""
+"""Threshold and margin of a selection by rank, for monitoring. Shapes: [t] tokens of this rank."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def selection_margin(
     scores: Tensor, selected: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
-    """The smallest selected score, and how far it is above the largest score that was left out.
+    """The smallest selected score, and its distance from the largest score that was not selected.
 
     Args:
         scores: [...] float; read only. NaN counts as -inf, as in global_top_k.
-        selected: [...] bool, marked tokens.
-        loss_mask: [...] bool, all tokens that could have been marked.
+        selected: [...] bool, selected tokens.
+        loss_mask: [...] bool, all tokens that could have been selected.
         group: ranks that hold the other tokens.
 
     Returns:
         threshold: [] float64, +inf if nothing is selected; equal on all ranks.
-        margin: [] float64, +inf if nothing is selected or nothing left out; equal on all ranks. Never negative for a
-            top k, 0 if a tie was settled by token id, NaN if both scores are the same infinity.
+        margin: [] float64, +inf if nothing or everything is selected; equal on all ranks. For a top k it is never
+            negative; it is 0 if the token id broke a tie, and NaN if both scores are the same infinity.
 
     Collectives: group: MAX [2] float64.
     Gradient: none.

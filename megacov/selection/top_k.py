@@ -1,12 +1,12 @@
 """The k largest scores over all ranks of a group, exactly, without gathering them.
 
-A radix select: scores become integers that sort alike; the k-th largest is found digit by digit, from the top, out of
-histograms that are added over the ranks. Messages have a constant size, counts are integers and so have no order, and
-ties are settled by a second radix select over the token ids. The result is therefore a function of the set of
-(score, token id) alone, whatever rank or micro-batch holds which token. Shapes: [t] tokens of this rank.
+A radix select: scores become integers of the same order, and the k-th largest is found digit by digit, from the top,
+in histograms that are summed over the ranks. Messages have a constant size, sums of integer counts do not depend on
+order, and a second radix select over the token ids breaks ties. The result therefore depends only on the set of
+(score, token id), whatever rank or micro-batch holds which token. Shapes: [t] tokens of this rank.
 
-On a GPU nothing waits for the host: k, thresholds and digits stay on the device. On a CPU, where looking is free,
-tokens that are out of the race are dropped on the way; that changes no collective and no result.
+On a GPU nothing waits for the host: k, thresholds and digits stay on the device. On a CPU, where reading values costs
+nothing, tokens that can no longer be selected are dropped early, which changes no collective and no result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DIGITS = {
     64: ((53, 11), (42, 11), (31, 11), (20, 11), (10, 10), (0, 10)),
 }
 
-# On a CPU a shortlist pays off from about so many tokens.
+# On a CPU a shortlist pays off from about this many tokens.
 _SHORTLIST_FROM = 1 << 16
 _MAX_GROUP_SIZE = 64
 
@@ -39,18 +39,18 @@ def global_top_k(
 ) -> Tensor:
     """Mark the k masked tokens with the largest scores over all ranks of `group`.
 
-    Of equal scores the smaller token id wins. -0.0 equals +0.0, and NaN ranks below -inf.
+    Among equal scores the smaller token id wins. -0.0 equals +0.0, and NaN ranks below -inf.
 
     Args:
         scores: [...] float16, bfloat16, float32, float64 or int64, the same dtype on all ranks; read only.
-        loss_mask: [...] bool; the other tokens are never marked, whatever their scores.
+        loss_mask: [...] bool; tokens outside it are never marked, whatever their scores.
         token_ids: [...] int64, unique over the group among masked tokens.
-        k: how many to mark, equal on all ranks, at least 0; an int, or an int64 tensor with one element on the
-            device of the scores.
-        group: ranks that hold the other tokens; a rank without tokens takes part all the same.
+        k: number of tokens to mark, at least 0 and equal on all ranks; an int, or an int64 tensor with one element on
+            the device of the scores.
+        group: ranks that hold the other tokens; a rank without tokens must call this too.
 
     Returns:
-        [...] bool, True for exactly min(k, N) tokens, N being the number of masked tokens of all ranks.
+        [...] bool, True for exactly min(k, N) tokens, where N is the number of masked tokens of all ranks.
 
     Collectives: group: SUM [2048] or [1024] int64, 9 times for floats up to 32 bits, else 12 times.
     Gradient: none.
@@ -60,7 +60,7 @@ def global_top_k(
     """
     _check_arguments(scores, loss_mask, token_ids, k)
     flat_scores, flat_mask, flat_ids = scores.detach().reshape(-1), loss_mask.reshape(-1), token_ids.reshape(-1)
-    # Filled on the device: copying a number there would wait for it.
+    # Filled on the device, because a copy from the host would wait for it.
     wanted = k.reshape(()) if isinstance(k, Tensor) else flat_ids.new_full((), k)
     if scores.device.type == "cpu":
         shortlist = _shortlist(flat_scores, flat_mask, int(wanted))
@@ -77,30 +77,30 @@ def global_top_k(
 def _select(
     scores: Tensor, candidates: Tensor | None, token_ids: Tensor, k: Tensor, group: ProcessGroup | None
 ) -> Tensor:
-    """global_top_k on flat tensors [t]. candidates: [t] bool, or None for all tokens and for dropping on the way."""
+    """global_top_k on flat tensors [t]. candidates: [t] bool; None for all tokens, which are then dropped early."""
     keys, num_bits = sort_keys(scores)
     threshold, num_tied = _kth_largest(keys, candidates, k, num_bits, group)
     above, tied = keys > threshold, keys == threshold
-    # The complement reverses the order of ids without overflow, so that here too the largest win.
+    # The complement reverses the order of ids without overflow, so that the smallest id has the largest key.
     tie_keys = ~token_ids
     if candidates is None:
         tie_threshold, num_last = _kth_largest(_take(tie_keys, tied), None, num_tied, 64, group)
     else:
         above, tied = above & candidates, tied & candidates
         tie_threshold, num_last = _kth_largest(tie_keys, tied, num_tied, 64, group)
-    # num_last is 0 only if nothing at all is to be chosen; the thresholds mean nothing then.
+    # num_last is 0 only if no token is to be chosen; the thresholds are meaningless then.
     return above | (tied & (tie_keys >= tie_threshold) & (num_last > 0))
 
 
 def _kth_largest(
     keys: Tensor, candidates: Tensor | None, k: Tensor, num_bits: int, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
-    """The min(k, N)-th largest key of N candidates in the group, and how many equal to it are among the largest.
+    """The min(k, N)-th largest key of N candidates in the group, and how many of the largest are equal to it.
 
     keys: [t] int64, signed numbers of num_bits. Both results are int64 scalars, equal on all ranks; if min(k, N) is 0,
     the first is the largest possible key and the second 0.
     """
-    # As unsigned numbers, held in int64 whose arithmetic wraps.
+    # Unsigned numbers, held in int64, whose arithmetic wraps.
     offset = 1 << (num_bits - 1) if num_bits < 64 else -(1 << 63)
     keys = keys + offset
     threshold = torch.zeros_like(k)
@@ -118,17 +118,17 @@ def _kth_largest(
 
 
 def _histogram(digits: Tensor, candidates: Tensor | None, num_bins: int) -> Tensor:
-    """How many candidates have each digit: [num_bins] int64."""
+    """[num_bins] int64: number of candidates with each digit."""
     if candidates is None:
         return torch.bincount(digits, minlength=num_bins)
-    # Not bincount, which waits for a GPU; the others are counted in a bin of their own, which is dropped.
+    # bincount would wait for a GPU. Tokens that are no candidates go into an extra bin, which is dropped.
     counts = digits.new_zeros(num_bins + 1)
     counts.scatter_add_(0, digits.where(candidates, num_bins), torch.ones_like(digits))
     return counts[:num_bins]
 
 
 def _find_digit(counts: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """The digit of the k-th largest, and its place among those with this digit: two int64 scalars."""
+    """The digit of the k-th largest, and its rank among those with this digit: two int64 scalars."""
     num_from_top = counts.flip(0).cumsum(0)
     k = torch.minimum(k, num_from_top[-1])
     is_above = num_from_top < k
@@ -137,22 +137,22 @@ def _find_digit(counts: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
-    """Indices of masked tokens that hold all of this rank's share of the global top k; little more than k if it can.
+    """Indices of masked tokens that include this rank's part of the global top k, if possible few more than k.
 
-    If k masked tokens of this rank reach a bound, no token below the bound can be chosen. Such a bound is found without
-    looking at the tokens one by one: they form at least 4 k groups, and some more than k groups have a maximum that
-    reaches it. Masked-out tokens can spoil this, so the shortlist is counted, and dropped if it is too short.
+    If k masked tokens of this rank reach a bound, no token below the bound can be chosen. To find such a bound cheaply,
+    tokens form at least 4 k groups, and the bound is one that the maxima of somewhat more than k groups reach.
+    Masked-out tokens can spoil this, so a shortlist that turns out too short is discarded.
     """
     group_size = min(_MAX_GROUP_SIZE, scores.shape[0] // (4 * max(k, 1)))
     if scores.shape[0] < _SHORTLIST_FROM or group_size < 4:
         return loss_mask.nonzero().squeeze(1)
     num_groups = scores.shape[0] // group_size
     num_grouped = num_groups * group_size
-    # Group g holds tokens g, g + num_groups, ...: a maximum over rows runs much faster than one over short columns.
+    # Group g holds tokens g, g + num_groups, ...: a maximum over rows is much faster than one over short columns.
     maxima = scores[:num_grouped].view(group_size, num_groups).amax(0)
     without_nan = maxima.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     bound = without_nan.kthvalue(num_groups - k - k // 4).values
-    # A maximum that is NaN may hide any other; the comparison keeps its group.
+    # A NaN maximum may hide any other value; this comparison keeps its group.
     groups = (~(maxima < bound)).nonzero().squeeze(1)
     members = groups + num_groups * torch.arange(group_size).unsqueeze(1)
     candidates = torch.cat([members.view(-1), torch.arange(num_grouped, scores.shape[0])])
@@ -162,7 +162,7 @@ def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
 
 
 def _take(values: Tensor, flags: Tensor) -> Tensor:
-    """values[flags], several times faster on a CPU."""
+    """values[flags], but several times faster on a CPU."""
     return values.index_select(0, flags.nonzero().squeeze(1))
 
 

@@ -1,4 +1,4 @@
-"""Decisions that one rank takes and all ranks follow, so that an error on one of them is an error on all."""
+"""Decisions that one rank makes and all ranks follow, so that an error on one rank is an error on all."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ T = TypeVar("T")
 
 
 def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
-    """Do something on rank 0 while the others wait; if it ends in a user's error, every rank raises that error.
+    """Call a function on rank 0 while the others wait. If it raises a MegacovError, every rank raises that error.
 
     Collectives: control: `broadcast_bytes` of a few bytes from rank 0.
 
     Args:
-        action: done on rank 0 only.
-        groups: of this rank.
+        action: function to call on rank 0 only.
+        groups: process groups of this rank.
 
     Returns:
-        What the action returned on rank 0, None elsewhere.
+        The result of the action on rank 0, None elsewhere.
 
     Raises:
-        MegacovError: the one raised by the action, of the same sentence on all ranks, and of the same class of
-            `megacov.errors`.
+        MegacovError: the error of the action, with the same message and class of `megacov.errors` on all ranks.
     """
     result, failure, verdict = None, None, None
     if groups.world_rank == 0:
@@ -49,18 +48,18 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
 
 
 def _public_name(error: MegacovError) -> str:
-    """Of its class, or of the nearest one above it that `megacov.errors` has and any rank can raise."""
+    """Name of the error's class, or of its nearest base class in `megacov.errors`, which any rank can raise."""
     return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
 
 
 def from_last_stage(value: T, groups: ParallelGroups) -> T:
-    """Hand something from the last pipeline stage, whose ranks all hold the same, to all ranks.
+    """Send a value from the last pipeline stage to all ranks. All ranks of that stage must hold the same value.
 
     Collectives: pp: `broadcast_bytes` from the last stage.
 
     Args:
-        value: anything JSON knows; ignored off the last stage.
-        groups: of this rank.
+        value: any JSON value; ignored off the last stage.
+        groups: process groups of this rank.
 
     Returns:
         The last stage's value.
@@ -71,13 +70,13 @@ def from_last_stage(value: T, groups: ParallelGroups) -> T:
 
 
 def from_rank_zero(value: T, groups: ParallelGroups) -> T:
-    """Hand something from rank 0 to all ranks.
+    """Send a value from rank 0 to all ranks.
 
     Collectives: control: `broadcast_bytes` from rank 0.
 
     Args:
-        value: anything JSON knows; ignored on other ranks.
-        groups: of this rank.
+        value: any JSON value; ignored on other ranks.
+        groups: process groups of this rank.
 
     Returns:
         Rank 0's value.
@@ -88,15 +87,15 @@ def from_rank_zero(value: T, groups: ParallelGroups) -> T:
 
 
 def gather(value: T, groups: ParallelGroups) -> list[T]:
-    """What every rank has to say, on every rank.
+    """Gather a value from every rank on every rank.
 
     Collectives: control: `all_gather_bytes`.
 
     Args:
-        value: anything JSON knows.
-        groups: of this rank.
+        value: any JSON value.
+        groups: process groups of this rank.
 
     Returns:
-        One value a rank, in rank order.
+        One value per rank, in rank order.
     """
     return [json.loads(text) for text in all_gather_bytes(json.dumps(value).encode(), group=groups.control)]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from megacov.config.loss_section import ImportedLoss
+from megacov.config.rules import selection_mismatch
 from megacov.config.schema import RunConfig
+from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
+from megacov.losses.imported import check_hyperparameters, try_loss
 from megacov.selection import Selector, get_selector
 
 
@@ -30,7 +34,7 @@ class RolloutCorrection:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Functions with their hyperparameters.
+    """Functions with their hyperparameters, and the seed of random selections.
 
     select: None for a loss that selects nothing.
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
@@ -52,9 +56,35 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     normalize_std: bool
+    seed: int
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
+
+
+def resolve_loss(config: RunConfig) -> Loss:
+    """Look up the loss by name. One that is imported is checked here, since no schema knows it.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The loss, to be called with `config.algorithm.loss.hyperparameters()`.
+
+    Raises:
+        ConfigError: no such loss, a hyperparameter that it does not have, a selection that does not fit, or a mistake
+            that a call on a few tokens shows.
+    """
+    section = config.algorithm.loss
+    loss = get_loss(section.name)
+    if isinstance(section, ImportedLoss):
+        hyperparameters = section.hyperparameters()
+        check_hyperparameters(loss, hyperparameters)
+        mismatch = selection_mismatch(config, needs_selection=loss.needs_selection)
+        if mismatch is not None:
+            raise ConfigError(mismatch)
+        try_loss(loss, hyperparameters)
+    return loss
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:
@@ -73,7 +103,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
     mask, correction = algorithm.entropy_mask, algorithm.rollout_correction
     step_tokens = config.sequences_per_update * config.rollout.max_response_length
     return Algorithm(
-        loss=get_loss(algorithm.loss.name),
+        loss=resolve_loss(config),
         loss_hyperparameters=algorithm.loss.hyperparameters(),
         select=None if selection.name == "none" else get_selector(selection.name),
         selection_hyperparameters=selection.hyperparameters(),
@@ -85,6 +115,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
         normalize_std=algorithm.advantages.normalize_std,
+        seed=config.run.seed,
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,

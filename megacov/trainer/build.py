@@ -12,18 +12,21 @@ from megacov.checkpoint.manifest import record_file
 from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
+from megacov.data.packing import MicroBatchSettings
 from megacov.errors import CheckpointError, LeaveRequested, RolloutError, WeightSyncError
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
+from megacov.monitor.status_file import StatusFile
+from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
 from megacov.trainer.progress import ProgressReport
-from megacov.trainer.rollout.exchange import RolloutPhase
+from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
 from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
 from megacov.trainer.saving.checkpointing import FORMAT, Checkpointer, SaveSettings
@@ -48,16 +51,17 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer` and `progress` are on rank 0 only."""
+    """The parts of a run on this rank. `writer`, `status` and `progress` are on rank 0 only."""
 
     config: RunConfig
     policy: Policy
-    rollout: RolloutPhase
+    rollout: RolloutExchange
     algorithm: Algorithm
     settings: StepSettings
     state: TrainState
     checkpointer: Checkpointer
     writer: MetricWriter | None
+    status: StatusFile | None
     progress: ProgressReport | None
 
     def record(self, report: StepReport) -> None:
@@ -66,11 +70,12 @@ class Run:
         Args:
             report: of the step.
         """
-        if self.writer is None or self.progress is None:
+        if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
         if step % self.config.monitor.log_every == 0:
             self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
+            self.status.add_step(step, report.metrics)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
@@ -165,14 +170,18 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
-        rollout = RolloutPhase(groups, worker)
+        rollout = RolloutExchange(groups, worker)
         if worker is not None and good is not None:
             worker.carried = read_carried(good)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = None
+        writer = status = None
         if progress is not None:
-            directory = config.run.directory / "tensorboard"
-            writer = stack.enter_context(MetricWriter(directory, first_step=state.step + 1 if good else None))
+            folder, first_step = config.run.directory, state.step + 1 if good else None
+            extra_tags = metric_tags(algorithm.loss.metrics)
+            writer = stack.enter_context(
+                MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=extra_tags)
+            )
+            status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
@@ -180,9 +189,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         checkpointer = Checkpointer(
             store, groups, settings, about_run=about_run, carried=lambda: rollout.carried, last_saved=last_saved
         )
-        yield Run(
-            config, policy, rollout, algorithm, _step_settings(config, groups), state, checkpointer, writer, progress
-        )
+        step_settings = _step_settings(config, groups)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress)
 
 
 def _find_checkpoint(
@@ -243,16 +251,19 @@ def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
     return StepSettings(
         num_updates=config.batch.updates_per_rollout,
-        micro_batch_tokens=config.batch.micro_batch_tokens,
-        count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
-        same_count=config.parallel.expert > 1,
-        layout=SequenceLayout(
-            packed=config.batch.packed,
-            cp_rank=groups.cp_rank,
-            cp_size=groups.cp_size,
-            share_multiple=groups.tp_size if config.parallel.sequence else 1,
+        micro_batches=MicroBatchSettings(
+            tokens=config.batch.micro_batch_tokens,
+            layout=SequenceLayout(
+                packed=config.batch.packed,
+                cp_rank=groups.cp_rank,
+                cp_size=groups.cp_size,
+                share_multiple=groups.tp_size if config.parallel.sequence else 1,
+            ),
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            count_multiple=config.parallel.pipeline if config.parallel.virtual_pipeline > 1 else 1,
+            same_count=config.parallel.expert > 1,
         ),
-        seed=config.run.seed,
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
         max_mismatch=config.weight_sync.max_mismatch,

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures the phases of a step."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from megacov.parallel.groups import ParallelGroups
 from megacov.types import RolloutBatch
 
 
-class PhaseClock:
-    """Wall-clock seconds by phase of one step."""
+class StepClock:
+    """Wall-clock seconds of one step, by the part of it they were spent in."""
 
     def __init__(self) -> None:
-        """Start the step."""
+        """Start the clock."""
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def phase(self, name: str, *, has_deadlines: bool = False) -> Iterator[None]:
-        """Add the time inside to a phase.
+    def time(self, part: str, *, has_deadlines: bool = False) -> Iterator[None]:
+        """Add the time spent inside to a part of the step.
 
         Args:
-            name: of the phase.
-            has_deadlines: it waits for servers and ends by itself; else a rank that does not come out of it hangs.
+            part: logged as `perf/<part>_s`.
+            has_deadlines: whether every wait inside has a deadline of its own. Otherwise the launcher takes a rank that
+                makes no progress here for hung.
         """
         start = time.perf_counter()
-        with nullcontext() if has_deadlines else computing(name):
+        with nullcontext() if has_deadlines else computing(part):
             yield
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[part] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
-        """Seconds and throughput of this rank, and the largest memory of all ranks.
+        """Seconds and throughput on this rank, and the largest memory of all ranks.
 
         Collectives: control: MAX [] float64.
 
         Args:
-            batch: of the step.
-            groups: of this rank.
+            batch: rollout batch of the step.
+            groups: process groups of this rank.
 
         Returns:
             `perf/*`.

@@ -25,10 +25,10 @@ from megacov.trainer.build import Resumption, Run, opened_run
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 
-# What torch.distributed says when another rank has gone; under gloo it is no DistError.
+# Words in torch.distributed's errors when another rank has died; gloo raises a plain RuntimeError, no DistError.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
-# Errors that follow from what all ranks share, so that rank 0 raises them too; others may be one rank's alone.
+# Errors that rank 0 raises too, because all ranks share their cause; other errors may be one rank's alone.
 _SHARED = (CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
 
 
@@ -36,12 +36,12 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
     """Run this rank from start to end. A collective of all ranks.
 
     Args:
-        config: of the run.
-        place: of this process among the ranks.
-        resumption: how to go on from a checkpoint of an earlier run in the same folder; None begins anew.
+        config: the resolved configuration, equal on all ranks.
+        place: this process's rank, local rank and rendezvous.
+        resumption: how to continue from a checkpoint in the run's folder; None begins anew.
 
     Raises:
-        MegacovError: what a user can cause, marked `is_echo` on ranks whose sentence another rank says.
+        MegacovError: an error that a user can cause; marked `is_echo` on ranks that repeat another rank's sentence.
         RankError: another rank died or stopped answering.
     """
     torch.set_num_threads(1)
@@ -54,12 +54,12 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
             error.args = (f"rank {place.rank}: {error}",)
         raise
     except RuntimeError as error:
-        # gloo begins with the place in its source.
-        said = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])[:80]
+        # gloo's messages begin with a place in its source.
+        message = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])[:80]
         if _is_lost_peer(error):
-            raise RankError(f"rank {place.rank} lost another rank ({said}): look at what that rank said.") from error
+            raise RankError(f"rank {place.rank} lost another rank ({message}): look at its log.") from error
         if _is_broken_device(error):
-            raise RankError(f"rank {place.rank} lost its GPU ({said}).") from error
+            raise RankError(f"rank {place.rank} lost its GPU ({message}).") from error
         raise
     finally:
         leave_job()
@@ -70,14 +70,14 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def _is_broken_device(error: RuntimeError) -> bool:
-    """Not a kernel's own assertion, which would fail again."""
+    """Whether the GPU failed; an assertion in a kernel would fail again on any GPU."""
     return str(error).startswith("CUDA error:") and "device-side assert" not in str(error)
 
 
 def _be_deterministic() -> None:
-    """The same bits from the same inputs, where torch and NCCL can. Before anything touches a GPU."""
+    """Ask torch and NCCL for the same bits from the same inputs; call it before anything touches a GPU."""
     os.environ |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "Ring", "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
-    # A warning instead of an error: torch knows some operations only as "not known to be deterministic".
+    # A warning, not an error: for some operations torch does not know whether they are deterministic.
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
@@ -117,7 +117,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
 
 
 def _step(run: Run) -> None:
-    """One step; nothing, where a request to leave has cut its rollout short."""
+    """Train one step and record it, unless a request to leave interrupts its rollout."""
     try:
         with run.saved_if_servers_are_lost():
             report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)

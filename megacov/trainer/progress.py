@@ -1,4 +1,4 @@
-"""What a run shows while it trains: bars on a terminal, elsewhere one plain line a step and one a minute between."""
+"""Shows the progress of a run: bars on a terminal, elsewhere a line per step and one a minute during long rollouts."""
 
 from __future__ import annotations
 
@@ -19,33 +19,26 @@ _SHOWN = (
     ("s", "perf/step_s", ".2f"),
 )
 
-# A log says this often how far a long rollout has come.
+# Interval between lines on a long rollout.
 _LINE_EVERY_S = 60.0
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """The numbers of a step that a reader watches.
-
-    Args:
-        metrics: by tag.
-
-    Returns:
-        "name value" pairs, of the tags that are there.
-    """
+    """The main numbers of a step as "name value" pairs; absent tags are left out."""
     return "  ".join(f"{name} {metrics[tag]:{spec}}" for name, tag, spec in _SHOWN if tag in metrics)
 
 
 class ProgressReport:
-    """Shows steps as they end. Used on one rank."""
+    """Shows finished steps. Only rank 0 has one."""
 
     def __init__(self, name: str, *, num_steps: int, num_groups: int, choice: str) -> None:
-        """Nothing is shown before `__enter__`.
+        """Prepare a report, which shows nothing before `__enter__`.
 
         Args:
-            name: of the run.
-            num_steps: of the run.
-            num_groups: of one rollout batch.
-            choice: "auto" (a bar where stderr is a terminal), "on" or "off".
+            name: name of the run.
+            num_steps: steps of the whole run.
+            num_groups: groups in one rollout batch.
+            choice: "auto" (a bar if stderr is a terminal), "on" or "off".
         """
         self._name, self._num_steps, self._num_groups = name, num_steps, num_groups
         self._line_at = time.monotonic() + _LINE_EVERY_S
@@ -59,7 +52,7 @@ class ProgressReport:
             self._groups_task = self._bar.add_task("sampling", total=num_groups, numbers="groups", visible=False)
 
     def __enter__(self) -> ProgressReport:
-        """Draw the bar."""
+        """Start drawing the bar, if there is one."""
         if self._bar is not None:
             self._bar.start()
         return self
@@ -67,15 +60,15 @@ class ProgressReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the bar as it stands."""
+        """Stop drawing and leave the bar on the screen."""
         if self._bar is not None:
             self._bar.stop()
 
     def group_sampled(self, num_sampled: int) -> None:
-        """Show that the rollout has come one group further. Any thread may call this.
+        """Show that the rollout has one more group. Any thread may call this.
 
         Args:
-            num_sampled: groups of this rollout so far; refilled ones count too.
+            num_sampled: groups of this rollout so far, refilled ones included.
         """
         if self._bar is not None:
             total = max(num_sampled, self._num_groups)
@@ -88,8 +81,8 @@ class ProgressReport:
         """Show a finished step.
 
         Args:
-            step: steps finished so far.
-            metrics: of the last one.
+            step: number of finished steps.
+            metrics: metrics of the last one, by tag.
         """
         self._line_at = time.monotonic() + _LINE_EVERY_S
         if self._bar is not None:

@@ -15,15 +15,16 @@ from megacov.types import Sample
 
 
 def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> None:
-    """Make the folder, lock it, and write the configuration into it. An earlier run of that name is moved aside.
+    """Create and lock the run folder and write the configuration into it. An earlier run with its name is moved aside.
 
     Args:
-        config: of the run.
-        stack: holds the lock from now on.
-        is_resumed: the folder is only locked, for the run in it to go on; its configuration is not yet accepted.
+        config: resolved configuration.
+        stack: owner of the lock from now on.
+        is_resumed: whether to continue the run in the folder. Then the folder is only locked, because its configuration
+            has not been accepted yet.
 
     Raises:
-        DataError: it cannot be written, or a run that still goes on writes to it.
+        DataError: the folder cannot be written, or another process still runs in it.
     """
     folder = config.run.directory
     stack.enter_context(RunLock(folder))
@@ -41,14 +42,7 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
 
 
 def write_config(config: RunConfig) -> None:
-    """Write the configuration into its run's folder.
-
-    Args:
-        config: of the run.
-
-    Raises:
-        DataError: the disk does not take it.
-    """
+    """Write the configuration into the folder of its run; raises DataError if that fails."""
     folder = config.run.directory
     try:
         for name in ("tensorboard", "samples", "logs"):
@@ -61,14 +55,7 @@ def write_config(config: RunConfig) -> None:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """A configuration that holds wherever the run is resumed from.
-
-    Args:
-        config: of the run.
-
-    Returns:
-        The same with absolute paths.
-    """
+    """The configuration with absolute paths, so that a run can be resumed from any working directory."""
     keys = {
         "run": ("directory",),
         "model": ("path", "config_file"),
@@ -85,16 +72,16 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version: int) -> None:
-    """Keep some responses of a step for reading.
+    """Write some responses of a step to a file for readers, one JSON object per line.
 
     Args:
-        folder: of the run.
-        samples: to write, one JSON object a line.
-        step: of the run.
-        version: of the weights that are trained on them.
+        folder: run folder.
+        samples: judged responses.
+        step: step that trains on them, from 1.
+        version: version of the weights in training.
 
     Raises:
-        DataError: the disk does not take them.
+        DataError: writing fails.
     """
     path = folder / "samples" / f"step_{step:06d}.jsonl"
     lines = [

@@ -1,4 +1,4 @@
-"""Leaving on request: at once by unwinding the stack, or, once there is something to save, at the next good moment."""
+"""Ends a process on a signal: at once by unwinding the stack, or after a checkpoint if there is something to save."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 AT_ONCE = (signal.SIGINT,)
-# What schedulers send before they end a job.
+# Signals that schedulers send before they end a job.
 WITH_CHECKPOINT = (signal.SIGTERM, signal.SIGUSR1)
 _SIGNALS = (*AT_ONCE, *WITH_CHECKPOINT)
 
 
 class SignalExit:
-    """Whether a signal has asked this process to leave, and how."""
+    """Tells whether a signal has asked this process to leave, and how it leaves."""
 
     def __init__(self) -> None:
-        """Nothing was asked yet, and there is nothing to save."""
+        """Start without a request and with nothing to save."""
         self.asked: signal.Signals | None = None
         self._exit_code: int | None = None
         self._grace_s: float | None = None
@@ -28,11 +28,11 @@ class SignalExit:
         self._deadline: threading.Timer | None = None
 
     def save_first(self, *, grace_s: float, interrupt: Callable[[], None]) -> None:
-        """From now on SIGTERM and SIGUSR1 are only noted in `asked`: the run saves, and leaves by itself.
+        """From now on, only record SIGTERM and SIGUSR1 in `asked`; the run then saves and exits by itself.
 
         Args:
-            grace_s: seconds after which this process ends all the same.
-            interrupt: called inside the handler, in the main thread; shortens what need not be finished.
+            grace_s: seconds from the signal to a forced exit.
+            interrupt: function to cancel work that need not finish; the handler calls it in the main thread.
         """
         self._grace_s, self._interrupt = grace_s, interrupt
 
@@ -40,11 +40,11 @@ class SignalExit:
         """Handle a signal.
 
         Args:
-            number: of the signal.
+            number: signal number.
             frame: unused.
 
         Raises:
-            SystemExit: 128 + number, unless the run is to save first; further signals are then ignored.
+            SystemExit: 128 + number, unless the run saves first. Further signals are then ignored.
         """
         if number in WITH_CHECKPOINT and self._grace_s is not None:
             if self.asked is None:
@@ -54,14 +54,14 @@ class SignalExit:
                 self._deadline.start()
                 self._interrupt()
             return
-        # The launcher and the terminal may both send one: a second signal must not cut the closing short.
+        # The launcher and the terminal may both send a signal. A second one must not interrupt the cleanup.
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         self._exit_code = 128 + number
         raise SystemExit(self._exit_code)
 
     def check(self) -> None:
-        """Leave now if a signal came before. Python drops what is raised inside `__del__` and other callbacks.
+        """Exit now if a signal came earlier. Python drops exceptions raised inside `__del__` and other callbacks.
 
         Raises:
             SystemExit: a signal has come that does not wait for a checkpoint.
@@ -70,7 +70,7 @@ class SignalExit:
             raise SystemExit(self._exit_code)
 
     def close(self) -> None:
-        """Forget the deadline: the process is leaving."""
+        """Cancel the deadline, because the process is exiting."""
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -84,16 +84,16 @@ class SignalExit:
 
 @contextmanager
 def leave_on_signals() -> Iterator[SignalExit]:
-    """Inside, the first SIGINT, SIGTERM or SIGUSR1 makes this process leave, in the main thread; see `SignalExit`.
+    """Inside, the first SIGINT, SIGTERM or SIGUSR1 ends this process from the main thread; see `SignalExit`.
 
-    Afterwards signals are handled as before, but for those that ask for a checkpoint once one of them has been obeyed.
+    On exit the previous handlers return, except that signals for a checkpoint stay ignored once one has been obeyed.
 
     Yields:
-        The memory of it, to be checked now and then.
+        The signal state, which the caller must check between steps.
 
     Raises:
-        SystemExit: a signal has come that does not wait for a checkpoint, whatever else was raised since: what it
-            interrupts may fail of that (`shutil.rmtree` closes a descriptor a second time).
+        SystemExit: a signal has come that does not wait for a checkpoint. It replaces any later error, because
+            interrupted code may fail (`shutil.rmtree` closes a descriptor a second time).
     """
     leaving = SignalExit()
     before = {number: signal.signal(number, leaving.handle) for number in _SIGNALS}
@@ -102,7 +102,7 @@ def leave_on_signals() -> Iterator[SignalExit]:
     finally:
         leaving.close()
         for number, handler in before.items():
-            # Sent again to one that has saved and is about to end, it would hide the exit code.
+            # A second signal would kill a rank that has saved and is shutting down, and so change its exit code.
             is_over = leaving.asked is not None and number in WITH_CHECKPOINT
             signal.signal(number, signal.SIG_IGN if is_over else handler)
         leaving.check()

@@ -1,4 +1,4 @@
-"""Where a run stands: everything that moves from step to step, apart from weights and optimizer."""
+"""The state of a run that changes from step to step, except weights and optimizer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass
 class TrainState:
-    """Equal on every rank.
+    """State of a run, equal on all ranks.
 
-    step: rollout batches trained on so far.
-    update: optimizer steps so far, those left out included.
-    skipped_in_a_row: optimizer steps left out since the last one that was made, because their gradient was not finite.
-    prompt_position: prompts taken from the data so far, over all epochs.
+    step: number of rollout batches trained on.
+    update: number of optimizer steps, including those left out.
+    skipped_in_a_row: number of optimizer steps left out since the last applied one, for a gradient that was not finite.
+    prompt_position: number of prompts taken from the data, over all epochs.
     """
 
     step: int = 0
@@ -22,14 +22,10 @@ class TrainState:
 
     @property
     def weight_version(self) -> int:
-        """Version under which the current weights are given to the rollout servers: one a step."""
+        """Version of the current weights on the rollout servers; there is one version per step."""
         return self.step
 
     def advance(self, *, num_updates: int) -> None:
-        """Count a finished step.
-
-        Args:
-            num_updates: optimizer steps it made.
-        """
+        """Count a finished step with its optimizer steps."""
         self.step += 1
         self.update += num_updates

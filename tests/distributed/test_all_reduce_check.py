@@ -1,4 +1,4 @@
-"""The check of the network between ranks: what it says of sums that are right, and of sums that are not."""
+"""The check of the network between ranks, with correct sums and with wrong ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.dist
 
 
 def _check(is_right: bool) -> float | str:
-    """Rank 1 adds something else than it should, once, where the sums are to be wrong."""
+    """Where sums must be wrong, rank 1 once adds a wrong value."""
     if not is_right and dist.get_rank() == 1:
         dist.all_reduce(torch.full((2**18,), 2.0).index_fill_(0, torch.tensor([77]), 3.0))
         return ""

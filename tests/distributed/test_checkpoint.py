@@ -1,4 +1,4 @@
-"""Weights and optimizer state come back exactly in whatever layout loads them, and leave as Hugging Face tensors."""
+"""Weights and optimizer state load exactly in any layout, and export as Hugging Face tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from megacov.megatron.checkpoint import BackgroundSave, load_checkpoint, make_sa
 from megacov.megatron.export import read_hf_weights
 from megacov.megatron.optimizer_state import adam_steps, distributed_optimizers, share_out
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support.families import make_model
-from tests.support.policies import FLOAT32, KL_COV, laid_out_ranks, make_policy, make_rollout_batch, step_settings
+from tests.support.policies import (
+    FLOAT32,
+    KL_COV,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is laid over ranks; what is left of these is data parallel."""
+    """How a model is split over ranks; the remaining dimension is data parallel."""
 
     ranks: int = 1
     tensor: int = 1
@@ -44,7 +52,7 @@ DENSE = (
     Layout(4, tensor=2, pipeline=2, virtual=2, sequence=True),
 )
 WITH_EXPERTS = (Layout(), Layout(2, expert=2), Layout(4, tensor=2, expert=2, sequence=True))
-# Model, dtype, whether Adam counts its steps as Apex's does; layouts that save; layouts that load.
+# Model, dtype, whether Adam counts its steps like Apex's; layouts that save; layouts that load.
 KINDS: dict[str, tuple[str, str, bool, tuple[Layout, ...], tuple[Layout, ...]]] = {
     "float32": ("llama3", "float32", False, (DENSE[1], DENSE[4], DENSE[5]), DENSE),
     "bfloat16": ("qwen3_yarn", "bfloat16", False, (DENSE[3], DENSE[5]), (DENSE[0], DENSE[2], DENSE[4])),
@@ -54,7 +62,7 @@ KINDS: dict[str, tuple[str, str, bool, tuple[Layout, ...], tuple[Layout, ...]]] 
 
 
 class GroupedAdam(torch.optim.Optimizer):
-    """Adam that counts its steps in the parameter group, as those of Apex and Transformer Engine do."""
+    """An Adam that counts its steps in the parameter group, as those of Apex and Transformer Engine do."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
@@ -78,7 +86,7 @@ def _policy(groups: Any, model: str, layout: Layout, dtype: str, grouped: bool) 
     policy = make_policy(groups, path=Path(model), model=settings)
     for each in distributed_optimizers(policy.optimizer) if grouped else ():
         adam = GroupedAdam([torch.nn.Parameter(torch.zeros(1))], each.optimizer.defaults)
-        # What a distributed optimizer steps are views of the model's parameters, which no new optimizer would take.
+        # A distributed optimizer steps views of the model's parameters, which a new optimizer would refuse.
         adam.param_groups = each.optimizer.param_groups
         each.optimizer = adam
     return policy
@@ -86,8 +94,8 @@ def _policy(groups: Any, model: str, layout: Layout, dtype: str, grouped: bool) 
 
 def _update(policy: Policy, seed: int) -> None:
     settings = step_settings(policy, num_updates=2)
-    updates = plan_updates(policy, make_rollout_batch(seed=seed), KL_COV, settings)
-    run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+    updates = prepare_mini_batches(policy, make_rollout_batch(seed=seed), KL_COV, settings)
+    run_updates(policy, updates, KL_COV, clock=StepClock())
 
 
 def _save(policy: Policy, folder: Path) -> None:
@@ -97,7 +105,7 @@ def _save(policy: Policy, folder: Path) -> None:
     plan = plan_save(policy.chunks, policy.optimizer, folder)
     group = make_save_group(deadline_s=60)
     save = BackgroundSave(plan, folder, group, write_more=lambda _: [], publish=lambda _: write_format(folder))
-    # What training does meanwhile must not reach the files.
+    # Training that continues must not change the files.
     _update(policy, seed=9)
     save.wait(timeout_s=60)
     assert save.is_done and save.failure is None, save.failure
@@ -107,12 +115,12 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     from megatron.core.dist_checkpointing import load_plain_tensors
 
     plain = load_plain_tensors(str(folder))
-    # Rows of padding differ with the layout.
+    # Padding rows depend on the layout.
     return {key: value[:16] if "embedding" in key or "output_layer" in key else value for key, value in plain.items()}
 
 
 def _case(model: str, layout: Layout, dtype: str, grouped: bool, load: str, save: str) -> dict[str, Any]:
-    """Load, or train where there is nothing to load; save; go on. What is on disk then, and the weights at the end."""
+    """Load, or train if there is nothing to load; save; train on. Returns what is on disk, and the final weights."""
     with laid_out_ranks(
         layout.tensor, layout.pipeline, virtual_pipeline=layout.virtual, context=layout.context, expert=layout.expert
     ) as groups:
@@ -127,7 +135,7 @@ def _case(model: str, layout: Layout, dtype: str, grouped: bool, load: str, save
 
 
 def _run_all(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """What rank 0 has of each case; ranks are started once for each number of them."""
+    """Rank 0's result of each case; ranks start once for each world size."""
     results: dict[int, dict[str, Any]] = {}
     for num_ranks in (1, 2, 4):
         chosen = [index for index, case in enumerate(cases) if case[1].ranks == num_ranks]
@@ -155,7 +163,7 @@ def test_any_layout_loads_what_any_layout_saved(tmp_path: Path) -> None:
         assert again["disk"].keys() == original["disk"].keys()
         for key, value in original["disk"].items():
             assert torch.equal(again["disk"][key], value), (case, key)
-        # Two further updates agree up to rounding: of 8 bits, in bfloat16.
+        # Two further optimizer steps agree up to rounding, which is to 8 bits in bfloat16.
         tolerance = 1e-5 if case[2] == "float32" else 4e-3
         for key, value in original["weights"].items():
             torch.testing.assert_close(again["weights"][key], value, rtol=1e-5, atol=tolerance, msg=f"{case} {key}")

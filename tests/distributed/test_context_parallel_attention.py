@@ -1,4 +1,4 @@
-"""Attention split over context-parallel ranks equals the whole, in value and in gradient, alone and inside a model."""
+"""Attention split over context-parallel ranks equals whole attention in value and gradient, alone and in a model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.run_ranks import run_cases
 pytestmark = pytest.mark.dist
 
 HEADS, HEAD_DIM = 4, 8
-# float64 leaves only the order of sums; bfloat16 rounds weights, outputs and the gradients that ranks add.
+# In float64 only the order of sums differs; bfloat16 rounds weights, outputs and the gradients that ranks add.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class Case:
-    """groups: key/value heads. ranks: members of each context-parallel group. cu_seqlens: None for a padded layout.
-    rest: tokens of one rank after the last packed sequence.
+    """groups: key/value heads. ranks: size of each context-parallel group. cu_seqlens: None for a padded layout.
+    rest: tokens on one rank after the last packed sequence.
     """
 
     ranks: tuple[tuple[int, ...], ...]
@@ -41,7 +41,7 @@ class Case:
         return len(self.ranks[0])
 
     def inputs(self, index: int) -> list[Tensor]:
-        """Query, key, value and the weights of the output in the loss, of group `index`; equal in every process."""
+        """Query, key, value and loss weights of the output for group `index`; equal in every process."""
         generator = torch.Generator().manual_seed(index)
         shape = (16, 2) if self.cu_seqlens is None else (self.cu_seqlens[-1] + self.rest * self.cp_size,)
         heads = (HEADS, self.groups, self.groups, HEADS)
@@ -115,7 +115,7 @@ def _packed_params(cu_seqlens: list[int]) -> object:
 
 
 def _attend(case: Case) -> dict:
-    """This rank's part of a whole batch through the module; every group has a batch of its own."""
+    """Run this rank's part of a whole batch through the module; every group has its own batch."""
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.enums import AttnMaskType
@@ -149,7 +149,7 @@ def _attend(case: Case) -> dict:
 
 @contextmanager
 def _model(cp_size: int) -> Iterator[torch.nn.Module]:
-    """A small model with grouped queries on every cp_size ranks; equal weights in every layout."""
+    """A small model with grouped queries on each cp_size ranks; its weights are the same in every layout."""
     from megacov.megatron.cpu import install
 
     install()
@@ -181,7 +181,7 @@ def _model(cp_size: int) -> Iterator[torch.nn.Module]:
 
 
 def _logits_and_gradients(cp_size: int, layout: str) -> tuple[Tensor, list[Tensor]]:
-    """Of the same ragged sequences: logits [4, 16, v], 0 past their ends, and the gradients of all parameters."""
+    """Logits [4, 16, v] of the same ragged sequences, 0 past their ends, and the gradients of all parameters."""
     from megatron.core import parallel_state
 
     tokens = torch.randint(16, (4, 16), generator=torch.Generator().manual_seed(0))
@@ -213,7 +213,7 @@ def _run(case: Case | ModelCase) -> object:
 
 @pytest.fixture(scope="module")
 def results() -> dict[Case | ModelCase, list]:
-    """What every rank found, by case."""
+    """Results of all ranks, by case."""
     cases = [*CASES, *MODEL_CASES]
     return dict(zip(cases, run_cases(_run, [(case,) for case in cases], world_size=4), strict=True))
 

@@ -1,4 +1,4 @@
-"""A model of any family computes what transformers computes, trains alike and comes back unchanged, in any layout."""
+"""A model of any family equals transformers' model, trains the same and exports unchanged weights, in any layout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support.families import MODELS, make_model, transformers_tokens
-from tests.support.policies import CLIP_COV, FLOAT32, laid_out_ranks, make_policy, make_rollout_batch, step_settings
+from tests.support.policies import (
+    CLIP_COV,
+    FLOAT32,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is laid over ranks; what is left of these is data parallel."""
+    """How a model is split over ranks; the remaining dimension is data parallel."""
 
     tensor: int = 1
     pipeline: int = 1
@@ -31,26 +39,26 @@ class Layout:
 
 
 ALONE = Layout()
-# By number of ranks. Expert-parallel ranks are data-parallel ones, tensor-parallel ones, or both.
+# By number of ranks. Expert-parallel ranks are data-parallel or tensor-parallel ranks, or both.
 DENSE = {1: [ALONE], 2: [Layout(2), Layout(1, 2, 2)], 4: [Layout(2, 2)]}
 WITH_EXPERTS = {
     1: [ALONE],
     2: [Layout(expert=2), Layout(2, expert=2, sequence=True), Layout(1, 2, 2)],
     4: [Layout(2, expert=4, sequence=True, context=2), Layout(1, 2, expert=2), Layout(2, expert=2, sequence=True)],
 }
-# These differ from others in what no pipeline sees.
+# These differ from others only in features that pipelines do not affect.
 VARIANTS = ("llama2_linear", "qwen2_yarn", "qwen3_yarn", "qwen3_moe_plain")
 
 
 def layouts_of(name: str, num_ranks: int | None = None) -> list[Layout]:
-    """Those that a model is tried in."""
+    """Layouts in which a model is tested."""
     by_size = WITH_EXPERTS if name.startswith("qwen3_moe") else DENSE
     layouts = [layout for size, found in by_size.items() if num_ranks in (None, size) for layout in found]
     return layouts if name not in VARIANTS else [layout for layout in layouts if layout in by_size[1] + by_size[2][:1]]
 
 
 def train(folder: str, layout: Layout) -> dict[str, Any]:
-    """Log-probs, by token, of random sequences; the weights read back; those after two updates, and gradient norms."""
+    """Log-probs of random sequences by token; weights read back; weights after two optimizer steps; gradient norms."""
     batch = make_rollout_batch(seed=1)
     model = replace(FLOAT32, virtual_pipeline=layout.virtual, sequence_parallel=layout.sequence, dtype=layout.dtype)
     with laid_out_ranks(
@@ -58,8 +66,8 @@ def train(folder: str, layout: Layout) -> dict[str, Any]:
     ) as groups:
         policy = make_policy(groups, path=Path(folder), model=model)
         result: dict[str, Any] = {"weights": dict(policy.hf_weights())}
-        updates = plan_updates(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
-        outcomes = run_updates(policy, updates, CLIP_COV, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
+        outcomes = run_updates(policy, updates, CLIP_COV, clock=StepClock())
         result |= {"after": dict(policy.hf_weights()), "grad_norms": [o.result.grad_norm for o in outcomes]}
     result["tokens"] = {
         int(token): (lp, h, h1)
@@ -86,7 +94,7 @@ def _source(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.dist
 def test_a_model_of_any_family_in_any_layout(folders: dict[str, Path]) -> None:
-    """One test: the ranks are started once for all of it."""
+    """One test, so that the ranks start only once."""
     results = {}
     for world_size in (1, 2, 4):
         keys = [(name, layout) for name in folders for layout in layouts_of(name, world_size)]

@@ -12,7 +12,7 @@ from tests.support.top_k_cases import DTYPES, TopKCase, generate_cases
 pytestmark = pytest.mark.dist
 
 CASES = [
-    # What generated cases might miss: no tokens at all, all on one rank, k = 0, k = N and k > N among ties alone.
+    # Cases that generation might miss: no tokens at all, all on one rank, k = 0, and k = N and k > N with only ties.
     TopKCase(torch.float32, (), 0),
     TopKCase(torch.float32, (), 3),
     *(TopKCase(torch.float32, tuple((0.0, True, n, 1) for n in range(9)), k) for k in (0, 1, 4, 9, 12)),
@@ -58,7 +58,7 @@ def test_the_number_of_collectives_depends_on_the_dtype_alone():
 
 
 def test_the_generated_cases_cover_what_matters():
-    """Guards the generator: a change that stopped making ties or empty ranks would make the test above weaker."""
+    """Guard the generator: without ties or empty ranks the test above would be weaker."""
     sizes = [[len(case.tensors(rank, 4)[0]) for rank in range(4)] for case in CASES]
     assert sum(0 in size and sum(size) > 0 for size in sizes) >= 10, "a rank without tokens"
     assert sum(case.k == 0 for case in CASES) >= 5

@@ -1,4 +1,4 @@
-"""The same tokens give the same covariance, means and selection, to the bit, however they are split over ranks."""
+"""The same tokens give bit-equal covariance, means and selection, however they are split over ranks."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SELECTORS = {
 
 
 def _all_tokens() -> dict[str, torch.Tensor]:
-    """Tokens in the order of their id; half of them share log-prob and advantage with others, so there are ties."""
+    """Tokens in the order of their ids; half of them share log-prob and advantage with others, so there are ties."""
     generator = torch.Generator().manual_seed(11)
     log_probs = -torch.empty(NUM_TOKENS).exponential_(1.5, generator=generator)
     log_probs[::2] = log_probs[::2].round(decimals=1)
@@ -37,7 +37,7 @@ def _all_tokens() -> dict[str, torch.Tensor]:
 
 
 def _homes(split: str, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The order in which tokens are laid out, and the rank of each place in it."""
+    """An order of the tokens, and the rank of each place in it."""
     order = torch.arange(NUM_TOKENS)
     if split == "contiguous":
         return order, order * num_ranks // NUM_TOKENS

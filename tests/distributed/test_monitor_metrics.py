@@ -1,4 +1,6 @@
-"""Metrics of tokens spread over ranks are those of the same tokens on one rank, in the documented messages."""
+"""Metrics of tokens spread over ranks equal those of the same tokens on one rank, in the documented messages."""
+
+import math
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def _calls(tokens: dict[str, torch.Tensor], group):
     selected = tokens["selected"] & mask
     cov = covariance(tokens["log_probs"], tokens["advantages"], mask, group=group)
     inputs = (cov, tokens["log_probs"], tokens["advantages"], mask, tokens["token_ids"])
-    # One sample after another; a split in the middle of one spreads it over two ranks.
+    # Samples follow one another, so a split inside a sample spreads it over two ranks.
     sample_ids = tokens["token_ids"] * NUM_SAMPLES // NUM_TOKENS
     sums = {"ratio": tokens["entropy"].double().sum(), "k1": tokens["log_probs"].double().sum()}
     return {
@@ -50,7 +52,7 @@ def _calls(tokens: dict[str, torch.Tensor], group):
 
 
 def _run(sizes: tuple[int, int]) -> tuple[dict, dict[str, int]]:
-    """What this rank finds with its share of the tokens, and how many messages that takes."""
+    """Metrics that this rank computes from its share of the tokens, and the number of messages by metric."""
     first = 0 if dist.get_rank() == 0 else sizes[0]
     mine = slice(first, first + sizes[dist.get_rank()])
     metrics, counts = {}, {}
@@ -60,6 +62,21 @@ def _run(sizes: tuple[int, int]) -> tuple[dict, dict[str, int]]:
             metrics[name] = call()
         counts[name] = comm.get_total_counts()
     return metrics, counts
+
+
+def _mismatch_with_nan(bad_rank: int) -> dict[str, float]:
+    """Mismatch of two tokens a rank, where one rank has a log-prob that is not a number."""
+    old = torch.tensor([-1.0, float("nan") if dist.get_rank() == bad_rank else -2.0])
+    mask = torch.ones(2, dtype=torch.bool)
+    got = mismatch_metrics(old, torch.full((2,), -1.5), mask, group=dist.group.WORLD)
+    return {tag: value.item() for tag, value in got.items()}
+
+
+@pytest.mark.dist
+def test_a_mismatch_that_is_not_a_number_shows_whichever_rank_has_it():
+    for by_rank in run_cases(_mismatch_with_nan, [(0,), (1,)], world_size=2):
+        for metrics in by_rank:
+            assert all(math.isnan(value) for value in metrics.values()), metrics
 
 
 @pytest.mark.dist

@@ -1,4 +1,4 @@
-"""A NaN on one rank: all ranks leave the update out or stop, with one sentence that names the samples."""
+"""A NaN on one rank: all ranks leave the optimizer step out or stop, with an error that names the samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MEASURED = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where stopped runs write their reports."""
+    """Folder for the reports of stopped runs."""
     folder = tmp_path_factory.mktemp("reports")
     for name in SIZES:
         (folder / name).mkdir()
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[tuple[Any, ...], list[Any]]:
-    """What every rank returned, by name and first argument or arguments of the case."""
+    """Results of all ranks, by name and first argument or arguments of the case."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for world_size, layouts in LAYOUTS.items():
         cases = {("left_out", *case): (layouts[case[0]], *case[1:]) for case in LEFT_OUT if case[0] in layouts}
@@ -82,7 +82,7 @@ def test_ranks_that_share_experts_leave_it_out_too(results):
 
 
 def check_left_out(by_rank: list[dict[str, Any]], *, position: int) -> None:
-    """Every rank left out the update at a position, and is where it would be without it."""
+    """Check that every rank left out the optimizer step at a position and is in the state it would have without it."""
     for found in by_rank:
         assert found["applied"] == [i != position for i in range(4)]
         assert found["in_a_row"] == (1 if position == 3 else 0)
@@ -100,14 +100,15 @@ def test_past_the_bound_all_ranks_stop_with_one_sentence(results, folder, name):
     by_rank = results["stopped", name]
     samples, last = by_rank[-1]["samples"], len(by_rank) - 1
     file = folder / name / "not_finite_step_000007.json"
+    first, second = json.loads(file.read_text())
+    (micro_batch,) = (f["micro_batch"] for report in second["ranks"] for f in report["findings"])
     assert {found["sentence"] for found in by_rank} == {
-        f"step 7, update 2 was left out on all ranks: advantages of sample {samples[1]} on rank {last} "
-        "are not finite (gradient norm nan); 2 in a row, and optimizer.max_skipped_updates is 1: "
+        f"step 7, update 2 was left out on all ranks: values of sample {samples[1]} in micro-batch {micro_batch} of "
+        f"rank {last} are not finite (gradient norm nan); 2 in a row, and optimizer.max_skipped_updates is 1: "
         f"look at {file}, or lower optimizer.lr."
     }
     assert not any(found["moved"] for found in by_rank)
     assert {found["in_a_row"] for found in by_rank} == {2}
-    first, second = json.loads(file.read_text())
     assert (first["step"], first["update"], first["in_a_row"], second["update"]) == (7, 1, 1, 2)
     assert [entry["id"] for entry in second["samples"]] == samples[1:]
     assert second["samples"][0]["token_ids"]
@@ -115,16 +116,16 @@ def test_past_the_bound_all_ranks_stop_with_one_sentence(results, folder, name):
 
 
 @pytest.mark.parametrize(
-    # Upstream stages and tensor-parallel peers of the last rank receive what it sends them.
+    # The last rank's NaN reaches upstream stages and its tensor-parallel peers.
     ("name", "expected"),
     [("DP2", "rank 1"), ("CP2", None), ("TP2 PP2", "ranks 0, 1, 2 and 3"), ("DP2 PP2", "ranks 1 and 3")],
 )
 def test_an_overflow_in_the_backward_pass_names_the_rank(results, name, expected):
     by_rank = results["in_backward", name]
     (sentence,) = {found["sentence"] for found in by_rank}
-    # Of one sequence, context-parallel ranks hand each other gradients too.
+    # Context-parallel ranks of one sequence send each other gradients too.
     named = expected or "ranks 0 and 1"
-    assert f"no sample is to blame, but the gradient is not finite on {named} (" in sentence
+    assert f"every loss is finite, but the gradient is not on {named} (" in sentence
     assert not any(found["moved"] for found in by_rank)
     assert all(found["then"] == [True] for found in by_rank), "a later update suffers"
 
@@ -139,7 +140,7 @@ def test_metrics_are_finite_or_absent(results, case):
         assert ("policy/grad_norm" in metrics) == ("policy/ratio" in metrics) == (skipped < 4)
         assert metrics.get("policy/grad_norm", 0.0) == pytest.approx(expected["norm"])
         assert ("selection/count" in metrics) == (algorithm != "grpo" and skipped < 4)
-        # What is of the whole rollout batch is there if it is sound.
+        # Metrics of the whole rollout batch are present if they are finite.
         assert "entropy/token_mean" in metrics
         assert ("cov/mean" in metrics) == (field == "policy_advantages") == bool(expected["histogram"])
 
@@ -147,6 +148,4 @@ def test_metrics_are_finite_or_absent(results, case):
 def test_a_policy_that_is_nan_stops_the_run_and_names_few_samples(results):
     (sentence,) = {found["sentence"] for found in results["spoiled_policy",]}
     assert "4 in a row, and optimizer.max_skipped_updates is 3" in sentence
-    assert (
-        "log-probs, old log-probs and entropies of samples 0, 1, 2, 4, 5 and 10 more on ranks 0 and 1 are not finite"
-    ) in sentence
+    assert "values of samples 0, 1, 2, 4, 5 and 10 more in micro-batch 0 of ranks 0 and 1 are not finite" in sentence

@@ -1,4 +1,4 @@
-"""What `megacov check` plans is what ranks really hold: weights, gradients, Adam's state, and activations."""
+"""Ranks hold what `megacov check` plans: weights, gradients, Adam's state, and activations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from megacov.plan import Layout, count_parameters, read_model_sizes
 from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer
 from megacov.plan.batch import Batch, plan_batch
 from megacov.plan.memory import GRADIENT_BYTES, TrainerSettings, optimizer_bytes, plan_trainer
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
 from tests.support.families import make_model
-from tests.support.policies import FLOAT32, KL_COV, laid_out_policy, laid_out_ranks, make_policy, step_settings
+from tests.support.policies import (
+    FLOAT32,
+    KL_COV,
+    laid_out_policy,
+    laid_out_ranks,
+    make_policy,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 POSITIONS = 48
@@ -75,7 +83,7 @@ def hold_state(folder: str, case: Case) -> dict[str, int]:
 
 
 def keep_activations(folder: str, case: Case) -> int:
-    """Bytes that autograd keeps of one forward pass, parameters left out and shared storage counted once."""
+    """Bytes that autograd keeps of one forward pass, without parameters; shared storage counts once."""
     layout = case.layout
     with laid_out_ranks(layout.tensor, context=layout.context) as groups:
         settings = replace(FLOAT32, recompute=case.recompute, sequence_parallel=layout.sequence)
@@ -121,7 +129,7 @@ def _check_state(folder: Path, case: Case, by_rank: list[dict[str, int]]) -> Non
     for rank in by_rank:
         assert rank["weights"] == count.total * value_bytes, case
         assert rank["gradients"] == count.total * GRADIENT_BYTES, case
-    # Shards of a parameter may be uneven; over all ranks each parameter has its state once a copy of its shard.
+    # Shards of a parameter may be uneven; summed over all ranks, each copy of a shard has its state once.
     per_rank = count.dense / layout.optimizer_shards + count.expert / layout.expert_optimizer_shards
     planned = optimizer_bytes(value_bytes) * per_rank * len(by_rank)
     assert sum(rank["optimizer"] for rank in by_rank) == planned, case
@@ -131,15 +139,15 @@ def _check_activations(folder: Path, case: Case, few: int, many: int) -> None:
     sizes, layout = read_model_sizes(folder / "config.json"), case.layout
     settings = ActivationSettings(4, case.recompute, fused=False)
     of_a_layer = (many - few) / (MANY - FEW) / POSITIONS
-    # Random states of a recomputed layer are a few bytes, whatever its size.
+    # Random states of a recomputed layer take a few bytes, whatever its size.
     assert of_a_layer == pytest.approx(kept_by_layer(sizes, layout, settings), abs=4), case
     rest = few / POSITIONS - FEW * of_a_layer
-    # Beside the last norm there are token ids, the statistics of that norm, and the angles of the rotary embedding.
+    # Besides the last norm, there are token ids, the statistics of that norm, and the angles of the rotary embedding.
     assert 0 <= rest - kept_after_layers(sizes, layout, settings) < 64, case
 
 
 def fullest_moment(folder: str, length: int, num_samples: int) -> int:
-    """Bytes allocated on the device at the fullest moment of an optimizer step in bfloat16; 0 on a CPU."""
+    """Peak bytes allocated on the device during an optimizer step in bfloat16; 0 on a CPU."""
     settings = replace(FLOAT32, dtype="bfloat16")
     with laid_out_policy(path=Path(folder), model=settings) as policy:
         whole = torch.ones(num_samples, length, dtype=torch.bool)
@@ -154,10 +162,10 @@ def fullest_moment(folder: str, length: int, num_samples: int) -> int:
             max_response_length=length - 1,
         )
         step = step_settings(policy, num_updates=1, micro_batch_tokens=num_samples * length, packed=True)
-        updates = plan_updates(policy, batch, KL_COV, step)
+        updates = prepare_mini_batches(policy, batch, KL_COV, step)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        run_updates(policy, updates, KL_COV, clock=StepClock())
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 

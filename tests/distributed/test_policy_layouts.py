@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from megacov.trainer.step import plan_updates
 from tests.support.families import transformers_tokens
 from tests.support.policies import (
     CLIP_COV,
@@ -15,6 +14,7 @@ from tests.support.policies import (
     laid_out_policy,
     make_qwen2,
     make_rollout_batch,
+    prepare_mini_batches,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
@@ -26,7 +26,7 @@ def _logits_case(tensor: int, pipeline: int, folder: str) -> dict | None:
     """Log-probs of random sequences, by token id, and the weights read back unchanged."""
     batch = make_rollout_batch(seed=1)
     with laid_out_policy(tensor, pipeline, path=Path(folder)) as policy:
-        updates = plan_updates(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
+        updates = prepare_mini_batches(policy, batch, CLIP_COV, step_settings(policy, num_updates=2))
         weights = dict(policy.hf_weights())
     parts = [part for planned in updates for part in planned.inputs]
     tokens = {

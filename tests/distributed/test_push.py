@@ -1,4 +1,4 @@
-"""Ranks push weights together: they stay in step when servers fail, and agree on a mismatch of log-probs."""
+"""Ranks push weights together: they stay in step if servers fail, and agree whether the servers hold the weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import all_reduce_sum
 from megacov.rollout.client.connection import RequestRefusedError
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
-from megacov.trainer.rollout.exchange import RolloutPhase
-from megacov.trainer.step import plan_updates
-from tests.support.policies import GRPO, TINY_POLICY, laid_out_policy, make_rollout_batch, step_settings
+from megacov.trainer.rollout.exchange import RolloutExchange
+from tests.support.policies import (
+    GRPO,
+    TINY_POLICY,
+    laid_out_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.run_ranks import run_cases
 
 pytestmark = pytest.mark.dist
@@ -25,13 +31,13 @@ LAYOUTS = [(2, 1), (1, 2)]
 
 
 class Taker:
-    """Stands in for the worker: takes a number of tensors of each push, and returns or raises a given outcome."""
+    """Stands in for RolloutWorker: takes a number of tensors of each push and returns or raises its outcome."""
 
     def __init__(self, *pushes: tuple[int, str | MegacovError | None]) -> None:
         self.pushes, self.taken = list(pushes), {}
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
-        """See RolloutWorker."""
+        """Has the signature of RolloutWorker's method."""
         count, outcome = self.pushes.pop(0)
         self.taken = dict(pair for pair, _ in zip(weights, range(count), strict=False))
         if isinstance(outcome, MegacovError):
@@ -53,22 +59,22 @@ PUSHES: dict[str, tuple[tuple[int, Any], ...]] = {
 def _push(tensor: int, pipeline: int, name: str) -> Any:
     with laid_out_policy(tensor, pipeline) as policy:
         taker = Taker(*PUSHES[name])
-        phase = RolloutPhase(policy.groups, taker if policy.groups.world_rank == 0 else None)  # type: ignore[arg-type]
+        phase = RolloutExchange(policy.groups, taker if policy.groups.world_rank == 0 else None)  # type: ignore[arg-type]
         try:
             phase.push_weights(policy, version=1)
-            phase.push_weights(policy, version=1)  # they have them
-        except (WeightSyncError, RolloutError) as error:  # whose kind decides on every rank what it does next
+            phase.push_weights(policy, version=1)  # does nothing: the servers hold these weights
+        except (WeightSyncError, RolloutError) as error:  # every rank must raise the same kind
             return str(error)
         assert not taker.pushes or policy.groups.world_rank > 0
         return taker.taken
 
 
 def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -> str:
-    """The verdict on a batch whose rollout log-probs differ by `off`."""
+    """Result of the check for a batch in which the servers' log-probs differ by `off`."""
     with laid_out_policy(tensor, pipeline) as policy:
         batch = make_rollout_batch()
         batch.rollout_log_probs.copy_(_own_log_probs(policy, batch) + off)
-        inputs = [part for each in plan_updates(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
+        inputs = [part for each in prepare_mini_batches(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
         try:
             check_mismatch(inputs, policy.groups, max_mismatch=max_mismatch)
         except WeightSyncError as error:
@@ -83,7 +89,7 @@ def _settings(policy: Policy) -> Any:
 def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
     """The trainer's log-probs, on every rank."""
     found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
-    for planned in plan_updates(policy, batch, GRPO, _settings(policy)):
+    for planned in prepare_mini_batches(policy, batch, GRPO, _settings(policy)):
         for part in planned.inputs:
             found[part.token_ids] = part.old_log_probs.double()
     if policy.groups.pp_size > 1:
@@ -92,7 +98,7 @@ def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
 
 
 PUSH_CASES = [(_push, *layout, name) for layout in LAYOUTS for name in PUSHES]
-# Difference and limit; only the third case is refused.
+# Difference and limit; only the third is refused.
 JUDGED = [(0.0, 1e-4), (0.4, 0.5), (-0.6, 0.5), (9.0, None)]
 JUDGE_CASES = [(_judge, *layout, *case) for layout in LAYOUTS for case in JUDGED]
 
@@ -103,7 +109,7 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def results() -> list[list[Any]]:
-    """The outcomes of both ranks, by case."""
+    """Results of both ranks, by case."""
     return run_cases(_call, [*PUSH_CASES, *JUDGE_CASES], world_size=2)
 
 

@@ -1,4 +1,4 @@
-"""A policy on Megatron-Core learns what transformers and torch's Adam learn in float64 from the same samples."""
+"""A policy on Megatron-Core learns the weights that transformers and torch's Adam learn in float64 on equal samples."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from megacov.trainer.clock import PhaseClock
-from megacov.trainer.step import plan_updates, run_updates
+from megacov.trainer.clock import StepClock
+from megacov.trainer.step import run_updates
 from tests.support import reference_update
 from tests.support.policies import (
     GRPO,
@@ -17,6 +17,7 @@ from tests.support.policies import (
     laid_out_policy,
     make_qwen2,
     make_rollout_batch,
+    prepare_mini_batches,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
@@ -33,8 +34,8 @@ LAYOUTS = {"alone": (1, 1, 1, 16, 2), "sharded": (2, 2, 1, 16, 2), "idle_replica
 def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int, num_updates: int) -> dict:
     batch = make_rollout_batch(num_samples, seed=2)
     with laid_out_policy(tensor, pipeline, path=Path(folder), with_reference=True) as policy:
-        updates = plan_updates(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
-        outcomes = run_updates(policy, updates, ALGORITHMS[name], seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
+        outcomes = run_updates(policy, updates, ALGORITHMS[name], clock=StepClock())
         return {
             "weights": dict(policy.hf_weights()),
             "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
@@ -70,7 +71,7 @@ def test_updates_equal_a_float64_reference(trained, folders: dict[str, Path], mo
     weights, norms = reference_update.train(folders[model], batch, num_updates=num_updates, **REFERENCE[name])
     assert found["grad_norms"] == pytest.approx(norms, rel=2e-5)
     assert _largest_difference(found["weights"], weights) < 5e-7
-    # An update moves weights by much more than that, and so does what the methods add to it.
+    # An optimizer step moves weights by much more than this tolerance, and so do the terms of the methods.
     other, _ = reference_update.train(
         folders[model], batch, num_updates=num_updates, **(REFERENCE[name] | {"ratio": 0.2 if name == "grpo" else None})
     )

@@ -28,7 +28,7 @@ class Case:
     bad_target: bool = False
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Whole logits, targets and the weights of both results in the loss; equal in every process."""
+        """Whole logits, targets and the loss weights of both results; equal in every process."""
         generator = torch.Generator().manual_seed(0)
         logits = (torch.randn(*self.shape, PADDED_VOCAB, generator=generator) * 4).to(self.dtype)
         targets = torch.randint(0, self.vocab_size or PADDED_VOCAB, self.shape, generator=generator)
@@ -43,7 +43,7 @@ CASES = [
         Case(dtype=dtype, temperature=temperature, vocab_size=vocab_size, entropy_grad=entropy_grad)
         for dtype in (torch.float32, torch.bfloat16)
         for temperature in (1.0, 0.6)
-        # Real entries end: nowhere, inside the last shard, inside the first one so that others are padding alone.
+        # No padding; padding in the last shard; padding from inside the first shard, so that others hold nothing else.
         for vocab_size in (None, 41, 7)
         for entropy_grad in (False, True)
     ),

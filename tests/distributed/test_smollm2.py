@@ -1,4 +1,4 @@
-"""A real model, split over ranks, has the logits that transformers has."""
+"""A real model, split over ranks, has the same logits as in transformers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.policies import laid_out_ranks
 from tests.support.run_ranks import run_cases
 from tests.support.smollm2 import fetch
 
-# Its 3 key-value heads allow no other tensor parallelism.
+# Its 3 key-value heads allow no other tensor-parallel size.
 LAYOUTS = {2: (1, 2, 3), 3: (3, 1, 1)}
-# Of the largest logit. Seen: 2e-6 under tensor parallelism, which adds in another order, and 0 without it.
+# Relative to the largest logit. Measured: 2e-6 under tensor parallelism, which sums in another order, and 0 without.
 TOLERANCE = 1e-5
 
 
 class LogitsKeeper:
-    """In place of the reader of log-probs: hands the logits on."""
+    """Stands in for the reader of log-probs and returns the logits."""
 
     temperature = 1.0
 
@@ -55,7 +55,7 @@ def _as_batch(sentences: list[list[int]]) -> RolloutBatch:
 
 
 def logits(folder: str, sentences: list[list[int]], tensor: int, pipeline: int, virtual: int) -> list[Tensor]:
-    """Of each position of each sentence, on the last stage."""
+    """Logits of each position of each sentence, on the last stage."""
     shape = read_model_shape(folder)
     check_split(shape, tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
     check_hf_weights(folder, shape)
@@ -85,7 +85,7 @@ def test_smollm2_has_the_logits_of_transformers(tmp_path: Path) -> None:
         expected = [model(torch.tensor([ids])).logits[0] for ids in sentences]
     del model
     for ids, wanted in zip(sentences, expected, strict=True):
-        # Uniform guesses among its tokens have -10.8 nats: this is a model that speaks.
+        # A uniform guess among its tokens would give -10.8 nats: this model has learned language.
         assert wanted[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None]).mean() > -5
     for world_size, layout in LAYOUTS.items():
         (by_rank,) = run_cases(logits, [(str(tmp_path / "model"), sentences, *layout)], world_size=world_size)

@@ -1,7 +1,8 @@
-"""What an optimizer step costs in forward passes, and what each selection scope selects, on a real policy."""
+"""How many forward passes an optimizer step takes, and what each selection scope selects, on a real policy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,26 @@ import torch
 from torch import Tensor
 
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
+from megacov.trainer.optimizer_step import scope
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.scope import MiniBatchScope
+from megacov.trainer.optimizer_step.selection import Selection
 from megacov.trainer.optimizer_step.token_inputs import join
-from megacov.trainer.step import StepSettings, plan_updates, run_updates
-from tests.support.policies import ADAM, FLOAT32, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
+from megacov.trainer.step import StepSettings, run_updates
+from tests.support.policies import (
+    ADAM,
+    FLOAT32,
+    GRPO,
+    KL_COV,
+    KL_COV_WITH_TERMS,
+    laid_out_policy,
+    laid_out_ranks,
+    make_policy,
+    make_rollout_batch,
+    prepare_mini_batches,
+    step_settings,
+)
 from tests.support.reference import covariance, top_k_ids
 from tests.support.run_ranks import run_cases
 
@@ -32,13 +49,13 @@ ALGORITHMS = {
 
 
 def _count_forwards(name: str) -> dict:
-    """Forward passes of each phase, in micro-batches, and the number of selected and of loss tokens."""
+    """Forward passes of each part of a step, in micro-batches, and the numbers of selected and of loss tokens."""
     algorithm, batch, forwards = ALGORITHMS[name], make_rollout_batch(), []
     with laid_out_policy(1, 1, with_reference=True) as policy:
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
-        updates = plan_updates(policy, batch, algorithm, _settings(policy))
+        updates = prepare_mini_batches(policy, batch, algorithm, _settings(policy))
         planned = len(forwards)
-        outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     masks = [mask for outcome in outcomes if outcome.selection is not None for mask in outcome.selection.masks]
     return {
         "micro_batches": [len(update.micro_batches) for update in updates],
@@ -50,11 +67,11 @@ def _count_forwards(name: str) -> dict:
 
 
 def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
-    """By update, of each micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
+    """For each optimizer step and micro-batch: log-probs, advantages, loss mask, token ids and selected tokens."""
     algorithm = replace(KL_COV, scope=scope, selection_hyperparameters={"ratio": 0.2})
     with laid_out_policy(1, 1) as policy:
-        updates = plan_updates(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
-        outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, make_rollout_batch(seed=2), algorithm, _settings(policy))
+        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     return [
         [
             (log_probs, part.advantages, part.loss_mask, part.token_ids, mask)
@@ -68,11 +85,11 @@ def _selected_in_scope(scope: str) -> list[list[tuple[Tensor, ...]]]:
 
 @pytest.mark.dist
 def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
-    """Straight from the paper's code: cov over the scope, then the max(1, int(ratio * N)) largest in it."""
+    """As in the paper's code: cov over the scope, then the max(1, int(ratio * N)) largest in it."""
 
     def check(parts: list[tuple[Tensor, ...]]) -> None:
         log_probs, advantages, loss_mask, token_ids, selected = map(torch.cat, zip(*parts, strict=True))
-        # Repeated samples tie; rounding makes ties of what differs by noise.
+        # Repeated samples tie; rounding turns differences of noise into ties.
         cov = covariance(log_probs, advantages, loss_mask).round(decimals=5).tolist()
         number = max(1, int(0.2 * int(loss_mask.sum())))
         expected = top_k_ids(list(zip(cov, loss_mask.tolist(), token_ids.tolist(), strict=True)), number)
@@ -82,7 +99,7 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
     whole, local = (ranks[0] for ranks in run_cases(_selected_in_scope, [(scope,) for scope in scopes], world_size=1))
     for parts in whole:
         check(parts)
-    # Where all samples have one advantage, every covariance is 0 up to rounding.
+    # If all samples have the same advantage, every covariance is 0 up to rounding.
     differing = [part for parts in local for part in parts if len(part[1][part[2]].unique()) > 1]
     assert len(differing) >= 3
     for part in differing:
@@ -90,10 +107,10 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
 
 
 def _learning_rates() -> list[float]:
-    """Of four updates, with a warm-up over four steps."""
+    """Learning rates of four optimizer steps, with a warm-up over four steps."""
     with laid_out_policy(1, 1, adam=replace(ADAM, warmup_steps=4)) as policy:
-        updates = plan_updates(policy, make_rollout_batch(), GRPO, _settings(policy))
-        outcomes = run_updates(policy, updates, GRPO, seed=0, first_update=0, clock=PhaseClock())
+        updates = prepare_mini_batches(policy, make_rollout_batch(), GRPO, _settings(policy))
+        outcomes = run_updates(policy, updates, GRPO, clock=StepClock())
     return [outcome.result.lr for outcome in outcomes]
 
 
@@ -104,14 +121,14 @@ def test_a_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
 
 
 def _in_dtype(dtype: str) -> dict:
-    """Log-probs of a rollout batch, and what an update makes of logits in this dtype on two vocabulary shards."""
+    """Log-probs of a rollout batch, and an optimizer step from logits in this dtype on two vocabulary shards."""
     seen = set()
     with laid_out_policy(2, 1, model=replace(FLOAT32, dtype=dtype)) as policy:
         policy.chunks[0].register_forward_hook(lambda _module, _inputs, logits: seen.add(str(logits.dtype)))
-        updates = plan_updates(policy, make_rollout_batch(), KL_COV, _settings(policy))
+        updates = prepare_mini_batches(policy, make_rollout_batch(), KL_COV, _settings(policy))
         log_probs = join(updates[0].inputs, "old_log_probs")
         before = [weight.clone() for _, weight in policy.hf_weights()]
-        outcomes = run_updates(policy, updates, KL_COV, seed=0, first_update=0, clock=PhaseClock())
+        outcomes = run_updates(policy, updates, KL_COV, clock=StepClock())
         after = [weight for _, weight in policy.hf_weights()]
     moved = [not torch.equal(a, b) and bool(b.isfinite().all()) for a, b in zip(before, after, strict=True)]
     norms = [outcome.result.grad_norm for outcome in outcomes]
@@ -124,7 +141,7 @@ def test_bfloat16_logits_are_read_as_they_are() -> None:
     assert full["logits"] == {"torch.float32"}
     assert half["logits"] == {"torch.bfloat16"}
     assert half["log_probs"].dtype == torch.float32
-    # bfloat16 has three digits; logits here are below 16.
+    # bfloat16 has three significant digits; logits here are below 16.
     torch.testing.assert_close(half["log_probs"], full["log_probs"], atol=0.2, rtol=0.02)
     assert half["moved"]
     assert half["grad_norms"][0] == pytest.approx(full["grad_norms"][0], rel=0.1)
@@ -154,3 +171,50 @@ def test_only_current_log_probs_of_later_updates_cost_another(counts: dict[str, 
 @pytest.mark.dist
 def test_rollout_batch_scope_has_one_quota_for_all_updates(counts: dict[str, dict]) -> None:
     assert counts["rollout_batch"]["selected"] == int(0.1 * counts["rollout_batch"]["tokens"])
+
+
+class BetweenPasses(MiniBatchScope):
+    """The scope of the whole mini-batch, deciding after the forwards of the update itself."""
+
+    acts_between_passes = True
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        return None
+
+    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+        return self._select([mini_batch], log_probs)
+
+
+def _select_at(moment: str, tensor: int, recompute: str) -> dict:
+    """Forward passes, selected tokens and weights where a selection is made before or in the middle of an update."""
+    kinds = {"mini_batch": MiniBatchScope, "between": BetweenPasses}
+    forwards = []
+    with pytest.MonkeyPatch.context() as patch, laid_out_ranks(tensor) as groups:
+        patch.setitem(scope._SCOPES, "mini_batch", kinds[moment])
+        policy = make_policy(groups, model=replace(FLOAT32, recompute=recompute), with_reference=True)
+        updates = prepare_mini_batches(policy, make_rollout_batch(), KL_COV_WITH_TERMS, _settings(policy))
+        policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
+        outcomes = run_updates(policy, updates, KL_COV_WITH_TERMS, clock=StepClock())
+        weights = [weight.clone() for _, weight in policy.hf_weights()]
+    return {
+        "forwards": len(forwards),
+        "micro_batches": sum(len(update.micro_batches) for update in updates),
+        "later": sum(len(update.micro_batches) for update in updates[1:]),
+        "masks": [mask for outcome in outcomes if outcome.selection for mask in outcome.selection.masks],
+        "weights": weights,
+        "norms": [outcome.result.grad_norm for outcome in outcomes],
+    }
+
+
+@pytest.mark.dist
+def test_a_scope_may_select_between_forwards_and_backwards_without_another_pass() -> None:
+    layouts = [(1, "none"), (2, "full")]  # data-parallel over two ranks, then tensor-parallel
+    cases = [(moment, *layout) for layout in layouts for moment in ("mini_batch", "between")]
+    found = run_cases(_select_at, cases, world_size=2)
+    for before, between in (found[0:2], found[2:4]):
+        for one, other in zip(before, between, strict=True):
+            assert any(bool(mask.any()) for mask in one["masks"])
+            assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
+            assert one["norms"] == other["norms"]
+            assert other["forwards"] == other["micro_batches"] == one["forwards"] - one["later"]

@@ -114,7 +114,7 @@ def test_damaged_files_cost_an_interval(
         faults.make_template(template)
     result = faults.damaged(damage, faults.DAMAGES[damage], template, tmp_path / "run", reference)
     _check(result)
-    assert ("is damaged and is passed over" in result.output) == (result.lost_steps > 0)
+    assert ("is damaged and is skipped" in result.output) == (result.lost_steps > 0)
 
 
 @pytest.mark.slow

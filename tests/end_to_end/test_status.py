@@ -46,4 +46,4 @@ def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
         assert ended["state"]["exit_code"] == 2 and ended["logs"] == str(folder / "logs" / f"slurm_{job}_0")
         assert f"job         {job} is FAILED with exit code 2 on node[0-1]" in cluster.megacov("status", job).stdout
         unknown = cluster.megacov("status", "4711")
-        assert unknown.returncode == 3 and "SLURM does not know job 4711, or not any more" in unknown.stderr
+        assert unknown.returncode == 3 and "SLURM does not know job 4711, or no longer does" in unknown.stderr

@@ -144,7 +144,7 @@ def test_a_run_survives_what_clusters_do(
     find_rank(job.number, 1).send_signal(signal.SIGSTOP)
     job.wait_for_steps(restart=3)
     told = job.trainers(2)[nodes[1]].read_text()
-    assert re.search(r"rank 1 has (not run|been in \w+) for \d+ s and is taken to hang", told)
+    assert re.search(r"rank 1 has (not run|been in \w+) for \d+ s and counts as hanging", told)
     assert "most recent call first" in told
     assert "ended with 8 and is requeued" in job.said
 

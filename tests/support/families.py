@@ -1,4 +1,4 @@
-"""A tiny random model of every family, and what transformers says about it."""
+"""A tiny random model of every family, and its log-probs and entropy by transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
-# Stretched from 4 positions on, so that the shortest sequences of a test feel it.
+# Stretched from 4 positions on, so that it affects even the shortest sequences of a test.
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 5e4,
@@ -32,7 +32,7 @@ LLAMA3_ROPE = {
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 4}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
 EXPERTS = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-# By name: the model_type, and what differs from SIZES.
+# By name: the model_type, and the differences from SIZES.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 8}),
     "llama2_linear": ("llama", {"rope_parameters": LINEAR_ROPE}),
@@ -65,7 +65,7 @@ def transformers_tokens(folder: Path) -> dict[int, tuple[float, float, float]]:
     """Log-prob and entropy of each token of a rollout batch, and its entropy at temperature 1, by transformers."""
     from transformers import AutoModelForCausalLM
 
-    # The other implementations of experts know no float64.
+    # The other implementations of experts do not support float64.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, experts_implementation="eager")
     batch, result = make_rollout_batch(seed=1), {}
     for i in range(len(batch.rewards)):

@@ -6,7 +6,7 @@ Used by the tests (a covering subset) and by `benchmarks.layout_invariance` (the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megacov.losses import LOSSES
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import covariance_metrics
 from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.update import UpdateOutcome
-from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
+from tests.support.losses import layout_hyperparameters_of
 from tests.support.policies import (
+    ADAM,
     CLIP_COV,
     FLOAT32,
     GRPO,
+    KL_COV,
     KL_COV_WITH_TERMS,
     laid_out_ranks,
     make_policy,
     make_qwen2,
+    prepare_mini_batches,
     step_settings,
 )
 from tests.support.run_ranks import run_cases
 
 NUM_UPDATES = 3
-SECONDS_PER_LAYOUT = 20  # at most, on two busy cores; about 3 are usual
+QUANTITIES = ("losses", "grad_norms", "metrics", "statistics")
+SECONDS_PER_LAYOUT = 40  # at most, on two busy cores; about 6 are usual
 ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
-ALGORITHMS = {
+# Which tokens count is settled among all ranks.
+GLOBAL_ALGORITHMS = {
     "kl_cov": KL_COV_WITH_TERMS,
     "clip_cov": replace(CLIP_COV, aggregation="sequence_mean_token_mean"),
     # The bounds let some of the sequences in, and none is near them.
@@ -50,6 +58,21 @@ ALGORITHMS = {
         denominator="kept",
     ),
 }
+
+
+def _algorithm_of(name: str) -> Algorithm:
+    base = KL_COV if LOSSES[name].needs_selection else GRPO
+    aggregation = "sequence_mean_token_mean" if LOSSES[name].needs_sequence_sums else "token_mean"
+    return replace(
+        base, loss=LOSSES[name], loss_hyperparameters=layout_hyperparameters_of(name), aggregation=aggregation
+    )
+
+
+# Every registered loss that is not above.
+LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
+ALGORITHMS = GLOBAL_ALGORITHMS | LOSS_ALGORITHMS
+# Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
+FAR = replace(ADAM, lr=3e-4)
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,7 @@ def make_models(folder: Path) -> None:
         make_qwen2(folder / name, num_layers=4, tied=name == "tied")
 
 
-def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
+def train(layout: Layout, folder: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The updates of the batch by each algorithm, from the same weights. Returns what this rank knows of the result."""
     model = replace(
         FLOAT32,
@@ -135,16 +158,26 @@ def train(layout: Layout, folder: str) -> dict[str, dict[str, Any]]:
     path, sizes = Path(folder, "tied" if layout.tied else "untied"), (layout.tensor, layout.pipeline)
     with laid_out_ranks(*sizes, context=layout.context, virtual_pipeline=layout.virtual) as groups:
         return {
-            name: train_one(make_policy(groups, path=path, model=model, with_reference=True), algorithm, layout)
-            for name, algorithm in ALGORITHMS.items()
+            name: train_one(
+                make_policy(
+                    groups,
+                    path=path,
+                    model=model,
+                    adam=FAR if name in LOSS_ALGORITHMS else ADAM,
+                    with_reference=ALGORITHMS[name].ref_kl_coef > 0,
+                ),
+                ALGORITHMS[name],
+                layout,
+            )
+            for name in names
         }
 
 
 def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
     """The updates of the batch by one algorithm. Returns what this rank knows of the result."""
     settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
-    updates = plan_updates(policy, make_batch(), algorithm, settings)
-    outcomes = run_updates(policy, updates, algorithm, seed=0, first_update=0, clock=PhaseClock())
+    updates = prepare_mini_batches(policy, make_batch(), algorithm, settings)
+    outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     result = {
         "weights": dict(policy.hf_weights()),
         "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
@@ -157,22 +190,25 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
 
 
 def _of_tokens(
-    updates: Sequence[PlannedUpdate], outcomes: Sequence[UpdateOutcome], algorithm: Algorithm, group: Any
+    updates: Sequence[MiniBatch], outcomes: Sequence[UpdateOutcome], algorithm: Algorithm, group: Any
 ) -> dict[str, Any]:
     log_probs: dict[int, float] = {}
     selected: set[int] = set()
-    margins = []
+    margins = [math.inf]
     for planned, outcome in zip(updates, outcomes, strict=True):
         ids, loss_mask = join(planned.inputs, "token_ids"), join(planned.inputs, "loss_mask")
-        if outcome.selection is None:  # the entropy mask, and what the correction leaves of it
-            kept, scores, found = (join(planned.inputs, name) for name in ("kept", "entropy", "old_log_probs"))
-            masks = select_high_entropy(scores, loss_mask, ids, ratio=0.2, group=group)
-            selected |= set(ids[kept].tolist())
-        else:
-            chosen = outcome.selection
-            masks, scores, found = map(torch.cat, (chosen.masks, chosen.scores, chosen.log_probs))
-            selected |= set(ids[masks].tolist())
+        chosen = outcome.selection
+        found = join(planned.inputs, "old_log_probs") if chosen is None else torch.cat(chosen.log_probs)
         log_probs |= dict(zip(ids.tolist(), found.tolist(), strict=True))
+        if chosen is not None:
+            masks, scores = torch.cat(chosen.masks), torch.cat(chosen.scores)
+            selected |= set(ids[masks].tolist())
+        elif algorithm.entropy_mask is not None:  # with the tokens that the correction leaves
+            scores = join(planned.inputs, "entropy")
+            masks = select_high_entropy(scores, loss_mask, ids, ratio=0.2, group=group)
+            selected |= set(ids[join(planned.inputs, "kept_mask")].tolist())
+        else:
+            continue
         by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
         margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)
     inputs = [part for planned in updates for part in planned.inputs]
@@ -185,6 +221,11 @@ def _of_tokens(
         "margin": min(margins),
         "statistics": [float(value) for value in statistics.values()],
         "losses": [sum(float(output.loss) for output in outcome.result.outputs) for outcome in outcomes],
+        "metrics": [
+            sum(float(output.metrics[name]) for output in outcome.result.outputs)
+            for outcome in outcomes
+            for name in sorted(outcome.result.outputs[0].metrics)
+        ],
         "loss_tokens": [int(join(planned.inputs, "loss_mask").sum()) for planned in updates],
     }
 
@@ -201,7 +242,10 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "log_probs": {token: value for result in told for token, value in result["log_probs"].items()},
         "selected": set().union(*(result["selected"] for result in told)),
-        "losses": [sum(values) for values in zip(*(result["losses"] for result in told), strict=True)],
+        **{
+            name: [sum(values) for values in zip(*(result[name] for result in told), strict=True)]
+            for name in ("losses", "metrics")
+        },
         "loss_tokens": [result["loss_tokens"] for result in told],
         "margin": min(result["margin"] for result in told),
         "statistics": told[0]["statistics"],
@@ -214,8 +258,9 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class Difference:
     """How one algorithm in one layout differs from one rank.
 
-    selected: tokens; mismatches: those that one of the two selected alone.
-    relative: largest difference over largest value, of losses, gradient norms, covariance statistics, and each weight.
+    selected: tokens, 0 where the algorithm selects none; mismatches: those that one of the two selected alone.
+    relative: largest difference over largest value, of losses, gradient norms, the sums of a loss's metrics (clipped
+        tokens among them), covariance statistics, and each weight.
     log_prob_noise: largest absolute difference of a log-prob, nats.
     margin: from the line of the selection to the nearest token that it divides, the smaller of both.
     fewest_tokens: loss tokens of the rank that had fewest in an update.
@@ -262,7 +307,7 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
         selected=len(found["selected"]),
         mismatches=len(found["selected"] ^ expected["selected"]),
         relative={
-            **{name: _relative(found[name], expected[name]) for name in ("losses", "grad_norms", "statistics")},
+            **{name: _relative(found[name], expected[name]) for name in QUANTITIES},
             "weights": largest(weights),
         },
         log_prob_noise=largest(noise),
@@ -271,19 +316,24 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
     )
 
 
-def run_layouts(layouts: Sequence[Layout], folder: Path) -> dict[Layout, dict[str, Difference]]:
+def run_layouts(
+    layouts: Sequence[Layout], folder: Path, names_of: Callable[[Layout], Sequence[str]] = lambda layout: [*ALGORITHMS]
+) -> dict[Layout, dict[str, Difference]]:
     """Train in every layout, one world of ranks for each number of them, and compare by algorithm with one rank."""
     make_models(folder)
-    references = {layout.reference: None for layout in layouts}  # a set that keeps its order
+    names = {layout: tuple(names_of(layout)) for layout in layouts}
+    references: dict[Layout, tuple[str, ...]] = {}
+    for layout in layouts:
+        references[layout.reference] = tuple(dict.fromkeys(references.get(layout.reference, ()) + names[layout]))
     results = {}
     for num_ranks in sorted({1, *(layout.num_ranks for layout in layouts)}):
-        own = [layout for layout in layouts if layout.num_ranks == num_ranks]
-        cases = [*(references if num_ranks == 1 else []), *(layout for layout in own if layout not in references)]
-        work = [(layout, str(folder)) for layout in cases]
+        own = {layout: names[layout] for layout in layouts if layout.num_ranks == num_ranks}
+        cases = own | references if num_ranks == 1 else own
+        work = [(layout, str(folder), named) for layout, named in cases.items()]
         outcomes = run_cases(train, work, world_size=num_ranks, deadline_s=60 + SECONDS_PER_LAYOUT * len(work))
-        for layout, by_rank in zip(cases, outcomes, strict=True):
-            results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in ALGORITHMS}
+        for (layout, named), by_rank in zip(cases.items(), outcomes, strict=True):
+            results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in named}
     return {
-        layout: {name: compare(results[layout][name], results[layout.reference][name]) for name in ALGORITHMS}
+        layout: {name: compare(results[layout][name], results[layout.reference][name]) for name in names[layout]}
         for layout in layouts
     }

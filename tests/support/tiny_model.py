@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2 import Qwen2Tokenizer  # what AutoTokenizer makes of any tokenizer of a Qwen2 model
+from transformers.models.qwen2 import Qwen2Tokenizer  # AutoTokenizer turns any tokenizer of a Qwen2 model into this
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 CHARACTERS = "0123456789+=?abcdefghijklmnopqrstuvwxyz"
@@ -18,7 +18,7 @@ def make_tiny_model(
 ) -> Path:
     """Write the folder; equal arguments write equal weights.
 
-    A character that `CHARACTERS` names is a token by itself; further tokens are words that text does not turn into.
+    Each character in `CHARACTERS` is a token; further tokens are words that no text is encoded into.
     """
     tokens = [*SPECIAL_TOKENS, *CHARACTERS, *(f"<{index}>" for index in range(vocab_size))][:vocab_size]
     tokenizer = Qwen2Tokenizer(
@@ -47,7 +47,7 @@ def make_tiny_model(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(20.0)  # else every token would be about equally likely
+                parameter.mul_(20.0)  # otherwise all tokens would be about equally likely
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Generated inputs of global_top_k: every dtype, ties, both zeros, infinities, NaN, any split over ranks, any k."""
+"""Generated inputs of global_top_k: all dtypes, ties, both zeros, infinities, NaN, any split over ranks, any k."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOATS: list[float] = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1.0
 
 @dataclass(frozen=True)
 class TopKCase:
-    """tokens: (score, is masked, token id, home) each; home modulo the number of ranks is the rank that holds it."""
+    """tokens: (score, is masked, token id, home) of each; home modulo the number of ranks is the rank that holds it."""
 
     dtype: torch.dtype
     tokens: tuple[tuple[float, bool, int, int], ...]
@@ -35,7 +35,7 @@ class TopKCase:
         )
 
     def expected_ids(self) -> set[int]:
-        """What a sort of all tokens gives, of the scores as they are in this dtype."""
+        """Expected ids by sorting all tokens, with scores rounded to this dtype."""
         scores, loss_mask, token_ids = self.tensors()
         return reference.top_k_ids(
             list(zip(scores.tolist(), loss_mask.tolist(), token_ids.tolist(), strict=True)), self.k
@@ -64,12 +64,12 @@ def make_case(draw: random.Random) -> TopKCase:
 
 
 def _size(draw: random.Random) -> int:
-    """Of small cases many, in which ranks are without tokens and k is none or all of them."""
+    """Many small cases, in which ranks have no tokens and k is 0 or all of them."""
     return draw.randint(0, 4) if draw.random() < 0.5 else draw.randint(5, 40)
 
 
 def _score(draw: random.Random, dtype: torch.dtype) -> float:
-    """Any bits: subnormal numbers, infinities and NaN are among them. Those of bfloat16 are rounded by the tensor."""
+    """Any bit pattern, with subnormal numbers, infinities and NaN. The tensor rounds the scores for bfloat16."""
     if dtype == torch.int64:
         return draw.randint(-(2**63), 2**63 - 1)
     size, code = (8, "<d") if dtype == torch.float64 else (4, "<f")
@@ -77,11 +77,11 @@ def _score(draw: random.Random, dtype: torch.dtype) -> float:
 
 
 def top_k_cases() -> st.SearchStrategy[TopKCase]:
-    """Such cases for hypothesis, which looks for the smallest that fails."""
+    """Such cases as a hypothesis strategy, which shrinks a failing case."""
     return st.randoms(note_method_calls=False, use_true_random=False).map(make_case)
 
 
 def generate_cases(num_cases: int) -> list[TopKCase]:
-    """The same cases on every run, as a list, so that one world of ranks can go through all of them."""
+    """A list of cases, the same on every run, which one world of ranks can work through."""
     draw = random.Random(0)
     return [make_case(draw) for _ in range(num_cases)]

@@ -1,1 +1,1 @@
-"""Model families: what of a Hugging Face model is where in Megatron. One file a family, one line in `registry.py`."""
+"""Model families: how Hugging Face weights map to Megatron. One file per family and one line in `registry.py`."""

@@ -1,4 +1,4 @@
-"""Parts of a layer that families are put together from.
+"""Parts of a layer, from which families are composed.
 
 Shape legend: h hidden, f feed-forward, q rows of all query heads, kv rows of all key (or value) heads, d head size.
 """
@@ -11,14 +11,7 @@ from megacov.megatron.families.shape import ModelShape
 
 
 def attention(shape: ModelShape) -> list[WeightRule]:
-    """The norm before attention, the fused projections into it, and the one out of it.
-
-    Args:
-        shape: of the model.
-
-    Returns:
-        Their rules.
-    """
+    """Rules for the norm before attention, the fused projection into it, and the one out of it."""
     h, q = shape.hidden_size, shape.num_attention_heads * shape.head_dim
     norm = ("input_layernorm.weight", "self_attention.linear_qkv.layer_norm_weight")
     return [
@@ -29,26 +22,12 @@ def attention(shape: ModelShape) -> list[WeightRule]:
 
 
 def qkv_bias(shape: ModelShape) -> list[WeightRule]:
-    """Biases of queries, keys and values.
-
-    Args:
-        shape: of the model.
-
-    Returns:
-        Their rule.
-    """
+    """Rule for the biases of queries, keys and values."""
     return [_fused_qkv(shape, "bias")]
 
 
 def qk_norm(shape: ModelShape) -> list[WeightRule]:
-    """Norms of queries and keys, shared by all heads.
-
-    Args:
-        shape: of the model.
-
-    Returns:
-        Their rules.
-    """
+    """Rules for the norms of queries and keys, which all heads share."""
     return [
         WeightRule(
             (f"self_attention.{x}_layernorm.weight",), ((f"self_attn.{x}_norm.weight", (shape.head_dim,)),), REPLICATED
@@ -58,14 +37,7 @@ def qk_norm(shape: ModelShape) -> list[WeightRule]:
 
 
 def swiglu(shape: ModelShape) -> list[WeightRule]:
-    """The norm before the feed-forward part, and that part.
-
-    Args:
-        shape: of the model.
-
-    Returns:
-        Their rules.
-    """
+    """Rules for the feed-forward part and the norm before it."""
     h, f = shape.hidden_size, shape.ffn_hidden_size
     norm = ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight")
     return [
@@ -78,14 +50,7 @@ def swiglu(shape: ModelShape) -> list[WeightRule]:
 
 
 def experts(shape: ModelShape) -> list[WeightRule]:
-    """The norm before the experts, the router, and the experts.
-
-    Args:
-        shape: of the model.
-
-    Returns:
-        Their rules.
-    """
+    """Rules for the experts, their router, and the norm before them."""
     assert shape.experts is not None
     h, f, num_experts = shape.hidden_size, shape.experts.ffn_hidden_size, shape.experts.num_experts
     rules = [

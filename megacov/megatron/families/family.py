@@ -1,4 +1,4 @@
-"""What a family of models is: how its configuration is read, and the table of a layer's weights."""
+"""Defines a model family: how to read its configuration, and the weight table of one layer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from megacov.megatron.families.shape import ModelShape
 
 @dataclass(frozen=True)
 class WeightRule:
-    """One Megatron parameter.
+    """How one Megatron parameter is made of Hugging Face tensors.
 
-    names: its possible names (Transformer Engine fuses a norm into the linear after it).
-    sources: the Hugging Face tensors it holds, as (name, full shape).
-    layer: global layer index; None for the embedding (first stage) and what follows the last layer (last stage).
-    on_last_stage: where `layer` is None.
-    expert: whose it is; an expert is whole on one expert-parallel rank. None for what all of them hold.
+    names: possible Megatron names (Transformer Engine fuses a norm into the linear after it).
+    sources: Hugging Face tensors, as (name, full shape).
+    layer: global layer index; None for the embedding (first stage) and for what follows the last layer (last stage).
+    on_last_stage: whether a parameter without a layer is on the last stage.
+    expert: index of the expert, which is whole on one expert-parallel rank; None if all of these ranks hold the
+        parameter.
     """
 
     names: tuple[str, ...]
@@ -36,10 +37,10 @@ Block = Callable[[ModelShape], list[WeightRule]]
 class Family:
     """A family of models.
 
-    model_type: as in the `config.json` of its models.
-    read: transformers' configuration -> sizes; raises ConfigError for what cannot be laid into Megatron.
-    layer: the parts of a layer; names in them start below `model.layers.N.` and `decoder.layers.N.`.
-    ignored: tensors of a layer that old folders hold and nothing reads.
+    model_type: value of `model_type` in their `config.json`.
+    read: transformers' configuration -> sizes; raises ConfigError for an unsupported feature.
+    layer: parts of a layer; their names are relative to `model.layers.N.` and `decoder.layers.N.`.
+    ignored: tensors of a layer that old folders hold and that are not needed.
     """
 
     model_type: str

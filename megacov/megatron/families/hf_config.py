@@ -1,4 +1,4 @@
-"""What families read alike from transformers' configuration of a model."""
+"""Reads the parts of a model's transformers configuration that families share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALED_ROPE = ("linear", "llama3", "yarn")
 
 
 def read_sizes(hf: Any, **features: Any) -> ModelShape:
-    """Sizes that every family names alike.
+    """Read the sizes that have the same names in every family.
 
     Args:
         hf: transformers' configuration.
@@ -23,8 +23,8 @@ def read_sizes(hf: Any, **features: Any) -> ModelShape:
         The sizes.
 
     Raises:
-        ConfigError: an activation or a rotary embedding that has no place in Megatron.
-        DataError: the parameters of the rotary embedding are not all there.
+        ConfigError: the activation or the rotary embedding is not supported.
+        DataError: a parameter of the rotary embedding is missing.
     """
     refuse_unless(hf, hidden_act="silu")
     rope: dict[str, Any] = dict(hf.rope_parameters or {})
@@ -48,14 +48,14 @@ def read_sizes(hf: Any, **features: Any) -> ModelShape:
 
 
 def refuse_unless(hf: Any, **values: Any) -> None:
-    """Whether the fields of a configuration have the only values that can be laid into Megatron.
+    """Check that fields of a configuration have the only supported values.
 
     Args:
         hf: transformers' configuration.
-        **values: by field; a field that the configuration lacks is let through.
+        **values: supported value by field; a field that the configuration lacks passes.
 
     Raises:
-        ConfigError: naming the field and both values.
+        ConfigError: names the field and both values.
     """
     for name, only in values.items():
         found = getattr(hf, name, only)
@@ -92,7 +92,7 @@ def _read_rope_scaling(hf: Any, rope: dict[str, Any]) -> RopeScaling | None:
 
 
 def _read_sliding_window(hf: Any) -> int | None:
-    """The window of any layer: a sequence no longer than it is attended to in full by all."""
+    """The window of any layer. Every layer attends in full to a sequence that is no longer."""
     kinds = getattr(hf, "layer_types", None)
     if kinds is not None and "sliding_attention" not in kinds:
         return None

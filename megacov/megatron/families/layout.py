@@ -1,7 +1,7 @@
-"""How the tensors of a Hugging Face model lie over tensor-parallel ranks.
+"""How the tensors of a Hugging Face model are split over tensor-parallel ranks.
 
-Every layout cuts whole tensors into equal parts, one a rank, and fuses a rank's parts into one Megatron parameter. So a
-rank reads from a file no more than it keeps.
+Every layout splits whole tensors into equal parts, one per rank, and fuses a rank's parts into one Megatron parameter.
+So a rank reads no more from a file than it keeps.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def _alone(tensor: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of some Hugging Face tensors go.
+    """How some Hugging Face tensors are split and fused.
 
-    dim: along which each tensor is cut; None where every rank holds it whole.
-    fuse: the parts on a rank, one of each tensor -> its parameter.
+    dim: dimension along which each tensor is split; None if every rank holds it whole.
+    fuse: a rank's parts, one of each tensor -> its parameter.
     unfuse: the parameter -> the parts.
-    padded_size: of dimension `dim` over all ranks, filled up with zeros at the end; None for the tensor's own.
+    padded_size: size of dimension `dim` over all ranks, with zeros at the end; None for the tensor's own size.
     """
 
     dim: int | None
@@ -41,15 +41,15 @@ class Layout:
     padded_size: int | None = None
 
     def part_range(self, shape: Sequence[int], rank: int, num_ranks: int) -> tuple[int, int]:
-        """Which part of a tensor is a rank's, padding left out.
+        """A rank's part of a tensor, without padding.
 
         Args:
-            shape: of the whole tensor.
-            rank: in the group.
-            num_ranks: in the group; divides the padded size.
+            shape: shape of the whole tensor.
+            rank: rank in the group.
+            num_ranks: size of the group; divides the padded size.
 
         Returns:
-            First index along `dim`, and the one after the last. (0, 0) without a `dim`.
+            Start and end (exclusive) along `dim`; (0, 0) without a `dim`.
         """
         if self.dim is None:
             return 0, 0
@@ -58,17 +58,17 @@ class Layout:
         return min(rank * each, size), min((rank + 1) * each, size)
 
     def shard(self, parts: Sequence[Tensor], num_ranks: int) -> Tensor:
-        """A rank's parameter.
+        """Build a rank's parameter.
 
         Args:
-            parts: of each tensor, `part_range` long.
-            num_ranks: in the group.
+            parts: the `part_range` of each tensor.
+            num_ranks: size of the group.
 
         Returns:
-            The parameter; may share memory with the only part.
+            The parameter, which may share memory with a single part.
         """
         if self.padded_size is not None:
-            # Only the vocabulary is padded, and it lies in rows.
+            # Only the vocabulary is padded, and it is split by rows.
             each = self.padded_size // num_ranks
             parts = [
                 part if part.shape[0] == each else nn.functional.pad(part, (0, 0, 0, each - part.shape[0]))
@@ -77,14 +77,14 @@ class Layout:
         return self.fuse(parts)
 
     def merge(self, shards: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The whole tensors.
+        """Rebuild the whole tensors.
 
         Args:
-            shards: in rank order.
-            shapes: of the whole tensors.
+            shards: parameters in rank order.
+            shapes: shapes of the whole tensors.
 
         Returns:
-            One tensor a shape; they may share memory with the shards.
+            One tensor per shape; they may share memory with the shards.
         """
         if self.dim is None:
             return list(self.unfuse(shards[0]))
@@ -96,31 +96,24 @@ class Layout:
 REPLICATED = Layout(None)
 COLUMN = Layout(0)
 ROW = Layout(1)
-# Megatron's fc1 holds [gate; up] of its own columns on every rank, not a slice of the full [gate; up].
+# On each rank, Megatron's fc1 holds [gate; up] for the rank's own columns, not a slice of the whole [gate; up].
 GATE_UP = Layout(0, lambda parts: torch.cat(list(parts)), lambda shard: shard.chunk(2))
 
 
 def vocab_layout(padded_size: int) -> Layout:
-    """Rows over ranks, padded with zero rows at the end.
-
-    Args:
-        padded_size: rows over all ranks.
-
-    Returns:
-        The layout.
-    """
+    """Rows split over ranks, with zero rows at the end up to padded_size rows in all."""
     return Layout(0, padded_size=padded_size)
 
 
 def qkv_layout(head_dim: int, queries_per_group: int) -> Layout:
-    """Queries, keys and values interleaved by key/value group: [g, (n/g + 2) * d, ...], groups over ranks.
+    """Queries, keys and values interleaved by key/value group, [g, (n/g + 2) * d, ...], with groups split over ranks.
 
     Args:
-        head_dim: channels of a head.
-        queries_per_group: query heads that share a key/value head.
+        head_dim: channels of a head, d.
+        queries_per_group: query heads that share a key/value head, n/g.
 
     Returns:
-        The layout, for weights [.., h] and biases alike.
+        The layout, for both weights [.., h] and biases.
     """
 
     def fuse(parts: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and what shares their architecture, such as SmolLM2."""
+"""Llama 2 and 3, and models with the same architecture, such as SmolLM2."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ from megacov.megatron.families.shape import ModelShape
 
 
 def read(hf: Any) -> ModelShape:
-    """Sizes of a Llama model.
-
-    Args:
-        hf: transformers' configuration.
-
-    Returns:
-        The sizes.
-
-    Raises:
-        ConfigError: biases, which no published Llama has.
-    """
+    """Read the sizes of a Llama model; raises ConfigError for biases, which no published Llama has."""
     refuse_unless(hf, attention_bias=False, mlp_bias=False)
     return read_sizes(hf)
 

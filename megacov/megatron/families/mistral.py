@@ -1,4 +1,4 @@
-"""Mistral 7B and its successors of the same architecture; the early ones attend through a sliding window."""
+"""Mistral 7B and later models with its architecture; early ones have a sliding window."""
 
 from __future__ import annotations
 

@@ -11,14 +11,7 @@ from megacov.megatron.families.shape import ModelShape
 
 
 def read(hf: Any) -> ModelShape:
-    """Sizes of a Qwen2 model.
-
-    Args:
-        hf: transformers' configuration.
-
-    Returns:
-        The sizes.
-    """
+    """Read the sizes of a Qwen2 model."""
     return read_sizes(hf, qkv_bias=True)
 
 

@@ -1,4 +1,4 @@
-"""Qwen3, dense: queries and keys are normalised head by head."""
+"""Dense Qwen3: queries and keys are normalised head by head."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ from megacov.megatron.families.shape import ModelShape
 
 
 def read(hf: Any) -> ModelShape:
-    """Sizes of a Qwen3 model.
-
-    Args:
-        hf: transformers' configuration.
-
-    Returns:
-        The sizes.
-
-    Raises:
-        ConfigError: biases, which no published Qwen3 has.
-    """
+    """Read the sizes of a Qwen3 model; raises ConfigError for biases, which no published Qwen3 has."""
     refuse_unless(hf, attention_bias=False)
     return read_sizes(hf, qk_norm=True)
 

@@ -11,17 +11,7 @@ from megacov.megatron.families.shape import Experts, ModelShape
 
 
 def read(hf: Any) -> ModelShape:
-    """Sizes of a Qwen3-MoE model.
-
-    Args:
-        hf: transformers' configuration.
-
-    Returns:
-        The sizes.
-
-    Raises:
-        ConfigError: layers without experts, or biases, which no published Qwen3-MoE has.
-    """
+    """Read the sizes of a Qwen3-MoE model; raises ConfigError for layers without experts, and for biases."""
     refuse_unless(hf, attention_bias=False, decoder_sparse_step=1, mlp_only_layers=[])
     of_a_layer = Experts(
         num_experts=hf.num_experts,

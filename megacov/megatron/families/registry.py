@@ -1,4 +1,4 @@
-"""The families there are."""
+"""The supported families, by `model_type`."""
 
 from __future__ import annotations
 

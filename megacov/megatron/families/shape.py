@@ -1,4 +1,4 @@
-"""Sizes and features of a model, as far as Megatron needs to know them."""
+"""Sizes and features of a model that Megatron needs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class RopeScaling:
     """A rotary embedding stretched to longer sequences.
 
-    inverse_frequencies: of each pair of a head's channels, [radians per position].
-    attention_factor: both queries and keys are multiplied by it.
+    inverse_frequencies: one for each pair of a head's channels. [radians per position]
+    attention_factor: factor of both queries and keys.
     """
 
     inverse_frequencies: tuple[float, ...]
@@ -21,9 +21,9 @@ class RopeScaling:
 class Experts:
     """The experts of a layer.
 
-    num_experts, num_per_token: how many there are, and how many of them a token goes to.
-    ffn_hidden_size: of each.
-    normalizes_weights: whether the weights of a token's experts add up to 1.
+    num_experts, num_per_token: number of experts in the layer, and number that each token uses.
+    ffn_hidden_size: hidden size of one expert.
+    normalizes_weights: whether the weights of a token's experts sum to 1.
     """
 
     num_experts: int
@@ -36,12 +36,13 @@ class Experts:
 class ModelShape:
     """Sizes and features of a Hugging Face model.
 
-    family: its `model_type`, by which `registry.py` finds the table of its weights.
+    family: `model_type`, by which `registry.py` finds the weight table.
     rope_theta: base period of the rotary embedding.
-    rope_scaling: None where it is not stretched.
-    sliding_window: keys that a query sees, its own included; None for all of them.
-    experts: in place of the feed-forward part of every layer; None in a dense model.
-    qkv_bias, qk_norm: queries, keys and values have a bias; queries and keys are normalised head by head.
+    rope_scaling: stretching of the rotary embedding; None if it is not stretched.
+    sliding_window: number of keys that a query sees, its own included; None for all of them.
+    experts: experts that replace the feed-forward part of every layer; None in a dense model.
+    qkv_bias: whether queries, keys and values have a bias.
+    qk_norm: whether queries and keys are normalised head by head.
     """
 
     family: str

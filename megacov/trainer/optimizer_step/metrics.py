@@ -26,7 +26,9 @@ from megacov.parallel.collectives import all_reduce_sum
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import from_last_stage
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.not_finite import without_tokens
+from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_each
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
 from megacov.trainer.optimizer_step.update import UpdateOutcome
@@ -35,34 +37,31 @@ Metrics = dict[str, float]
 
 
 def collect_metrics(
-    inputs: Sequence[Sequence[TokenInputs]],
+    mini_batches: Sequence[MiniBatch],
     outcomes: Sequence[UpdateOutcome],
     algorithm: Algorithm,
     groups: ParallelGroups,
     *,
     num_samples: int,
-    seed: int,
-    first_update: int,
     is_logged: bool,
     with_histogram: bool,
 ) -> tuple[Metrics, Histogram | None]:
-    """All metrics of the last stage on all ranks. What is not finite is absent, as are updates that were left out.
+    """All metrics of the last stage, on all ranks. Values that are not finite are absent, and optimizer steps that
+    were left out do not count.
 
     Collectives: on the last stage, dp_cp and cp: those of the functions below; then pp: `from_last_stage`.
 
     Args:
-        inputs: of this rank's micro-batches, by optimizer step; empty off the last stage.
-        outcomes: of the optimizer steps.
-        algorithm: the resolved algorithm.
-        groups: of this rank.
-        num_samples: of the rollout batch.
-        seed: of the run.
-        first_update: number of the first optimizer step in the run.
-        is_logged: whether to compute what takes further selections.
+        mini_batches: the rollout batch as it was trained on; without inputs off the last stage.
+        outcomes: one a mini-batch.
+        algorithm: its selection is made once more in each micro-batch, for the overlap.
+        groups: this rank's process groups.
+        num_samples: rows of the rollout batch.
+        is_logged: whether to compute metrics that take further selections.
         with_histogram: whether to make the histogram of the covariance.
 
     Returns:
-        By tag; and the histogram or None.
+        Values by tag; and the histogram or None.
     """
     applied = [i for i, outcome in enumerate(outcomes) if outcome.result.is_applied]
     metrics: Metrics = {}
@@ -70,7 +69,7 @@ def collect_metrics(
     if groups.is_last_stage:
         selections = [_effective(outcome) for outcome in outcomes if outcome.selection is not None]
         metrics, histogram = batch_metrics(
-            [part for parts in inputs for part in parts],
+            all_inputs(mini_batches),
             selections,
             num_samples=num_samples,
             group=groups.dp_cp,
@@ -78,18 +77,18 @@ def collect_metrics(
             with_histogram=with_histogram,
         )
         if applied:
-            kept = join([part for i in applied for part in inputs[i]], "kept")
+            kept = join(all_inputs([mini_batches[i] for i in applied]), "kept_mask")
             metrics |= update_metrics([outcomes[i] for i in applied], kept, group=groups.dp_cp)
         if applied and selections:
-            # The last is the farthest from the old policy; a selection in `rollout_batch` scope is one of them all.
-            which = range(len(outcomes)) if algorithm.scope == "rollout_batch" else range(applied[-1], applied[-1] + 1)
+            # The last applied step is the farthest from the old policy.
+            scope = make_scope(algorithm, groups)
+            places = scope.mini_batches_of(applied[-1], len(outcomes))
             metrics |= selection_step_metrics(
-                concatenate([found for i in which if (found := outcomes[i].selection) is not None]),
-                [part for i in which for part in inputs[i]],
+                concatenate([found for i in places if (found := outcomes[i].selection) is not None]),
+                [mini_batches[i] for i in places],
                 algorithm,
-                seed=seed,
-                update=first_update + which[0],
                 groups=groups,
+                is_global=scope.is_global,
                 with_overlap=is_logged,
             )
     metrics, histogram = _finite(metrics, histogram, groups)
@@ -144,7 +143,7 @@ def batch_metrics(
         `selection/quadrant_*`; and the histogram or None.
     """
     loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
-    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
     metrics = entropy_means(
         {"": join(inputs, "entropy"), "_t1": join(inputs, "entropy_t1")},
         join(inputs, "sample_index"),
@@ -207,12 +206,11 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: Pr
 
 def selection_step_metrics(
     selection: Selection,
-    inputs: Sequence[TokenInputs],
+    mini_batches: Sequence[MiniBatch],
     algorithm: Algorithm,
     *,
-    seed: int,
-    update: int,
     groups: ParallelGroups,
+    is_global: bool,
     with_overlap: bool,
 ) -> Metrics:
     """Metrics of one selection, and how much of it a selection in each micro-batch would have found.
@@ -221,26 +219,24 @@ def selection_step_metrics(
 
     Args:
         selection: over its whole scope.
-        inputs: of the micro-batches in scope on this rank.
-        algorithm: the resolved algorithm.
-        seed: of the run.
-        update: number of the optimizer step that it was made for.
-        groups: of this rank.
+        mini_batches: those in scope.
+        algorithm: selector and hyperparameters.
+        groups: this rank's process groups.
+        is_global: whether all ranks and micro-batches competed.
         with_overlap: whether to select in each micro-batch too.
 
     Returns:
-        `selection/*`; threshold, margin and overlap only of one selection over all ranks.
+        `selection/*`; threshold, margin and overlap only of a global selection.
     """
     assert algorithm.select is not None
-    local = None
-    is_global = algorithm.scope != "micro_batch"
+    inputs, local = all_inputs(mini_batches), None
     if is_global and with_overlap:
-        each = select_each(inputs, selection.log_probs, algorithm, seed=seed, update=update, group=groups.cp)
+        each = select_each(inputs, selection.log_probs, algorithm, update=mini_batches[0].update, group=groups.cp)
         local = torch.cat(each.masks)
     is_random = algorithm.select.candidates is not None
     metrics = selection_metrics(
         torch.cat(selection.masks),
-        join(inputs, "kept"),
+        join(inputs, "kept_mask"),
         group=groups.dp_cp,
         scores=torch.cat(selection.scores) if is_global and not is_random else None,
         candidates=torch.cat(selection.candidates) if is_random else None,

@@ -1,13 +1,13 @@
-"""An update whose gradient is not finite: all ranks leave it out, say whose fault it is, and stop if it goes on.
+"""Optimizer steps whose gradient is not finite: every rank leaves them out, and the report names where it came from.
 
-Every rank reads the gradient norm anyway, and knows it from there. All that follows is done only then.
+Every rank knows from the gradient norm, which it reads anyway. Everything else here runs only after such a step.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,94 +24,87 @@ from megacov.trainer.optimizer_step.token_inputs import TokenInputs
 from megacov.trainer.state import TrainState
 from megacov.types import LossOutput, RolloutBatch
 
-# A broken policy makes everything NaN: what is sent, written and said of it has a limit each.
+# A broken policy makes everything NaN, so each list in a report has a limit.
 _MAX_FINDINGS = 16
 _MAX_IDS = 64
 _MAX_SAMPLES = 4
-_MAX_SAID = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not finite in one micro-batch of one rank.
+    """A micro-batch of this rank that holds something not finite.
 
-    micro_batch: its index on this rank, in the optimizer step.
-    quantity: what it is.
-    sample_ids: the samples it belongs to, by index in the rollout batch; at most 64, in order.
-    num_samples: how many they are.
+    micro_batch: its place in the mini-batch.
+    sample_ids: affected rows of the rollout batch in ascending order, at most 64 of them.
+    num_samples: number of affected rows.
     """
 
     micro_batch: int
-    quantity: str
     sample_ids: list[int]
     num_samples: int
 
 
 def examine_inputs(inputs: Sequence[TokenInputs]) -> tuple[Finding, ...]:
-    """Look for what is not finite in what a selection rests on. Waits for the device.
-
-    Args:
-        inputs: of the micro-batches of this rank.
-
-    Returns:
-        What was found.
-    """
-    return tuple(finding for index, part in enumerate(inputs) for finding in _examine(index, part, None))
+    """Find micro-batches whose inputs to a selection or a loss are not finite. Waits for the device."""
+    return tuple(finding for i, part in enumerate(inputs) if (finding := _finding(i, part, _is_bad(part))))
 
 
-def examine_loss(
+def examine_losses(
     inputs: Sequence[TokenInputs],
     outputs: Sequence[LossOutput],
     log_probs: Mapping[int, Tensor],
     selection: Selection | None,
 ) -> tuple[Finding, ...]:
-    """Look for what was not finite in the losses of an optimizer step. Waits for the device.
+    """Find micro-batches whose inputs or losses were not finite in an optimizer step. Waits for the device.
 
     Args:
-        inputs: of the micro-batches of this rank.
-        outputs: their losses.
-        log_probs: [t] of each, as its loss saw them.
-        selection: that the losses used, or None.
+        inputs: one record a micro-batch.
+        outputs: the loss of each.
+        log_probs: [t] of each, as the loss saw them.
+        selection: the one that the losses used, or None.
 
     Returns:
-        What was found: tokens where possible, else all samples of a micro-batch whose loss is not finite.
+        The tokens at fault where they can be told, else all kept samples of a micro-batch whose loss is not finite.
     """
     findings = []
-    for index, (part, output) in enumerate(zip(inputs, outputs, strict=True)):
-        found = list(_examine(index, part, log_probs[index]))
-        # A selection that went wrong takes every loss with it; the tokens that spoiled it may be another rank's.
-        is_victim = selection is not None and not bool((selection.scores[index].isfinite() | ~part.kept).all())
-        if not found and not is_victim and not bool(output.loss.isfinite()):
-            found = [_finding(index, "losses", part, part.kept)]
-        findings += found
+    for i, (part, output) in enumerate(zip(inputs, outputs, strict=True)):
+        finding = _finding(i, part, _is_bad(part, log_probs[i]))
+        # A selection with a NaN score spoils the losses of all ranks; the tokens at fault may be another rank's.
+        is_victim = selection is not None and not bool((selection.scores[i].isfinite() | ~part.kept_mask).all())
+        if finding is None and not is_victim and not bool(output.loss.isfinite()):
+            finding = _finding(i, part, part.kept_mask)
+        findings += [] if finding is None else [finding]
     return tuple(findings)
 
 
-def _examine(index: int, part: TokenInputs, log_probs: Tensor | None) -> Iterator[Finding]:
-    # Log-probs of tokens without loss are looked at too: if they are not finite, neither is the policy.
-    bad = {
-        "old log-probs": ~part.old_log_probs.isfinite(),
-        "entropies": ~part.entropy.isfinite(),
-        "advantages": part.kept & ~(part.advantages.isfinite() & part.policy_advantages.isfinite()),
-    }
+def _is_bad(part: TokenInputs, log_probs: Tensor | None = None) -> Tensor:
+    """[t] bool. The policy's own numbers count for tokens without loss, too: if they are not finite, neither is it."""
+    policy = [part.old_log_probs, part.entropy]
+    kept = [part.advantages, part.policy_advantages]
     if part.ref_log_probs is not None:
-        bad["reference log-probs"] = part.kept & ~part.ref_log_probs.isfinite()
+        kept.append(part.ref_log_probs)
     if log_probs is not None:
-        bad = {"log-probs": ~log_probs.isfinite(), **bad}
-        ratios = (log_probs - part.old_log_probs).exp()
-        bad["ratios to the old policy"] = part.kept & ~(bad["log-probs"] | bad["old log-probs"] | ratios.isfinite())
-    for name, where in bad.items():
-        if bool(where.any()):
-            yield _finding(index, name, part, where)
+        policy.append(log_probs)
+        kept.append((log_probs - part.old_log_probs).exp())
+    return ~torch.stack([values.isfinite() for values in policy]).all(0) | (
+        part.kept_mask & ~torch.stack([values.isfinite() for values in kept]).all(0)
+    )
 
 
-def _finding(index: int, quantity: str, part: TokenInputs, where: Tensor) -> Finding:
+def _finding(micro_batch: int, part: TokenInputs, where: Tensor) -> Finding | None:
     ids = part.sample_index[where].unique().tolist()
-    return Finding(index, quantity, ids[:_MAX_IDS], len(ids))
+    return Finding(micro_batch, ids[:_MAX_IDS], len(ids)) if ids else None
+
+
+def without_tokens(selection: Selection) -> Selection:
+    """The selection of an optimizer step that was left out, which acted on no token and had no candidates."""
+    none = [torch.zeros_like(mask) for mask in selection.masks]
+    return replace(selection, masks=none, candidates=none)
 
 
 class SkippedUpdates:
-    """Counts updates that were left out, reports each, and stops the run when there are too many in a row."""
+    """Counts optimizer steps that were left out, reports each, and stops the run when too many follow each other."""
 
     def __init__(
         self,
@@ -125,11 +118,11 @@ class SkippedUpdates:
         """Begin a step.
 
         Args:
-            state: where the run stands; `skipped_in_a_row` is kept here.
-            groups: of this rank.
-            max_in_a_row: that the run survives.
-            log_folder: where rank 0 writes what is known, a file a step; None for nowhere.
-            batch: the rollout batch, of which the file shows the samples that are to blame.
+            state: its `skipped_in_a_row` is kept up to date.
+            groups: this rank's process groups.
+            max_in_a_row: number that the run survives.
+            log_folder: where rank 0 writes one file a step; None writes nothing.
+            batch: the rollout batch, whose affected samples the file shows.
         """
         self._state, self._groups = state, groups
         self._max_in_a_row = max_in_a_row
@@ -138,14 +131,14 @@ class SkippedUpdates:
         self._reports: list[dict[str, Any]] = []
 
     def count(self, result: UpdateResult, findings: Sequence[Finding], *, update: int) -> None:
-        """Take note of an update, left out or not.
+        """Count an optimizer step, applied or left out.
 
-        Collectives: if it was left out, control: `gather`. All ranks know that, and agree.
+        Collectives: if it was left out, which all ranks know, control: `gather`.
 
         Args:
-            result: of the update.
-            findings: of this rank.
-            update: its number in the run, from 0.
+            result: of the optimizer step.
+            findings: this rank's.
+            update: number of the optimizer step in the run, from 0.
 
         Raises:
             NumericsError: too many were left out; on every rank, with the same sentence.
@@ -159,21 +152,20 @@ class SkippedUpdates:
             "own_gradient_is_finite": result.own_gradient_is_finite,
             "findings": [asdict(finding) for finding in findings[:_MAX_FINDINGS]],
         }
-        by_rank = [{"rank": rank, **told} for rank, told in enumerate(gather(own, self._groups))]
+        by_rank = [{"rank": rank, **report} for rank, report in enumerate(gather(own, self._groups))]
         in_a_row, limit = self._state.skipped_in_a_row, self._max_in_a_row
-        said = (
+        sentence = (
             f"step {self._state.step + 1}, update {update + 1} was left out on all ranks: {_cause(by_rank)} "
             f"(gradient norm {result.grad_norm}); {in_a_row} in a row"
         )
-        is_too_many = in_a_row > limit
         where = "the rewards and log-probs of this step" if self._file is None else str(self._file)
         if self._groups.world_rank == 0:
             self._write(by_rank, update=update, grad_norm=result.grad_norm)
-            if not is_too_many:
-                print(f"megacov: warning: {said}; see {where}.", file=sys.stderr, flush=True)
-        if is_too_many:
+            if in_a_row <= limit:
+                print(f"megacov: warning: {sentence}; see {where}.", file=sys.stderr, flush=True)
+        if in_a_row > limit:
             raise NumericsError(
-                f"{said}, and optimizer.max_skipped_updates is {limit}: look at {where}, or lower optimizer.lr."
+                f"{sentence}, and optimizer.max_skipped_updates is {limit}: look at {where}, or lower optimizer.lr."
             )
 
     def _write(self, by_rank: Sequence[dict[str, Any]], *, update: int, grad_norm: float) -> None:
@@ -185,14 +177,14 @@ class SkippedUpdates:
                 "update": update + 1,
                 "in_a_row": self._state.skipped_in_a_row,
                 "gradient_norm": str(grad_norm),
-                "ranks": [told for told in by_rank if told["findings"] or not told["own_gradient_is_finite"]],
+                "ranks": [r for r in by_rank if r["findings"] or not r["own_gradient_is_finite"]],
                 "samples": [self._describe(index) for index in _sample_ids(by_rank)[:_MAX_SAMPLES]],
             }
         )
         try:
             self._file.write_text(json.dumps(self._reports, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            # A report is no reason to stop a run that goes on without it.
+            # The run can continue without its report.
             print(f"megacov: warning: {self._file} cannot be written: {error.strerror}.", file=sys.stderr, flush=True)
 
     def _describe(self, index: int) -> dict[str, Any]:
@@ -208,45 +200,29 @@ class SkippedUpdates:
         }
 
 
-def without_tokens(selection: Selection) -> Selection:
-    """The selection of an update that was left out, which acted on nothing.
-
-    Args:
-        selection: as it was made.
-
-    Returns:
-        The same micro-batches, with no token selected and none that could have been.
-    """
-    none = [torch.zeros_like(mask) for mask in selection.masks]
-    return replace(selection, masks=none, candidates=none)
-
-
-def _sample_ids(by_rank: Iterable[Mapping[str, Any]]) -> list[int]:
-    return sorted({index for told in by_rank for finding in told["findings"] for index in finding["sample_ids"]})
+def _sample_ids(by_rank: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({index for report in by_rank for finding in report["findings"] for index in finding["sample_ids"]})
 
 
 def _cause(by_rank: Sequence[dict[str, Any]]) -> str:
-    """What is not finite, as a clause."""
-    blamed = [told for told in by_rank if told["findings"]]
-    if blamed:
-        findings = [finding for told in blamed for finding in told["findings"]]
-        names = _joined(list(dict.fromkeys(finding["quantity"] for finding in findings)))
-        is_cut = any(finding["num_samples"] > len(finding["sample_ids"]) for finding in findings)
-        samples = _numbered("sample", _sample_ids(blamed), is_cut=is_cut)
-        return f"{names} of {samples} on {_numbered('rank', [told['rank'] for told in blamed])} are not finite"
-    ranks = [told["rank"] for told in by_rank if not told["own_gradient_is_finite"]]
+    """Which values are not finite, as a clause."""
+    bad = [report for report in by_rank if report["findings"]]
+    if bad:
+        is_cut = any(f["num_samples"] > len(f["sample_ids"]) for report in bad for f in report["findings"])
+        samples = _numbered("sample", _sample_ids(bad), is_cut=is_cut)
+        micro_batches = sorted({f["micro_batch"] for report in bad for f in report["findings"]})
+        where = f"{_numbered('micro-batch', micro_batches)} of {_numbered('rank', [report['rank'] for report in bad])}"
+        return f"values of {samples} in {where} are not finite"
+    ranks = [report["rank"] for report in by_rank if not report["own_gradient_is_finite"]]
     if ranks:
-        return f"no sample is to blame, but the gradient is not finite on {_numbered('rank', ranks)}"
-    return "no sample and no rank is to blame, but the gradients together are not finite"
-
-
-def _joined(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+        return f"every loss is finite, but the gradient is not on {_numbered('rank', ranks)}"
+    return "every loss and every rank's gradient is finite, but their sum is not"
 
 
 def _numbered(noun: str, numbers: Sequence[int], *, is_cut: bool = False) -> str:
-    words = [str(number) for number in numbers[:_MAX_SAID]]
+    words = [str(number) for number in numbers[:_MAX_NAMED]]
     rest = len(numbers) - len(words)
     if rest > 0 or is_cut:
         words.append("more" if is_cut else f"{rest} more")
-    return f"{noun}{'s' * (len(words) > 1)} {_joined(words)}"
+    plural = ("es" if noun.endswith("batch") else "s") * (len(words) > 1)
+    return f"{noun}{plural} {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"

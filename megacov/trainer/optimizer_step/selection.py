@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -36,6 +35,10 @@ class Selection:
     candidates: list[Tensor]
     log_probs: list[Tensor]
 
+    def slice(self, start: int, stop: int) -> Selection:
+        """The selection in the micro-batches [start, stop)."""
+        return Selection(*(getattr(self, field.name)[start:stop] for field in fields(Selection)))
+
 
 @torch.no_grad()
 def select_tokens(
@@ -43,7 +46,6 @@ def select_tokens(
     log_probs: Sequence[Tensor],
     algorithm: Algorithm,
     *,
-    seed: int,
     update: int,
     group: ProcessGroup | None,
 ) -> Selection:
@@ -56,8 +58,7 @@ def select_tokens(
         inputs: of the micro-batches in scope on this rank.
         log_probs: [t] of the same micro-batches, under the policy about to be updated.
         algorithm: selector, its hyperparameters, and the loss whose clipped tokens Clip-Cov leaves alone.
-        seed: of the run.
-        update: number of this optimizer step in the run.
+        update: number of the optimizer step in the run, which seeds random draws together with the run's seed.
         group: dp_cp, or cp for one micro-batch alone; None selects among this rank's given tokens.
 
     Returns:
@@ -65,7 +66,7 @@ def select_tokens(
     """
     assert algorithm.select is not None
     joined = torch.cat(list(log_probs))
-    advantages, kept = join(inputs, "advantages"), join(inputs, "kept")
+    advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
     cov = covariance(joined, advantages, kept, group=group)
     batch = LossBatch(
         log_probs=joined,
@@ -81,7 +82,7 @@ def select_tokens(
         loss_mask=kept,
         token_ids=join(inputs, "token_ids"),
         eligible_mask=eligible,
-        seed=seed,
+        seed=algorithm.seed,
         update=update,
         group=group,
     )
@@ -97,7 +98,6 @@ def select_each(
     log_probs: Sequence[Tensor],
     algorithm: Algorithm,
     *,
-    seed: int,
     update: int,
     group: ProcessGroup | None,
 ) -> Selection:
@@ -109,46 +109,21 @@ def select_each(
         inputs: of the micro-batches.
         log_probs: [t] of the same micro-batches.
         algorithm: as in `select_tokens`.
-        seed: of the run.
-        update: number of this optimizer step in the run.
+        update: as in `select_tokens`.
         group: cp, whose ranks share each micro-batch.
 
     Returns:
         The selection, micro-batch by micro-batch.
     """
     parts = [
-        select_tokens([one], [lp], algorithm, seed=seed, update=update, group=group)
+        select_tokens([one], [lp], algorithm, update=update, group=group)
         for one, lp in zip(inputs, log_probs, strict=True)
     ]
     return concatenate(parts)
 
 
 def concatenate(parts: Sequence[Selection]) -> Selection:
-    """Selections of several micro-batches as one.
-
-    Args:
-        parts: in order.
-
-    Returns:
-        Their micro-batches, end to end.
-    """
+    """Join selections of consecutive micro-batches into one."""
     return Selection(
         *([values for part in parts for values in getattr(part, field.name)] for field in fields(Selection))
     )
-
-
-def split_selection(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
-    """Cut the selection of a rollout batch into those of its optimizer steps.
-
-    Args:
-        selection: over all micro-batches of this rank.
-        sizes: number of micro-batches of each optimizer step.
-
-    Returns:
-        One selection an optimizer step.
-    """
-    bounds = [0, *accumulate(sizes)]
-    return [
-        Selection(*(getattr(selection, field.name)[start:stop] for field in fields(Selection)))
-        for start, stop in pairwise(bounds)
-    ]

@@ -25,7 +25,7 @@ class TokenInputs:
     token_ids, loss_mask: of the micro-batch.
     sample_index: of each token, in the rollout batch.
     ref_log_probs: of the reference policy, or None.
-    kept: bool, the loss tokens that take part in the update.
+    kept_mask: bool, the loss tokens that entropy mask and rollout correction leave.
     importance: float32, weight of the rollout correction; 1 without one.
     policy_advantages: advantages times importance, for the policy loss.
     token_weights: aggregation mode and denominator of the token's optimizer step.
@@ -40,7 +40,7 @@ class TokenInputs:
     loss_mask: Tensor
     sample_index: Tensor
     ref_log_probs: Tensor | None
-    kept: Tensor
+    kept_mask: Tensor
     importance: Tensor
     policy_advantages: Tensor
     token_weights: Tensor
@@ -80,7 +80,7 @@ def make_token_inputs(
     *,
     advantages: Tensor,
 ) -> list[TokenInputs]:
-    """Join what the rollout knows of each token with what the forward pass found. `compose` says what each counts.
+    """Join the rollout's record of each token with the forward pass's; `weigh_tokens` then decides what each counts.
 
     Args:
         batch: the rollout batch.
@@ -111,7 +111,7 @@ def make_token_inputs(
                 loss_mask=loss_mask,
                 sample_index=sample_index.to(device),
                 ref_log_probs=None if reference is None else reference[i],
-                kept=loss_mask,
+                kept_mask=loss_mask,
                 importance=torch.ones_like(token_advantages),
                 policy_advantages=token_advantages,
                 token_weights=torch.zeros_like(token_advantages),

@@ -1,9 +1,9 @@
-"""One optimizer step: where to act, then the loss of each micro-batch, then the step itself."""
+"""One optimizer step: the loss of each micro-batch of a mini-batch, forward and backward, and the step itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,24 +13,13 @@ from torch.distributed import ProcessGroup
 from megacov.losses.terms import add_terms
 from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer.algorithm import Algorithm
-from megacov.trainer.optimizer_step.not_finite import Finding, examine_loss
-from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_tokens
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.not_finite import Finding, examine_losses
+from megacov.trainer.optimizer_step.scope import SelectionScope
+from megacov.trainer.optimizer_step.selection import Selection, concatenate
+from megacov.trainer.optimizer_step.sequence_sums import add_sequence_sums
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs
-from megacov.types import LossBatch, LossOutput, MicroBatch
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """Which optimizer step this is.
-
-    is_first: no update has been made since the old log-probs were computed; one left out is none.
-    seed: of the run.
-    update: number of this optimizer step in the run.
-    """
-
-    is_first: bool
-    seed: int
-    update: int
+from megacov.types import LossBatch, LossOutput
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class UpdateOutcome:
     """An optimizer step and the tokens it acted on.
 
     selection: None off the last stage or where none is made.
-    findings: what was not finite in this rank's micro-batches; only of a step that was left out.
+    findings: this rank's micro-batches that are not finite; empty if the optimizer step was applied.
     """
 
     result: UpdateResult
@@ -46,90 +35,84 @@ class UpdateOutcome:
     findings: tuple[Finding, ...] = ()
 
 
-def select_for_update(
-    policy: Policy,
-    micro_batches: Sequence[MicroBatch],
-    inputs: Sequence[TokenInputs],
-    algorithm: Algorithm,
-    occasion: Occasion,
-) -> Selection | None:
-    """The selection of one optimizer step in `mini_batch` scope.
+class MiniBatchLoss:
+    """The loss of each micro-batch of a mini-batch, as the forward-backward pass calls it on the last stage."""
 
-    On the first update of a rollout batch the current policy is the old one, so its log-probs are reused and no forward
-    pass is made; later updates make one forward-only pass, unless the covariance is taken of the old log-probs.
+    def __init__(
+        self,
+        mini_batch: MiniBatch,
+        scope: SelectionScope,
+        algorithm: Algorithm,
+        *,
+        selection: Selection | None,
+        is_on_policy: bool,
+        cp_group: ProcessGroup | None,
+    ) -> None:
+        """Hold what all micro-batches share.
 
-    Collectives: a forward-only pass where needed (all ranks), then on the last stage those of `select_tokens`.
+        Args:
+            mini_batch: the optimizer step's share of the rollout batch.
+            scope: selects here if its moment lies inside the optimizer step.
+            algorithm: loss, added terms and their hyperparameters.
+            selection: over the whole mini-batch, if it was made before the optimizer step.
+            is_on_policy: whether the policy is still the old one. Then the detached current log-probs stand in for the
+                old ones, so that the ratio is exactly 1: the log-probs of another pass differ by rounding, and the
+                gradient of |d| keeps only the sign of that difference.
+            cp_group: ranks that share each micro-batch, for losses that ask for sums over whole sequences.
+        """
+        self._mini_batch, self._scope, self._algorithm = mini_batch, scope, algorithm
+        self._selection, self._is_on_policy, self._cp_group = selection, is_on_policy, cp_group
+        self._local: dict[int, Selection] = {}
+        self.log_probs: dict[int, Tensor] = {}
 
-    Args:
-        policy: the policy.
-        micro_batches: of this rank, in this optimizer step.
-        inputs: of the same micro-batches; empty off the last stage.
-        algorithm: the resolved algorithm.
-        occasion: which optimizer step this is.
+    @property
+    def selection(self) -> Selection | None:
+        """The selection over the mini-batch, once every micro-batch has been through the loss."""
+        return concatenate([self._local[index] for index in sorted(self._local)]) if self._local else self._selection
 
-    Returns:
-        The selection, on the last stage.
-    """
-    if occasion.is_first or algorithm.log_probs == "old":
-        log_probs = [part.old_log_probs for part in inputs]
-    else:
-        log_probs = [found.log_probs for found in policy.log_probs(micro_batches)]
-    if not policy.groups.is_last_stage:
-        return None
-    return select_tokens(
-        inputs, log_probs, algorithm, seed=occasion.seed, update=occasion.update, group=policy.groups.dp_cp
-    )
+    def select_between_passes(self, log_probs: Sequence[Tensor]) -> None:
+        """Let the scope select after all forwards and before the first backward.
 
+        Collectives: those of `SelectionScope.between_passes`.
 
-def make_token_loss(
-    inputs: Sequence[TokenInputs],
-    selection: Selection | None,
-    algorithm: Algorithm,
-    occasion: Occasion,
-    chosen: list[Selection],
-    *,
-    cp_group: ProcessGroup | None,
-) -> Callable[[int, Tensor, Tensor], LossOutput]:
-    """The loss of one micro-batch, as the forward-backward pass calls it.
+        Args:
+            log_probs: [t] float32 detached of each micro-batch.
+        """
+        self._selection = self._scope.between_passes(self._mini_batch, log_probs)
 
-    Collectives of what is returned: in `micro_batch` scope, cp_group: those of `select_tokens`.
-    Gradient: to log_probs, and to entropy where there is an entropy bonus.
+    def __call__(self, index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        """The loss of one micro-batch.
 
-    Args:
-        inputs: of the micro-batches.
-        selection: over all micro-batches; None where nothing is selected or where it is done here, locally.
-        algorithm: the resolved algorithm.
-        occasion: which optimizer step this is. On the first, the old log-probs are the detached current ones, so that
-            the ratio is exactly 1: those of another pass differ by rounding, of which the gradient of |d| keeps the
-            sign.
-        chosen: receives the selection of each micro-batch in `micro_batch` scope.
-        cp_group: ranks that share each micro-batch.
+        Collectives: those of `SelectionScope.in_micro_batch`; then, for a loss that asks for sequence sums, those of
+        `add_sequence_sums`.
+        Gradient: to log_probs, and to entropy where there is an entropy bonus.
 
-    Returns:
-        (index, log_probs [t], entropy [t]) -> loss and metrics, all NaN where it or its selection's scores are.
-    """
-    local = algorithm.select is not None and algorithm.scope == "micro_batch"
+        Args:
+            index: place of the micro-batch in the mini-batch.
+            log_probs: [t] float32, under the policy that is being updated.
+            entropy: [t] float32 nats.
 
-    def token_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
-        part = inputs[index]
-        selected = None if selection is None else selection.masks[index]
-        scores = None if selection is None else selection.scores[index]
-        if local:
-            source = part.old_log_probs if algorithm.log_probs == "old" else log_probs.detach()
-            chosen.append(
-                select_tokens([part], [source], algorithm, seed=occasion.seed, update=occasion.update, group=cp_group)
-            )
-            selected, scores = chosen[-1].masks[0], chosen[-1].scores[0]
+        Returns:
+            Loss and metrics; the loss is NaN if anything it or the selection's scores rest on is not finite.
+        """
+        part, algorithm = self._mini_batch.inputs[index], self._algorithm
+        current = log_probs.detach()
+        self.log_probs[index] = current
+        selected, scores = self._selected(index, current)
         batch = LossBatch(
             log_probs=log_probs,
-            old_log_probs=log_probs.detach() if occasion.is_first else part.old_log_probs,
+            old_log_probs=current if self._is_on_policy else part.old_log_probs,
             advantages=part.policy_advantages,
-            loss_mask=part.kept,
+            loss_mask=part.kept_mask,
             token_weights=part.token_weights,
+            sequence_index=part.sample_index,
             selected=selected,
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
+        if algorithm.loss.needs_sequence_sums:
+            num_sequences = self._mini_batch.samples.stop
+            batch = add_sequence_sums(batch, num_sequences=num_sequences, group=self._cp_group)
         output = add_terms(
             algorithm.loss(batch, **algorithm.loss_hyperparameters),
             batch,
@@ -137,65 +120,72 @@ def make_token_loss(
             ref_kl_coef=algorithm.ref_kl_coef,
             ref_kl_estimator=algorithm.ref_kl_estimator,
         )
-        return replace(output, loss=_all_or_nothing(output.loss, log_probs, part, scores))
+        return replace(output, loss=_all_or_nothing(output.loss, current, part, scores))
 
-    return token_loss
+    def _selected(self, index: int, log_probs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Mask and scores [t] of a micro-batch's selection, or None twice."""
+        local = self._scope.in_micro_batch(self._mini_batch, index, log_probs)
+        if local is not None:
+            self._local[index] = local
+            return local.masks[0], local.scores[0]
+        if self._selection is None:
+            return None, None
+        return self._selection.masks[index], self._selection.scores[index]
 
 
 def _all_or_nothing(loss: Tensor, log_probs: Tensor, part: TokenInputs, scores: Tensor | None) -> Tensor:
-    """The loss itself, or NaN with a gradient of NaN where it, or what it or its selection rests on, is not finite.
+    """The loss itself, or NaN with a gradient of NaN where it, or anything that it rests on, is not finite.
 
-    All ranks see that in the gradient norm, without another message. Left alone, a clamp or a mask can turn a NaN into
-    a gradient of 0, and covariances of NaN select tokens by their ids: such an update would look sound.
+    Every rank then sees that in the gradient norm, without another message. Otherwise a clamp or a mask could turn a
+    NaN into a gradient of 0, and covariances of NaN would select tokens by their ids: such an update would look sound.
     """
-    read = (log_probs.detach(), part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
+    read = (log_probs, part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
     is_sound = loss.detach().isfinite()
     for values in read:
         if values is not None:
-            is_sound = is_sound & (values.isfinite() | ~part.kept).all()
+            is_sound = is_sound & (values.isfinite() | ~part.kept_mask).all()
     return loss * torch.where(is_sound, 1.0, math.nan)
 
 
 def run_update(
     policy: Policy,
-    micro_batches: Sequence[MicroBatch],
-    inputs: Sequence[TokenInputs],
-    selection: Selection | None,
+    mini_batch: MiniBatch,
+    scope: SelectionScope,
     algorithm: Algorithm,
-    occasion: Occasion,
+    *,
+    selection: Selection | None,
+    is_on_policy: bool,
 ) -> UpdateOutcome:
-    """Forward, backward and optimizer step with the given selection.
+    """Forward, backward and the optimizer's step on one mini-batch.
 
-    Collectives: those of `Policy.update`.
+    Collectives: those of `Policy.update`; between and in its passes those of the scope.
 
     Args:
-        policy: the policy.
-        micro_batches: of this rank, in this optimizer step.
-        inputs: of the same micro-batches; empty off the last stage.
-        selection: of `mini_batch` or `rollout_batch` scope; None otherwise.
-        algorithm: the resolved algorithm.
-        occasion: which optimizer step this is.
+        policy: the policy, updated in place unless the gradient is not finite.
+        mini_batch: the optimizer step's share of the rollout batch.
+        scope: selects between the passes or in them, if that is its moment.
+        algorithm: loss, added terms and their hyperparameters.
+        selection: over the whole mini-batch, if it was made before.
+        is_on_policy: as in `MiniBatchLoss`.
 
     Returns:
-        The result, with the selection it used, and what was not finite if it was left out.
+        The result, the selection that the loss used, and what was not finite if the optimizer step was left out.
     """
-    chosen: list[Selection] = []
-    seen: dict[int, Tensor] = {}
-    token_loss = make_token_loss(
-        inputs,
-        selection,
+    loss = MiniBatchLoss(
+        mini_batch,
+        scope,
         algorithm,
-        occasion,
-        chosen,
+        selection=selection,
+        is_on_policy=is_on_policy,
         cp_group=policy.groups.cp,
     )
-
-    def seen_loss(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
-        seen[index] = log_probs.detach()
-        return token_loss(index, log_probs, entropy)
-
-    result = policy.update(micro_batches, seen_loss, entropy_grad=algorithm.entropy_coef != 0)
-    selection = concatenate(chosen) if chosen else selection
+    result = policy.update(
+        mini_batch.micro_batches,
+        loss,
+        entropy_grad=algorithm.entropy_coef != 0,
+        between_passes=loss.select_between_passes if scope.acts_between_passes else None,
+    )
     if result.is_applied:
-        return UpdateOutcome(result, selection)
-    return UpdateOutcome(result, selection, examine_loss(inputs, result.outputs, seen, selection))
+        return UpdateOutcome(result, loss.selection)
+    findings = examine_losses(mini_batch.inputs, result.outputs, loss.log_probs, loss.selection)
+    return UpdateOutcome(result, loss.selection, findings)

@@ -9,7 +9,6 @@ Runs on the last pipeline stage. Shape legend: n samples of the rollout batch, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,31 +19,32 @@ from megacov.parallel.collectives import all_reduce_sum
 from megacov.parallel.groups import ParallelGroups
 from megacov.selection import select_high_entropy
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, split_like
 from megacov.types import RolloutBatch
 
 
 @torch.no_grad()
-def compose(
-    inputs: Sequence[TokenInputs], batch: RolloutBatch, samples: range, algorithm: Algorithm, groups: ParallelGroups
-) -> list[TokenInputs]:
-    """Say of each token of one optimizer step whether it takes part, with which advantage and which weight.
+def weigh_tokens(mini_batch: MiniBatch, batch: RolloutBatch, algorithm: Algorithm, groups: ParallelGroups) -> MiniBatch:
+    """Decide for each token of one optimizer step whether it takes part, with which advantage and which weight.
 
-    Collectives: with an entropy mask, dp_cp: those of `select_high_entropy`; with a correction by sequence, cp: SUM
-    [2, n] float64; with the denominator "kept", dp_cp: SUM [n] float64.
+    Collectives, on the last stage: with an entropy mask, dp_cp: those of `select_high_entropy`; with a correction by
+    sequence, cp: SUM [2, n] float64; with the denominator "kept", dp_cp: SUM [n] float64.
 
     Args:
-        inputs: of the micro-batches of this rank, in which every loss token takes part.
-        batch: the rollout batch.
-        samples: that this optimizer step takes, over all ranks.
-        algorithm: the resolved algorithm.
-        groups: of this rank.
+        mini_batch: inputs in which every loss token takes part.
+        batch: the rollout batch, equal on all ranks.
+        algorithm: its entropy mask, rollout correction, aggregation mode and denominator are read.
+        groups: this rank's process groups.
 
     Returns:
-        The same micro-batches with their final `kept`, `policy_advantages`, `importance` and `token_weights`.
+        The same mini-batch with final `kept_mask`, `policy_advantages`, `importance` and `token_weights`; unchanged off
+        the last stage.
     """
+    if not groups.is_last_stage:
+        return mini_batch
     num_samples = len(batch.rewards)
-    parts = list(inputs)
+    parts = mini_batch.inputs
     if algorithm.entropy_mask is not None:
         parts = _mask_by_entropy(parts, algorithm.entropy_mask, groups)
     if algorithm.rollout_correction is not None:
@@ -52,30 +52,31 @@ def compose(
     tokens_per_sequence = batch.loss_mask.sum(dim=1)
     if algorithm.denominator == "kept":
         tokens_per_sequence = _count_kept(parts, groups, num_samples=num_samples)
-    of_step = tokens_per_sequence[samples.start : samples.stop]
-    return [
+    in_step = tokens_per_sequence[mini_batch.samples.start : mini_batch.samples.stop]
+    weighed = [
         replace(
             part,
             token_weights=token_weights(
-                part.kept,
+                part.kept_mask,
                 part.sample_index,
                 mode=algorithm.aggregation,
-                num_tokens=max(1, int(of_step.sum())),
-                num_sequences=max(1, int((of_step > 0).sum())),
-                tokens_per_sequence=tokens_per_sequence.to(part.kept.device),
+                num_tokens=max(1, int(in_step.sum())),
+                num_sequences=max(1, int((in_step > 0).sum())),
+                tokens_per_sequence=tokens_per_sequence.to(part.kept_mask.device),
                 constant_norm=algorithm.constant_norm,
             ),
         )
         for part in parts
     ]
+    return replace(mini_batch, inputs=weighed)
 
 
 def _mask_by_entropy(parts: list[TokenInputs], mask: EntropyMask, groups: ParallelGroups) -> list[TokenInputs]:
     """arXiv 2506.01939: the gradient of the tokens of high entropy alone, or of the others alone."""
-    kept, token_ids = join(parts, "kept"), join(parts, "token_ids")
+    kept, token_ids = join(parts, "kept_mask"), join(parts, "token_ids")
     high = select_high_entropy(join(parts, "entropy"), kept, token_ids, ratio=mask.ratio, group=groups.dp_cp)
     kept = high if mask.keep == "high" else kept & ~high
-    return [replace(part, kept=own) for part, own in zip(parts, split_like(kept, parts), strict=True)]
+    return [replace(part, kept_mask=own) for part, own in zip(parts, split_like(kept, parts), strict=True)]
 
 
 def _correct(
@@ -93,7 +94,7 @@ def _correct(
         corrected.append(
             replace(
                 part,
-                kept=part.kept & is_kept,
+                kept_mask=part.kept_mask & is_kept,
                 importance=weights,
                 # A policy loss is proportional to the advantage, clipped or not, so this weighs the loss and leaves
                 # covariance and KL-Cov's penalty as they are.
@@ -117,7 +118,7 @@ def _sequence_totals(
 
 
 def _count_kept(parts: list[TokenInputs], groups: ParallelGroups, *, num_samples: int) -> Tensor:
-    counts = torch.zeros(num_samples, dtype=torch.float64, device=parts[0].kept.device)
+    counts = torch.zeros(num_samples, dtype=torch.float64, device=parts[0].kept_mask.device)
     for part in parts:
-        counts.index_add_(0, part.sample_index, part.kept.double())
+        counts.index_add_(0, part.sample_index, part.kept_mask.double())
     return all_reduce_sum(counts, group=groups.dp_cp)

@@ -23,7 +23,7 @@ from megacov.types import RolloutBatch
 _MAX_PUSHES = 4  # of the same weights, each to the servers that are left
 
 
-class RolloutPhase:
+class RolloutExchange:
     """The rollouts of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all ranks.
 
     is_under_way: whether a batch has begun; equal on every rank.

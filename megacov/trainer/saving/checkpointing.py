@@ -1,4 +1,4 @@
-"""When a run saves, and how all ranks agree that they have: begun on rank 0, written by all, published by rank 0."""
+"""Saves checkpoints: rank 0 begins each one, all ranks write it and agree that they have, and rank 0 publishes it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class SaveSettings:
-    """When a run saves; fields as in the configuration's section `checkpoint`."""
+    """When a run saves; the fields are those of the configuration's section `checkpoint`."""
 
     every: int
     keep_last: int
@@ -50,10 +50,10 @@ class _UnderWay:
 
 
 class Checkpointer:
-    """Saves of a run. Every method is a collective of all ranks; a failure on one is a failure on all.
+    """Saves checkpoints of a run. Every method is a collective of all ranks; a failure on one is a failure on all.
 
-    A save that fails leaves the run and the older checkpoints as they were: it is said, counted, and tried again when
-    the next one is due.
+    A failed save leaves the run and older checkpoints unchanged. Rank 0 prints a warning, the failure is counted, and
+    the next save is made when it is due.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Checkpointer:
         carried: Callable[[], Sequence[CarriedGroup]] = tuple,
         last_saved: int | None = None,
     ) -> None:
-        """Nothing is written yet.
+        """Write nothing yet.
 
         Args:
-            store: of the run.
-            groups: of this rank.
-            settings: when to save.
-            about_run: what a checkpoint says about the run, as JSON values.
-            carried: what partial rollouts have left, on rank 0; asked for when a save begins.
+            store: checkpoints of the run.
+            groups: process groups of this rank.
+            settings: when to save, and what to keep.
+            about_run: record of the run for its checkpoints, as JSON values.
+            carried: returns on rank 0 the groups that partial rollouts carry over; called when a save begins.
             last_saved: step of the checkpoint that the run began with.
         """
         self._store, self._groups, self._settings, self._about_run = store, groups, settings, about_run
@@ -87,11 +87,11 @@ class Checkpointer:
         self.num_failures = 0
 
     def after_step(self, policy: Policy, state: TrainState) -> None:
-        """Take note of a save that has ended, and begin one if it is due.
+        """Collect the result of a finished save, and begin a save if one is due.
 
         Args:
-            policy: to save.
-            state: to save.
+            policy: policy after the step.
+            state: state of the run after the step.
 
         Raises:
             CheckpointError: too many saves in a row have failed.
@@ -105,14 +105,14 @@ class Checkpointer:
             self._waited_s = time.monotonic() - start
 
     def save_now(self, policy: Policy, state: TrainState) -> None:
-        """Have a published checkpoint of this very step, and wait for it.
+        """Save this step, unless it has been saved, and wait until the checkpoint is published.
 
         Args:
-            policy: to save.
-            state: to save.
+            policy: policy after the step.
+            state: state of the run after the step.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the checkpoint cannot be written.
         """
         if self._settings.every == 0:
             return
@@ -126,11 +126,7 @@ class Checkpointer:
             raise CheckpointError(f"step {state.step} could not be saved: see the warning above.")
 
     def metrics(self) -> dict[str, float]:
-        """Of the run so far.
-
-        Returns:
-            `health/failed_saves`, and `perf/save_s` once a save has been made.
-        """
+        """`health/failed_saves`, and `perf/save_s` once a periodic save has been made."""
         waited = {} if self._waited_s is None else {"perf/save_s": self._waited_s}
         return {"health/failed_saves": float(self.num_failures), **waited}
 
@@ -160,7 +156,7 @@ class Checkpointer:
         self._under_way = _UnderWay(state.step, save, time.monotonic())
 
     def _make_folder(self, step: int) -> tuple[Path | None, str | None]:
-        """The folder that all ranks write into, or why there is none."""
+        """Create the folder that all ranks write into; returns it and None, or None and the failure."""
         try:
             on_rank_zero(lambda: self._store.begin(step), self._groups)
         except CheckpointError as error:
@@ -168,7 +164,7 @@ class Checkpointer:
         return self._store.temporary(step), None
 
     def _poll(self) -> None:
-        """Take note of what has become of the save under way, or give it up if a rank is overdue."""
+        """Collect the result of the save in progress, or give it up if a rank is overdue."""
         if self._under_way is None:
             return
         save, age_s = self._under_way.save, time.monotonic() - self._under_way.started
@@ -177,9 +173,9 @@ class Checkpointer:
         failure = _first(gather(save.failure if save.is_done else None, self._groups))
         late = [rank for rank, (_, is_late, _) in enumerate(answers) if is_late]
         if late:
-            # Ranks that have written wait for those that have not, and are late with them.
+            # Ranks that have written wait for those that have not, and so are late too.
             culprits = [rank for rank, (is_done, _, waits) in enumerate(answers) if not (is_done or waits)] or late
-            # Its thread may hang for ever, and with it the group; the next save gets another.
+            # The thread and its process group may hang forever, so the next save gets a new group.
             self._stuck, self._group = save, None
             deadline = f"checkpoint.deadline_s={self._settings.deadline_s:g}"
             self._failed(self._under_way.step, f"rank {culprits[0]} has not written its part within {deadline}")
@@ -196,13 +192,13 @@ class Checkpointer:
             self._poll()
 
     def _still_stuck(self) -> str | None:
-        """A thread that hangs in the file system would write into the next checkpoint."""
+        """Check for a thread that hangs in the file system: it could write into the next checkpoint."""
         is_stuck = self._stuck is not None and not self._stuck.is_done
         ranks = [rank for rank, answer in enumerate(gather(is_stuck, self._groups)) if answer]
         return f"rank {ranks[0]} still hangs in an earlier save" if ranks else None
 
     def _publish(self, step: int, about: dict[str, Any], records: Sequence[FileRecord]) -> None:
-        """What rank 0 does once all ranks have written, in the background."""
+        """Publish the checkpoint. Rank 0's background thread calls this once all ranks have written."""
         folder = self._store.temporary(step)
         write_format(folder)
         with disk_errors(folder / TRAINER_FILE, "written"):
@@ -216,7 +212,7 @@ class Checkpointer:
         self._failures_in_a_row += 1
         sentence = f"step {step} was not saved: {reason.rstrip('.')}."
         if self._groups.world_rank == 0:
-            # A thread that hangs may yet write there; what it leaves goes when the next save begins.
+            # A hung thread may still write into the folder; the next save removes what it leaves.
             if self._stuck is None or self._stuck.is_done:
                 self._store.abandon(step)
             print(f"megacov: warning: {sentence}", flush=True)
@@ -242,12 +238,5 @@ def _write_more(states: dict[str, Any], carried: Sequence[CarriedGroup], rank: i
 
 
 def random_file(rank: int) -> str:
-    """Where a checkpoint holds the random states of a rank.
-
-    Args:
-        rank: in the run.
-
-    Returns:
-        Name of the file in the checkpoint.
-    """
+    """Name of the file in a checkpoint with the random states of a rank."""
     return f"random/rank_{rank:05d}.safetensors"

@@ -1,4 +1,4 @@
-"""From a run to a model folder: the policy of a checkpoint in Hugging Face format."""
+"""Exports the policy of a checkpoint to a model folder in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: from which step, in which dtype, bytes of all tensors."""
+    """An export: its step, its dtype, and the bytes of all its tensors."""
 
     step: int
     dtype: str
@@ -37,26 +37,26 @@ class Exported:
 def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> Exported:
     """Write the policy of a run as a model folder with configuration, tokenizer and generation settings.
 
-    Every file of the checkpoint is verified first.
+    It verifies every file of the checkpoint first.
 
     Args:
-        run: folder of the run.
-        out: the model folder; must not be there, or be empty.
-        step: whose checkpoint; None for the newest good one.
-        dtype: "float32" or "bfloat16"; None for that of the model the run began with.
+        run: run folder.
+        out: model folder to write; it must be empty or not exist.
+        step: step of the checkpoint; None for the newest intact one.
+        dtype: "float32" or "bfloat16"; None for the dtype of the model that the run began with.
 
     Returns:
-        What was written.
+        The step, dtype and size of the export.
 
     Raises:
         ConfigError: the run's configuration cannot be read.
-        DataError: the run or its model cannot be read, or there is something at `out`.
+        DataError: the run or its model cannot be read, or `out` is not empty.
         CheckpointError: there is no such checkpoint, or it is damaged.
-        WeightSyncError: the disk does not take the weights.
+        WeightSyncError: the weights cannot be written.
     """
     config = load_config(run / "config.yaml", [])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already: name another folder, or remove it.")
+        raise DataError(f"{out} already exists: name another folder, or remove it.")
     shape = read_model_shape(config.model.path)
     dtype = dtype or _source_dtype(config.model.path)
     with _alone() as groups:
@@ -80,8 +80,8 @@ def _source_dtype(model: Path) -> str:
 def _checkpoint_of(store: CheckpointStore, step: int, groups: ParallelGroups) -> GoodCheckpoint:
     folder = store.path(step)
     if not folder.is_dir():
-        there = ", ".join(path.name for path in store.find().candidates) or "none"
-        raise CheckpointError(f"{folder} is not there; {store.folder} holds {there}.")
+        existing = ", ".join(path.name for path in store.find().candidates) or "none"
+        raise CheckpointError(f"{folder} does not exist; {store.folder} holds {existing}.")
     good = read_good_checkpoint(folder, groups)
     if isinstance(good, str):
         raise CheckpointError(f"checkpoint {folder.name} is damaged: {good}")
@@ -90,7 +90,7 @@ def _checkpoint_of(store: CheckpointStore, step: int, groups: ParallelGroups) ->
 
 @contextmanager
 def _alone() -> Iterator[ParallelGroups]:
-    """A job of this process alone, on the CPU."""
+    """A job of only this process, on the CPU."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="megacov-export-") as folder:
         init_method = f"file://{folder}/store"

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: the newest whose every byte is as it was written, if the configuration allows it."""
+"""Restores a run from its newest intact checkpoint, if the configuration allows it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from megacov.trainer.state import TrainState
 
 @dataclass(frozen=True)
 class GoodCheckpoint:
-    """A verified checkpoint, and what it says about the run that wrote it."""
+    """A verified checkpoint, and its record of the run that wrote it."""
 
     folder: Path
     about: Mapping[str, Any]
 
 
 def find_good_checkpoint(store: CheckpointStore, groups: ParallelGroups) -> GoodCheckpoint:
-    """The newest checkpoint that is whole. Every rank reads a share of the files.
+    """Find the newest intact checkpoint. Every rank verifies a part of the files.
 
-    What is strange, and what is passed over and why, is printed by rank 0. Collectives: control.
+    Rank 0 prints oddities, and the checkpoints it skips with the reason. Collectives: control.
 
     Args:
-        store: of the run.
-        groups: of this rank.
+        store: checkpoints of the run.
+        groups: process groups of this rank.
 
     Returns:
         The checkpoint, the same on all ranks.
@@ -45,33 +45,33 @@ def find_good_checkpoint(store: CheckpointStore, groups: ParallelGroups) -> Good
     Raises:
         CheckpointError: there is none; raised on all ranks.
     """
-    found = on_rank_zero(store.find, groups)
+    listing = on_rank_zero(store.find, groups)
     names, notes = from_rank_zero(
-        ([], []) if found is None else ([path.name for path in found.candidates], list(found.notes)), groups
+        ([], []) if listing is None else ([path.name for path in listing.candidates], list(listing.notes)), groups
     )
     reasons: list[str] = []
     for name in names:
         good = read_good_checkpoint(store.folder / name, groups)
         if isinstance(good, GoodCheckpoint):
             for sentence in (*notes, *reasons):
-                _say(sentence, groups)
+                _print(sentence, groups)
             return good
-        reasons.append(f"checkpoint {name} is damaged and is passed over: {good}")
+        reasons.append(f"checkpoint {name} is damaged and is skipped: {good}")
     why = " ".join(reasons) or f"{store.folder} holds none."
     raise CheckpointError(f"there is no checkpoint to resume from: {why}")
 
 
 def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint | str:
-    """A checkpoint, if every byte of it is as it was written. Every rank reads a share of the files.
+    """Verify every byte of a checkpoint. Every rank reads a part of the files.
 
     Collectives: control.
 
     Args:
-        folder: of the checkpoint.
-        groups: of this rank.
+        folder: checkpoint folder.
+        groups: process groups of this rank.
 
     Returns:
-        The checkpoint, or what is wrong with it in a sentence; the same on all ranks.
+        The checkpoint, or one sentence on what is wrong with it; the same on all ranks.
     """
     problem = _verify(folder, groups)
     if problem is not None:
@@ -80,13 +80,13 @@ def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint
     return GoodCheckpoint(folder, from_rank_zero(about or {}, groups))
 
 
-def _say(sentence: str, groups: ParallelGroups) -> None:
+def _print(sentence: str, groups: ParallelGroups) -> None:
     if groups.world_rank == 0:
         print(f"megacov: {sentence}", flush=True)
 
 
 def _verify(folder: Path, groups: ParallelGroups) -> str | None:
-    """What is wrong with a checkpoint, in a sentence; None if nothing is. The same on all ranks."""
+    """One sentence on what is wrong with a checkpoint, or None; the same on all ranks."""
     manifest: Manifest | None = None
     problem = None
     if groups.world_rank == 0:
@@ -120,21 +120,21 @@ def _read_about(folder: Path) -> dict[str, Any]:
 def check_continuation(
     saved: Mapping[str, Any], config: RunConfig, about_run: Mapping[str, Any], *, allowed: Sequence[str] = ()
 ) -> None:
-    """Whether a run may go on from a checkpoint with this configuration. Rank 0.
+    """Check that a run may continue from a checkpoint with this configuration. Rank 0 only.
 
-    What was once allowed stays so while its value does, also for an older checkpoint: the run's folder remembers it.
+    The run folder remembers a change that was once allowed, and for older checkpoints too, until its value changes.
 
     Args:
-        saved: what the checkpoint says about the run that wrote it.
-        config: of the run that is to go on.
-        about_run: what its checkpoints will say.
-        allowed: settings whose change the user wants.
+        saved: the checkpoint's record of the run that wrote it.
+        config: configuration to continue with.
+        about_run: record that new checkpoints will hold.
+        allowed: settings that the user allows to change.
 
     Raises:
-        ConfigError: settings that contradict it, by name.
+        ConfigError: names the settings that contradict the checkpoint.
         DataError: the folder cannot be written.
     """
-    found = contradictions(saved["config"], config)
+    conflicts = contradictions(saved["config"], config)
     shape = json.loads(json.dumps(about_run["shape"]))
     others = [key for key in shape if saved["shape"].get(key) != shape[key]]
     if others:
@@ -143,12 +143,14 @@ def check_continuation(
             f"the checkpoint of step {saved['step']} is of a model with {before}, model.path has {after}."
         )
     if saved["prompts_sha256"] != about_run["prompts_sha256"]:
-        found["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
+        conflicts["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
     now = {**settings(config), "data.path": about_run["prompts_sha256"]}
     path = config.run.directory / "allowed.json"
     remembered = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    remembered |= {name: now[name] for name in allowed if name in found}
-    refused = [sentence for name, sentence in found.items() if name not in remembered or remembered[name] != now[name]]
+    remembered |= {name: now[name] for name in allowed if name in conflicts}
+    refused = [
+        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now[name]
+    ]
     if refused:
         raise ConfigError(
             f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(refused)}: take the old "
@@ -162,16 +164,16 @@ def check_continuation(
 
 
 def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, layout: Mapping[str, int]) -> TrainState:
-    """Fill policy, optimizer, schedule and random states, and tell where the run stands.
+    """Restore policy, optimizer, schedule and random states, and return the state of the run.
 
     Collectives: those of `Policy.restore`.
 
     Args:
-        policy: fresh; written in place.
-        good: from `find_good_checkpoint`.
-        groups: of this rank.
-        layout: sizes of this run's layout. The random states are those of ranks, so another layout begins with its own;
-            nothing that a run computes depends on them, since dropout is off.
+        policy: new policy; written in place.
+        good: checkpoint from `find_good_checkpoint`.
+        groups: process groups of this rank.
+        layout: parallel sizes of this run. Random states belong to ranks, so a different layout keeps its own. Nothing
+            that a run computes depends on them, because dropout is off.
 
     Returns:
         The state after the checkpoint's step.
@@ -187,30 +189,23 @@ def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, lay
 
 
 def read_carried(good: GoodCheckpoint) -> tuple[CarriedGroup, ...]:
-    """What partial rollouts had left. Rank 0.
-
-    Args:
-        good: from `find_good_checkpoint`.
-
-    Returns:
-        Nothing where nothing was left, or the checkpoint is from before there were any.
-    """
+    """Groups that partial rollouts carried over, if the checkpoint holds any. Rank 0 only."""
     path = good.folder / CARRIED_FILE
     return load_carried(path.read_text(encoding="utf-8")) if path.is_file() else ()
 
 
 def set_newer_aside(store: CheckpointStore, good: GoodCheckpoint) -> list[Path]:
-    """Take the names of checkpoints newer than the one a run goes on from: they are damaged. Rank 0.
+    """Rename the checkpoints newer than the one a run continues from, because they are damaged. Rank 0 only.
 
     Args:
-        store: of the run.
-        good: where the run goes on.
+        store: checkpoints of the run.
+        good: checkpoint that the run continues from.
 
     Returns:
-        Where they are now.
+        Their new paths.
 
     Raises:
-        CheckpointError: one cannot be renamed.
+        CheckpointError: a checkpoint cannot be renamed.
     """
     candidates = store.find().candidates
     return [store.set_aside(path) for path in candidates[: candidates.index(good.folder)]]

@@ -1,4 +1,4 @@
-"""Group-relative advantages against a loop over groups, and the groups that say nothing."""
+"""Group-relative advantages against a loop over groups, and groups whose advantages are all 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megacov.errors import RewardError
 
 
 def loop(rewards: list[float], group_ids: list[int], *, normalize_std: bool) -> list[float]:
-    """Straight from the definition, with Python's own arithmetic."""
+    """The definition in plain Python arithmetic."""
     advantages = []
     for reward, group in zip(rewards, group_ids, strict=True):
         peers = [r for r, g in zip(rewards, group_ids, strict=True) if g == group]

@@ -87,7 +87,7 @@ def test_what_was_left_over_is_removed_and_named(store, tmp_path):
         ("\0\0\0", "latest is empty."),
         ("step_00000030\n", "latest names 'step_00000030', which is not there."),
         ("../../etc\n", "latest names '../../etc', which is not there."),
-        ("step_00000010\n", "latest is stale: it names step_00000010, and the newest is step_00000020."),
+        ("step_00000010\n", "latest is stale: it names step_00000010, and the newest checkpoint is step_00000020."),
         ("step_00000020\n", None),
     ],
 )

@@ -173,7 +173,7 @@ def test_each_thing_that_does_not_fit_is_said(overrides: list[str], sentence: st
             ["rollout.addresses_file=null", "rollout.addresses=[http://10.0.0.5:30000]"],
             "weight_sync.host is 127.0.0.1",
         ),
-        (["parallel.data=3"], "256 sequences of an optimizer step over parallel.data 3"),
+        (["parallel.data=3"], "256 sequences of an optimizer step are split over parallel.data 3"),
         (["cluster.gpu_memory_gib=66"], "the fullest GPU is planned at 9"),
         (["batch.updates_per_rollout=1"], "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1"),
     ],

@@ -62,7 +62,7 @@ def test_what_makes_no_job(overrides: list[str], sentence: str) -> None:
     ("arguments", "sentence"),
     [
         (["--seeds", "0,1,1"], "give different numbers"),
-        (["--seeds", "0,1", "slurm.heterogeneous=true"], "no arrays of heterogeneous jobs"),
+        (["--seeds", "0,1", "slurm.heterogeneous=true"], "does not support arrays of heterogeneous jobs"),
         (["cluster.gpu_memory_gib=20"], "GPU of pipeline stage 0 needs"),
         (["cluster.nodes=4"], "servers named by rollout.addresses_file take whole nodes"),
         (["rollout.server_arguments.tp=16"], "40 attention heads and 8 key and value heads"),

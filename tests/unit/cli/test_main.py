@@ -82,7 +82,7 @@ def test_an_interrupt_ends_with_130(monkeypatch):
         (["gone.yaml"], "megacov: the configuration file gone.yaml cannot be read (No such file or directory): "),
         (
             ["yaml_configs/runs/tiny_kl_cov.yaml", "run.stepz=3"],
-            "megacov: run.stepz is no setting: did you mean run.steps?",
+            "megacov: run.stepz is not a setting: did you mean run.steps?",
         ),
         (
             ["yaml_configs/runs/tiny_kl_cov.yaml", "algorithm.loss.name=x"],

@@ -20,7 +20,7 @@ from megacov.cli.status_run import RunStatus, read_status, tell_state
 from megacov.errors import DataError
 from megacov.launch.attempts import Attempts
 from megacov.launch.jobs import SlurmJob
-from megacov.monitor.tensorboard import MetricWriter
+from megacov.monitor.status_file import STATUS_NAME, StatusFile
 from tests.support.kill_points import save
 
 ROOT = Path(__file__).parents[3]
@@ -43,15 +43,18 @@ def make_run(tmp_path):
         run = tmp_path / "run"
         with RunLock(run):
             (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "tiny", "steps": STEPS}}))
-            with MetricWriter(run / "tensorboard") as writer:
-                for step in range(1, done + 1):
-                    scalars = {"reward/mean": step / 32, "entropy/token_mean": 2 - step / 16}
-                    writer.write_scalars(scalars, step=step)
+            status = StatusFile(run, name="tiny", num_steps=STEPS)
+            for step in range(1, done + 1):
+                status.add_step(step, {"reward/mean": step / 32, "entropy/token_mean": 2 - step / 16})
             for step in range(10, done + 1, 10):
                 save(run, step, "x")
         return run
 
     return make
+
+
+def resume_status(run: Path, *, step: int) -> StatusFile:
+    return StatusFile(run, name="tiny", num_steps=STEPS, first_step=step)
 
 
 def shown(found: RunStatus) -> dict[str, str]:
@@ -65,7 +68,7 @@ def test_a_run_that_trains(make_run):
     assert found.state.word == "training" and f"process {os.getpid()} on " in found.state.sentence
     lines = shown(found)
     assert lines["run"] == f"tiny, {run}"
-    assert lines["step"].startswith("12 of 20, recorded ") and "; one in " in lines["step"]
+    assert lines["step"].startswith("12 of 20, recorded ") and "; usually one in " in lines["step"]
     assert lines["entropy"] == "1.2500 nats, -0.6250 over 10 logged steps"
     assert lines["reward"] == "0.3750, +0.3125 over 10 logged steps"
     assert lines["checkpoint"].startswith("step 10, ")
@@ -99,10 +102,10 @@ def test_the_end_of_a_job_is_told_with_its_meaning(make_run):
 
 def test_silence_is_longer_than_any_recent_step(make_run):
     run = make_run(0)
-    with MetricWriter(run / "tensorboard") as writer:
-        for step in range(1, 5):
-            writer.write_scalars({"reward/mean": 0.5}, step=step)
-            time.sleep(0.05)
+    status = resume_status(run, step=1)
+    for step in range(1, 5):
+        status.add_step(step, {"reward/mean": 0.5})
+        time.sleep(0.05)
     time.sleep(0.3)
     with RunLock(run):
         found = read_status(run)
@@ -114,10 +117,47 @@ def test_silence_is_longer_than_any_recent_step(make_run):
 
 def test_steps_are_counted_where_not_all_are_logged(make_run):
     run = make_run(0)
-    with MetricWriter(run / "tensorboard") as writer:
-        for step in (5, 10, 15):
-            writer.write_scalars({"reward/mean": 0.5}, step=step)
-    assert "; 5 steps in " in shown(read_status(run))["step"]
+    status = resume_status(run, step=5)
+    for step in (5, 10, 15):
+        status.add_step(step, {"reward/mean": 0.5})
+    assert "; usually 5 steps in " in shown(read_status(run))["step"]
+
+
+def test_a_resumed_run_shows_the_steps_that_it_repeats(make_run):
+    run = make_run(12)
+    status = resume_status(run, step=11)
+    assert shown(read_status(run))["step"].startswith("10 of 20, ")
+    status.add_step(11, {"reward/mean": 0.75, "entropy/token_mean": 1.5})
+    lines = shown(read_status(run))
+    assert lines["step"].startswith("11 of 20, ") and lines["reward"] == "0.7500, +0.7188 over 10 logged steps"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "status.json is empty"),
+        ('{"format": 1, "logged": [{"st', "status.json is no whole JSON"),
+        ('{"format": 9}', "it has format 9, and this version of megacov reads format 1"),
+        (None, "status.json is missing"),
+    ],
+)
+def test_an_unreadable_status_file_is_a_sentence_beside_what_else_is_known(make_run, content, words):
+    run = make_run(12)
+    if content is None:
+        (run / STATUS_NAME).unlink()
+    else:
+        (run / STATUS_NAME).write_text(content)
+    with RunLock(run):
+        found = read_status(run)
+    lines = shown(found)
+    assert lines["step"].startswith("not known: ") and words in lines["step"]
+    assert lines["checkpoint"].startswith("step 10, ") and found.state.word == "training" and "entropy" not in lines
+
+
+def test_a_run_that_has_not_begun_needs_no_status_file(make_run):
+    run = make_run(0)
+    (run / STATUS_NAME).unlink()
+    assert shown(read_status(run))["step"] == "none of 20 yet"
 
 
 @pytest.mark.parametrize(
@@ -128,9 +168,9 @@ def test_steps_are_counted_where_not_all_are_logged(make_run):
         (HOLDER, JOB, replace(ATTEMPT, last_code=5), "leaving", "leaving with code 5: new weights did not arrive"),
         # A second job of the run that was refused says nothing about the one that has it.
         (replace(HOLDER, slurm_job="6"), JOB, replace(ATTEMPT, ended=3), "training", "process 9"),
-        (None, JOB, ATTEMPT, "starting", "no process has taken the run yet"),
-        (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has taken the run yet"),
-        (FREE, JOB, ATTEMPT, "training", "by SLURM's word"),
+        (None, JOB, ATTEMPT, "starting", "no process has locked the run yet"),
+        (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has locked the run yet"),
+        (FREE, JOB, ATTEMPT, "training", "according to SLURM"),
         (FREE, JOB, replace(ATTEMPT, last_code=75), "leaving", "leaving with code 75: the run was asked to leave"),
         # The job began again, and has not come to its log folder yet.
         (
@@ -138,16 +178,16 @@ def test_steps_are_counted_where_not_all_are_logged(make_run):
             replace(JOB, restarts=1),
             replace(ATTEMPT, last_code=75),
             "starting",
-            "no process has taken the run yet",
+            "no process has locked the run yet",
         ),
-        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has taken the run yet"),
+        (FREE, replace(JOB, restarts=1), ATTEMPT, "starting", "no process has locked the run yet"),
         (FREE, replace(JOB, state="COMPLETING"), NONE, "leaving", "completing"),
         (None, WAITS, NONE, "waiting", "waiting in the queue (Priority)"),
         (FREE, replace(WAITS, restarts=1), replace(ATTEMPT, last_code=75), "waiting", "requeued, and waiting"),
         (FREE, WAITS, replace(ATTEMPT, ended=2), "waiting", "waiting in the queue"),
         # What waits in a chain does nothing once the run has ended.
         (FREE, replace(WAITS, command=("x", "1")), replace(ATTEMPT, ended=2), "failed", "ended with code 2"),
-        (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended well"),
+        (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended normally"),
         (FREE, OVER, ATTEMPT, "stopped", "its job is TIMEOUT"),
         (None, replace(OVER, state="FAILED", exit_code=3), NONE, "failed", "its job is FAILED with code 3 (a prompt "),
         (FREE, OVER, replace(ATTEMPT, last_code=75), "stopped", "ended with code 75"),
@@ -180,22 +220,21 @@ def test_the_job_is_one_line(make_run, job, text):
 
 
 def test_what_is_no_run_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="is no run: give the folder of one"):
+    with pytest.raises(DataError, match="is not a run: give the folder of one"):
         read_status(tmp_path)
     (tmp_path / "config.yaml").write_text("a: 1")
-    with pytest.raises(DataError, match=r"does not tell run\.name and run\.steps"):
+    with pytest.raises(DataError, match=r"does not hold run\.name and run\.steps"):
         read_status(tmp_path)
 
 
 def test_the_command_prints_json_and_imports_no_torch(make_run):
     run = make_run(3)
-    with MetricWriter(run / "tensorboard") as writer:
-        writer.write_scalars({"reward/mean": 0.5, "entropy/token_mean": float("nan")}, step=4)
+    resume_status(run, step=4).add_step(4, {"reward/mean": 0.5, "entropy/token_mean": float("nan")})
     code = f"""
 import sys
 from megacov.cli.status import status
 status({str(run)!r}, as_json=True)
-heavy = {{"torch", "tensorflow", "numpy", "matplotlib", "transformers"}} & sys.modules.keys()
+heavy = {{"torch", "tensorboard", "google.protobuf", "numpy", "matplotlib", "transformers"}} & sys.modules.keys()
 assert not heavy, heavy
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)

@@ -41,10 +41,10 @@ def test_public_addresses_are_refused_without_tls(address):
      "http://key@10.0.0.5:1", "http://10.0.0.5:1?a=b", ""],
 )  # fmt: skip
 def test_what_is_no_address_of_a_server_is_refused(address):
-    with pytest.raises(ValueError, match="is no URL: write it as http://HOST:PORT"):
+    with pytest.raises(ValueError, match="is not a URL: write it as http://HOST:PORT"):
         check_addresses([address])
 
 
 def test_a_server_is_named_once():
-    with pytest.raises(ValueError, match="http://10.0.0.5:1/ is there twice"):
+    with pytest.raises(ValueError, match="http://10.0.0.5:1/ occurs twice"):
         check_addresses(["http://10.0.0.5:1", "http://10.0.0.5:1/"])

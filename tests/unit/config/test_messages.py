@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from megacov.config import load_config
+from megacov.config.loss_section import FUNCTION_FORM
+from megacov.config.losses import LOSS_SECTIONS
+from megacov.config.messages import join_names
 from megacov.errors import ConfigError
+
+LOSSES = join_names([*LOSS_SECTIONS, FUNCTION_FORM], "or")
+DUAL_CLIP_LOSSES = [name for name, section in LOSS_SECTIONS.items() if "dual_clip" in section.model_fields]
+LOSS_KEYS = ", ".join(dict.fromkeys(key for section in LOSS_SECTIONS.values() for key in section.model_fields))
 
 BASE = """
 run: {name: base, steps: 7}
@@ -16,24 +23,26 @@ rewards: {verifier: sum_pairs}
 
 MISTAKES = {
     # unknown keys
-    "run.stepz=3": "run.stepz is no setting: did you mean run.steps?",
-    "optimzer.lr=3": "optimzer is no setting: did you mean optimizer?",
-    "run.lr=3": "run.lr is no setting: did you mean optimizer.lr?",
-    "lr=3": "lr is no setting: did you mean optimizer.lr?",
-    "run.zzz=3": "run.zzz is no setting: remove it; run has name, directory, steps, seed and deterministic.",
-    "algorithm.loss={name: kl_cov, kl_cef: 1}": "algorithm.loss.kl_cef is no setting: did you mean "
+    "run.stepz=3": "run.stepz is not a setting: did you mean run.steps?",
+    "optimzer.lr=3": "optimzer is not a setting: did you mean optimizer?",
+    "run.lr=3": "run.lr is not a setting: did you mean optimizer.lr?",
+    "lr=3": "lr is not a setting: did you mean optimizer.lr?",
+    "run.zzz=3": "run.zzz is not a setting: remove it; run has name, directory, steps, seed and deterministic.",
+    "algorithm.loss={name: kl_cov, kl_cef: 1}": "algorithm.loss.kl_cef is not a setting: did you mean "
     "algorithm.loss.kl_coef?",
-    "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is no setting where algorithm.loss.name "
-    "is kl_cov: remove it, or set algorithm.loss.name to ppo_clip or clip_cov.",
-    "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is no setting where "
+    "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is not a setting if algorithm.loss.name "
+    f"is kl_cov: remove it, or set algorithm.loss.name to {join_names(DUAL_CLIP_LOSSES, 'or')}.",
+    "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is not a setting if "
     "algorithm.selection.name is none: remove it, or set algorithm.selection.name to kl_cov, clip_cov or high_entropy.",
     # forms of a section
-    "algorithm.loss.name=kl_covv": "algorithm.loss.name is kl_covv (did you mean kl_cov?): set it to ppo_clip, "
-    "clip_cov or kl_cov.",
-    "algorithm.loss.name=reinforce": "algorithm.loss.name is reinforce: set it to ppo_clip, clip_cov or kl_cov.",
-    "algorithm.loss.kl_coef=3": "algorithm.loss.name is missing: set it to ppo_clip, clip_cov or kl_cov.",
-    "algorithm.loss=kl_cov": "algorithm.loss is 'kl_cov': it must be a section with keys such as name, "
-    "clip_low, clip_high.",
+    "algorithm.loss.name=kl_covv": f"algorithm.loss.name is kl_covv (did you mean kl_cov?): set it to {LOSSES}.",
+    "algorithm.loss.name=[x]": f"algorithm.loss.name is ['x']: set it to {LOSSES}.",
+    "algorithm.loss.name=reinforce": f"algorithm.loss.name is reinforce: set it to {LOSSES}.",
+    "algorithm.loss.kl_coef=3": f"algorithm.loss.name is missing: set it to {LOSSES}.",
+    "algorithm.loss=kl_cov": "algorithm.loss is 'kl_cov': it must be a section with keys such as "
+    f"{', '.join(LOSS_KEYS.split(', ')[:3])}.",
+    "algorithm.loss={name: 'a.b:c', alpha: [1]}": "algorithm.loss: alpha is [1]: a hyperparameter is a number, true or "
+    "false, text, or null.",
     "rollout=3": "rollout is 3: it must be a section with keys such as engine, addresses, addresses_file.",
     # types
     "run.steps=many": "run.steps is 'many': it must be a whole number, at least 1 [steps].",
@@ -61,7 +70,7 @@ MISTAKES = {
     'rewards.verifier=""': "rewards.verifier is '': it must be text that is not empty.",
     "run.name=a/b": "run.name is 'a/b': start it with a letter or digit, then use letters, digits, dots, dashes and "
     "underscores.",
-    "rollout.addresses=[10.0.0.5]": "rollout.addresses is ['10.0.0.5']: '10.0.0.5' is no URL: write it as "
+    "rollout.addresses=[10.0.0.5]": "rollout.addresses is ['10.0.0.5']: '10.0.0.5' is not a URL: write it as "
     "http://HOST:PORT.",
     "rollout.addresses=[http://8.8.8.8:1]": "rollout.addresses is ['http://8.8.8.8:1']: http://8.8.8.8:1 leads to the "
     "public address 8.8.8.8 without TLS, where others can read and change what is sent: use the server's address in a "
@@ -119,7 +128,7 @@ def test_a_misspelling_is_told_before_what_it_leaves_out_and_the_others_are_list
     with pytest.raises(ConfigError) as caught:
         load_config(base, ["rollout.top_p=2"])
     assert str(caught.value) == (
-        "run.nam is no setting: did you mean run.name? Also wrong: run.name, run.steps and rollout.top_p."
+        "run.nam is not a setting: did you mean run.name? Also wrong: run.name, run.steps and rollout.top_p."
     )
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from megacov.config import RunConfig, editor_schema, make_config
 from megacov.config.fields import choice_paths, locate, members, sections_in, walk_values
+from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss
 from megacov.config.messages import expected, unit_of
 from megacov.config.section import Section, value_type
+from megacov.losses import LOSSES
 
 ROOT = Path(__file__).parents[3]
 SCHEMA_FILES = ("schema.py", "algorithm.py", "rollout.py", "section.py")
@@ -67,7 +69,9 @@ def test_every_setting_is_read_by_something():
     unread = []
     for place in walk_values(RunConfig):
         key = place.path.rpartition(".")[2]
-        own = place.section().hyperparameters() if hasattr(place.section, "hyperparameters") else {}
+        # An imported loss has only its name, which has no default.
+        has_own = hasattr(place.section, "hyperparameters") and place.section is not ImportedLoss
+        own = place.section().hyperparameters() if has_own else {}
         if key not in read and not (key in own and key in parameters):
             unread.append(place.path)
     assert unread == [], "settings that nothing reads"
@@ -84,7 +88,7 @@ def test_places_are_found_through_forms_and_lists():
 def test_names_are_those_of_the_registries():
     algorithm = RunConfig.model_fields["algorithm"].annotation
     assert algorithm is not None
-    assert set(members(algorithm.model_fields["loss"])) == {"ppo_clip", "clip_cov", "kl_cov"}
+    assert list(members(algorithm.model_fields["loss"])) == [*LOSSES, FUNCTION_FORM]
     assert set(members(algorithm.model_fields["selection"])) == {"none", "kl_cov", "clip_cov", "high_entropy"}
 
 
@@ -92,10 +96,35 @@ def test_the_editor_schema_is_json_that_knows_every_key():
     schema = json.loads(json.dumps(editor_schema()))
     assert set(schema["properties"]) == {*RunConfig.model_fields, "extends"}
     assert schema["additionalProperties"] is False
+    assert schema["$defs"].pop("ImportedLoss")["required"] == ["name"]
     assert "required" not in json.dumps(schema)
     lr = schema["$defs"]["OptimizerSection"]["properties"]["lr"]
     assert (lr["default"], lr["exclusiveMinimum"]) == (1e-6, 0)
     assert lr["description"].startswith("Peak learning rate.")
+
+
+def fits_editor_schema(loss: dict) -> bool:
+    """Whether an editor accepts this `algorithm.loss`: the part of JSON schema that the forms of a loss use."""
+    schema = editor_schema()
+    forms = schema["$defs"]["AlgorithmSection"]["properties"]["loss"]["anyOf"]
+
+    def fits(form: dict) -> bool:
+        known = form["properties"]
+        name = loss.get("name", known["name"].get("const", ""))
+        is_named = known["name"].get("const", name) == name and (":" in name or "pattern" not in known["name"])
+        is_known = form["additionalProperties"] or loss.keys() <= known.keys()
+        return is_named and is_known and loss.keys() >= set(form.get("required", []))
+
+    return any(fits(schema["$defs"][form["$ref"].rpartition("/")[2]]) for form in forms)
+
+
+def test_editors_know_the_keys_of_each_loss():
+    assert fits_editor_schema({"name": "kl_cov", "kl_coef": 1.0})
+    assert fits_editor_schema({"clip_low": 0.2})  # of a file that extends another
+    assert fits_editor_schema({"name": "my_package.losses:my_loss", "anything": 1})
+    assert not fits_editor_schema({"name": "kl_cov", "kl_cef": 1.0})
+    assert not fits_editor_schema({"kl_cef": 1.0})
+    assert not fits_editor_schema({"name": "kl_covv"})
 
 
 @pytest.mark.parametrize(

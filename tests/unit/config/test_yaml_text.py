@@ -58,7 +58,7 @@ def test_anchors_and_merge_keys_work():
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2", "b:\n  a: 1\n  a: 1", "[{a: 1, b: 2, a: 3}]", "{'a': 1, a: 2}"])
 def test_a_key_that_is_there_twice_is_an_error(text):
-    with pytest.raises(ConfigError, match="the key 'a' is there twice"):
+    with pytest.raises(ConfigError, match="the key 'a' occurs twice"):
         parse_yaml(text, source="test")
 
 

@@ -1,4 +1,4 @@
-"""A plan of micro-batches holds every sample once, whatever the layout, and knows where its tokens are."""
+"""A plan of micro-batches holds every sample once in any layout, and locates its tokens correctly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacov.data.micro_batch import SequenceLayout, make_micro_batch
-from megacov.data.packing import balance, build_rollout_batch, cut, plan_micro_batches, update_ranges
+from megacov.data.packing import (
+    MicroBatchSettings,
+    balance,
+    build_rollout_batch,
+    cut,
+    plan_micro_batches,
+    update_ranges,
+)
 from megacov.errors import DataError
 from megacov.types import Completion, MicroBatch, Prompt, RolloutBatch, Sample, VersionSpan
 
@@ -75,7 +82,7 @@ def test_micro_batch_points_at_the_logits_of_each_response_token(layout: Sequenc
     for part in _every_rank(batch, [1, 2, 0], layout):
         places = part.predicting
         predicted |= dict(zip(part.token_ids.tolist(), part.targets.flatten()[places].tolist(), strict=True))
-        # The token that precedes the response token is at its place, by its position in the sample.
+        # The token before the response token is at the place that its position in the sample gives.
         for sample, place in zip(part.sample_ids.tolist(), places.tolist(), strict=True):
             position = int(part.positions.flatten()[place])
             assert part.tokens.flatten()[place] == batch.tokens[sample, position]
@@ -101,7 +108,9 @@ def test_ranks_of_a_context_parallel_group_share_every_position(layout: Sequence
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_rank_without_samples_gets_a_micro_batch_without_tokens(layout: SequenceLayout) -> None:
     plan = plan_micro_batches(
-        _batch([(3, 2)]), num_updates=1, micro_batch_tokens=2, dp_rank=1, dp_size=2, layout=layout, count_multiple=2
+        _batch([(3, 2)]),
+        MicroBatchSettings(tokens=2, dp_rank=1, dp_size=2, layout=layout, count_multiple=2),
+        num_updates=1,
     )
     assert [len(micro_batches) for micro_batches in plan] == [2]
     for micro_batch in plan[0]:
@@ -133,12 +142,14 @@ def test_every_token_is_in_exactly_one_micro_batch_of_its_own_update(
     plans = [
         plan_micro_batches(
             batch,
+            MicroBatchSettings(
+                tokens=micro_batch_tokens,
+                dp_rank=rank // layout.cp_size,
+                dp_size=dp_size,
+                layout=replace(layout, cp_rank=rank % layout.cp_size),
+                count_multiple=count_multiple,
+            ),
             num_updates=num_updates,
-            micro_batch_tokens=micro_batch_tokens,
-            dp_rank=rank // layout.cp_size,
-            dp_size=dp_size,
-            layout=replace(layout, cp_rank=rank % layout.cp_size),
-            count_multiple=count_multiple,
         )
         for rank in range(dp_size * layout.cp_size)
     ]
@@ -165,7 +176,7 @@ def test_a_forward_pass_holds_at_most_its_tokens(
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     for part in parts:
         positions = sum(layout.padded_lengths([lengths[i] for i in part]))
-        # The padding of a packed row comes on top: it is less than a multiple.
+        # A packed row has additional padding of less than one multiple.
         assert len(part) == 1 or positions < micro_batch_tokens + layout.row_multiple
 
 
@@ -183,13 +194,10 @@ def test_ranks_that_share_experts_have_as_many_micro_batches_as_the_busiest():
     plans = [
         plan_micro_batches(
             batch,
+            MicroBatchSettings(
+                tokens=2, dp_rank=rank, dp_size=2, layout=SequenceLayout(), count_multiple=1, same_count=same
+            ),
             num_updates=1,
-            micro_batch_tokens=2,
-            dp_rank=rank,
-            dp_size=2,
-            layout=SequenceLayout(),
-            count_multiple=1,
-            same_count=same,
         )
         for same in (False, True)
         for rank in (0, 1)

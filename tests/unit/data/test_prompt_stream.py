@@ -1,4 +1,4 @@
-"""Prompts come in every epoch once, in an order that the seed, the epoch and the position decide."""
+"""Every epoch has each prompt once, in an order that depends on the seed and the epoch; a position resumes it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
 
 
 def test_the_order_is_the_same_for_ever() -> None:
-    """A run resumed under a newer megacov or Python must not change its order, so it is written down here."""
+    """The order is fixed here because a run resumed under a newer megacov or Python must keep it."""
     stream = PromptStream(make_prompts(8), seed=0)
     assert indices(stream.take(8)) == [0, 3, 7, 4, 1, 5, 2, 6]
     assert indices(stream.take(8)) == [6, 3, 1, 2, 0, 4, 5, 7]

@@ -1,4 +1,4 @@
-"""Prompt files become prompts with tokens, and whatever is wrong with one is said in one sentence."""
+"""Prompt files become prompts with tokens, and a broken file gives an error of one sentence."""
 
 from __future__ import annotations
 

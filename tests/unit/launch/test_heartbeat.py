@@ -56,7 +56,7 @@ else:
     assert run(code, hang_s=2.0) == RankError.exit_code
     assert time.monotonic() - started < 60
     told = capfd.readouterr().err
-    assert said in told and told.count("is taken to hang") == 1
+    assert said in told and told.count("counts as hanging") == 1
     assert "in <module>" in told
 
 

@@ -104,5 +104,5 @@ def test_a_job_leads_to_its_run(tmp_path):
 
 @pytest.mark.parametrize("command", ["(null)", "bash", "/etc/hosts", "/gone/x.sbatch"])
 def test_other_jobs_are_none_of_ours(command):
-    with pytest.raises(DataError, match="job 7 is none that `megacov launch` has submitted"):
+    with pytest.raises(DataError, match="job 7 was not submitted by `megacov launch`"):
         run_of_job(job_of(line("7", Command=command)))

@@ -34,11 +34,11 @@ def test_what_fits_passes(name: str, nodes: int, minutes: int) -> None:
         ("gpu", 1, 1, "there is no partition gpu; there are batch, short, old"),
         ("batch", 5, 1, "the job takes 5 nodes and the partition batch has 4"),
         ("", 5, 1, "the job takes 5 nodes and the partition batch has 4"),
-        ("short", 3, 1, "the partition short gives a job 2"),
+        ("short", 3, 1, "the partition short gives a job at most 2"),
         ("short", 2, 1591, "time_limit_min is 1591 and the limit of the partition short is 1590"),
         ("old", 1, 1, "the partition old takes no jobs now"),
         ("short,gpu", 1, 1, "there is no partition gpu"),
-        ("short,old", 3, 1, "the partition short gives a job 2"),
+        ("short,old", 3, 1, "the partition short gives a job at most 2"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(name: str, nodes: int, minutes: int, sentence: str) -> None:

@@ -190,10 +190,10 @@ def test_templates_are_looked_for(tmp_path: Path) -> None:
     [
         ("HF_TOKEN=hf_123", "HF_TOKEN looks like a secret"),
         ("WANDB_API_KEY=1", "WANDB_API_KEY looks like a secret"),
-        ("export A=1", "is no NAME=value"),
+        ("export A=1", "is not NAME=value"),
         ("MEGACOV_QUEUE=a", "there is no setting MEGACOV_QUEUE"),
         ("MEGACOV_CONTAINER=docker", "set pyxis or apptainer"),
-        ("MEGACOV_IMAGE=a.sif", "set both, or none"),
+        ("MEGACOV_IMAGE=a.sif", "set both or neither"),
         ("MEGACOV_PARTITION=a b", "MEGACOV_PARTITION is 'a b'"),
     ],
 )

@@ -27,10 +27,24 @@ def make_batch() -> Callable[..., LossBatch]:
             selected=torch.rand(num_tokens, generator=generator) < 0.2,
             entropy=3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
             ref_log_probs=-3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
+            sequence_index=torch.arange(num_tokens) // 7,
         )
-        return replace(batch, **fields)
+        return with_sums(replace(batch, **fields))
 
     return make
+
+
+def with_sums(batch: LossBatch) -> LossBatch:
+    """The batch with the sums of its sequences, one sequence at a time."""
+    if batch.sequence_log_ratio is not None:
+        return batch
+    d = (batch.log_probs - batch.old_log_probs).detach()
+    log_ratio, num_tokens = torch.zeros_like(d), torch.zeros_like(d)
+    for index in batch.sequence_index.unique():
+        own = batch.sequence_index == index
+        log_ratio[own] = d[own & batch.loss_mask].sum()
+        num_tokens[own] = (own & batch.loss_mask).sum().to(d.dtype)
+    return replace(batch, sequence_log_ratio=log_ratio, sequence_tokens=num_tokens)
 
 
 @pytest.fixture
@@ -45,6 +59,9 @@ def one_token() -> Callable[..., LossBatch]:
             loss_mask=torch.tensor([True]),
             token_weights=torch.ones(1, dtype=torch.float64),
             selected=torch.tensor([selected]),
+            sequence_index=torch.tensor([0]),
+            sequence_log_ratio=torch.tensor([ratio], dtype=torch.float64).log(),
+            sequence_tokens=torch.ones(1, dtype=torch.float64),
         )
 
     return make

@@ -9,6 +9,7 @@ from megacov.losses import get_loss
 from megacov.ops import covariance
 from megacov.selection import select_clip_cov
 
+HYPERPARAMETERS = [{"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}]
 RANGE = {"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None}
 
 

@@ -13,6 +13,8 @@ from megacov.losses import get_loss
 from megacov.ops import covariance
 from megacov.selection import select_kl_cov
 
+HYPERPARAMETERS = [{"kl_coef": 0.5, "estimator": "k2"}, {"kl_coef": 2.0, "estimator": "k3"}]
+
 
 def published_loss(log_probs, old_log_probs, advantages, *, ratio, kl_coef):
     """The authors' KL-Cov on one micro-batch: -A exp(d), plus kl_coef |d| on the top covariances, mean over tokens."""

@@ -8,6 +8,9 @@ import torch
 from megacov.errors import ConfigError
 from megacov.losses import get_loss
 
+HYPERPARAMETERS = [{"clip_low": 0.2, "clip_high": 0.28}, {"dual_clip": 1.5}]
+LAYOUT_HYPERPARAMETERS = {"clip_low": 0.02, "clip_high": 0.03}
+
 # advantage, ratio, dual clip -> loss, gradient of the log-prob (-A rho where nothing clips), ppo-clipped, dual-clipped
 CASES = [
     (2.0, 1.0, None, -2.0, -2.0, 0, 0),

@@ -20,7 +20,7 @@ from megacov.parallel.zigzag import packed_zigzag_positions, zigzag_positions
 from tests.support import reference
 
 HEADS, HEAD_DIM, SCALE = 4, 8, 8**-0.5
-# float64 leaves only the order of sums; bfloat16 rounds the weights of the softmax to 8 bits.
+# In float64 only the order of sums differs; bfloat16 rounds softmax weights to 8 bits.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 5e-2}
 GROUPS = [4, 2, 1]
 
@@ -56,7 +56,7 @@ def packed_params(cu_seqlens: list[int], padded: list[int] | None = None) -> Pac
 
 
 def assert_equal_with_gradients(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    """Both are functions of the same leaves, `inputs`; compares values and the gradients of one random projection."""
+    """Compare two results of the same leaves, `inputs`, in value and in the gradient of one random projection."""
     tolerance = TOLERANCE[inputs[0].dtype]
     weights = torch.randn(expected.shape, dtype=torch.float64)
     gradients = torch.autograd.grad((found.double() * weights).sum(), inputs)

@@ -1,4 +1,4 @@
-"""A model folder holds exactly the tensors of its model, in the files that its index says, or one of them is named."""
+"""A model folder holds exactly its model's tensors, in the files its index lists; otherwise an error names one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(source: Path, folder: Path, *, num_files: int = 1, rename=lambda index: index, **changes) -> Path:
-    """The same model in several files with an index; a change replaces a tensor, or removes it where it is None."""
+    """Write the model in several files with an index; a change replaces a tensor, or removes it if it is None."""
     tensors = load_file(source / "model.safetensors") | changes
     names = [name for name in tensors if tensors[name] is not None]
     folder.mkdir(exist_ok=True)
@@ -74,10 +74,19 @@ def test_a_missing_extra_or_mis_shaped_tensor_is_named(source, tmp_path, num_fil
 @pytest.mark.parametrize(
     ("rename", "sentence"),
     [
-        (lambda index: index | {NORM: "part-9.safetensors"}, f"part-9.safetensors holds {NORM}, and there is no such"),
-        (lambda index: index | {"ghost": "part-0.safetensors"}, "part-0.safetensors holds ghost, which it does not"),
-        (lambda index: index | {NORM: f"part-{(int(index[NORM][5]) + 1) % 3}.safetensors"}, f"holds {NORM}, and by"),
-        (lambda index: {k: v for k, v in index.items() if k != NORM}, f"holds {NORM}, and by .* no file does"),
+        (
+            lambda index: index | {NORM: "part-9.safetensors"},
+            f"lists {NORM} in part-9.safetensors, which does not exist",
+        ),
+        (
+            lambda index: index | {"ghost": "part-0.safetensors"},
+            "lists ghost in part-0.safetensors, which does not hold it",
+        ),
+        (
+            lambda index: index | {NORM: f"part-{(int(index[NORM][5]) + 1) % 3}.safetensors"},
+            f"holds {NORM}, but .* lists it in part",
+        ),
+        (lambda index: {k: v for k, v in index.items() if k != NORM}, f"holds {NORM}, but .* lists it in no file"),
         (lambda index: index | {NORM: "../part-0.safetensors"}, "names ../part-0.safetensors, which is not a file of"),
         (lambda index: [], "has no weight_map"),
         (lambda index: {NORM: 3}, "has no weight_map"),
@@ -92,7 +101,7 @@ def test_an_index_that_disagrees_with_its_files_is_refused(source, tmp_path, ren
 def test_a_missing_file_is_named_with_a_tensor_that_it_held(source, tmp_path):
     folder = write(source, tmp_path, num_files=3)
     (folder / "part-1.safetensors").unlink()
-    with pytest.raises(DataError, match="says that part-1.safetensors holds model.*, and there is no such file"):
+    with pytest.raises(DataError, match="lists model.* in part-1.safetensors, which does not exist"):
         check(folder)
 
 

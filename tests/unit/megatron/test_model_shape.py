@@ -1,4 +1,4 @@
-"""What of a config.json is understood, however old, and what is refused, each with a sentence."""
+"""Which config.json files are understood, old ones included, and which are refused, with an error that names why."""
 
 from __future__ import annotations
 

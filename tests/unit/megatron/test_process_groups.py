@@ -1,4 +1,4 @@
-"""Which collective library a job takes, and what it says where ranks differ."""
+"""Which collective backend a job chooses, and its error when ranks differ."""
 
 from __future__ import annotations
 

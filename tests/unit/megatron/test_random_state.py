@@ -1,4 +1,4 @@
-"""Random generators go on from a file as they would have gone on."""
+"""Random generators restored from a file continue as they would have without it."""
 
 from __future__ import annotations
 

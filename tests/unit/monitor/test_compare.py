@@ -18,14 +18,14 @@ from megacov.monitor.tensorboard import MetricWriter
 
 TARGET = 0.75
 STEPS = np.arange(64)
-# Exact in float32, and straight lines, which a centred mean leaves as they are. Reward 0.75 is at step 24 and at 48.
+# Straight lines, exact in float32, which a centred mean does not change. Reward 0.75 is at step 24 and at 48.
 FAST, SLOW = STEPS / 32, STEPS / 64
 FALLING, FALLING_SLOWLY = 3 - STEPS / 32, 6 - STEPS / 32
 
 
 @pytest.fixture
 def groups(make_run):
-    """At reward 0.75 grpo has entropy 2.25 (two seeds, 2.0 and 2.5) and kl_cov 4.5; one run never gets there."""
+    """At reward 0.75 grpo has entropy 2.25 (two seeds, 2.0 and 2.5) and kl_cov 4.5; one run never reaches it."""
     folders = [
         make_run("grpo_seed2", FAST, FALLING + 0.25, seed=2),
         make_run("grpo_seed1", FAST, FALLING - 0.25, seed=1),
@@ -138,7 +138,7 @@ def test_of_a_step_logged_twice_the_later_counts_and_non_finite_steps_do_not(mak
     folder = make_run("a", [0.0, 0.25, 0.5, float("nan")], [4.0, 3.0, 2.0, 1.0])
     with MetricWriter(folder / "tensorboard") as writer:
         writer.write_scalars({"reward/mean": 0.75, "entropy/token_mean": 1.5}, step=2)
-        writer.write_scalars({"reward/mean": 0.75}, step=4)  # its entropy is not there
+        writer.write_scalars({"reward/mean": 0.75}, step=4)  # without its entropy
     run = read_run(folder)
     assert run.steps.tolist() == [0, 1, 2]
     assert run.rewards.tolist() == [0.0, 0.25, 0.75]
@@ -166,5 +166,5 @@ def test_folders_that_are_no_runs_are_one_sentence(make_run, tmp_path):
         yaml.safe_dump({"run": {"name": "a", "seed": "x"}}),
     ):
         (folder / "config.yaml").write_text(text)
-        with pytest.raises(DataError, match=r"config\.yaml does not tell run\.name, run\.seed"):
+        with pytest.raises(DataError, match=r"config\.yaml does not hold run\.name, run\.seed"):
             read_run(folder)

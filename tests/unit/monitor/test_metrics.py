@@ -44,7 +44,7 @@ def test_each_mean_is_over_tokens_of_its_own():
 
 
 def test_entropy_counts_tokens_alike_or_sequences_alike():
-    # Sample 2 has tokens 1, 2, 3; sample 0 has token 5; sample 3 has only a masked token; sample 1 is elsewhere.
+    # Sample 2 has tokens 1, 2, 3; sample 0 has token 5; sample 3 has only a masked token; sample 1 is on another rank.
     entropy = torch.tensor([1.0, 2.0, 3.0, 5.0, NAN])
     got = entropy_means(
         {"": entropy, "_t1": 2 * entropy},
@@ -78,7 +78,7 @@ def test_mismatch():
 
 
 def test_mismatch_estimates_the_divergence_of_rollout_from_trainer():
-    """Exact means over the rollout's distribution: each token as often as the rollout samples it."""
+    """Each token occurs as often as the rollout samples it, so the means are exact."""
     rollout_probs = torch.tensor([0.5, 0.25, 0.25])
     old_probs = torch.tensor([0.2, 0.2, 0.6])
     tokens = torch.tensor([0, 0, 1, 2])

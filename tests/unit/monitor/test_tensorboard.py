@@ -1,4 +1,4 @@
-"""Real event files, written and read back; a disk that takes no more ends in one sentence."""
+"""Real event files, written and read back; a full disk gives an error of one sentence."""
 
 from __future__ import annotations
 

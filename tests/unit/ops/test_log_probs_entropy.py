@@ -1,4 +1,4 @@
-"""Log-probs and entropy of an unsharded vocabulary: values and gradients against float64, and every edge."""
+"""Log-probs and entropy of an unsharded vocabulary: values and gradients against float64, and all edge cases."""
 
 import math
 
@@ -17,7 +17,7 @@ def _inputs(*shape: int, vocab: int = 40, seed: int = 0, scale: float = 4.0) -> 
 
 
 def _gradients(logits, targets, *, function, **arguments):
-    """Values, and the gradient of a weighted sum of both results; of the log-probs alone if entropy has none."""
+    """Values, and the gradient of a weighted sum of both results, or of the log-probs alone if entropy has none."""
     logits = logits.detach().requires_grad_()
     log_probs, entropy = function(logits, targets, **arguments)
     weights = torch.linspace(-1.0, 2.0, targets.numel(), dtype=log_probs.dtype).view(targets.shape)
@@ -232,7 +232,7 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
 
 
 def test_nothing_is_read_back_from_a_device():
-    """Meta tensors have no values: a step that looked at one on the host, as a GPU would have to wait for, raises."""
+    """Meta tensors have no values, so code that reads one on the host, and would wait for a GPU, raises."""
     logits = torch.empty(6, 40, device="meta", requires_grad=True)
     targets = torch.empty(6, dtype=torch.int64, device="meta")
     log_probs, entropy = vocab_parallel_log_probs_and_entropy(

@@ -1,4 +1,4 @@
-"""Sums and means over a mask: float64, and without an order."""
+"""Sums and means over a mask: in float64, and independent of the order."""
 
 import math
 
@@ -9,7 +9,7 @@ from megacov.ops import masked_mean, masked_sum
 
 
 def _values(num_values: int, seed: int) -> torch.Tensor:
-    """Float32 numbers of both signs over many magnitudes, as log-probs are: 1e-7 to 30."""
+    """Float32 numbers of both signs with the magnitudes of log-probs, 1e-7 to 30."""
     generator = torch.Generator().manual_seed(seed)
     magnitude = 10 ** (torch.rand(num_values, generator=generator) * 8.5 - 7)
     return magnitude * (torch.rand(num_values, generator=generator) - 0.7).sign()

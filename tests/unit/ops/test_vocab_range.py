@@ -1,4 +1,4 @@
-"""Which global ids the columns of a shard are."""
+"""Global ids of the columns of a shard."""
 
 import pytest
 import torch

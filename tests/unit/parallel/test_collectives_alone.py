@@ -1,4 +1,4 @@
-"""Collectives on one rank: the identity, without torch.distributed."""
+"""Collectives on one rank are the identity and need no torch.distributed."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""hash_64 is splitmix64, looks uniform, and depends on the token id alone."""
+"""hash_64 is splitmix64, looks uniform, and depends only on seed, update and token id."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_every_bit_is_a_fair_and_independent_coin():
     num_tokens = 20_000
     hashes = hash_64(3, 5, torch.arange(num_tokens))
     bits = ((hashes.unsqueeze(1) >> torch.arange(63)) & 1).double() * 2 - 1
-    # Each mean and each correlation of two bits has standard deviation 1 / sqrt(n); 5.5 of them in 2016 draws is safe.
+    # Each mean and each correlation of two bits has standard deviation 1 / sqrt(n); 5.5 of them is safe in 2016 draws.
     correlations = bits.T @ bits / num_tokens - torch.eye(63, dtype=torch.float64)
     assert bits.mean(0).abs().max() < 5.5 / num_tokens**0.5
     assert correlations.abs().max() < 5.5 / num_tokens**0.5

@@ -1,4 +1,4 @@
-"""Positions of context-parallel ranks: by hand, a partition of the sequence, and undone by merging."""
+"""Positions of context-parallel ranks: equal to hand-written ones, a partition of the sequence, undone by merging."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_ranks_share_a_sequence_evenly_and_merging_restores_it(cp_size, chunks):
     assert shards.shape == (cp_size, length // cp_size)
     assert shards.dtype == torch.int64
     assert torch.equal(merge_zigzag(shards), torch.arange(length))
-    # Every rank sees as many (query, key) pairs: what the order is for.
+    # The order exists so that every rank has the same number of (query, key) pairs.
     assert len({int((shard + 1).sum()) for shard in shards}) == 1
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.loading_plan import plan_loading
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.registry import FAMILIES as TRAINED
-from megacov.megatron.loading_plan import plan_loading
 from megacov.megatron.model_shape import ModelShape, read_model_shape
 from megacov.plan import Layout, ModelSizes, count_parameters, read_model_sizes, total_parameters
 from megacov.plan.model_sizes import FAMILIES

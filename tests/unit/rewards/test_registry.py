@@ -1,4 +1,4 @@
-"""Verifiers are found by name or import path, and what they return is checked."""
+"""Verifiers are found by name or import path, and their results are checked."""
 
 from __future__ import annotations
 

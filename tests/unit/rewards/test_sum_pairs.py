@@ -1,4 +1,4 @@
-"""The sum-pairs verifier accepts right pairs in one spelling only."""
+"""The sum-pairs verifier accepts correct pairs, in one spelling only."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_a_pair_is_right_only_if_it_adds_up(first: int, second: int, target: int
         "4_5+92",
         "45+92=137",
         "137=45+92",
-        "\uff14\uff15+92",  # full-width digits, which int() would read
+        "\uff14\uff15+92",  # full-width digits, which int() would accept
         "\u0664\u0665+92",  # Arabic-Indic digits
-        "9" * 10_000 + "+1",  # longer than Python's int() reads
+        "9" * 10_000 + "+1",  # longer than Python's int() accepts
     ],
 )
 def test_any_other_spelling_is_wrong(text: str) -> None:

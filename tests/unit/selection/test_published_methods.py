@@ -1,8 +1,8 @@
 """KL-Cov, Clip-Cov and high-entropy selection on one rank equal the published definitions.
 
 KL-Cov (arXiv 2505.22617, eq. 13): the max(1, int(ratio * N)) largest cov_i = (lp_i - mean lp)(A_i - mean A).
-Clip-Cov (eq. 11): max(1, int(ratio * N)) uniformly random ones of the tokens with lower < cov_i < upper, less those
-that PPO's clip cuts already, which still count in N.
+Clip-Cov (eq. 11): max(1, int(ratio * N)) uniformly random tokens with lower < cov_i < upper, except those that PPO's
+clip cuts already, which still count in N.
 """
 
 import pytest
@@ -24,7 +24,7 @@ NUM_TOKENS = 4000
 
 
 def _tokens(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probs, advantages by sequence, loss mask and token ids in no order."""
+    """Log-probs, advantages by sequence, loss mask and shuffled token ids."""
     generator = torch.Generator().manual_seed(seed)
     log_probs = -torch.empty(NUM_TOKENS).exponential_(1.5, generator=generator)
     advantages = torch.randn(NUM_TOKENS // 40, generator=generator).repeat_interleave(40)
@@ -96,7 +96,7 @@ def test_clip_cov_draws_every_token_of_the_band_equally_often():
     assert (draws.sum(1) == quota).all()
     counts = draws[:, :num_in_band].double().sum(0)
     share = quota / num_in_band
-    # Draws without replacement: this sum is chi-square with 39 degrees of freedom, whose 1e-4 tails are 14 and 83.
+    # For draws without replacement this sum is chi-square with 39 degrees of freedom; its 1e-4 tails are 14 and 83.
     chi_square = (
         ((counts - num_updates * share) ** 2).sum() / (num_updates * share * (1 - share)) * (1 - 1 / num_in_band)
     )

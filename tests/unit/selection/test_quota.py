@@ -1,4 +1,4 @@
-"""How many tokens a ratio stands for."""
+"""The number of tokens that a ratio selects."""
 
 import pytest
 import torch

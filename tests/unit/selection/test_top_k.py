@@ -1,4 +1,4 @@
-"""The k largest on one rank: equal to a sort, on the path of a CPU and on that of a GPU."""
+"""The k largest on one rank equal a sort, on both the CPU path and the GPU path."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_keeping_all_tokens_to_the_end_as_on_a_gpu_selects_the_same(case: TopKCa
 
 
 def test_nothing_is_read_back_from_a_device():
-    """Meta tensors have no values: a step that looked at one on the host, as a GPU would have to wait for, raises."""
+    """Meta tensors have no values, so code that reads one on the host, and would wait for a GPU, raises."""
     scores = torch.empty(50, device="meta")
     loss_mask = torch.empty(50, dtype=torch.bool, device="meta")
     token_ids = torch.empty(50, dtype=torch.int64, device="meta")

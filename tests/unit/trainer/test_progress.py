@@ -1,4 +1,4 @@
-"""Plain lines of a run whose output is no terminal."""
+"""Plain lines of a run whose output is not a terminal."""
 
 from __future__ import annotations
 

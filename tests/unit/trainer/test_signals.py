@@ -1,4 +1,4 @@
-"""Leaving on a signal, also where Python swallows what the handler raises; and where there is something to save."""
+"""Leaving on a signal: also where Python swallows the handler's exception, and where there is something to save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megacov.trainer.signals import SignalExit, leave_on_signals
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Those of this process are put back."""
+    """Restore the signal handlers of this process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
@@ -52,7 +52,7 @@ def test_what_a_signal_makes_fail_does_not_hide_it() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except SystemExit:
-            os.close(-1)  # as `shutil.rmtree` does, where the signal comes right after its first close
+            os.close(-1)  # as `shutil.rmtree` does if the signal comes right after its first close
 
     assert _code_left_with(closes_twice) == 128 + signal.SIGINT
 
@@ -66,7 +66,7 @@ def test_a_signal_inside_a_finalizer_is_remembered() -> None:
     def interrupted(leaving: SignalExit) -> None:
         leaving.check()
         noisy = Noisy()
-        del noisy  # Python prints the SystemExit and goes on
+        del noisy  # Python prints the SystemExit and continues
         leaving.check()
 
     assert _code_left_with(interrupted) == 128 + signal.SIGTERM
@@ -83,7 +83,7 @@ def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals, 
         leaving.check()
         assert leaving.asked is number
         assert interrupted == [1]
-    # Nothing cuts short what is left of a process that has saved.
+    # No signal interrupts the shutdown of a process that has saved.
     os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -174,7 +174,7 @@ def test_an_unusable_file_changes_nothing_and_is_reported_once(tmp_path, capsys)
 
     asyncio.run(run())
     lines = [line for line in capsys.readouterr().out.splitlines() if "stay as they are" in line]
-    words = ("names no server", "is no URL", "leads to the public address 8.8.8.8", "cannot be read: No such file")
+    words = ("names no server", "is not a URL", "leads to the public address 8.8.8.8", "cannot be read: No such file")
     assert len(lines) == len(words)
     assert all(word in line for word, line in zip(words, lines, strict=True))
 

@@ -15,16 +15,18 @@ from megacov.errors import NumericsError
 from megacov.megatron.policy import UpdateResult
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.not_finite import (
     Finding,
     SkippedUpdates,
     examine_inputs,
-    examine_loss,
+    examine_losses,
     without_tokens,
 )
+from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs
-from megacov.trainer.optimizer_step.update import Occasion, make_token_loss
+from megacov.trainer.optimizer_step.update import MiniBatchLoss
 from megacov.trainer.state import TrainState
 from megacov.types import LossOutput
 from tests.support.policies import CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS, make_rollout_batch
@@ -39,7 +41,6 @@ ALGORITHMS = {
 }
 SAMPLES = torch.tensor([4, 4, 4, 7, 7, 9])
 LOSS_MASK = torch.tensor([True, True, True, True, False, True])
-LATER = Occasion(is_first=False, seed=0, update=1)
 APPLIED = UpdateResult(1.0, 1e-3, [])
 
 
@@ -62,7 +63,7 @@ def make_inputs(**changes: Tensor) -> TokenInputs:
             "token_ids": torch.arange(6),
             "loss_mask": LOSS_MASK,
             "sample_index": SAMPLES,
-            "kept": LOSS_MASK,
+            "kept_mask": LOSS_MASK,
             "importance": torch.ones(6),
             "policy_advantages": fields["advantages"],
             "token_weights": torch.where(LOSS_MASK, 0.2, 0.0),
@@ -75,8 +76,10 @@ def loss_and_gradient(algorithm: Algorithm, part: TokenInputs, log_probs: Tensor
     """The loss of a micro-batch, selected from as the algorithm does, and its gradient with respect to log-probs."""
     leaf, selection = log_probs.clone().requires_grad_(), None
     if algorithm.select is not None and algorithm.scope == "mini_batch":
-        selection = select_tokens([part], [log_probs], algorithm, seed=0, update=1, group=None)
-    output = make_token_loss([part], selection, algorithm, LATER, [], cp_group=None)(0, leaf, part.entropy)
+        selection = select_tokens([part], [log_probs], algorithm, update=1, group=None)
+    mini_batch, scope = MiniBatch(1, range(10), [], [part]), make_scope(algorithm, ParallelGroups())
+    loss = MiniBatchLoss(mini_batch, scope, algorithm, selection=selection, is_on_policy=False, cp_group=None)
+    output = loss(0, leaf, part.entropy)
     output.loss.backward()
     assert leaf.grad is not None
     return output.loss.detach(), leaf.grad
@@ -117,20 +120,16 @@ def test_a_sound_loss_is_untouched(name):
     assert bool(loss.isfinite()) and bool(gradient.isfinite().all())
 
 
-def test_samples_are_named_by_what_is_wrong_with_them():
+def test_samples_with_anything_not_finite_are_named():
     nothing = make_inputs()
     bad = make_inputs(old_log_probs=spoiled(3), advantages=spoiled(5), ref_log_probs=spoiled(0, -math.inf))
     assert examine_inputs([nothing]) == ()
-    assert examine_inputs([nothing, bad]) == (
-        Finding(1, "old log-probs", [7], 1),
-        Finding(1, "advantages", [9], 1),
-        Finding(1, "reference log-probs", [4], 1),
-    )
+    assert examine_inputs([nothing, bad]) == (Finding(1, [4, 7, 9], 3),)
 
 
 def test_log_probs_are_looked_at_without_loss_too_and_advantages_are_not():
     bad = make_inputs(old_log_probs=spoiled(4), advantages=spoiled(4))
-    assert examine_inputs([bad]) == (Finding(0, "old log-probs", [7], 1),)
+    assert examine_inputs([bad]) == (Finding(0, [7], 1),)
 
 
 def output(loss: float) -> LossOutput:
@@ -138,23 +137,23 @@ def output(loss: float) -> LossOutput:
 
 
 def test_a_loss_without_a_culprit_names_all_samples_with_loss():
-    part = make_inputs(kept=LOSS_MASK & (SAMPLES != 7))
-    found = examine_loss([part, part], [output(1.0), output(math.inf)], {0: part.entropy, 1: part.entropy}, None)
-    assert found == (Finding(1, "losses", [4, 9], 2),)
+    part = make_inputs(kept_mask=LOSS_MASK & (SAMPLES != 7))
+    found = examine_losses([part, part], [output(1.0), output(math.inf)], {0: part.entropy, 1: part.entropy}, None)
+    assert found == (Finding(1, [4, 9], 2),)
 
 
 def test_a_ratio_can_overflow():
     part = make_inputs(old_log_probs=torch.full((6,), -120.0))
     log_probs = torch.tensor([-1.0, -119.0, -119.0, -119.0, -1.0, -119.0])
-    found = examine_loss([part], [output(math.inf)], {0: log_probs}, None)
-    assert found == (Finding(0, "ratios to the old policy", [4], 1),)
+    found = examine_losses([part], [output(math.inf)], {0: log_probs}, None)
+    assert found == (Finding(0, [4], 1),)
 
 
 def test_the_victim_of_a_selection_is_not_blamed():
     part = make_inputs()
     scores = torch.full((6,), math.nan)
     selection = Selection([LOSS_MASK], [scores], [LOSS_MASK], [part.entropy])
-    assert examine_loss([part], [output(math.nan)], {0: part.entropy}, selection) == ()
+    assert examine_losses([part], [output(math.nan)], {0: part.entropy}, selection) == ()
     left = without_tokens(selection)
     assert not left.masks[0].any() and not left.candidates[0].any()
     assert left.masks[0].shape == LOSS_MASK.shape
@@ -188,16 +187,20 @@ def test_a_limit_of_zero_stops_at_the_first():
 @pytest.mark.parametrize(
     ("result", "findings", "cause"),
     [
-        (skipped(), [Finding(0, "losses", [3], 1)], "losses of sample 3 on rank 0 are not finite (gradient norm nan)"),
         (
             skipped(),
-            [Finding(0, "log-probs", [9, 10], 2), Finding(2, "entropies", [1, 9], 2)],
-            "log-probs and entropies of samples 1, 9 and 10 on rank 0 are not finite",
+            [Finding(0, [3], 1)],
+            "values of sample 3 in micro-batch 0 of rank 0 are not finite (gradient norm nan)",
         ),
-        (skipped(), [Finding(0, "losses", list(range(8)), 8)], "samples 0, 1, 2, 3, 4 and 3 more on rank 0"),
-        (skipped(), [Finding(0, "losses", list(range(64)), 900)], "samples 0, 1, 2, 3, 4 and more on rank 0"),
-        (skipped(own_gradient_is_finite=False), [], "no sample is to blame, but the gradient is not finite on rank 0"),
-        (skipped(grad_norm=math.inf), [], "no sample and no rank is to blame, but the gradients together are not"),
+        (
+            skipped(),
+            [Finding(0, [9, 10], 2), Finding(2, [1, 9], 2)],
+            "values of samples 1, 9 and 10 in micro-batches 0 and 2 of rank 0 are not finite",
+        ),
+        (skipped(), [Finding(0, list(range(8)), 8)], "samples 0, 1, 2, 3, 4 and 3 more in micro-batch 0 of rank 0"),
+        (skipped(), [Finding(0, list(range(64)), 900)], "samples 0, 1, 2, 3, 4 and more in micro-batch 0 of rank 0"),
+        (skipped(own_gradient_is_finite=False), [], "every loss is finite, but the gradient is not on rank 0"),
+        (skipped(grad_norm=math.inf), [], "every loss and every rank's gradient is finite, but their sum is not"),
     ],
 )
 def test_the_sentence_names_the_cause(result, findings, cause):
@@ -212,7 +215,7 @@ def test_the_sentence_names_the_cause(result, findings, cause):
 def test_the_file_says_more(tmp_path, capsys):
     batch, state = make_rollout_batch(), TrainState(step=2, update=8)
     updates = counter(state, 2, log_folder=tmp_path, batch=batch)
-    updates.count(skipped(), [Finding(1, "losses", [5, 2], 2)], update=8)
+    updates.count(skipped(), [Finding(1, [5, 2], 2)], update=8)
     updates.count(skipped(own_gradient_is_finite=False), [], update=9)
     first, second = json.loads((tmp_path / "not_finite_step_000003.json").read_text())
     assert (first["step"], first["update"], second["update"], second["in_a_row"]) == (3, 9, 10, 2)
@@ -221,7 +224,7 @@ def test_the_file_says_more(tmp_path, capsys):
             "rank": 0,
             "pipeline_stage": 0,
             "own_gradient_is_finite": True,
-            "findings": [{"micro_batch": 1, "quantity": "losses", "sample_ids": [5, 2], "num_samples": 2}],
+            "findings": [{"micro_batch": 1, "sample_ids": [5, 2], "num_samples": 2}],
         }
     ]
     assert [sample["id"] for sample in first["samples"]] == [2, 5]
@@ -246,7 +249,7 @@ def test_a_file_that_cannot_be_written_is_a_warning(tmp_path, capsys):
 
 
 def test_what_is_written_has_a_limit(tmp_path):
-    everything = [Finding(i, "losses", list(range(64)), 10_000) for i in range(1000)]
+    everything = [Finding(i, list(range(64)), 10_000) for i in range(1000)]
     updates = counter(TrainState(), 9, log_folder=tmp_path)
     updates.count(skipped(), everything, update=0)
     (entry,) = json.loads((tmp_path / "not_finite_step_000001.json").read_text())

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
-from megacov.trainer.optimizer_step.update import Occasion, make_token_loss
-from megacov.trainer.optimizer_step.weighting import compose
+from megacov.trainer.optimizer_step.update import MiniBatchLoss
+from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.types import RolloutBatch
 from tests.support.policies import GRPO, KL_COV
 
@@ -54,7 +56,7 @@ def _inputs() -> TokenInputs:
         loss_mask=LOSS_MASK,
         sample_index=SAMPLES,
         ref_log_probs=None,
-        kept=LOSS_MASK,
+        kept_mask=LOSS_MASK,
         importance=torch.ones(N),
         policy_advantages=advantages,
         token_weights=torch.zeros(N),
@@ -68,7 +70,7 @@ def _composed(algorithm: Algorithm) -> TokenInputs:
         TokenInputs(**{name: None if value is None else value[part] for name, value in vars(whole).items()})
         for part in (slice(0, 5), slice(5, N))
     ]
-    parts = compose(halves, _batch(), range(3), algorithm, ParallelGroups())
+    parts = weigh_tokens(MiniBatch(0, range(3), [], halves), _batch(), algorithm, ParallelGroups()).inputs
     values = {name: None if name == "ref_log_probs" else join(parts, name) for name in vars(whole)}
     return TokenInputs(**values)
 
@@ -82,7 +84,7 @@ def _high(entropy: Tensor, ratio: float) -> Tensor:
 
 def test_without_either_every_loss_token_counts_alike() -> None:
     found = _composed(GRPO)
-    assert torch.equal(found.kept, LOSS_MASK)
+    assert torch.equal(found.kept_mask, LOSS_MASK)
     assert torch.equal(found.policy_advantages, found.advantages)
     torch.testing.assert_close(found.token_weights, LOSS_MASK / LOSS_MASK.sum())
 
@@ -94,7 +96,7 @@ def test_entropy_mask_and_its_denominator(keep: str, denominator: str) -> None:
     found = _composed(algorithm)
     high = _high(found.entropy, 0.3)
     expected = high if keep == "high" else LOSS_MASK & ~high
-    assert torch.equal(found.kept, expected)
+    assert torch.equal(found.kept_mask, expected)
     count = expected.sum() if denominator == "kept" else LOSS_MASK.sum()
     torch.testing.assert_close(found.token_weights, expected / count)
 
@@ -112,7 +114,7 @@ def test_masked_correction_and_its_denominator(level: str, denominator: str) -> 
             log_ratio[sample == SAMPLES] = total
     weights = log_ratio.exp()
     expected = LOSS_MASK & (weights >= 0.6) & (weights <= 1.8)
-    assert torch.equal(found.kept, expected)
+    assert torch.equal(found.kept_mask, expected)
     torch.testing.assert_close(found.policy_advantages[expected], (found.advantages * weights)[expected])
     count = expected.sum() if denominator == "kept" else LOSS_MASK.sum()
     torch.testing.assert_close(found.token_weights, expected / count.clamp(min=1))
@@ -121,7 +123,7 @@ def test_masked_correction_and_its_denominator(level: str, denominator: str) -> 
 def test_truncation_leaves_every_token_and_the_denominator() -> None:
     found = _composed(replace(GRPO, rollout_correction=RolloutCorrection("token", "truncate", 0.5, 1.2)))
     weights = (found.old_log_probs - found.rollout_log_probs).exp().clamp(max=1.2)
-    assert torch.equal(found.kept, LOSS_MASK)
+    assert torch.equal(found.kept_mask, LOSS_MASK)
     torch.testing.assert_close(found.importance, weights)
     torch.testing.assert_close(found.token_weights, LOSS_MASK / LOSS_MASK.sum())
 
@@ -134,8 +136,8 @@ def test_sequence_modes_count_kept_tokens_of_each_sequence() -> None:
         aggregation="sequence_mean_token_mean",
     )
     found = _composed(algorithm)
-    per_sequence = torch.tensor([int(found.kept[sample == SAMPLES].sum()) for sample in range(3)])
-    expected = found.kept / (per_sequence[SAMPLES].clamp(min=1) * (per_sequence > 0).sum())
+    per_sequence = torch.tensor([int(found.kept_mask[sample == SAMPLES].sum()) for sample in range(3)])
+    expected = found.kept_mask / (per_sequence[SAMPLES].clamp(min=1) * (per_sequence > 0).sum())
     torch.testing.assert_close(found.token_weights, expected)
 
 
@@ -143,8 +145,8 @@ def test_covariance_and_its_selection_see_only_what_is_left() -> None:
     """The entropy mask comes first: means, N and candidates of KL-Cov are those of the kept tokens."""
     algorithm = replace(KL_COV, entropy_mask=EntropyMask("high", 0.6), selection_hyperparameters={"ratio": 0.5})
     found = _composed(algorithm)
-    chosen = select_tokens([found], [found.old_log_probs], algorithm, seed=0, update=0, group=None).masks[0]
-    kept = found.kept
+    chosen = select_tokens([found], [found.old_log_probs], algorithm, update=0, group=None).masks[0]
+    kept = found.kept_mask
     lp, a = found.old_log_probs.double(), found.advantages.double()
     cov = ((lp - lp[kept].mean()) * (a - a[kept].mean())).where(kept, -torch.inf)
     expected = torch.zeros(N, dtype=torch.bool).index_fill(0, cov.topk(int(0.5 * int(kept.sum()))).indices, True)
@@ -157,14 +159,13 @@ def test_correction_weighs_the_policy_loss_and_not_the_penalty() -> None:
     found = _composed(algorithm)
     selected = torch.zeros(N, dtype=torch.bool)
     selected[[0, 7]] = True
-    occasion = Occasion(is_first=False, seed=0, update=1)
     log_probs = found.old_log_probs + 0.1
-    loss = make_token_loss(
-        [found],
-        Selection([selected], [found.entropy], [selected], [found.entropy]),
+    loss = MiniBatchLoss(
+        MiniBatch(1, range(3), [], [found]),
+        make_scope(algorithm, ParallelGroups()),
         algorithm,
-        occasion,
-        [],
+        selection=Selection([selected], [found.entropy], [selected], [found.entropy]),
+        is_on_policy=False,
         cp_group=None,
     )
     value = loss(0, log_probs, found.entropy).loss

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which configuration it may go on with."""
+"""Which checkpoint a run continues from, and with which configuration it may continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABOUT = {"shape": {"num_layers": 2, "rope": (1.0, 0.5)}, "prompts_sha256": "abc"
 
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
-    """Steps 2 and 4, each with a shard and what the trainer says."""
+    """Checkpoints of steps 2 and 4, each with a shard and the trainer's record."""
     store = CheckpointStore(tmp_path)
     for step in (2, 4):
         folder = store.begin(step)
@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     good = find_good_checkpoint(store, ALONE)
     assert good == GoodCheckpoint(store.path(2), {"format": 1, "step": 2})
     said = capsys.readouterr().out
-    assert "checkpoint step_00000004 is damaged and is passed over" in said and reason in said
+    assert "checkpoint step_00000004 is damaged and is skipped" in said and reason in said
     (aside,) = set_newer_aside(store, good)
     assert aside.is_dir() and store.find().candidates == (store.path(2),)
 

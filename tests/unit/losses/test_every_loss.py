@@ -1,4 +1,4 @@
-"""What every registered loss must satisfy, whatever its equation."""
+"""What every registered loss must satisfy, whatever its equation. A new loss is in these tests without an edit here."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from megacov.config.losses import LOSS_SECTIONS
 from megacov.errors import ConfigError
-from megacov.losses import add_terms, get_loss
+from megacov.losses import LOSSES, add_terms, get_loss
+from megacov.losses.imported import check_hyperparameters, hyperparameters_of, try_loss
 from megacov.types import LossBatch
+from tests.support.losses import defaults_of, gradient_of, suite_cases
 
-HYPERPARAMETERS = [
-    ("ppo_clip", {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}),
-    ("ppo_clip", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 1.5}),
-    ("clip_cov", {"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None}),
-    ("clip_cov", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}),
-    ("kl_cov", {"kl_coef": 1.0, "estimator": "abs"}),
-    ("kl_cov", {"kl_coef": 0.5, "estimator": "k2"}),
-    ("kl_cov", {"kl_coef": 2.0, "estimator": "k3"}),
-]
-every_loss = pytest.mark.parametrize(("name", "hyperparameters"), HYPERPARAMETERS)
+every_loss = pytest.mark.parametrize(("name", "hyperparameters"), suite_cases())
 
 
 def part(batch: LossBatch, index: slice) -> LossBatch:
@@ -28,9 +22,22 @@ def part(batch: LossBatch, index: slice) -> LossBatch:
     return LossBatch(**{field.name: getattr(batch, field.name)[index] for field in fields(batch)})
 
 
+def gradient_at(batch: LossBatch, name: str, hyperparameters: dict) -> torch.Tensor:
+    """Of the loss, to the log-probs of the batch."""
+    log_probs = batch.log_probs.clone().requires_grad_()
+    get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters).loss.backward()
+    assert log_probs.grad is not None
+    return log_probs.grad
+
+
 @every_loss
-def test_gradient_is_that_of_the_value(name, hyperparameters, make_batch):
+def test_gradient_is_that_of_the_value_or_of_the_formula(name, hyperparameters, make_batch):
     batch = make_batch(24)
+    if get_loss(name).has_own_gradient:
+        found = gradient_at(batch, name, hyperparameters)
+        expected = batch.token_weights * gradient_of(name)(batch, **hyperparameters)
+        torch.testing.assert_close(found, torch.where(batch.loss_mask, expected, 0.0), rtol=1e-12, atol=1e-15)
+        return
     log_probs = batch.log_probs.clone().requires_grad_()
     entropy = batch.entropy.clone().requires_grad_()
 
@@ -40,6 +47,26 @@ def test_gradient_is_that_of_the_value(name, hyperparameters, make_batch):
         return add_terms(output, given, entropy_coef=0.3, ref_kl_coef=0.7, ref_kl_estimator="k3").loss
 
     assert torch.autograd.gradcheck(loss_of, (log_probs, entropy))
+
+
+@every_loss
+def test_a_loss_says_whether_its_gradient_is_its_own(name, hyperparameters, make_batch):
+    batch = make_batch(24)
+    value = lambda lp: get_loss(name)(replace(batch, log_probs=lp), **hyperparameters).loss  # noqa: E731
+    log_probs = batch.log_probs.clone().requires_grad_()
+    agrees = torch.autograd.gradcheck(value, log_probs, raise_exception=False)
+    assert agrees != get_loss(name).has_own_gradient
+
+
+@every_loss
+def test_at_the_old_policy_the_gradient_is_the_plain_policy_gradient(name, hyperparameters, make_batch):
+    batch = make_batch(40)
+    batch = replace(batch, log_probs=batch.old_log_probs, sequence_log_ratio=torch.zeros_like(batch.log_probs))
+    found = gradient_at(batch, name, hyperparameters)
+    plain = torch.where(batch.loss_mask, -batch.token_weights * batch.advantages, 0.0)
+    others = ~batch.selected if get_loss(name).needs_selection else torch.ones_like(batch.selected)
+    agrees = torch.allclose(found[others], plain[others], rtol=1e-12, atol=0)
+    assert agrees == get_loss(name).is_policy_gradient_at_old
 
 
 @every_loss
@@ -67,6 +94,8 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         token_weights=spoil(clean.token_weights),
         entropy=spoil(clean.entropy).requires_grad_(),
         ref_log_probs=spoil(clean.ref_log_probs),
+        sequence_log_ratio=spoil(clean.sequence_log_ratio),
+        sequence_tokens=spoil(clean.sequence_tokens),
         selected=clean.selected | ~clean.loss_mask,
     )
     kept = part(clean, clean.loss_mask)
@@ -119,36 +148,48 @@ def test_metrics_are_detached_float64_sums_over_loss_tokens(name, hyperparameter
 @every_loss
 def test_clipped_tokens_are_those_the_clip_leaves_without_gradient(name, hyperparameters, make_batch):
     batch = make_batch(200, selected=torch.zeros(200, dtype=torch.bool))
-    log_probs = batch.log_probs.clone().requires_grad_()
-    get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters).loss.backward()
     clipped = get_loss(name).clipped(batch, **hyperparameters)
     assert clipped.dtype == torch.bool
-    assert torch.equal(clipped, (log_probs.grad == 0) & batch.loss_mask)
-    assert clipped.any() == (name != "kl_cov")
+    assert torch.equal(clipped, (gradient_at(batch, name, hyperparameters) == 0) & batch.loss_mask)
+    assert clipped.any() == (get_loss(name).clipped_tokens is not None)
 
 
-@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+@every_loss
+def test_it_passes_the_check_of_imported_losses(name, hyperparameters):
+    check_hyperparameters(get_loss(name), hyperparameters)
+    try_loss(get_loss(name), hyperparameters)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_selection])
 def test_a_loss_that_acts_on_selected_tokens_asks_for_them(name, make_batch):
-    assert get_loss(name).needs_selection
     with pytest.raises(ConfigError, match=r"set algorithm\.selection\.name"):
         get_loss(name)(make_batch(4, selected=None))
 
 
-def test_ppo_clip_needs_no_selection(make_batch):
-    assert not get_loss("ppo_clip").needs_selection
-    assert get_loss("ppo_clip")(make_batch(8, selected=None)).loss.isfinite()
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.needs_selection])
+def test_another_loss_does_not(name, make_batch):
+    assert get_loss(name)(make_batch(8, selected=None)).loss.isfinite()
 
 
 def test_an_unknown_loss_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*ppo_clip, clip_cov, kl_cov"):
+    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*clip_cov, .*kl_cov, ppo_clip"):
         get_loss("grpo")
 
 
-def test_configuration_and_registry_agree_on_what_needs_a_selection():
-    from typing import get_args
+def test_every_loss_has_its_mathematics_and_its_settings():
+    assert LOSSES.keys() == LOSS_SECTIONS.keys()
+    assert LOSSES.keys() >= {"ppo_clip", "clip_cov", "kl_cov"}
 
-    from megacov.config.algorithm import AlgorithmSection
 
-    union = AlgorithmSection.model_fields["loss"].annotation
-    sections = {section().name: section.needs_selection for section in get_args(union)}
-    assert sections == {name: get_loss(name).needs_selection for name in sections}
+@pytest.mark.parametrize("name", LOSSES)
+def test_settings_and_function_agree(name):
+    loss, section = LOSSES[name], LOSS_SECTIONS[name]
+    assert defaults_of(name) == {key: default for key, (_, default) in hyperparameters_of(loss).items()}
+    assert section.needs_selection == loss.needs_selection
+
+
+def test_metrics_of_one_name_are_one_quantity():
+    known: dict = {}
+    for loss in LOSSES.values():
+        for name, metric in loss.metrics.items():
+            assert known.setdefault(name, metric) == metric, name

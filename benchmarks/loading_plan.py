@@ -1,7 +1,7 @@
-"""What each rank will hold, and hold for a moment, while it loads a model. Nothing is allocated to find it out.
+"""Memory that each rank holds, permanently and for a moment, while it loads a model. Nothing is allocated.
 
 The tables and layouts are those that load the weights, applied to tensors on the meta device, so a plan can be wrong
-only where loading is.
+only where loading is wrong.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from megacov.megatron.families.shape import ModelShape
 from megacov.megatron.model import padded_vocab_size
 from megacov.megatron.weight_table import EMBEDDING, owner_of_expert, owner_stage, weight_rules
 
-# Megatron adds gradients up in a float32 buffer that it makes together with the model.
+# Megatron accumulates gradients in a float32 buffer that it allocates together with the model.
 GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """One rank while it loads. Ranks of other data- and expert-parallel index hold as much.
+    """One rank while it loads. Ranks with another data- or expert-parallel index hold the same amount.
 
-    weight_bytes, gradient_bytes: on the device, from the beginning.
-    reading_bytes: in host memory, at most: what was read of one parameter, and the parameter put together from it.
-    largest: the Hugging Face tensors of the parameter with which that is reached.
+    weight_bytes, gradient_bytes: memory on the device, from the beginning.
+    reading_bytes: most host memory at a time: the parts of one parameter that were read, and the parameter made of
+        them.
+    largest: Hugging Face tensors of the parameter that takes most host memory.
     """
 
     stage: int
@@ -41,7 +42,7 @@ class RankPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """All of it, which on a CPU is in one place."""
+        """Sum of all three, which share one memory on a CPU."""
         return self.weight_bytes + self.gradient_bytes + self.reading_bytes
 
 
@@ -58,19 +59,19 @@ def plan_loading(
     """Plan for every rank that is not a copy of another.
 
     Args:
-        shape: of the model; `check_split` and `check_expert_split` say whether it can be split that way.
+        shape: shape of a model that `check_split` and `check_expert_split` accept for this layout.
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
-        virtual_pipeline: runs of layers on each pipeline rank.
+        virtual_pipeline: number of runs of layers on each pipeline rank.
         expert: expert-parallel size.
-        vocab_divisible_by: rows of a vocabulary shard are a multiple of this.
-        dtype: of the weights, on the ranks and in the files.
+        vocab_divisible_by: number of which the rows of a vocabulary shard are a multiple.
+        dtype: dtype of the weights, on the ranks and in the files.
 
     Returns:
-        One plan a pipeline stage and tensor-parallel rank, in that order.
+        One plan for each pipeline stage and tensor-parallel rank, in that order.
     """
     padded = padded_vocab_size(shape.vocab_size, divisible_by=vocab_divisible_by, tp_size=tensor)
-    of_stage: list[list[WeightRule]] = [[] for _ in range(pipeline)]
+    rules_by_stage: list[list[WeightRule]] = [[] for _ in range(pipeline)]
     for rule in weight_rules(shape, padded_vocab_size=padded):
         if owner_of_expert(rule, shape, expert_parallel=expert) not in (None, 0):
             continue
@@ -79,9 +80,11 @@ def plan_loading(
         if rule.names == (EMBEDDING,) and shape.tie_word_embeddings:
             stages.add(pipeline - 1)
         for holder in stages:
-            of_stage[holder].append(rule)
+            rules_by_stage[holder].append(rule)
     return [
-        _plan_rank(rules, stage, rank, tensor, dtype) for stage, rules in enumerate(of_stage) for rank in range(tensor)
+        _plan_rank(rules, stage, rank, tensor, dtype)
+        for stage, rules in enumerate(rules_by_stage)
+        for rank in range(tensor)
     ]
 
 

@@ -1,0 +1,45 @@
+"""What the settings of every policy loss share, and the settings of a loss that somebody else has written."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field, model_validator
+
+from megacov.config.section import Section
+
+FUNCTION_FORM = "package.module:function"
+"""What a name that leads to an imported function looks like."""
+
+
+class LossSection(Section):
+    """What all losses share."""
+
+    # Whether the loss acts on selected tokens, which a file cannot set; None where only its function knows.
+    needs_selection: ClassVar[bool | None] = False
+
+    name: str
+    """The loss; each form fixes its own."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the loss function: every setting but the name."""
+        return self.model_dump(exclude={"name"})
+
+
+class ImportedLoss(LossSection):
+    """A loss that is imported. Its other keys are hyperparameters, checked against its function before ranks start."""
+
+    model_config = ConfigDict(extra="allow")
+
+    needs_selection: ClassVar[bool | None] = None
+
+    # The pattern is for editors alone: a name that does not fit is explained where it is imported.
+    name: str = Field(json_schema_extra={"pattern": ":"})
+    """The function, as package.module:function."""
+
+    @model_validator(mode="after")
+    def _hyperparameters_are_plain(self) -> ImportedLoss:
+        for key, value in (self.model_extra or {}).items():
+            if value is not None and not isinstance(value, bool | int | float | str):
+                raise ValueError(f"{key} is {value!r}: a hyperparameter is a number, true or false, text, or null.")
+        return self

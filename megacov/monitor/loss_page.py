@@ -1,0 +1,75 @@
+"""docs/losses.md, rendered from the losses themselves: `python -m megacov.monitor.loss_page > docs/losses.md`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from megacov.config.losses import LOSS_SECTIONS
+from megacov.config.messages import expected, show
+from megacov.losses import LOSSES, Loss
+
+_INTRODUCTION = """\
+# Losses
+
+<!-- Rendered by `python -m megacov.monitor.loss_page > docs/losses.md`: change the files in megacov/losses/ and
+megacov/config/losses/. -->
+
+`algorithm.loss.name` chooses the policy loss; the keys beside it are its hyperparameters. `yaml_configs/algorithms/`
+has a file with published values for each, which any run can extend. A name of the form `package.module:function` is
+imported: [examples/custom_loss](../examples/custom_loss/) shows one, and CONTRIBUTING.md says how to add a loss here.
+
+Symbols: `A` advantages, `d = log_prob - old_log_prob`, `rho = exp(d)`, sg: detached from the gradient. The old policy
+is the one before the first update of a rollout batch, where d is exactly 0. Each loss is given for one token;
+`algorithm.aggregation` says how tokens become one number. Every metric is a mean over loss tokens, logged as
+`policy/<metric>`, beside the ones that all losses have ([metrics.md](metrics.md)). "Needs a selection" means that
+`algorithm.selection` must choose tokens for it; other losses take `selection: {name: none}`.
+"""
+
+
+def render_page() -> str:
+    """All losses as Markdown, ending in a newline."""
+    return "\n".join([_INTRODUCTION, *(line for loss in LOSSES.values() for line in _section(loss))]).rstrip() + "\n"
+
+
+def _section(loss: Loss) -> Iterator[str]:
+    summary, _, body = _equation(loss).partition("\n\n")
+    yield from (f"## {loss.name}", "", *summary.splitlines(), "")
+    yield from ("```text", *body.splitlines(), "```", "")
+    yield from (*(f"- {fact}" for fact in _facts(loss)), "")
+    yield from ("| hyperparameter | meaning | values | default |", "|---|---|---|---|")
+    for key, field in LOSS_SECTIONS[loss.name].model_fields.items():
+        if key != "name":
+            meaning = (field.description or "").rpartition(" [")[0] or field.description
+            yield f"| `{key}` | {_cell(meaning)} | {_cell(expected(field))} | {show(field.default)} |"
+    yield ""
+    if loss.metrics:
+        yield from ("| metric | meaning | unit |", "|---|---|---|")
+        yield from (f"| `{name}` | {_cell(metric.meaning)} | {metric.unit} |" for name, metric in loss.metrics.items())
+        yield ""
+
+
+def _equation(loss: Loss) -> str:
+    """The docstring of the equation, as far as its first section of parameters."""
+    return (inspect.getdoc(loss.token_losses) or "").partition("\nArgs:")[0].strip()
+
+
+def _facts(loss: Loss) -> Iterator[str]:
+    if loss.needs_selection:
+        yield "Needs a selection."
+    if loss.needs_sequence_sums:
+        yield "Reads sums over sequences: one message an update and one a micro-batch among context-parallel ranks."
+    if loss.clipped_tokens is not None:
+        yield "A clip leaves some tokens without gradient."
+    yield "Value and gradient differ on purpose." if loss.has_own_gradient else "The gradient is that of the value."
+    if loss.is_policy_gradient_at_old:
+        others = " of tokens that are not selected" if loss.needs_selection else ""
+        yield f"At d = 0 the gradient{others} is that of the plain policy gradient, -A."
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(render_page(), end="")

@@ -1,0 +1,45 @@
+"""What the tags of each section have in common: the prose of docs/metrics.md."""
+
+from __future__ import annotations
+
+HEAD = """\
+Every tag that a run may write to `RUN/tensorboard`; writing another one is an error. Rank 0 writes them.
+
+"Mean over" is the denominator: *tokens*, *sequences* (responses) or *groups* (responses to one prompt) of the whole
+step, over all optimizer steps, micro-batches and ranks; *none* marks sums, extremes and settings. Loss tokens are all
+response tokens of the batch that is trained on. Kept tokens are the loss tokens that the high-entropy mask and the
+rollout correction leave in. An optimizer step is applied unless its gradient is not finite. A tag is absent where its
+value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite."""
+
+SECTIONS = {
+    "run": "What the run was asked to do.",
+    "entropy": """\
+Entropy of the policy over the whole vocabulary before the first optimizer step. Except for `token_mean_before_filter`
+it is computed by the trainer, over loss tokens.""",
+    "cov": """\
+`(log_prob - mean log_prob) * (advantage - mean advantage)` of each kept token, under the policy before the first
+optimizer step; both means are over the kept tokens of the rollout batch.
+
+If a tabular softmax policy takes a natural-gradient step, a mean above 0 means that its entropy falls (arXiv
+2505.22617, Theorem 2). The gradient step that a run takes only tends to do the same: in random cases the signs agree
+about four times in five. The same holds for the quadrants: `pos_adv_high_lp` and `neg_adv_low_lp` tend to sharpen the
+policy, the other two to flatten it.""",
+    "selection": """\
+The kept tokens that the covariance method acts on. Except for the quadrants, these tags are of the last applied
+optimizer step; in `rollout_batch` scope they are of all optimizer steps, applied or not. A score is what the selection
+ranks by, such as the covariance within its own scope.""",
+    "policy": """\
+The optimizer steps. `d = log_prob - old log_prob`, where old is the policy before the first optimizer step. d is taken
+in the forward pass of each optimizer step, so it is 0 until one has been applied. Means over tokens are over the kept
+tokens of all applied optimizer steps. [losses.md](losses.md) lists the metrics of each loss.""",
+    "reward": """\
+All responses of the groups that are trained on or dropped by filtering. Groups carried to a later step count there.""",
+    "rollout": """\
+How the batch was sampled. Lengths, truncation and version lag are of the responses that are trained on.
+`m = rollout log_prob - old log_prob`, by the server that sampled the token and by the trainer; means of m and of the
+importance weight are over loss tokens.""",
+    "perf": """\
+One step: the wall-clock time of rank 0, and the memory of all ranks. `weight_sync_*` splits up the last successful push
+before the batch was complete.""",
+    "health": "Failures that the run survived.",
+}

@@ -1,0 +1,179 @@
+"""The scope of a selection: which tokens compete with each other, and at which moment of a step that is decided.
+
+A step offers four moments: before the first optimizer step of a rollout batch, before each optimizer step, between the
+forwards and the backwards of an optimizer step, and inside the loss of a micro-batch. A scope selects at one of them
+and answers None at the others. Off the last pipeline stage every answer is None: those ranks have no log-probs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import ClassVar
+
+from torch import Tensor
+
+from megacov.megatron.policy import Policy
+from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
+from megacov.trainer.optimizer_step.selection import Selection, select_tokens
+
+
+class SelectionScope:
+    """No tokens are selected; a real scope overrides the method of its moment."""
+
+    # Whether all ranks and micro-batches compete, so that threshold, margin and overlap describe one selection.
+    is_global: ClassVar[bool] = True
+    # Whether the time that selection takes can be told from that of the forward-backward pass.
+    is_timed: ClassVar[bool] = False
+    # Whether an optimizer step has to run all forwards before the first backward.
+    acts_between_passes: ClassVar[bool] = False
+
+    def __init__(self, algorithm: Algorithm, groups: ParallelGroups) -> None:
+        """Keep what every selection of the run shares."""
+        self._algorithm, self._groups = algorithm, groups
+
+    def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
+        """Select before the first optimizer step of a rollout batch, from the old policy.
+
+        Collectives: dp_cp: those of `select_tokens` on the last stage, where the scope selects here.
+
+        Args:
+            mini_batches: all of the rollout batch.
+
+        Returns:
+            One selection a mini-batch.
+        """
+        return [None] * len(mini_batches)
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        """Select before an optimizer step.
+
+        Collectives: where the scope selects here, a forward-only pass of all ranks unless the log-probs are known;
+        then dp_cp: those of `select_tokens` on the last stage.
+
+        Args:
+            policy: the policy that is about to be updated.
+            mini_batch: the optimizer step's share of the rollout batch.
+            is_on_policy: whether `policy` is still the old policy, whose log-probs are known.
+
+        Returns:
+            The selection over the mini-batch.
+        """
+        return None
+
+    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+        """Select once all forwards of an optimizer step have run and no backward has.
+
+        `acts_between_passes` must be True, and the layout without pipeline stages.
+
+        Collectives: dp_cp: those of `select_tokens`, where the scope selects here.
+
+        Args:
+            mini_batch: the optimizer step's share of the rollout batch.
+            log_probs: [t] float32 detached of each micro-batch, under the policy that is about to be updated.
+
+        Returns:
+            The selection over the mini-batch.
+        """
+        return None
+
+    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
+        """Select inside the loss of one micro-batch, as the paper's code and verl do.
+
+        Collectives: cp: those of `select_tokens`, where the scope selects here. The ranks that share the micro-batch
+        select in it together.
+
+        Args:
+            mini_batch: the optimizer step's share of the rollout batch.
+            index: place of the micro-batch in it.
+            log_probs: [t] float32 detached, under the policy that is being updated.
+
+        Returns:
+            The selection in this micro-batch.
+        """
+        return None
+
+    def mini_batches_of(self, index: int, num_mini_batches: int) -> range:
+        """Mini-batches whose tokens compete with those of one of them.
+
+        Args:
+            index: place of that one in the rollout batch.
+            num_mini_batches: of the rollout batch.
+
+        Returns:
+            Their places.
+        """
+        return range(index, index + 1)
+
+    def _select(self, mini_batches: Sequence[MiniBatch], log_probs: Sequence[Tensor]) -> Selection | None:
+        """The selection over all ranks; the number of the first optimizer step seeds random draws."""
+        if not self._groups.is_last_stage:
+            return None
+        return select_tokens(
+            all_inputs(mini_batches),
+            log_probs,
+            self._algorithm,
+            update=mini_batches[0].update,
+            group=self._groups.dp_cp,
+        )
+
+
+class RolloutBatchScope(SelectionScope):
+    """All tokens of a rollout batch compete, once, while the current policy is the old one."""
+
+    is_timed = True
+
+    def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
+        whole = self._select(mini_batches, [part.old_log_probs for part in all_inputs(mini_batches)])
+        if whole is None:
+            return [None] * len(mini_batches)
+        bounds = accumulate((len(mini_batch.inputs) for mini_batch in mini_batches), initial=0)
+        return [whole.slice(start, stop) for start, stop in pairwise(bounds)]
+
+    def mini_batches_of(self, index: int, num_mini_batches: int) -> range:
+        return range(num_mini_batches)
+
+
+class MiniBatchScope(SelectionScope):
+    """All tokens of an optimizer step compete.
+
+    The first optimizer step of a rollout batch reuses the old log-probs, since the current policy is the old one. Later
+    ones run one forward-only pass, unless the covariance is taken of the old log-probs.
+    """
+
+    is_timed = True
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        if is_on_policy or self._algorithm.log_probs == "old":
+            return self._select([mini_batch], [part.old_log_probs for part in mini_batch.inputs])
+        return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
+
+
+class MicroBatchScope(SelectionScope):
+    """The tokens of each micro-batch compete among themselves, so the result depends on the layout."""
+
+    is_global = False
+
+    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
+        part = mini_batch.inputs[index]
+        source = part.old_log_probs if self._algorithm.log_probs == "old" else log_probs
+        return select_tokens([part], [source], self._algorithm, update=mini_batch.update, group=self._groups.cp)
+
+
+_SCOPES = {"rollout_batch": RolloutBatchScope, "mini_batch": MiniBatchScope, "micro_batch": MicroBatchScope}
+
+
+def make_scope(algorithm: Algorithm, groups: ParallelGroups) -> SelectionScope:
+    """The scope that the algorithm names; one that never selects where the algorithm has no selection.
+
+    Args:
+        algorithm: its `select` and `scope` are read here, its selector and hyperparameters at each selection.
+        groups: this rank's process groups.
+
+    Returns:
+        The scope, which keeps no state between steps.
+    """
+    kind = SelectionScope if algorithm.select is None else _SCOPES[algorithm.scope]
+    return kind(algorithm, groups)

@@ -1,0 +1,51 @@
+"""Rank 0 writes logged steps for TensorBoard and for `megacov status`, and shows every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from megacov.config import load_config
+from megacov.monitor.status_file import StatusFile, read_logged_steps
+from megacov.monitor.tensorboard import MetricWriter
+from megacov.trainer.build import Run
+from megacov.trainer.progress import ProgressReport
+from megacov.trainer.state import TrainState
+from megacov.trainer.step import StepReport
+
+
+def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(
+        "yaml_configs/runs/tiny_kl_cov.yaml", (f"run.directory={tmp_path}", "monitor.log_every=2", "run.steps=4")
+    )
+    parts: dict[str, Any] = dict.fromkeys(("policy", "rollout", "algorithm", "settings"))
+    parts["checkpointer"] = SimpleNamespace(metrics=dict)
+    with MetricWriter(tmp_path / "tensorboard") as writer:
+        run = Run(
+            config=config,
+            state=TrainState(),
+            writer=writer,
+            status=StatusFile(tmp_path, name=config.run.name, num_steps=config.run.steps),
+            progress=ProgressReport("tiny", num_steps=4, num_groups=1, choice="off"),
+            **parts,
+        )
+        for step in range(1, 5):
+            run.state.step = step
+            run.record(StepReport({"reward/mean": step / 8, "entropy/token_mean": 1.0}, None))
+    assert [(each.step, each.values["reward/mean"]) for each in read_logged_steps(tmp_path) or ()] == [
+        (2, 0.25),
+        (4, 0.5),
+    ]
+    assert capsys.readouterr().out.count("tiny  step ") == 4
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", (f"run.directory={tmp_path}",))
+    names = ("policy", "rollout", "algorithm", "settings", "checkpointer", "writer", "status", "progress")
+    parts: dict[str, Any] = dict.fromkeys(names)
+    run = Run(config=config, state=TrainState(step=1), **parts)
+    run.record(StepReport({"reward/mean": 0.5}, None))
+    assert list(tmp_path.iterdir()) == []
