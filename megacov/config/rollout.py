@@ -28,7 +28,7 @@ class RolloutSection(Section):
     """Sampling of responses."""
 
     engine: Literal["embedded", "sglang"] = "embedded"
-    """What samples: one server on the CPU that the trainer starts, or SGLang servers."""
+    """Rollout servers: one on the CPU that the trainer starts, or SGLang servers."""
     addresses: tuple[str, ...] = ()
     """URLs of running SGLang servers, as in [http://10.0.0.5:30000]."""
     addresses_file: Path | None = None

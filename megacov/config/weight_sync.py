@@ -24,15 +24,15 @@ class WeightSyncSection(Section):
         "disk", description=" ".join(f"{name}: {traits.summary}" for name, traits in TRANSPORTS.items())
     )
     directory: Path | None = None
-    """Of disk: that folder; null for RUN/weights."""
+    """Folder of the disk transport; null for RUN/weights."""
     keep: StrictInt = Field(2, ge=1)
-    """Of disk: newest versions left there. [versions]"""
+    """Newest versions that the disk transport keeps. [versions]"""
     host: str = Field("127.0.0.1", min_length=1)
-    """Of broadcast: private address of rank 0's machine, which the servers reach."""
+    """Private address of rank 0's machine, to which servers connect for a broadcast."""
     bucket_bytes: StrictInt = Field(512 * 1024**2, ge=1)
-    """Of transports other than disk: size of one message; trainer and servers each hold one or two of them. [bytes]"""
+    """Size of one message, except by disk; trainer and servers each hold one or two messages. [bytes]"""
     timeout_s: StrictFloat = Field(300.0, gt=0)
-    """Of transports other than disk: deadline of one message, and of any other call to a server during a push. [s]"""
+    """Deadline of one message, except by disk, and of any other call to a server during a push. [s]"""
     pause_mode: PauseMode = "retract"
     """Running requests are ended, recomputed with the new weights, or continued on their old keys and values."""
     verify: Verification = "version"

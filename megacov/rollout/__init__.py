@@ -13,16 +13,17 @@ from megacov.rollout.fleet.member import Member
 from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.fleet.sglang_server import SglangServer
-from megacov.rollout.sampling.carried import CarriedGroup, dump_carried, load_carried
+from megacov.rollout.sampling.carried import CarriedGroup, DecodeTokens, dump_carried, load_carried
 from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
 from megacov.rollout.sampling.partial import PartialSampler
-from megacov.rollout.sampling.prompt_sampler import PromptSampler
+from megacov.rollout.sampling.prompt_sampler import PromptSampler, Verifier
 from megacov.rollout.sampling.sampler import Sampler
 
 __all__ = [
     "AddressFile",
     "Capabilities",
     "CarriedGroup",
+    "DecodeTokens",
     "EmbeddedServer",
     "Fleet",
     "GenerateRequest",
@@ -42,6 +43,7 @@ __all__ = [
     "SglangServer",
     "UnreachableError",
     "UnusableServerError",
+    "Verifier",
     "dump_carried",
     "load_carried",
     "make_keys",

@@ -63,7 +63,7 @@ class LentMemory:
 
     async def _give(self, client: RolloutClient) -> None:
         if client not in self._given:
-            # SGLang's scheduler aborts when it is asked to free memory with work pending, such as a prefetched batch or
+            # SGLang's scheduler exits when it is asked to free memory with work pending, such as a prefetched batch or
             # a health check. Requests that arrive from now on wait for the end of the pause.
             await client.pause("abort")
             await _wait_until_idle(client)

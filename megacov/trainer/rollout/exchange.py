@@ -39,8 +39,8 @@ class RolloutExchange:
         assert (worker is not None) == (groups.world_rank == 0)
         self._groups = groups
         self._worker = worker
-        self._failure = ""  # of the last push
-        self._num_waits = 0  # of servers for a push, since the last batch
+        self._failure = ""  # reason why the last push failed
+        self._num_waits = 0  # times since the last batch that servers needed another push
         self._pushed: int | None = None
         self.is_under_way = False
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from megacov.config import RunConfig
-from megacov.rollout import Fleet, PartialSampler, PromptSampler
-from megacov.rollout.sampling.carried import DecodeTokens
-from megacov.rollout.sampling.prompt_sampler import Verifier
+from megacov.rollout import DecodeTokens, Fleet, PartialSampler, PromptSampler, Verifier
 
 
 def make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
