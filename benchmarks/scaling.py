@@ -1,4 +1,4 @@
-"""Step time by phase of Qwen2.5-32B on 32 to 1024 H100: a simulation on paper, nothing of it is measured.
+"""Step time by phase of Qwen2.5-32B on 32 to 1024 H100: a simulation on paper, in which nothing is measured.
 
 Prints the tables of docs/scaling.md. Run: python -m benchmarks.scaling [--figure docs/figures/scaling.png]
 """
@@ -17,18 +17,11 @@ from benchmarks.scaling_step import Mode, Run, Step, colocated_step, read_run, s
 RUN = Path(__file__).parents[1] / "yaml_configs" / "runs" / "qwen2.5_32b_kl_cov_4n.yaml"
 SIZES = (32, 64, 128, 256, 512, 1024)
 _ENOUGH = 0.5
-"""Parallel efficiency below which a phase is said to have stopped scaling."""
+"""Parallel efficiency below which a phase counts as having stopped scaling."""
 
 
 def phases(step: Step) -> dict[str, float]:
-    """What follows one another in a step.
-
-    Args:
-        step: of any mode.
-
-    Returns:
-        Seconds by name; they add up to the step.
-    """
+    """Seconds of the successive phases of a step by name; they add up to the step."""
     trainer = step.trainer
     return {
         "rollout waited for": step.waited,
@@ -45,14 +38,7 @@ def phases(step: Step) -> dict[str, float]:
 
 
 def strong(run: Run) -> dict[Mode, list[Step]]:
-    """The same batch on every size.
-
-    Args:
-        run: with the model and its batch.
-
-    Returns:
-        Steps by mode, in the order of SIZES.
-    """
+    """Steps with the same batch on every size: by mode, in the order of SIZES."""
     shared = [shared_steps(run, gpus) for gpus in SIZES]
     return {
         "in turn": [steps["in turn"] for steps in shared],
@@ -62,27 +48,20 @@ def strong(run: Run) -> dict[Mode, list[Step]]:
 
 
 def weak(run: Run) -> dict[Mode, list[Step]]:
-    """Prompts grow with the GPUs, in as many optimizer steps.
-
-    Args:
-        run: with the model and its batch.
-
-    Returns:
-        Steps by mode, in the order of SIZES.
-    """
+    """Steps whose prompts grow with the GPUs, in as many optimizer steps: by mode, in the order of SIZES."""
     shared = [shared_steps(run.with_prompts(gpus // SIZES[0]), gpus) for gpus in SIZES]
     modes: tuple[Mode, ...] = ("in turn", "one step off")
     return {mode: [steps[mode] for steps in shared] for mode in modes}
 
 
 def efficiencies(steps: Sequence[Step]) -> dict[str, list[float]]:
-    """GPU-seconds of a phase on the smallest size over those on each, all GPUs of the job counted.
+    """GPU-seconds of a phase on the smallest size divided by those on each size, counting all GPUs of the job.
 
     Args:
-        steps: of one mode, in the order of SIZES.
+        steps: steps of one mode, in the order of SIZES.
 
     Returns:
-        By phase; those that cost nothing on the smallest size are counted with the update, which they are a part of.
+        Efficiencies by phase. Phases that cost nothing on the smallest size are part of the update, and count with it.
     """
     by_size = []
     for step in steps:
@@ -100,16 +79,16 @@ def efficiencies(steps: Sequence[Step]) -> dict[str, list[float]]:
 
 
 def first_to_stop(steps: Sequence[Step]) -> list[str]:
-    """Sentences on what stops scaling.
+    """Describe which phases stop scaling.
 
     Args:
-        steps: in turn, in the order of SIZES.
+        steps: steps in turn, in the order of SIZES.
 
     Returns:
-        The phase that falls below half of its efficiency first, each later one, and where the lost time goes.
+        A sentence for each phase that falls below half of its efficiency, in order, and one about the lost time.
     """
     shares = efficiencies(steps)
-    said: list[str] = []
+    sentences: list[str] = []
     gone: set[str] = set()
     for place, step in enumerate(steps):
         fallen = sorted(
@@ -119,16 +98,18 @@ def first_to_stop(steps: Sequence[Step]) -> list[str]:
         )
         for share, name in fallen:
             part = phases(step)[name] / step.seconds
-            said.append(f"- on {step.gpus} GPUs: {name}, at {share:.0%} of its efficiency and {part:.1%} of the step")
+            sentences.append(
+                f"- on {step.gpus} GPUs: {name}, at {share:.0%} of its efficiency and {part:.1%} of the step"
+            )
             gone.add(name)
     last, first = phases(steps[-1]), phases(steps[0])
     lost = {name: last[name] - first[name] * steps[0].gpus / steps[-1].gpus for name in last}
     most = max(lost, key=lambda name: lost[name])
-    said.append(
-        f"- of the {sum(lost.values()):.1f} s that a step on {steps[-1].gpus} GPUs takes beyond a perfect "
-        f"{steps[0].seconds * steps[0].gpus / steps[-1].gpus:.1f} s, {lost[most]:.1f} s are {most}"
+    sentences.append(
+        f"- a step on {steps[-1].gpus} GPUs takes {sum(lost.values()):.1f} s more than a perfect "
+        f"{steps[0].seconds * steps[0].gpus / steps[-1].gpus:.1f} s, and {lost[most]:.1f} s of that are {most}"
     )
-    return said
+    return sentences
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -147,7 +128,7 @@ def shape(step: Step) -> str:
 
 
 def sharing_rows(steps: Sequence[Step]) -> Iterator[Sequence[str]]:
-    """Who has which GPUs, and who waits."""
+    """Rows with the GPUs of trainer and servers, and their waiting times."""
     for step in steps:
         servers, rollout = step.servers, step.rollout
         yield (
@@ -185,15 +166,7 @@ def weak_rows(by_mode: Mapping[Mode, Sequence[Step]]) -> Iterator[Sequence[str]]
 
 
 def strong_report(run: Run, steps: Mapping[Mode, Sequence[Step]]) -> str:
-    """What docs/scaling.md shows of a fixed batch.
-
-    Args:
-        run: with the model and its batch.
-        steps: of `strong`.
-
-    Returns:
-        Lines.
-    """
+    """The part of docs/scaling.md about a fixed batch, from the steps of `strong`."""
     batch, responses = run.plan.batch, run.responses
     cut = sum(1 for n in responses if n >= batch.max_response_length) / len(responses)
     lines = [
@@ -213,27 +186,13 @@ def strong_report(run: Run, steps: Mapping[Mode, Sequence[Step]]) -> str:
 
 
 def weak_report(steps: Mapping[Mode, Sequence[Step]]) -> str:
-    """What docs/scaling.md shows of a batch that grows.
-
-    Args:
-        steps: of `weak`.
-
-    Returns:
-        Lines.
-    """
+    """The part of docs/scaling.md about a batch that grows, from the steps of `weak`."""
     heading = ("GPUs", "tokens", "in turn", "sync", "tokens/s/GPU", "efficiency")
     return "\n".join(table((*heading, "one step off", *heading[3:]), list(weak_rows(steps))))
 
 
 def assumptions_report(given: Assumptions) -> str:
-    """Published times beside simulated ones, and all assumptions.
-
-    Args:
-        given: the assumptions.
-
-    Returns:
-        Lines.
-    """
+    """The parts of docs/scaling.md about published times and about assumptions."""
     compared = [
         (one.what, f"{one.published:g} {one.unit}".strip(), f"{one.simulated:.4g}", f"{one.ratio:.2f}", one.role)
         for one in compare(given)
@@ -249,7 +208,7 @@ def assumptions_report(given: Assumptions) -> str:
 
 
 def main() -> None:
-    """Print the tables; with --figure, draw the phases as well."""
+    """Print the tables, and with --figure also draw the phases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figure", type=Path, help="where to write a picture, ending in .png")
     options = parser.parse_args()

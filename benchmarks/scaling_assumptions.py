@@ -1,4 +1,4 @@
-"""What the simulation of a step assumes: each value with its unit and where it is from; see docs/scaling.md."""
+"""The assumptions of the simulation of a step, each with its unit and source; see docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from megacov.plan import ModelSizes, total_parameters
 
 
 def assume(value: float, unit: str, source: str) -> Any:
-    """A field with its unit and source; Any, as `dataclasses.field` pretends to be of the type of the field."""
+    """A field with its unit and source. The type is Any because `dataclasses.field` claims to have the field's type."""
     return field(default=value, metadata={"unit": unit, "source": source})
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU with its links: peaks, which nothing can beat. The defaults are an H100 SXM."""
+    """A GPU with its links, described by peak rates. The defaults are those of an H100 SXM."""
 
     flops: float = assume(989e12, "FLOP/s", "H100 data sheet, bfloat16 without sparsity")
     memory: float = assume(3.35e12, "B/s", "H100 data sheet")
@@ -29,7 +29,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a peak, what is reached. The first two are fitted, on one published row; see docs/scaling.md."""
+    """Shares of a peak that are reached. The first two are fitted to published times; see docs/scaling.md."""
 
     training: float = assume(0.277, "of flops", "fitted: actor log-probs of miles, 33 s")
     decoding: float = assume(0.358, "of memory", "fitted: rollout of miles, 307 s")
@@ -40,7 +40,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Costs:
-    """What does not follow from bytes or arithmetic."""
+    """Times that do not follow from bytes or arithmetic."""
 
     hop: float = assume(5e-6, "s", "assumed: latency of a collective, for each doubling of its ranks")
     server_step: float = assume(1e-3, "s", "assumed: scheduler and sampling of one decoding step")
@@ -50,7 +50,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Responses: log-normal, cut at the longest that is allowed; samples are its quantiles, so nothing is random."""
+    """Responses: log-normal, cut at the greatest length allowed. Samples are quantiles, so nothing is random."""
 
     mean: float = assume(4000, "tokens", "paper: about 4k late in 32B runs of KL-Cov and Clip-Cov")
     spread: float = assume(1.5, "", "sigma of the logarithm: miles, mean 4585 and 33 % cut at 8192")
@@ -58,14 +58,7 @@ class Lengths:
 
 
 def described(group: object) -> Iterator[tuple[str, float, str, str]]:
-    """Rows of the table of assumptions.
-
-    Args:
-        group: one of the dataclasses above.
-
-    Yields:
-        Name, value, unit and source.
-    """
+    """Yield name, value, unit and source of each assumption in one of the dataclasses above."""
     for one in fields(group):  # type: ignore[arg-type]
         name = f"{type(group).__name__}.{one.name}"
         yield name, getattr(group, one.name), one.metadata["unit"], one.metadata["source"]
@@ -73,7 +66,7 @@ def described(group: object) -> Iterator[tuple[str, float, str, str]]:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """All of them."""
+    """All assumptions."""
 
     gpu: Gpu = field(default_factory=Gpu)
     shares: Shares = field(default_factory=Shares)
@@ -81,24 +74,17 @@ class Assumptions:
     lengths: Lengths = field(default_factory=Lengths)
 
     def latency(self, ranks: int) -> float:
-        """Of a collective without bytes.
-
-        Args:
-            ranks: of its group.
-
-        Returns:
-            Seconds.
-        """
+        """Seconds of a collective of so many ranks that moves no bytes."""
         return self.costs.hop * log2(ranks) if ranks > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the simulation needs to know of a model.
+    """Sizes of a model that the simulation needs.
 
-    active: parameters that a token is multiplied with; the embedding is looked up.
-    attention_layers: those that keep keys and values.
-    state_bytes: of a sequence, kept by layers of linear attention.
+    active: parameters with which a token is multiplied; the embedding is only looked up.
+    attention_layers: number of layers that keep keys and values.
+    state_bytes: state that layers of linear attention keep for a sequence.
     """
 
     parameters: int
@@ -113,36 +99,29 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
-        """In bfloat16."""
+        """Bytes of the weights in bfloat16."""
         return 2 * self.parameters
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token, in bfloat16."""
+        """Bytes of the keys and values of one token, in bfloat16."""
         return 4 * self.attention_layers * self.key_size
 
     def forward_flops(self, tokens: float, squares: float) -> float:
-        """Of a forward pass over sequences.
+        """Floating-point operations of a forward pass over sequences.
 
         Args:
-            tokens: of all of them.
-            squares: sum of the squares of their lengths; causal attention does half of each.
+            tokens: number of tokens of all sequences.
+            squares: sum of the squares of their lengths, half of which causal attention computes.
 
         Returns:
-            Floating-point operations.
+            The number of operations.
         """
         return 2 * self.active * tokens + 2 * self.attention_layers * self.query_size * squares
 
 
 def dense(sizes: ModelSizes) -> Model:
-    """Of a model without experts.
-
-    Args:
-        sizes: read from its `config.json`.
-
-    Returns:
-        The model.
-    """
+    """The model of the simulation for a model without experts."""
     parameters = total_parameters(sizes)
     looked_up = 0 if sizes.tie_word_embeddings else sizes.vocab_size * sizes.hidden_size
     return Model(

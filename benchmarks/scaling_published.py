@@ -1,4 +1,4 @@
-"""What the simulation says of set-ups whose times others have published. One row is fitted, the rest is predicted."""
+"""Simulations of set-ups with published times. Two times of one system are fitted, and all others are predicted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _MODELS = Path(__file__).parents[1] / "yaml_configs" / "models"
 H200 = Gpu(memory=4.8e12, capacity=141e9)
 
 QWEN_27B = Model(
-    # 53 GB of weights, of them one embedding of 248,320 x 5,120 that is looked up. Every fourth layer keeps keys and
-    # values, for 4 heads of 256; the others keep 151 MB for each sequence. All but the heads are from miles' page.
+    # The weights are 53 GB, including an embedding of 248,320 x 5,120 that is looked up. Every fourth layer keeps keys
+    # and values, for 4 heads of 256; the others keep 151 MB for each sequence. The heads are assumed, and everything
+    # else is from miles' page.
     parameters=26_500_000_000,
     active=25_230_000_000,
     layers=64,
@@ -36,8 +37,8 @@ QWEN_27B = Model(
 class Setup:
     """A published set-up.
 
-    mean: tokens of a response, as published.
-    longest: tokens of a response that are allowed.
+    mean: published mean number of tokens of a response.
+    longest: greatest number of tokens of a response.
     """
 
     model: Model
@@ -55,7 +56,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published time beside the simulation's. role: fitted or predicted."""
+    """A published value beside the simulated one. role: fitted or predicted."""
 
     what: str
     published: float
@@ -65,7 +66,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Of the simulation to what was published."""
+        """Simulated divided by published value."""
         return self.simulated / self.published
 
 
@@ -76,21 +77,21 @@ def miles() -> Setup:
 
 
 def nemo(*, gpus: int, fraction: float) -> Setup:
-    """Qwen3-32B on H100 in NeMo-RL 0.5: TP 4, PP 4, one sequence a pass, 4 optimizer steps; engines of TP 4."""
+    """Qwen3-32B on H100 in NeMo-RL 0.5: TP 4, PP 4, one sequence in each pass, 4 optimizer steps; engines of TP 4."""
     model = dense(read_model_sizes(_MODELS / "qwen3-32b" / "config.json"))
     layout = Layout(tensor=4, sequence=True, pipeline=4, data=2)
     servers = Servers(gpus // 4, 4, fraction * Gpu().capacity)
-    # 3251 tokens with the prompt, which counts among the 4096 as well.
+    # Both the 3251 and the 4096 tokens include the prompt.
     prompt = int(Lengths().prompt)
     return Setup(model, Gpu(), 64, 32, 3251 - prompt, 4096 - prompt, 4, layout, "none", 1, servers)
 
 
 def simulate(setup: Setup, given: Assumptions) -> tuple[Rollout, float, TrainerSeconds]:
-    """Its phases.
+    """Simulate a set-up.
 
     Args:
-        setup: what was run.
-        given: the assumptions, of which its GPU and its lengths take a place.
+        setup: a published set-up.
+        given: assumptions, whose GPU and lengths are replaced by those of the set-up.
 
     Returns:
         Rollout, seconds of a push on the trainer's own GPUs, and the trainer's seconds.
@@ -105,14 +106,7 @@ def simulate(setup: Setup, given: Assumptions) -> tuple[Rollout, float, TrainerS
 
 
 def compare(given: Assumptions) -> Iterator[Comparison]:
-    """Every published time of these set-ups.
-
-    Args:
-        given: the assumptions.
-
-    Yields:
-        It beside the simulation's.
-    """
+    """Yield every published value of these set-ups beside the simulated one."""
     rollout, sync, trainer = simulate(miles(), given)
     on = "miles, 27B, 8 H200"
     yield Comparison(f"{on}: rollout", 307, rollout.seconds, "s", "fitted")

@@ -14,7 +14,7 @@ from benchmarks.scaling_assumptions import Assumptions, Lengths, Model
 
 @dataclass(frozen=True)
 class Servers:
-    """number: of servers. tensor: GPUs of each. static: of a GPU's memory, bytes for weights, keys and values."""
+    """number: number of servers. tensor: GPUs of each. static: bytes of a GPU for weights, keys and values."""
 
     number: int
     tensor: int
@@ -25,9 +25,9 @@ class Servers:
 class Rollout:
     """Seconds of the server that ends last.
 
-    tail: of decoding, with less than a quarter of the sequences left.
-    floor: what peak rates alone would take.
-    waves: sequences of that server over those that it holds at once at its start.
+    tail: part of decoding in which less than a quarter of the sequences is left.
+    floor: seconds at peak rates.
+    waves: sequences of that server divided by the number that it holds at its start.
     """
 
     prefill: float
@@ -38,21 +38,21 @@ class Rollout:
 
     @property
     def seconds(self) -> float:
-        """Of the phase."""
+        """Seconds of the whole phase."""
         return self.prefill + self.decode
 
 
 @lru_cache(maxsize=256)
 def response_lengths(lengths: Lengths, *, number: int, longest: int) -> tuple[int, ...]:
-    """Quantiles of the distribution, longest first; its location is what gives the wanted mean once cut.
+    """Quantiles of the distribution, whose location is chosen so that the mean after the cut is as assumed.
 
     Args:
         lengths: mean and spread.
-        number: of responses.
-        longest: tokens that are allowed.
+        number: number of responses.
+        longest: greatest number of tokens of a response.
 
     Returns:
-        Tokens of each.
+        Number of tokens of each response, longest first.
     """
     normal = [NormalDist().inv_cdf((i + 0.5) / number) for i in range(number)]
     relative = np.exp(lengths.spread * np.array(normal[::-1]))
@@ -67,16 +67,16 @@ def response_lengths(lengths: Lengths, *, number: int, longest: int) -> tuple[in
 def simulate_rollout(
     model: Model, given: Assumptions, servers: Servers, responses: tuple[int, ...], *, samples: int
 ) -> Rollout:
-    """Follow the server that has most to do.
+    """Follow the server with the most work.
 
-    Responses are dealt out from the longest on, so this server has the longest of all and as many as any.
+    Responses are assigned in turn from the longest on, so this server has the longest of all and as many as any other.
 
     Args:
-        model: what is served.
-        given: rates.
-        servers: how many, of how many GPUs.
-        responses: tokens of each, longest first.
-        samples: of a prompt, which is read once for all of them.
+        model: the model that is served.
+        given: assumptions with the rates.
+        servers: number and sizes of the servers.
+        responses: number of tokens of each response, longest first.
+        samples: responses to a prompt, which is read once for all of them.
 
     Returns:
         The seconds.
@@ -96,12 +96,12 @@ def simulate_rollout(
 def _decode(
     model: Model, given: Assumptions, tensor: int, own: np.ndarray, capacity: float
 ) -> tuple[float, float, float, int]:
-    """Seconds, of them in the tail, and at peak rates; and how many sequences began at once.
+    """Seconds of decoding, seconds of its tail, seconds at peak rates, and the number of sequences that begin at once.
 
-    A sequence begins when the keys and values that it will have in the end fit beside those of the others.
+    A sequence begins when there is room for the keys and values that it will have in the end.
     """
     prompt = given.lengths.prompt
-    # In an order that knows nothing of lengths, but always the same; the longest begins at once, the best case.
+    # The order is random but fixed, except that the longest sequence begins at once, which is the best case.
     order = np.concatenate([own[:1], np.random.default_rng(0).permutation(own[1:])])
     needs = ((prompt + order) * model.token_bytes + model.state_bytes) / tensor
     left, written = np.empty(0), np.empty(0)
@@ -128,14 +128,14 @@ def _decode(
 def decode_step(
     model: Model, given: Assumptions, tensor: int, *, sequences: int, context: float
 ) -> tuple[float, float]:
-    """One token for each sequence.
+    """Simulate a decoding step, which adds one token to each sequence.
 
     Args:
-        model: what is served.
-        given: rates.
-        tensor: GPUs of the server.
-        sequences: in the batch.
-        context: tokens of all of them, whose keys and values are read.
+        model: the model that is served.
+        given: assumptions with the rates.
+        tensor: number of GPUs of the server.
+        sequences: number of sequences in the batch.
+        context: number of tokens of all sequences, whose keys and values are read.
 
     Returns:
         Seconds, and seconds at peak rates.
@@ -143,7 +143,7 @@ def decode_step(
     gpu, shares = given.gpu, given.shares
     num_bytes = model.weight_bytes + context * model.token_bytes + 2 * sequences * model.state_bytes
     memory = num_bytes / tensor / gpu.memory
-    # Scores and values: one query for each key.
+    # Scores and weighted values have one query for each key.
     flops = 2 * model.active * sequences + 4 * model.attention_layers * model.query_size * context
     arithmetic = flops / tensor / gpu.flops
     slow = max(memory / shares.decoding, arithmetic / shares.training) + given.costs.server_step

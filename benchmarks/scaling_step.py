@@ -1,4 +1,4 @@
-"""A whole step on a number of GPUs: how servers and trainer share them, which layout, and who waits for whom."""
+"""A whole step on a number of GPUs: how servers and trainer share them, their layouts, and their waiting times."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from megacov.plan.activations import Recompute
 Mode = Literal["in turn", "one step off", "colocated"]
 _TENSORS, _PIPELINES, _CONTEXTS = (4, 8), (1, 2, 4, 8), (1, 2, 4)
 _RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
-# In eighths of the nodes, as far as these are whole nodes.
+# The trainer's share in eighths of the nodes, rounded down to whole nodes.
 _TRAINER_EIGHTHS = range(1, 8)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run file, as `megacov check` reads it, and what is assumed beside it."""
+    """A run file, as `megacov check` reads it, and the assumptions."""
 
     plan: RunPlan
     model: Model
@@ -36,20 +36,20 @@ class Run:
     selects: bool
 
     def with_prompts(self, factor: int) -> Run:
-        """The same with so many times the prompts, in as many optimizer steps."""
+        """The same run with `factor` times the prompts in the same number of optimizer steps."""
         batch = replace(self.plan.batch, prompts=self.plan.batch.prompts * factor)
         return replace(self, plan=replace(self.plan, batch=batch))
 
     @property
     def responses(self) -> tuple[int, ...]:
-        """Tokens of each, longest first."""
+        """Number of tokens of each response, longest first."""
         batch = self.plan.batch
         number = batch.prompts * batch.samples_per_prompt
         return response_lengths(self.given.lengths, number=number, longest=batch.max_response_length)
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """With their prompts."""
+        """Number of tokens of each sequence, prompt included, longest first."""
         return tuple(n + int(self.given.lengths.prompt) for n in self.responses)
 
 
@@ -69,41 +69,33 @@ class Step:
 
     @property
     def waited(self) -> float:
-        """What the trainer waits for a rollout."""
+        """Time in which the trainer waits for a rollout."""
         ahead = self.trainer.total if self.mode == "one step off" else 0.0
         return max(0.0, self.rollout.seconds - ahead)
 
     @property
     def seconds(self) -> float:
-        """From one step to the next."""
+        """Time from one step to the next."""
         return self.waited + self.sync + self.trainer.total
 
     @property
     def server_idle(self) -> float:
-        """Share of the step in which servers do not sample, their load of weights included."""
+        """Share of the step in which servers do not sample; loading weights is part of it."""
         return 1 - self.rollout.seconds / self.seconds
 
     @property
     def trainer_idle(self) -> float:
-        """Share of the step in which the trainer waits for samples; a push keeps it busy."""
+        """Share of the step in which the trainer waits for samples; a push of weights is not part of it."""
         return self.waited / self.seconds
 
     @property
     def tokens_per_gpu(self) -> float:
-        """Trained on, a second and GPU."""
+        """Trained tokens for each second and GPU."""
         return self.tokens / self.seconds / self.gpus
 
 
 def read_run(path: Path, given: Assumptions) -> Run:
-    """Read a run file.
-
-    Args:
-        path: of the file.
-        given: what it does not say.
-
-    Returns:
-        The run.
-    """
+    """Read a run file, and add the assumptions that it does not contain."""
     plan = plan_run(load_config(path))
     arguments = plan.config.rollout.server_arguments
     selection = plan.config.algorithm.selection
@@ -112,15 +104,7 @@ def read_run(path: Path, given: Assumptions) -> Run:
 
 
 def trainings(run: Run, gpus: int) -> Iterator[Training]:
-    """Layouts of so many GPUs that fit into their memory by `megacov.plan`.
-
-    Args:
-        run: with the model and its batch.
-        gpus: of the trainer.
-
-    Yields:
-        Each of them.
-    """
+    """Yield the layouts of so many trainer GPUs that fit into their memory according to `megacov.plan`."""
     plan, batch = run.plan, run.plan.batch
     longest = batch.max_prompt_length + batch.max_response_length
     per_update = batch.prompts * batch.samples_per_prompt // batch.updates
@@ -146,30 +130,22 @@ def trainings(run: Run, gpus: int) -> Iterator[Training]:
 
 
 def fastest_trainer(run: Run, gpus: int) -> tuple[TrainerSeconds, Training] | None:
-    """Over all layouts that fit.
-
-    Args:
-        run: with the model and its batch.
-        gpus: of the trainer.
-
-    Returns:
-        Its seconds and the layout; None where none fits.
-    """
+    """The fastest of all layouts of so many GPUs that fit, with its seconds; None if none fits."""
     lengths = run.sequences[:: run.plan.batch.updates]
     found = [(train_seconds(run.model, run.given, one, lengths), one) for one in trainings(run, gpus)]
     return min(found, key=lambda pair: pair[0].total, default=None)
 
 
 def fastest_rollout(run: Run, gpus: int, *, taken: float = 0.0) -> tuple[Rollout, Servers]:
-    """Over the sizes of a server.
+    """Find the size of a server with which the rollout is fastest.
 
     Args:
-        run: with the model and its batch.
-        gpus: of all servers.
-        taken: bytes of each that a colocated trainer keeps.
+        run: the run to simulate.
+        gpus: number of GPUs of all servers.
+        taken: bytes of each GPU that a colocated trainer keeps.
 
     Returns:
-        Its seconds and the servers.
+        Seconds of the rollout, and the servers.
     """
     run_gpu = run.given.gpu
     static = min(run_gpu.capacity * run.static_fraction, run.plan.cluster.usable_bytes - taken)
@@ -190,18 +166,18 @@ def push_seconds(
     colocated: bool,
     bucket_bytes: int = 512 * 1024**2,
 ) -> float:
-    """A push of the weights, as benchmarks/weight_sync_projection.py has it.
+    """Seconds of a push of the weights, according to benchmarks/weight_sync_projection.py.
 
     Args:
-        model: its weights.
-        given: rates.
-        layout: of the trainer.
-        servers: that receive them.
-        colocated: on the trainer's own GPUs.
-        bucket_bytes: of a message.
+        model: the model that is pushed.
+        given: assumptions with the rates.
+        layout: layout of the trainer.
+        servers: servers that receive the weights.
+        colocated: whether servers use the trainer's own GPUs.
+        bucket_bytes: size of a message.
 
     Returns:
-        Seconds of all its phases.
+        Seconds of all phases together.
     """
     gpu, costs = given.gpu, given.costs
     rates = SyncRates(network=gpu.network, nvlink=gpu.nvlink, memory=gpu.memory, request_s=costs.request)
@@ -212,15 +188,7 @@ def push_seconds(
 
 
 def shared_steps(run: Run, gpus: int) -> dict[Mode, Step]:
-    """The fastest step of each mode in which trainer and servers have nodes of their own.
-
-    Args:
-        run: with the model and its batch.
-        gpus: of the job.
-
-    Returns:
-        By mode, with the share of whole nodes for the trainer that suits it best.
-    """
+    """The fastest step of each mode with separate nodes for trainer and servers, over all shares of the trainer."""
     per_node = run.plan.cluster.gpus_per_node
     nodes = gpus // per_node
     modes: tuple[Mode, ...] = ("in turn", "one step off")
@@ -236,15 +204,7 @@ def shared_steps(run: Run, gpus: int) -> dict[Mode, Step]:
 
 
 def colocated_step(run: Run, gpus: int) -> Step:
-    """Trainer and servers take turns on the same GPUs; what the trainer holds stays there.
-
-    Args:
-        run: with the model and its batch.
-        gpus: of the job.
-
-    Returns:
-        The step.
-    """
+    """The step if trainer and servers take turns on the same GPUs, on which the trainer's memory stays allocated."""
     trained = fastest_trainer(run, gpus)
     assert trained is not None
     training = trained[1]

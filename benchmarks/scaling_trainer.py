@@ -14,10 +14,10 @@ from megacov.plan.activations import Recompute
 
 @dataclass(frozen=True)
 class Work:
-    """Of the data-parallel rank that has most, in one optimizer step.
+    """Work of the busiest data-parallel rank in one optimizer step.
 
     squares: sum of the squares of the lengths of its sequences.
-    passes: micro-batches.
+    passes: number of micro-batches.
     """
 
     tokens: int
@@ -29,9 +29,9 @@ class Work:
 class Training:
     """How the trainer runs.
 
-    updates: optimizer steps of a rollout batch.
-    selects: whether later ones need a forward pass for the selection of tokens.
-    saves_every: steps between checkpoints; 0 for never.
+    updates: number of optimizer steps of a rollout batch.
+    selects: whether later optimizer steps need a forward pass for the selection of tokens.
+    saves_every: steps between checkpoints; 0 for no checkpoints.
     staging: bytes that a GPU copies to main memory for a checkpoint.
     """
 
@@ -46,14 +46,14 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainerSeconds:
-    """Of a rollout batch, phase by phase; a pass counts its arithmetic and the messages of its layers.
+    """Seconds of a rollout batch by phase. A pass includes its arithmetic and the messages of its layers.
 
-    log_probs: the forward pass that finds old log-probs.
+    log_probs: the forward pass that computes old log-probs.
     selection: a forward pass before each later update, and the collectives of the global selection.
     head: entropy and log-probs over vocabulary shards, in all passes.
-    bubble: what the pipeline waits at both ends of all passes.
-    data_parallel: gradients and parameters between data-parallel ranks.
-    checkpoint: the copy to main memory, shared out over steps.
+    bubble: waiting time of the pipeline at both ends of all passes.
+    data_parallel: messages of gradients and parameters between data-parallel ranks.
+    checkpoint: the copy to main memory, averaged over steps.
     """
 
     log_probs: float
@@ -67,16 +67,17 @@ class TrainerSeconds:
 
     @property
     def total(self) -> float:
-        """One after the other, as they are done."""
+        """Sum of all phases, since they follow one another."""
         return float(sum(astuple(self)))
 
 
 def deal(lengths: Sequence[int], data: int) -> list[list[int]]:
-    """As `megacov.data.packing.balance`, for thousands of sequences: longest first, each to the lightest rank.
+    """Assign sequences to ranks as `megacov.data.packing.balance` does, but fast enough for thousands of sequences.
 
     Args:
-        lengths: tokens of each sequence.
-        data: data-parallel ranks.
+        lengths: number of tokens of each sequence. The longest comes first, and each goes to the rank with fewest
+            tokens.
+        data: number of data-parallel ranks.
 
     Returns:
         Lengths of the sequences of each rank.
@@ -91,14 +92,14 @@ def deal(lengths: Sequence[int], data: int) -> list[list[int]]:
 
 
 def count_passes(lengths: Sequence[int], micro_batch_tokens: int) -> int:
-    """As many as `megacov.data.packing.cut` makes of packed sequences.
+    """Count the micro-batches that `megacov.data.packing.cut` makes of packed sequences.
 
     Args:
-        lengths: tokens of each sequence of a rank.
-        micro_batch_tokens: of a forward pass; a longer sequence has one to itself.
+        lengths: number of tokens of each sequence of a rank.
+        micro_batch_tokens: most tokens of a forward pass; a longer sequence has a pass of its own.
 
     Returns:
-        Micro-batches.
+        The number of micro-batches.
     """
     # With as many passes as sequences, each has its own.
     number = max(1, min(len(lengths), -(-sum(lengths) // micro_batch_tokens)))
@@ -109,41 +110,37 @@ def count_passes(lengths: Sequence[int], micro_batch_tokens: int) -> int:
 
 @lru_cache(maxsize=4096)
 def fullest_rank(lengths: tuple[int, ...], *, data: int, micro_batch_tokens: int) -> Work:
-    """Deal an optimizer step out as megacov does.
+    """Distribute an optimizer step over ranks as megacov does.
 
     Args:
-        lengths: tokens of each sequence.
-        data: data-parallel ranks.
-        micro_batch_tokens: of a forward pass.
+        lengths: number of tokens of each sequence.
+        data: number of data-parallel ranks.
+        micro_batch_tokens: most tokens of a forward pass.
 
     Returns:
-        The work of the rank with most tokens.
+        The work of the rank with the most tokens.
     """
     own = max(deal(lengths, data), key=sum)
     return Work(sum(own), sum(n * n for n in own), count_passes(own, micro_batch_tokens))
 
 
 def bubble_share(layout: Layout, passes: int) -> float:
-    """Of the time of all passes, what the first and last stages wait on top.
+    """Waiting time of the pipeline as a share of the time of all passes in one run through it.
 
-    Args:
-        layout: of the trainer.
-        passes: micro-batches in one run through the pipeline.
-
-    Returns:
-        (stages - 1) / (virtual stages x micro-batches), arXiv 2104.04473.
+    It is (stages - 1) / (virtual stages x micro-batches), arXiv 2104.04473.
     """
     return (layout.pipeline - 1) / (layout.virtual_pipeline * passes)
 
 
 def pass_seconds(model: Model, given: Assumptions, layout: Layout, work: Work) -> float:
-    """Forward over all micro-batches, without bubble and without the head's own kernels; a backward takes two of these.
+    """Seconds of the forward over all micro-batches, without bubble and the head's own kernels; a backward takes twice
+    that.
 
     Args:
-        model: what is trained.
-        given: rates.
-        layout: of the trainer.
-        work: of the fullest rank.
+        model: the model that is trained.
+        given: assumptions with the rates.
+        layout: layout of the trainer.
+        work: work of the busiest rank.
 
     Returns:
         Seconds.
@@ -153,7 +150,7 @@ def pass_seconds(model: Model, given: Assumptions, layout: Layout, work: Work) -
     arithmetic = model.forward_flops(work.tokens, work.squares) / cuts / (gpu.flops * shares.training)
     layers, tokens = model.layers / layout.pipeline, work.tokens / layout.context
     link, port = gpu.nvlink * shares.nvlink, gpu.network * shares.network
-    # Two all-gathers and two reduce-scatters a layer, or two all-reduces of as many bytes.
+    # Each layer has two all-gathers and two reduce-scatters, or two all-reduces of as many bytes.
     messages = layers * tokens * 4 * model.hidden_size * 2 * (1 - 1 / layout.tensor) / link
     messages += 4 * layers * work.passes * given.latency(layout.tensor)
     if layout.context > 1:
@@ -165,13 +162,13 @@ def pass_seconds(model: Model, given: Assumptions, layout: Layout, work: Work) -
 
 
 def train_seconds(model: Model, given: Assumptions, training: Training, lengths: tuple[int, ...]) -> TrainerSeconds:
-    """All phases of a rollout batch.
+    """Simulate all phases of a rollout batch.
 
     Args:
-        model: what is trained.
-        given: rates.
-        training: how.
-        lengths: tokens of the sequences of the optimizer step that has most.
+        model: the model that is trained.
+        given: assumptions with the rates.
+        training: how the trainer runs.
+        lengths: number of tokens of each sequence, in the optimizer step that has most.
 
     Returns:
         Seconds by phase.
@@ -179,7 +176,7 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
     layout, updates = training.layout, training.updates
     work = fullest_rank(lengths, data=layout.data, micro_batch_tokens=training.micro_batch_tokens)
     forward = pass_seconds(model, given, layout, work)
-    # Old log-probs of all optimizer steps go through the pipeline in one run.
+    # Old log-probs of all optimizer steps are computed in one run through the pipeline.
     whole, single = bubble_share(layout, work.passes * updates), bubble_share(layout, work.passes)
     backward = 4 if training.recompute == "full" else 3
     again = updates - 1 if training.selects else 0
@@ -198,7 +195,7 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
 
 
 def _head(model: Model, given: Assumptions, layout: Layout, work: Work) -> float:
-    """One read of the logits (a backward pass reads and writes them), and four float32 a token from each rank."""
+    """One read of the logits (a backward pass reads and writes them), and four float32 for each token and rank."""
     tokens = work.tokens / layout.context
     logits = tokens * model.vocab_size / layout.tensor * 2 / (given.gpu.memory * given.shares.streaming)
     gathered = tokens * 16 * (layout.tensor - 1) / (given.gpu.nvlink * given.shares.nvlink)
@@ -206,7 +203,7 @@ def _head(model: Model, given: Assumptions, layout: Layout, work: Work) -> float
 
 
 def _data_parallel(model: Model, given: Assumptions, layout: Layout) -> float:
-    """Gradients are reduced and scattered in float32, parameters gathered in bfloat16; nothing is overlapped."""
+    """Gradients are reduce-scattered in float32 and parameters all-gathered in bfloat16, without any overlap."""
     ranks = layout.optimizer_shards
     parameters = model.parameters / (layout.tensor * layout.pipeline)
     moved = (4 + 2) * parameters * (1 - 1 / ranks)
@@ -214,9 +211,9 @@ def _data_parallel(model: Model, given: Assumptions, layout: Layout) -> float:
 
 
 def _optimizer(model: Model, given: Assumptions, layout: Layout) -> float:
-    """Of a parameter, its owner moves 34 bytes: gradient twice, moments and main copy both ways, the new weight.
+    """The owner of a parameter moves 34 bytes: gradient twice, moments and main copy both ways, and the new weight.
 
-    Every rank clears its gradients on top, 4 bytes each.
+    In addition, every rank clears its gradients, 4 bytes for each parameter.
     """
     parameters = model.parameters / (layout.tensor * layout.pipeline)
     moved = parameters * (34 / layout.optimizer_shards + 4)
