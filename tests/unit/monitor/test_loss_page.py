@@ -27,6 +27,6 @@ def test_each_loss_is_whole(name):
         assert section.count(f"| `{word}` |") == 1, word
 
 
-@pytest.mark.parametrize("name", LOSSES.keys() - {"ppo_clip"})
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "ppo_clip"])
 def test_each_loss_has_a_file_of_published_values(name):
     assert (ROOT / "yaml_configs" / "algorithms" / f"{name}.yaml").is_file()
