@@ -80,8 +80,8 @@ def test_a_selection_is_no_use_to_a_plain_one(write):
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        (", alhpa: 0.1", "algorithm.loss.alhpa is no setting: did you mean algorithm.loss.alpha?"),
-        (", beta: 0.1", "algorithm.loss.beta is no setting: remove it; algorithm.loss has alpha, kind and limit."),
+        (", alhpa: 0.1", "algorithm.loss.alhpa is not a setting: did you mean algorithm.loss.alpha?"),
+        (", beta: 0.1", "algorithm.loss.beta is not a setting: remove it; algorithm.loss has alpha, kind and limit."),
         (", alpha: yes", "algorithm.loss.alpha is 'yes': it must be a number."),
         (", alpha: true", "algorithm.loss.alpha is true: it must be a number."),
         (", alpha: null", "algorithm.loss.alpha is null: it must be a number."),

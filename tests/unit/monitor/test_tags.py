@@ -51,6 +51,6 @@ def test_every_metric_of_every_loss_has_a_tag(name, hyperparameters):
 
 
 def test_reading_a_run_back_needs_no_torch():
-    code = "import sys, megacov.monitor.compare, megacov.monitor.recent; print('torch' in sys.modules)"
+    code = "import sys, megacov.monitor.compare, megacov.monitor.status_file; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
