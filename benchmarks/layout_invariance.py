@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Difference, Layout, largest, run_layouts
+from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, run_layouts
+from tests.support.layout_difference import Difference, largest
 
 # Relative, in float32; of losses, gradient norms, a loss's metrics, covariance statistics and updated weights.
 TOLERANCE = 1e-5

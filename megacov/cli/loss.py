@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from megacov.config import RunConfig
@@ -11,9 +10,9 @@ from megacov.config.loss_section import ImportedLoss
 
 
 def check_imported_loss(config: RunConfig) -> None:
-    """Import the run's loss, if it is one to import, and check its signature, its hyperparameters, and a call.
+    """Import the loss, where it is not one of megacov's own, and check its signature, its hyperparameters, and a call.
 
-    Losses need torch. A login node may lack it, and then says so on stderr: the trainer checks again.
+    Losses need torch, which a login node may lack: then this says so on stderr, and ranks check the loss themselves.
 
     Args:
         config: any.
@@ -23,14 +22,17 @@ def check_imported_loss(config: RunConfig) -> None:
     """
     if not isinstance(config.algorithm.loss, ImportedLoss):
         return
-    if find_spec("torch") is None:
+    try:
+        from megacov.trainer.algorithm import resolve_loss
+    except ModuleNotFoundError as error:
         name = config.algorithm.loss.name
-        print(f"megacov: algorithm.loss.name {name} is not checked, since torch is not installed here", file=sys.stderr)
+        print(
+            f"megacov: algorithm.loss.name {name} is not checked, since {error.name} is not installed here",
+            file=sys.stderr,
+        )
         return
     folder = str(Path.cwd())
     if folder not in sys.path and "" not in sys.path:
         # Ranks run `python -m megacov`, which looks for modules in the working folder too.
         sys.path.insert(0, folder)
-    from megacov.trainer.algorithm import resolve_loss
-
     resolve_loss(config)

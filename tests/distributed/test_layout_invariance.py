@@ -13,21 +13,9 @@ import torch
 from benchmarks.layout_invariance import TOLERANCE, all_layouts
 from megacov.losses import get_loss
 from megacov.trainer.algorithm import Algorithm
-from tests.support.layout_cases import (
-    ALL,
-    FAR,
-    GLOBAL_ALGORITHMS,
-    LOSS_ALGORITHMS,
-    ONE_SEQUENCE,
-    SOME,
-    Difference,
-    Layout,
-    compare,
-    make_models,
-    merge,
-    run_layouts,
-    train_one,
-)
+from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS
+from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, make_models, run_layouts, train_one
+from tests.support.layout_difference import Difference, compare, merge
 from tests.support.policies import KL_COV, laid_out_ranks, make_policy
 from tests.support.run_ranks import run_cases
 

@@ -30,6 +30,11 @@ def _assert_one_sentence(ended: Ended, *, code: int, words: str) -> None:
 # What is seen before any rank is started.
 AT_ONCE = {
     "unknown_loss": (["algorithm.loss.name=ppo"], 2, "algorithm.loss.name"),
+    "imported_loss": (
+        ["algorithm.loss={name: 'nowhere.losses:soft'}", "algorithm.selection={name: none}"],
+        2,
+        "cannot import 'nowhere.losses'",
+    ),
     "unknown_key": (["optimizer.learning_rate=1"], 2, "optimizer.learning_rate"),
     "wrong_type": (["run.steps=many"], 2, "run.steps"),
     "batch_does_not_divide": (["batch.updates_per_rollout=5"], 2, "batch.updates_per_rollout is 5"),

@@ -6,7 +6,7 @@ Used by the tests (a covering subset) and by `benchmarks.layout_invariance` (the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megacov.losses import LOSSES
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import covariance_metrics
 from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
-from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
-from tests.support.losses import layout_hyperparameters_of
+from tests.support.layout_algorithms import ALGORITHMS, FAR, LOSS_ALGORITHMS
+from tests.support.layout_difference import Difference, compare, merge
 from tests.support.policies import (
     ADAM,
-    CLIP_COV,
     FLOAT32,
-    GRPO,
-    KL_COV,
-    KL_COV_WITH_TERMS,
     laid_out_ranks,
     make_policy,
     make_qwen2,
@@ -43,36 +39,8 @@ from tests.support.policies import (
 from tests.support.run_ranks import run_cases
 
 NUM_UPDATES = 3
-QUANTITIES = ("losses", "grad_norms", "metrics", "statistics")
 SECONDS_PER_LAYOUT = 40  # at most, on two busy cores; about 6 are usual
 ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
-# Which tokens count is settled among all ranks.
-GLOBAL_ALGORITHMS = {
-    "kl_cov": KL_COV_WITH_TERMS,
-    "clip_cov": replace(CLIP_COV, aggregation="sequence_mean_token_mean"),
-    # The bounds let some of the sequences in, and none is near them.
-    "high_entropy": replace(
-        GRPO,
-        entropy_mask=EntropyMask("high", 0.2),
-        rollout_correction=RolloutCorrection("sequence_mean", "mask", 0.035, 2.0),
-        denominator="kept",
-    ),
-}
-
-
-def _algorithm_of(name: str) -> Algorithm:
-    base = KL_COV if LOSSES[name].needs_selection else GRPO
-    aggregation = "sequence_mean_token_mean" if LOSSES[name].needs_sequence_sums else "token_mean"
-    return replace(
-        base, loss=LOSSES[name], loss_hyperparameters=layout_hyperparameters_of(name), aggregation=aggregation
-    )
-
-
-# Every registered loss that is not above.
-LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
-ALGORITHMS = GLOBAL_ALGORITHMS | LOSS_ALGORITHMS
-# Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
-FAR = replace(ADAM, lr=3e-4)
 
 
 @dataclass(frozen=True)
@@ -234,86 +202,6 @@ def _to_band_edge(cov: Tensor, algorithm: Algorithm) -> float:
     """How near a token is to becoming, or no longer being, one that Clip-Cov draws from."""
     edges = [algorithm.selection_hyperparameters[name] for name in ("lower", "upper")]
     return min((float((cov - edge).abs().min()) for edge in edges if len(cov)), default=math.inf)
-
-
-def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the ranks know together."""
-    told = [result for result in by_rank if "selected" in result]
-    return {
-        "log_probs": {token: value for result in told for token, value in result["log_probs"].items()},
-        "selected": set().union(*(result["selected"] for result in told)),
-        **{
-            name: [sum(values) for values in zip(*(result[name] for result in told), strict=True)]
-            for name in ("losses", "metrics")
-        },
-        "loss_tokens": [result["loss_tokens"] for result in told],
-        "margin": min(result["margin"] for result in told),
-        "statistics": told[0]["statistics"],
-        "grad_norms": by_rank[0]["grad_norms"],
-        "weights": by_rank[0]["weights"],
-    }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How one algorithm in one layout differs from one rank.
-
-    selected: tokens, 0 where the algorithm selects none; mismatches: those that one of the two selected alone.
-    relative: largest difference over largest value, of losses, gradient norms, the sums of a loss's metrics (clipped
-        tokens among them), covariance statistics, and each weight.
-    log_prob_noise: largest absolute difference of a log-prob, nats.
-    margin: from the line of the selection to the nearest token that it divides, the smaller of both.
-    fewest_tokens: loss tokens of the rank that had fewest in an update.
-    """
-
-    selected: int
-    mismatches: int
-    relative: dict[str, float]
-    log_prob_noise: float
-    margin: float
-    fewest_tokens: int
-
-    @property
-    def worst(self) -> float:
-        """The largest relative difference."""
-        return largest(self.relative.values())
-
-    @property
-    def is_near_tied(self) -> bool:
-        """Whether noise could have changed the selection; a covariance moves by up to twice the log-prob here."""
-        return self.margin <= 4 * self.log_prob_noise
-
-
-def largest(values: Iterable[float]) -> float:
-    """The largest, or NaN if one of them is; `max` would pass over a NaN."""
-    return float(torch.tensor(list(values), dtype=torch.float64).max())
-
-
-def _relative(found: Sequence[float], expected: Sequence[float]) -> float:
-    scale = largest(abs(value) for value in expected)
-    return largest(abs(a - b) for a, b in zip(found, expected, strict=True)) / scale
-
-
-def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
-    """Two merged results of one algorithm."""
-    assert found["log_probs"].keys() == expected["log_probs"].keys(), "a token is missing or too many"
-    assert found["weights"].keys() == expected["weights"].keys()
-    weights = [
-        float((found["weights"][name] - weight).abs().max() / weight.abs().max())
-        for name, weight in expected["weights"].items()
-    ]
-    noise = [abs(found["log_probs"][token] - value) for token, value in expected["log_probs"].items()]
-    return Difference(
-        selected=len(found["selected"]),
-        mismatches=len(found["selected"] ^ expected["selected"]),
-        relative={
-            **{name: _relative(found[name], expected[name]) for name in QUANTITIES},
-            "weights": largest(weights),
-        },
-        log_prob_noise=largest(noise),
-        margin=min(found["margin"], expected["margin"]),
-        fewest_tokens=min(min(counts) for counts in found["loss_tokens"]),
-    )
 
 
 def run_layouts(

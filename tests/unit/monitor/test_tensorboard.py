@@ -16,9 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from megacov.errors import DataError
+from megacov.losses import Metric
 from megacov.monitor import tensorboard
 from megacov.monitor.covariance_metrics import covariance_histogram
-from megacov.monitor.tags import TAGS
+from megacov.monitor.tags import TAGS, metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 
 
@@ -82,6 +83,13 @@ def test_the_custom_scalars_page_shows_entropy_and_reward(tmp_path):
     assert patterns["entropy (nats)"] == ["entropy/token_mean$", "entropy/sequence_mean$"]
     for pattern in chain.from_iterable(patterns.values()):
         assert TAGS[pattern.removesuffix("$")].kind == "scalar"
+
+
+def test_an_imported_loss_brings_its_tags(tmp_path: Path) -> None:
+    tags = metric_tags({"shift": Metric("Mean of d.", "nats")})
+    with MetricWriter(tmp_path, extra_tags=tags) as writer:
+        writer.write_scalars({"policy/shift": 0.5, "policy/k1": 0.25}, step=1)
+    assert [event.value for event in read(tmp_path).Scalars("policy/shift")] == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""What the layout suite trains with: what is settled among all ranks, and every registered loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from megacov.losses import LOSSES
+from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from tests.support.losses import layout_hyperparameters_of
+from tests.support.policies import ADAM, CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS
+
+# Which tokens count is settled among all ranks.
+GLOBAL_ALGORITHMS = {
+    "kl_cov": KL_COV_WITH_TERMS,
+    "clip_cov": replace(CLIP_COV, aggregation="sequence_mean_token_mean"),
+    # The bounds let some of the sequences in, and none is near them.
+    "high_entropy": replace(
+        GRPO,
+        entropy_mask=EntropyMask("high", 0.2),
+        rollout_correction=RolloutCorrection("sequence_mean", "mask", 0.035, 2.0),
+        denominator="kept",
+    ),
+}
+
+
+def _algorithm_of(name: str) -> Algorithm:
+    base = KL_COV if LOSSES[name].needs_selection else GRPO
+    aggregation = "sequence_mean_token_mean" if LOSSES[name].needs_sequence_sums else "token_mean"
+    return replace(
+        base, loss=LOSSES[name], loss_hyperparameters=layout_hyperparameters_of(name), aggregation=aggregation
+    )
+
+
+# Every registered loss that is not above.
+LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
+ALGORITHMS = GLOBAL_ALGORITHMS | LOSS_ALGORITHMS
+# Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
+FAR = replace(ADAM, lr=3e-4)
