@@ -102,40 +102,8 @@ class StageMemory:
 
 def plan_trainer(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings) -> list[StageMemory]:
     """Plan one GPU of every pipeline stage; all GPUs of a stage hold the same amount."""
-    return [_plan_stage(sizes, layout, batch, settings, stage) for stage in range(layout.pipeline)]
-
-
-def _plan_stage(
-    sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings, stage: int
-) -> StageMemory:
-    count = count_parameters(sizes, layout, stage=stage, vocab_divisible_by=settings.vocab_divisible_by)
-    weights = count.total * settings.value_bytes
-    per_parameter = optimizer_bytes(settings.value_bytes)
-    optimizer = per_parameter * count.dense / layout.optimizer_shards
-    optimizer += per_parameter * count.expert / layout.expert_optimizer_shards
-    is_last = stage == layout.pipeline - 1
-    logits = _logits(sizes, layout, settings, batch.positions_per_rank, with_gradient=True) if is_last else 0
-    logits_alone = _logits(sizes, layout, settings, batch.positions_per_rank, with_gradient=False) if is_last else 0
-    matrix = count.largest * settings.value_bytes
-    return StageMemory(
-        stage=stage,
-        num_layers=sizes.num_layers // layout.pipeline,
-        num_parameters=count.total,
-        weights=weights,
-        gradients=count.total * GRADIENT_BYTES,
-        optimizer=int(optimizer),
-        reference=weights if settings.with_reference else 0,
-        communication=_communication(sizes, layout, settings, batch.positions_per_rank),
-        activations=int(_activations(sizes, layout, batch, settings, stage)),
-        logits=logits,
-        layer_work=int(_layer_work(sizes, layout, settings, batch.positions_per_rank)) + matrix,
-        # Gathered shards, and the matrix made of them. Only rank 0, in the first stage, sends buckets.
-        push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
-        # Owners gather whole parameters, and hold all that they own until it is copied to main memory.
-        save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
-        swap=weights + logits_alone if settings.with_reference else 0,
-        staging=weights + int(optimizer) if settings.saves else 0,
-    )
+    trainer = _Trainer(sizes, layout, batch, settings)
+    return [trainer.stage_memory(stage) for stage in range(layout.pipeline)]
 
 
 def optimizer_bytes(value_bytes: int) -> int:
@@ -143,49 +111,88 @@ def optimizer_bytes(value_bytes: int) -> int:
     return _MOMENT_BYTES + (0 if value_bytes == GRADIENT_BYTES else _MAIN_BYTES)
 
 
-def _activations(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings, stage: int) -> float:
-    layers = layers_in_flight(layout, num_layers=sizes.num_layers, stage=stage, micro_batches=batch.micro_batches)
-    kept = layers * kept_by_layer(sizes, layout, _of_layers(settings))
-    if stage == layout.pipeline - 1:
-        kept += kept_after_layers(sizes, layout, _of_layers(settings))
-    return kept * batch.positions_per_rank
+@dataclass(frozen=True)
+class _Trainer:
+    """The trainer whose memory is planned."""
 
+    sizes: ModelSizes
+    layout: Layout
+    batch: BatchPlan
+    settings: TrainerSettings
 
-def _of_layers(settings: TrainerSettings, recompute: Recompute | None = None) -> ActivationSettings:
-    return ActivationSettings(settings.value_bytes, recompute or settings.recompute, settings.fused)
+    def stage_memory(self, stage: int) -> StageMemory:
+        sizes, layout, settings = self.sizes, self.layout, self.settings
+        count = count_parameters(sizes, layout, stage=stage, vocab_divisible_by=settings.vocab_divisible_by)
+        weights = count.total * settings.value_bytes
+        per_parameter = optimizer_bytes(settings.value_bytes)
+        optimizer = per_parameter * count.dense / layout.optimizer_shards
+        optimizer += per_parameter * count.expert / layout.expert_optimizer_shards
+        is_last = stage == layout.pipeline - 1
+        matrix = count.largest * settings.value_bytes
+        return StageMemory(
+            stage=stage,
+            num_layers=sizes.num_layers // layout.pipeline,
+            num_parameters=count.total,
+            weights=weights,
+            gradients=count.total * GRADIENT_BYTES,
+            optimizer=int(optimizer),
+            reference=weights if settings.with_reference else 0,
+            communication=self._communication(),
+            activations=int(self._activations(stage)),
+            logits=self._logits(with_gradient=True) if is_last else 0,
+            layer_work=int(self._layer_work()) + matrix,
+            # Gathered shards, and the matrix made of them. Only rank 0, in the first stage, sends buckets.
+            push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
+            # Owners gather whole parameters, and hold all that they own until it is copied to main memory.
+            save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
+            swap=weights + (self._logits(with_gradient=False) if is_last else 0) if settings.with_reference else 0,
+            staging=weights + int(optimizer) if settings.saves else 0,
+        )
 
+    def _activations(self, stage: int) -> float:
+        sizes, layout, batch = self.sizes, self.layout, self.batch
+        layers = layers_in_flight(layout, num_layers=sizes.num_layers, stage=stage, micro_batches=batch.micro_batches)
+        kept = layers * kept_by_layer(sizes, layout, self._layer_settings())
+        if stage == layout.pipeline - 1:
+            kept += kept_after_layers(sizes, layout, self._layer_settings())
+        return kept * batch.positions_per_rank
 
-def _layer_work(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> float:
-    """Gradients of the widest activations, the input that sequence parallelism gathers, and a recomputed layer."""
-    h, f = sizes.hidden_size, sizes.ffn_hidden_size / layout.tensor
-    if sizes.num_experts:
-        f = sizes.experts_per_token * sizes.expert_hidden_size / layout.sequence_share
-    work = settings.value_bytes * (3 * f + h + (h if layout.sequence_share > 1 else 0))
-    if settings.recompute == "full":
-        work += kept_by_layer(sizes, layout, _of_layers(settings, "none"))
-    return work * positions
+    def _layer_settings(self, recompute: Recompute | None = None) -> ActivationSettings:
+        settings = self.settings
+        return ActivationSettings(settings.value_bytes, recompute or settings.recompute, settings.fused)
 
+    def _layer_work(self) -> float:
+        """Gradients of the widest activations, the input that sequence parallelism gathers, and a recomputed layer."""
+        sizes, layout = self.sizes, self.layout
+        h, f = sizes.hidden_size, sizes.ffn_hidden_size / layout.tensor
+        if sizes.num_experts:
+            f = sizes.experts_per_token * sizes.expert_hidden_size / layout.sequence_share
+        work = self.settings.value_bytes * (3 * f + h + (h if layout.sequence_share > 1 else 0))
+        if self.settings.recompute == "full":
+            work += kept_by_layer(sizes, layout, self._layer_settings("none"))
+        return work * self.batch.positions_per_rank
 
-def _logits(
-    sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int, *, with_gradient: bool
-) -> int:
-    """Memory of the logits. The only other tensor of their size is their gradient; entropy needs none of its own.
+    def _logits(self, *, with_gradient: bool) -> int:
+        """Memory of the logits. The only other tensor of their size is their gradient; entropy needs none of its own.
 
-    Afterwards the gradients of the output layer's weights and of the hidden states exist beside the logits' gradient.
-    """
-    rows = vocab_rows(sizes, tensor=layout.tensor, vocab_divisible_by=settings.vocab_divisible_by)
-    logits = positions * rows * settings.value_bytes
-    scratch = LOGIT_BLOCK_BYTES + positions * 4 * (4 * layout.tensor + 8)
-    if not with_gradient:
-        return logits + scratch
-    after = (rows + 2 * positions) * sizes.hidden_size * settings.value_bytes
-    return logits + max(logits + scratch, after)
+        Afterwards the gradients of the output layer's weights and of the hidden states exist beside the logits'
+        gradient.
+        """
+        settings, tensor, positions = self.settings, self.layout.tensor, self.batch.positions_per_rank
+        rows = vocab_rows(self.sizes, tensor=tensor, vocab_divisible_by=settings.vocab_divisible_by)
+        logits = positions * rows * settings.value_bytes
+        scratch = LOGIT_BLOCK_BYTES + positions * 4 * (4 * tensor + 8)
+        if not with_gradient:
+            return logits + scratch
+        after = (rows + 2 * positions) * self.sizes.hidden_size * settings.value_bytes
+        return logits + max(logits + scratch, after)
 
-
-def _communication(sizes: ModelSizes, layout: Layout, settings: TrainerSettings, positions: int) -> int:
-    groups = (layout.world_size, layout.tensor, layout.pipeline, layout.context, layout.data, layout.expert)
-    buffers = sum(NCCL_GROUP_BYTES for size in groups if size > 1)
-    if layout.pipeline > 1:
-        # In each direction, one message is received while another is processed.
-        buffers += 4 * positions * sizes.hidden_size * settings.value_bytes // layout.sequence_share
-    return buffers
+    def _communication(self) -> int:
+        layout = self.layout
+        groups = (layout.world_size, layout.tensor, layout.pipeline, layout.context, layout.data, layout.expert)
+        buffers = sum(NCCL_GROUP_BYTES for size in groups if size > 1)
+        if layout.pipeline > 1:
+            # In each direction, one message is received while another is processed.
+            message = self.batch.positions_per_rank * self.sizes.hidden_size * self.settings.value_bytes
+            buffers += 4 * message // layout.sequence_share
+        return buffers

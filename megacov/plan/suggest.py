@@ -67,12 +67,17 @@ def suggest(
     best: dict[tuple[Layout, Recompute], Suggestion] = {}
     for candidate in _layouts(sizes, layout, batch, cluster):
         for recompute, tokens in product(_RECOMPUTES, _micro_batch_tokens(batch)):
-            found = _try(
-                sizes, candidate, replace(batch, micro_batch_tokens=tokens), settings, cluster, recompute, fits
+            plan = plan_batch(replace(batch, micro_batch_tokens=tokens), candidate)
+            stages = plan_trainer(sizes, candidate, plan, replace(settings, recompute=recompute))
+            if not fits(candidate, recompute, tokens, stages):
+                continue
+            peak = max(stage.peak for stage in stages)
+            seconds = step_seconds(
+                sizes, candidate, plan, cluster, recompute=recompute, value_bytes=settings.value_bytes
             )
             key = (candidate, recompute)
-            if found is not None and (key not in best or found.seconds < best[key].seconds):
-                best[key] = found
+            if key not in best or seconds < best[key].seconds:
+                best[key] = Suggestion(candidate, recompute, tokens, plan.micro_batches, peak, seconds)
     fastest = min((one.seconds for one in best.values()), default=1.0)
     return sorted(
         best.values(),
@@ -103,24 +108,6 @@ def _layouts(sizes: ModelSizes, asked: Layout, batch: Batch, cluster: Cluster) -
 def _micro_batch_tokens(batch: Batch) -> Sequence[int]:
     longest = batch.max_prompt_length + batch.max_response_length
     return sorted({batch.micro_batch_tokens, longest, 2 * longest, 4 * longest})
-
-
-def _try(
-    sizes: ModelSizes,
-    layout: Layout,
-    batch: Batch,
-    settings: TrainerSettings,
-    cluster: Cluster,
-    recompute: Recompute,
-    fits: Fits,
-) -> Suggestion | None:
-    plan = plan_batch(batch, layout)
-    stages = plan_trainer(sizes, layout, plan, replace(settings, recompute=recompute))
-    if not fits(layout, recompute, batch.micro_batch_tokens, stages):
-        return None
-    peak = max(stage.peak for stage in stages)
-    seconds = step_seconds(sizes, layout, plan, cluster, recompute=recompute, value_bytes=settings.value_bytes)
-    return Suggestion(layout, recompute, batch.micro_batch_tokens, plan.micro_batches, peak, seconds)
 
 
 def step_seconds(

@@ -1,4 +1,4 @@
-"""A rank that loads a model holds what the plan lists: its shard, its gradients, and one parameter beside them."""
+"""A rank that loads a model holds as much as planned: its shard, its gradients, and one parameter beside them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = {
 
 
 class LiveBytes:
-    """Bytes of live tensors that two functions returned; a tensor that was returned twice counts once."""
+    """Bytes of the tensors that two functions have returned and that are still alive; each tensor counts once."""
 
     def __init__(self) -> None:
         self.most = 0
@@ -43,7 +43,7 @@ class LiveBytes:
 
 
 def load(folder: str, layout: Layout) -> dict[str, int]:
-    """Bytes that this rank holds after loading, and the most that it held of what it read."""
+    """Bytes that this rank holds after loading, and most bytes of read tensors while it loads."""
     live, read, shard = LiveBytes(), HfFolder.read, WeightLayout.shard
     patched: tuple[tuple[Any, str, Any], ...] = ((HfFolder, "read", read), (WeightLayout, "shard", shard))
     try:
@@ -100,7 +100,7 @@ def test_a_plan_counts_every_parameter_once_and_a_tied_embedding_on_both_ends(tm
 
     tensors = load_file(folder / "model.safetensors")
     whole = sum(tensor.numel() for tensor in tensors.values())
-    padding = 2 * (18 - 16) * 32  # of two vocabularies, padded from 16 to 18 tokens
+    padding = 2 * (18 - 16) * 32  # two vocabularies are padded from 16 to 18 tokens
     assert plan(folder, Layout())[0, 0].num_parameters == whole + (padding // 2 if tied else padding)
     both = sum(one.num_parameters for one in plan(folder, Layout(pipeline=2)).values())
     assert both == whole + padding + (16 * 32 if tied else 0)

@@ -1,4 +1,4 @@
-"""One process holds a run at a time, and nothing it leaves behind keeps the next one out."""
+"""One process holds a run at a time, and nothing that it leaves behind blocks the next one."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def make_checkpoint(folder: Path, contents: dict[str, bytes]) -> Manifest:
 
 
 def problems(folder: Path) -> tuple[str, ...]:
-    """What a loader would find wrong."""
+    """Problems that a loader would find."""
     try:
         return check_files(folder, read_manifest(folder).files)
     except CheckpointError as error:
@@ -45,7 +45,7 @@ def problems(folder: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A checkpoint that each test leaves as it found it."""
+    """A checkpoint that no test changes for good."""
     folder = tmp_path_factory.mktemp("checkpoint")
     make_checkpoint(folder, {"a.bin": bytes(range(256)), "deep/b.json": b'{"step": 7}', "empty": b""})
     return folder
@@ -78,7 +78,7 @@ def test_every_changed_byte_is_found(folder, data):
     content = (folder / name).read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))
     changed = bytearray(content)
-    # Any other byte, so any flipped bit too, and white space for other white space in the manifest.
+    # Includes every flipped bit, and other white space in the manifest.
     changed[place] ^= data.draw(st.one_of(st.integers(0, 7).map(lambda bit: 1 << bit), st.integers(1, 255)))
     (folder / name).write_bytes(changed)
     try:
@@ -153,7 +153,7 @@ def entry(**changes: object) -> dict[str, object]:
 
 
 def whole(*files: object, **changes: object) -> dict[str, object]:
-    """A manifest whose checksum is not right."""
+    """A manifest with a wrong checksum."""
     return {"format": 1, "step": 7, "files": list(files), "sha256": SHA256, **changes}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole, go whole, and every strange state of the folder is named."""
+"""Checkpoints appear and disappear whole, and every irregular state of the folder is reported."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_kill_anywhere_leaves_a_whole_checkpoint(tmp_path, scenario, allowed, 
     assert len(outcomes) > 10, "nothing was killed"
     for number, outcome in enumerate(outcomes):
         where = f"killed at {number + 1} of {len(outcomes)}: {outcome}"
-        # Whatever has a good name is whole, not only the one that would be taken.
+        # Every checkpoint with a good name is whole, and not only the one that would be loaded.
         assert all(content is not None for _, content in outcome["after"]["candidates"]), where
         newest = outcome["after"]["candidates"][0][1] if outcome["after"]["candidates"] else None
         assert newest in allowed, where

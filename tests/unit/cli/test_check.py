@@ -1,4 +1,4 @@
-"""`megacov check`: what it says, what it never imports, and every ready configuration."""
+"""`megacov check`: its output, the packages that it must not import, and every ready configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(*arguments: str) -> str:
-    """What it prints where it ends well."""
+    """Output of a check that succeeds."""
     result = CliRunner().invoke(app, ["check", *arguments])
     assert result.exception is None, result.output
     return result.stdout
@@ -93,7 +93,7 @@ def test_docs_show_what_it_prints() -> None:
 
 
 def row_of(path: Path) -> str:
-    """A run in the table of docs/cluster.md; the algorithms differ in nothing that is planned."""
+    """A run in the table of docs/cluster.md; the plan is the same for all algorithms."""
     plan = plan_run(load_config(path))
     layout, stages, server = plan.layout, plan.stages, plan.server
     assert server is not None

@@ -1,4 +1,4 @@
-"""The doctor: what is needed and missing is wrong, what can be done without is not."""
+"""The doctor: a missing part is wrong if it is needed, and only absent if megacov can run without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor finds on nodes: programs on the path, files of the kernel, limits of this very process."""
+"""Findings of the doctor on nodes: programs on the path, files of the kernel, limits of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PartitionName=old Default=NO State=DOWN TotalNodes=2
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """fn(name=script of bash, ...): these programs alone are on the path."""
+    """fn(name=script of bash, ...): only these programs are on the path."""
 
     def make(**scripts: str) -> None:
         for name, script in scripts.items():

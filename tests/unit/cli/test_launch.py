@@ -1,4 +1,4 @@
-"""From a configuration to a job, and what `megacov launch` refuses on the login node."""
+"""From a configuration to a job, and the mistakes that `megacov launch` refuses on the login node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job_of(*overrides: str, path: Path = ONE, site: Site | None = None) -> Job:
 def test_half_of_the_nodes_serve() -> None:
     job = job_of("run.directory=runs/x", "run.steps=5")
     assert (job.layout.shape, job.layout.train_nodes, job.layout.servers) == ("split", 4, 16)
-    assert job.overrides == ("run.steps=5",)  # resume takes no folder
+    assert job.overrides == ("run.steps=5",)  # `resume` does not accept run.directory
     assert job.run == Path.cwd() / "runs" / "x"
     assert job.reached_by_servers and job.gpus_per_node == 8
 

@@ -96,7 +96,7 @@ def test_the_end_of_a_job_is_told_with_its_meaning(make_run):
     assert found.state.sentence == "ended with code 7: a loss, gradient or log-prob is not finite"
     assert (found.state.word, found.state.exit_code, found.restarts) == ("failed", 7, 1)
     assert found.logs == run / "logs" / "slurm_7_1"
-    # Whether a job waits is not known where SLURM does not answer, and what the folder tells is told all the same.
+    # Without an answer from SLURM it is unknown whether a job waits, but the content of the folder is shown.
     assert found.slurm and found.progress is not None
 
 
@@ -166,13 +166,13 @@ def test_a_run_that_has_not_begun_needs_no_status_file(make_run):
         (HOLDER, JOB, ATTEMPT, "training", "process 9 on node0"),
         (HOLDER, None, NONE, "training", "process 9 on node0"),
         (HOLDER, JOB, replace(ATTEMPT, last_code=5), "leaving", "leaving with code 5: new weights did not arrive"),
-        # A second job of the run that was refused says nothing about the one that has it.
+        # The end of a second job, which was refused, says nothing about the one that holds the run.
         (replace(HOLDER, slurm_job="6"), JOB, replace(ATTEMPT, ended=3), "training", "process 9"),
         (None, JOB, ATTEMPT, "starting", "no process has locked the run yet"),
         (replace(FREE, since=50.0), JOB, ATTEMPT, "starting", "no process has locked the run yet"),
         (FREE, JOB, ATTEMPT, "training", "according to SLURM"),
         (FREE, JOB, replace(ATTEMPT, last_code=75), "leaving", "leaving with code 75: the run was asked to leave"),
-        # The job began again, and has not come to its log folder yet.
+        # The job has begun again, but has not made its log folder yet.
         (
             FREE,
             replace(JOB, restarts=1),
@@ -185,7 +185,7 @@ def test_a_run_that_has_not_begun_needs_no_status_file(make_run):
         (None, WAITS, NONE, "waiting", "waiting in the queue (Priority)"),
         (FREE, replace(WAITS, restarts=1), replace(ATTEMPT, last_code=75), "waiting", "requeued, and waiting"),
         (FREE, WAITS, replace(ATTEMPT, ended=2), "waiting", "waiting in the queue"),
-        # What waits in a chain does nothing once the run has ended.
+        # Jobs that wait in a chain do nothing once the run has ended.
         (FREE, replace(WAITS, command=("x", "1")), replace(ATTEMPT, ended=2), "failed", "ended with code 2"),
         (FREE, OVER, replace(ATTEMPT, ended=0), "ended", "ended normally"),
         (FREE, OVER, ATTEMPT, "stopped", "its job is TIMEOUT"),

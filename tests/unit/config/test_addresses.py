@@ -1,4 +1,4 @@
-"""Which servers are talked to: those of a private network, and others by TLS."""
+"""Servers that the trainer may use: those of a private network, and others with TLS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mistake ends in one sentence: the dotted path, the value, and what to change."""
+"""Every mistake ends in one sentence: the dotted path, the value, and the necessary change."""
 
 from __future__ import annotations
 

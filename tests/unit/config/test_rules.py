@@ -1,4 +1,4 @@
-"""Rules between sections: what breaks each, what narrowly does not, and what the sentence says."""
+"""Rules between sections: a case that breaks each, one that narrowly does not, and the sentence."""
 
 from __future__ import annotations
 

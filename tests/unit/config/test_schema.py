@@ -44,7 +44,7 @@ def test_every_section_is_described():
 
 
 def _attributes_read() -> set[str]:
-    """Names read as an attribute anywhere but where the schema is declared."""
+    """Names that are read as an attribute anywhere outside of the schema."""
     names = set()
     for path in (ROOT / "megacov").rglob("*.py"):
         if path.parent.name == "config" and path.name in SCHEMA_FILES:
@@ -54,7 +54,7 @@ def _attributes_read() -> set[str]:
 
 
 def _parameters() -> set[str]:
-    """Parameters of functions in losses/ and selection/, to which hyperparameters go by name."""
+    """Parameters of functions in losses/ and selection/, which get hyperparameters by name."""
     names = set()
     for folder in ("losses", "selection"):
         for path in (ROOT / "megacov" / folder).rglob("*.py"):
@@ -132,7 +132,7 @@ def test_editors_know_the_keys_of_each_loss():
     [(4, 8, 1, "mini_batch"), (6, 4, 2, "mini_batch"), (8, 3, 5, "mini_batch"), (3, 2, 4, "micro_batch")],
 )
 def test_a_smaller_rollout_batch_still_has_equal_updates_with_work_for_all(updates, samples, data, scope):
-    groups = updates * data * 2  # as many as are certainly enough
+    groups = updates * data * 2  # more than enough
     config = make_config(
         {
             "run": {"name": "x", "steps": 5},

@@ -1,4 +1,4 @@
-"""Every YAML file of the repository is a configuration, or a part that composes to one."""
+"""Every YAML file of the repository is a configuration or a part of one."""
 
 from __future__ import annotations
 

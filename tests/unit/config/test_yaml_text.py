@@ -1,4 +1,4 @@
-"""YAML as people mean it, and as it is written back."""
+"""YAML is read as people mean it, and is written so that it reads back equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs have left behind, in order and without what is out of date."""
+"""Files that jobs have left behind: read in order, without those that are out of date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megacov.launch.attempts import read_attempts
 
 
 def note(path: Path, text: str, *, at: float) -> None:
-    """A file that was written then."""
+    """A file with that time of change."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     os.utime(path, (at, at))

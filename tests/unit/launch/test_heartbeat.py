@@ -1,4 +1,4 @@
-"""A rank that stops moving: found, made to tell where it is, and ended."""
+"""A rank that hangs is found, prints its stacks, and is killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     ("stands_still", "said"),
     [
         ("with computing('update'): the_innermost_loop(600)", "megacov: rank 1 has been in update for "),
-        # Stopped as a whole: its own thread cannot say so.
+        # The whole process is stopped, so its heartbeat thread is silent too.
         ("os.kill(os.getpid(), signal.SIGSTOP); the_innermost_loop(600)", "megacov: rank 1 has not run for "),
     ],
 )
@@ -77,7 +77,7 @@ with computing("log_probs"):
     for _ in range(12):
         time.sleep(0.25)
         beat()
-time.sleep(2.5)  # outside of a phase, as for servers
+time.sleep(2.5)  # outside of a phase, as while it waits for servers
 """
     assert run(code, hang_s=2.0) == 0
 

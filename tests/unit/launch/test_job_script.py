@@ -1,4 +1,4 @@
-"""Decisions of a job's script: what may pass, and when to stop trying. Its functions are called in bash."""
+"""Decisions of a job script: after which ends it tries again, and when it stops trying. Its functions run in bash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.launch.test_sbatch import SHAPES, make_job
 
 
 def call(run: Path, commands: str) -> str:
-    """Define the functions of a job whose run is in a folder, and run commands; returns what they print."""
+    """Define the functions of a job whose run is in a folder, and run commands. Returns their output."""
     definitions = render(make_job(SHAPES["split"])).rpartition('main "$@"')[0]
     script = f"{definitions}\nrun={run} SLURM_JOB_ID=7 all_hosts=(n0 n1 n2)\n{commands}"
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -22,7 +22,7 @@ def call(run: Path, commands: str) -> str:
 
 
 def save(run: Path, step: int) -> None:
-    """A checkpoint, as far as the script looks."""
+    """The part of a checkpoint that the script looks at."""
     folder = run / "checkpoints" / f"step_{step:08d}"
     folder.mkdir(parents=True)
     (folder / "MANIFEST.json").touch()
@@ -118,7 +118,7 @@ def test_a_run_waits_for_its_lock_only_where_another_holds_it(tmp_path: Path) ->
         fcntl.flock(file, fcntl.LOCK_EX)
         said = call(tmp_path, f"set +e; {impatient}")
         assert "is in use by another process" in said and said.endswith("code 8\n")
-    # What flock says of a file system without locks; and of a file that it cannot open.
+    # flock's codes for a file system without locks, and for a file that it cannot open.
     for code in (65, 66, 1):
         said = call(tmp_path, f'flock() {{ return {code}; }}; wait_for_lock; echo "code $?"')
         assert f"run.lock cannot be locked ({code})" in said and said.endswith("code 0\n")
@@ -175,7 +175,7 @@ def test_too_few_gpus_end_the_run_for_good(tmp_path: Path) -> None:
 
 
 def judged(tmp_path: Path, code: int) -> list[str]:
-    """What preflight says where the step that judges ends with a code."""
+    """Output of preflight if the step that judges ends with a code."""
     (tmp_path / "preflight").mkdir(exist_ok=True)
     (tmp_path / "preflight" / "bad_nodes").unlink(missing_ok=True)
     said = call(
@@ -210,7 +210,7 @@ def test_what_slurm_cannot_start_is_no_fault_of_a_node(tmp_path: Path) -> None:
 
 
 def network(tmp_path: Path, nodes: int, failing: str, more: str = "") -> str:
-    """What the check of the network says where the all-reduces fail that match a pattern: their name and nodes."""
+    """Output of the network check if all-reduces fail whose name and nodes match a pattern."""
     (tmp_path / "preflight").mkdir(exist_ok=True)
     return call(
         tmp_path,
@@ -233,11 +233,11 @@ def network(tmp_path: Path, nodes: int, failing: str, more: str = "") -> str:
         (4, "n1|n2", 11, "n1\nn2\n"),
         (4, "all|n1 n2", 8, ""),
         (4, ".", 8, ""),  # a mistake in the settings of the network
-        (4, "all", 0, ""),  # it has passed
+        (4, "all", 0, ""),  # the repetition passes
         (3, ".", 8, ""),
         (2, ".", 8, ""),
         (2, "n1", 11, "n1\n"),
-        (2, "all", 8, ""),  # what is between the two
+        (2, "all", 8, ""),  # the link between the two
         (1, ".", 11, "n0\n"),
     ],
 )

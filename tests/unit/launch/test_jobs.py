@@ -1,4 +1,4 @@
-"""What SLURM prints of jobs, and to which run they belong."""
+"""SLURM's output about jobs, and the runs to which they belong."""
 
 from __future__ import annotations
 

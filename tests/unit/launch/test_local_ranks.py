@@ -1,4 +1,4 @@
-"""Local ranks: what they are told, how they end together, and that none is left behind."""
+"""Local ranks: their environment, how they end together, and that none is left behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def rank_command(code: str) -> list[str]:
-    """A rank that follows its parent and then runs the code, with its rank at hand."""
+    """A rank that ends with its parent and runs the code, which has the variable `rank`."""
     head = (
         "import os, pathlib, signal, sys, time\n"
         "from megacov.launch.process import die_with_parent\n"
@@ -30,7 +30,7 @@ def rank_command(code: str) -> list[str]:
 
 
 def start_launcher(command: list[str], *, grace_s: float) -> subprocess.Popen[bytes]:
-    """A process of its own that runs two local ranks, so that it can be signalled and killed."""
+    """A separate process that runs two local ranks, so that it can be signalled and killed."""
     code = (
         "import sys\n"
         "from megacov.launch.local_ranks import run_local_ranks\n"
@@ -153,7 +153,7 @@ def test_ranks_that_ignore_a_signal_are_killed_after_the_grace(tmp_path):
 
 
 def test_no_rank_outlives_a_killed_launcher(tmp_path):
-    # The ranks ignore every signal that can be ignored, as one that is stuck in native code would.
+    # The ranks ignore every signal that can be ignored, like a rank that is stuck in native code.
     code = (
         "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]\n"
         f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
@@ -190,7 +190,7 @@ SRUN = {
         ({**SRUN, **TORCHRUN, **OWN}, (1, 1, 4, "file:///tmp/store")),
         ({**SRUN, "SLURM_NTASKS": "1"}, None),
         ({name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}, None),
-        # The shell that salloc opens is an interactive step, and is no rank.
+        # The shell that salloc opens is an interactive step and not a rank.
         ({**SRUN, "SLURM_STEP_ID": str(0xFFFFFFFA)}, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Ranks of one node among several: their place, and the exit code that the job is judged by."""
+"""Ranks of one node among several: their place, and the exit code by which the job is judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of nodes: what a node finds, what follows from all reports, and that nothing waits for ever."""
+"""Checks of nodes: the findings of a node, the verdict from all reports, and that nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NODES = tuple(f"n{i}" for i in range(5))
 
 
 def healthy(nodes: tuple[str, ...] = NODES) -> dict[str, NodeReport]:
-    """Reports of nodes that are well."""
+    """Reports of healthy nodes."""
     return {node: NodeReport(node, offsets={other: 0.0 for other in nodes if other != node}) for node in nodes}
 
 
 def without_link(reports: dict[str, NodeReport], *pairs: tuple[str, str]) -> dict[str, NodeReport]:
-    """Reports of nodes of which some do not reach each other."""
+    """Reports of nodes, some of which do not reach each other."""
     for first, second in pairs:
         for node, other in ((first, second), (second, first)):
             report = reports[node]
@@ -120,7 +120,7 @@ def test_nodes_that_begin_at_different_times_meet() -> None:
 
 def test_a_node_that_does_not_come_or_does_not_answer_is_unreachable() -> None:
     port = _free_port()
-    with socket.create_server(("127.0.0.3", port)):  # accepts, and says nothing
+    with socket.create_server(("127.0.0.3", port)):  # accepts connections and stays silent
         addresses = {"n0": "127.0.0.1", "n1": "127.0.0.2", "n2": "127.0.0.3"}
         started = time.monotonic()
         peers = meet_peers("n0", addresses, port=port, deadline_s=2)
@@ -169,13 +169,13 @@ WELL = {"used": "602", "errors": "0", "pending": "No", "failure": "No"}
 
 
 def told(*gpus: dict[str, str]) -> str:
-    """What `nvidia-smi -q -x` prints of such GPUs, as far as it is read."""
+    """The part of the output of `nvidia-smi -q -x` that is read."""
     each = "".join(GPU.format(i=i, **(WELL | gpu)) for i, gpu in enumerate(gpus))
     return f"<nvidia_smi_log><driver_version>570.86.15</driver_version>{each}</nvidia_smi_log>"
 
 
 def links(*counts: int, dead: str = "") -> str:
-    """What `nvidia-smi nvlink --status` prints of GPUs with so many links."""
+    """Output of `nvidia-smi nvlink --status` for GPUs with so many links."""
     lines = []
     for i, count in enumerate(counts):
         lines += [f"GPU {i}: NVIDIA H100 80GB HBM3 (UUID: GPU-{i})"]

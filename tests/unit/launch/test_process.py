@@ -1,4 +1,4 @@
-"""Children end when they are told to, and when their parent can no longer tell them."""
+"""Children end when their parent stops them, and when their parent is gone."""
 
 from __future__ import annotations
 

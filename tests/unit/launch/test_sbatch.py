@@ -1,4 +1,4 @@
-"""Job scripts: that they are bash, hold what the job needs and no secret, and share out nodes and GPUs as they must."""
+"""Job scripts: that they are bash, hold everything the job needs and no secret, and assign nodes and GPUs correctly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def split(**changes: int | bool | None) -> JobLayout:
 
 
 def make_job(layout: JobLayout, site: Site | None = None, overrides: tuple[str, ...] = ()) -> Job:
-    """A job on eight GPUs a node."""
+    """A job on nodes of eight GPUs."""
     return Job(
         name="a_run",
         folder=Path("/shared/project"),
@@ -60,7 +60,7 @@ SHAPES = {
 
 
 def check_shell(text: str) -> None:
-    """Valid for bash, and for shellcheck where there is one."""
+    """Valid for bash, and for shellcheck if it is installed."""
     subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
     if shutil.which("shellcheck") is not None:
         checked = subprocess.run(

@@ -1,4 +1,4 @@
-"""The supervisor: whatever ends, and however, nothing of the command is left."""
+"""The supervisor leaves no process of the command behind, whichever process ends and however it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from megacov.launch.supervise import COMMAND_FILE
 
 ROOT = Path(__file__).parents[3]
-# Starts a process that leaves its session and its parent, as daemons do, and waits, deaf to SIGTERM.
+# Starts a process that leaves its session and its parent, as daemons do, ignores SIGTERM, and waits.
 FAMILY = """
 import os, pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -50,7 +50,7 @@ def is_gone(pid: int) -> bool:
 
 
 class Family:
-    """A supervisor whose parent is apart from this process."""
+    """A supervisor whose parent is not this process."""
 
     def __init__(self, tmp_path: Path, seconds: float) -> None:
         self.told, self.spec = tmp_path, tmp_path / "spec"
@@ -65,7 +65,7 @@ class Family:
             self.supervisor = int(output.readline())
 
     def pids(self) -> list[int]:
-        """Of the supervisor, the command, and what it started."""
+        """Ids of the supervisor, of the command, and of the process that the command started."""
         wait_until(lambda: (self.told / "first").exists() and (self.told / "first").read_text() != "")
         greeting, first = (self.told / "first").read_text().split()
         assert greeting == "hello"
@@ -81,7 +81,7 @@ def test_nothing_is_left_whoever_ends(tmp_path, ends):
             family.parent.kill()
         else:
             os.kill(family.supervisor, signal.SIGTERM if ends == "supervisor is asked" else signal.SIGKILL)
-        # Killed itself, the supervisor can end only what it started.
+        # A supervisor that is killed can only end the process that it started itself.
         left = pids[:2] if ends == "supervisor is killed" else pids
         wait_until(lambda: all(map(is_gone, left)))
         if ends == "supervisor is killed":

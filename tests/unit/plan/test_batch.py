@@ -1,4 +1,4 @@
-"""Batch arithmetic is that of the packing code."""
+"""Batch arithmetic agrees with the packing code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_micro_batches_are_cut_as_in_training(layout: Layout, tokens: int, packe
     parts = cut([101] * plan.sequences_per_rank, micro_batch_tokens=tokens, layout=rows)
     positions = max(sum(rows.padded_lengths([101] * len(part))) for part in parts)
     assert positions <= plan.positions
-    # Sequences of a packed row share its padding, so that now and then one more fits; never one fewer.
+    # Sequences of a packed row share its padding, so one more sometimes fits, but never one fewer.
     assert len(parts) == plan.micro_batches or (packed and len(parts) < plan.micro_batches)
 
 
@@ -55,7 +55,7 @@ def test_uneven_shares_and_virtual_stages() -> None:
     batch = Batch(5, 2, 4, 4, updates=1, micro_batch_tokens=8, steps=1)
     plan = plan_batch(batch, Layout(pipeline=2, virtual_pipeline=2, data=4))
     assert plan.sequences_per_rank == 3
-    assert plan.micro_batches == 4  # three, made a multiple of the stages
+    assert plan.micro_batches == 4  # three, rounded up to a multiple of the stages
 
 
 def test_a_rank_with_little_work_does_not_fill_a_micro_batch() -> None:

@@ -1,4 +1,4 @@
-"""Memory of trainer and servers: hand-computed numbers, and what must hold for any sizes."""
+"""Memory of trainer and servers: hand-computed numbers, and properties that hold for all sizes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_qwen_32b_by_hand() -> None:
     assert one.num_parameters == parameters
     assert (one.weights, one.gradients) == (2 * parameters, 4 * parameters)
     assert one.optimizer == 12 * parameters // 4
-    # Of a position in a layer: 4 h / 8, q + 2k, q + k + 4 d, q, and 3 f, in bfloat16; two norms and 5 heads in float32.
+    # A position in a layer: 4 h / 8, q + 2k, q + k + 4 d, q, and 3 f, in bfloat16; two norms and 5 heads in float32.
     values = 4 * 640 + 3 * 640 + 3 * 128 + 4 * 128 + 3 * 3456
     assert one.activations == 20480 * (64 * (2 * values + 4 * (2 / 8 + 5)) + 2 * 2 * 640)
     logits = 20480 * rows * 2

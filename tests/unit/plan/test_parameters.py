@@ -1,4 +1,4 @@
-"""Sizes and parameter counts without torch are those of the code that loads a model."""
+"""Sizes and parameter counts without torch equal those of the code that loads a model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_window_counts_where_a_layer_has_it(tmp_path: Path, windows: dict[str,
     AutoConfig.for_model("qwen2", **SIZES, sliding_window=16, **windows).save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     check_equal(read_model_sizes(file), read_model_shape(tmp_path))
-    # As older versions of transformers wrote it.
+    # Older versions of transformers wrote this name.
     values = json.loads(file.read_text())
     values.pop("layer_types", None)
     file.write_text(json.dumps(values | {"sliding_window": 16}))
@@ -130,7 +130,7 @@ def test_published_sizes() -> None:
         name: round(total_parameters(read_model_sizes(models / name / "config.json")) / 1e9, 2)
         for name in ("qwen2.5-7b", "qwen2.5-32b", "qwen3-32b")
     }
-    # As their model cards say: 7.61 B, 32.5 B ("32.8B params" counted on the hub), 32.8 B.
+    # The model cards say 7.61 B, 32.5 B ("32.8B params" counted on the hub), 32.8 B.
     assert in_billions == {"qwen2.5-7b": 7.62, "qwen2.5-32b": 32.76, "qwen3-32b": 32.76}
 
 
