@@ -48,7 +48,7 @@ def test_a_loss_that_is_imported_is_checked_where_torch_is(monkeypatch: pytest.M
     assert result.exception is None, result.output
     result = CliRunner().invoke(app, ["check", IMPORTED, "algorithm.loss.powr=0.5"])
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == "algorithm.loss.powr is no setting: did you mean algorithm.loss.power?"
+    assert str(result.exception) == "algorithm.loss.powr is not a setting: did you mean algorithm.loss.power?"
 
 
 def test_without_torch_it_says_that_the_loss_is_not_checked() -> None:
