@@ -134,7 +134,7 @@ class LossBatch:
 
     log_probs: [t] float32, carries the gradient.
     old_log_probs, advantages: [t] float32, detached.
-    loss_mask: [t] bool; False tokens add nothing, whatever their values.
+    kept_mask: [t] bool, the loss tokens that take part; the others add nothing, whatever their values.
     token_weights: [t] float32, detached; the loss is sum(token_weights * token losses), so the weights hold the
         aggregation mode and its global denominator, and micro-batches and ranks simply add up.
     sequence_index: [t] int64, index of each token's sample in the rollout batch; None where only clipped tokens are
@@ -150,7 +150,7 @@ class LossBatch:
     log_probs: Tensor
     old_log_probs: Tensor
     advantages: Tensor
-    loss_mask: Tensor
+    kept_mask: Tensor
     token_weights: Tensor
     sequence_index: Tensor | None = None
     sequence_log_ratio: Tensor | None = None

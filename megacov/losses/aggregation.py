@@ -14,7 +14,7 @@ MODES = ("token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "s
 
 
 def token_weights(
-    loss_mask: Tensor,
+    kept_mask: Tensor,
     sequence_index: Tensor,
     *,
     mode: str,
@@ -31,7 +31,7 @@ def token_weights(
     sequence_sum_constant_norm  1 / constant_norm                                 free of any length ("Dr. GRPO")
 
     Args:
-        loss_mask: [t] bool.
+        kept_mask: [t] bool.
         sequence_index: [t] int64, row of each token in tokens_per_sequence.
         mode: one of the four above.
         num_tokens: loss tokens of the optimizer step, over all micro-batches and ranks.
@@ -62,7 +62,7 @@ def token_weights(
             raise ConfigError(
                 f"Aggregation {mode!r} is unknown: set algorithm.aggregation to one of {', '.join(MODES)}."
             )
-    return torch.where(loss_mask, 1 / denominators, 0.0).float()
+    return torch.where(kept_mask, 1 / denominators, 0.0).float()
 
 
 def _checked_norm(constant_norm: float | None) -> float:

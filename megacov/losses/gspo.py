@@ -47,7 +47,7 @@ def gspo_clipped_tokens(batch: LossBatch, *, clip_low: float = 3e-4, clip_high: 
 def gspo(batch: LossBatch, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> TokenLosses:
     """Pessimistic surrogate with one ratio a sequence, which all of its tokens share.
 
-    s_i  = exp(mean of d over the loss tokens of sequence i)
+    s_i  = exp(mean of d over the kept tokens of sequence i)
     s_it = sg(s_i) exp(log_prob_it - sg(log_prob_it))       has the value s_i, and token t's own gradient
     loss = max(-A s_it, -A clamp(s_it, 1 - clip_low, 1 + clip_high))
 

@@ -160,7 +160,7 @@ def _few_tokens() -> LossBatch:
         log_probs=log_probs.requires_grad_(),
         old_log_probs=old_log_probs,
         advantages=torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0]),
-        loss_mask=torch.tensor([True, True, False, True, True, False]),
+        kept_mask=torch.tensor([True, True, False, True, True, False]),
         token_weights=torch.full((6,), 0.25),
         sequence_index=torch.tensor([0, 0, 0, 1, 1, 1]),
         sequence_log_ratio=torch.stack([d[:2].sum().detach(), d[3:5].sum().detach()]).repeat_interleave(3),

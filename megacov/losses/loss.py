@@ -19,7 +19,7 @@ from megacov.types import LossBatch, LossOutput
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity per token, whose mean over loss tokens is logged.
+    """A quantity per token, whose mean over kept tokens is logged.
 
     meaning: one sentence.
     unit: of the value; "share" is a fraction in [0, 1], "-" a number without a unit.
@@ -34,7 +34,7 @@ class TokenLosses:
     """What the equation of a loss yields: a value per token, nothing masked, weighted or summed yet.
 
     losses: [t] float, carries the gradient.
-    metrics: [t] float or bool each, detached; their means over loss tokens are logged as `policy/<key>`.
+    metrics: [t] float or bool each, detached; their means over kept tokens are logged as `policy/<key>`.
     """
 
     losses: Tensor
@@ -85,7 +85,7 @@ class Loss:
             raise ConfigError(f"Loss {self.name} declares {', '.join(shared)}, which every loss has: rename it.")
 
     def __call__(self, batch: LossBatch, **hyperparameters: Any) -> LossOutput:
-        """The weighted sum of the token losses, and the sums of the token metrics over loss tokens.
+        """The weighted sum of the token losses, and the sums of the token metrics over kept tokens.
 
         loss = sum_i token_weights_i * token_losses_i
         Besides the loss's own metrics there are those of `SHARED_METRICS`.
@@ -117,15 +117,15 @@ class Loss:
         metrics = {**_ratio_metrics(batch), **tokens.metrics}
         return LossOutput(
             loss=(batch.token_weights * tokens.losses).sum(),
-            metrics={key: sum_over_loss_tokens(values, batch.loss_mask) for key, values in metrics.items()},
+            metrics={key: sum_over_kept_tokens(values, batch.kept_mask) for key, values in metrics.items()},
         )
 
     @torch.no_grad()
     def clipped(self, batch: LossBatch, **hyperparameters: Any) -> Tensor:
-        """Loss tokens that the loss's own clip leaves without gradient, so that Clip-Cov need not pick them.
+        """Kept tokens that the loss's own clip leaves without gradient, so that Clip-Cov need not pick them.
 
         Args:
-            batch: [t] tensors; log_probs, old_log_probs, advantages and loss_mask are read.
+            batch: [t] tensors; log_probs, old_log_probs, advantages and kept_mask are read.
             **hyperparameters: of this loss, the same as in the call.
 
         Returns:
@@ -134,8 +134,8 @@ class Loss:
         Gradient: none.
         """
         if self.clipped_tokens is None:
-            return torch.zeros_like(batch.loss_mask)
-        return self.clipped_tokens(zero_masked_tokens(batch), **hyperparameters) & batch.loss_mask
+            return torch.zeros_like(batch.kept_mask)
+        return self.clipped_tokens(zero_masked_tokens(batch), **hyperparameters) & batch.kept_mask
 
 
 def policy_loss(
@@ -182,7 +182,7 @@ def policy_loss(
 
 
 def zero_masked_tokens(batch: LossBatch) -> LossBatch:
-    """The batch with 0 at every token outside `loss_mask`, and with 1 there in `sequence_tokens`, a denominator.
+    """The batch with 0 at every token outside `kept_mask`, and with 1 there in `sequence_tokens`, a denominator.
 
     It must happen before the first exp: a NaN that is masked after exp still turns the gradient into 0 * NaN = NaN.
 
@@ -190,11 +190,11 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         batch: [t] tensors; read only.
 
     Returns:
-        A batch whose loss tokens are unchanged. What a loss does not read is handed on as it is.
+        A batch whose kept tokens are unchanged. What a loss does not read is handed on as it is.
     """
 
     def keep(values: Tensor, other: float = 0.0) -> Tensor:
-        return torch.where(batch.loss_mask, values, other)
+        return torch.where(batch.kept_mask, values, other)
 
     log_ratio, num_tokens = batch.sequence_log_ratio, batch.sequence_tokens
     return replace(
@@ -208,19 +208,19 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
     )
 
 
-def sum_over_loss_tokens(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum of values at loss tokens, for logging.
+def sum_over_kept_tokens(values: Tensor, kept_mask: Tensor) -> Tensor:
+    """Sum of values at kept tokens, for logging.
 
     Args:
         values: [t] float or bool; read only.
-        loss_mask: [t] bool.
+        kept_mask: [t] bool.
 
     Returns:
         Scalar float64.
 
     Gradient: none.
     """
-    return torch.where(loss_mask, values.detach().double(), 0.0).sum()
+    return torch.where(kept_mask, values.detach().double(), 0.0).sum()
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 
 from megacov.errors import ConfigError
 from megacov.losses.kl import estimate_kl
-from megacov.losses.loss import Metric, sum_over_loss_tokens
+from megacov.losses.loss import Metric, sum_over_kept_tokens
 from megacov.types import LossBatch, LossOutput
 
 TERM_METRICS = {"ref_kl": Metric("Estimate of KL(new || reference), before its coefficient.", "nats")}
@@ -50,15 +50,15 @@ def add_terms(
     """
     if ref_kl_estimator not in _REF_KL_ESTIMATORS:
         raise ConfigError(f"ref_kl_estimator is {ref_kl_estimator!r}: choose one of {', '.join(_REF_KL_ESTIMATORS)}.")
-    loss, metrics, loss_mask = output.loss, dict(output.metrics), batch.loss_mask
-    weights = torch.where(loss_mask, batch.token_weights, 0.0)
+    loss, metrics, kept_mask = output.loss, dict(output.metrics), batch.kept_mask
+    weights = torch.where(kept_mask, batch.token_weights, 0.0)
     if entropy_coef != 0:
         assert batch.entropy is not None, "an entropy bonus needs the entropy"
-        loss = loss - entropy_coef * (weights * torch.where(loss_mask, batch.entropy, 0.0)).sum()
+        loss = loss - entropy_coef * (weights * torch.where(kept_mask, batch.entropy, 0.0)).sum()
     if batch.ref_log_probs is not None:
-        ref_log_ratio = torch.where(loss_mask, batch.ref_log_probs, 0.0) - torch.where(loss_mask, batch.log_probs, 0.0)
+        ref_log_ratio = torch.where(kept_mask, batch.ref_log_probs, 0.0) - torch.where(kept_mask, batch.log_probs, 0.0)
         ref_kl = estimate_kl(ref_log_ratio, estimator=ref_kl_estimator)
-        metrics["ref_kl"] = sum_over_loss_tokens(ref_kl, loss_mask)
+        metrics["ref_kl"] = sum_over_kept_tokens(ref_kl, kept_mask)
         loss = loss if ref_kl_coef == 0 else loss + ref_kl_coef * (weights * ref_kl).sum()
     assert ref_kl_coef == 0 or batch.ref_log_probs is not None, "a reference KL needs reference log-probs"
     return LossOutput(loss, metrics)

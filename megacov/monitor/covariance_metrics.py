@@ -42,7 +42,7 @@ def covariance_metrics(
     cov: Tensor,
     log_probs: Tensor,
     advantages: Tensor,
-    loss_mask: Tensor,
+    kept_mask: Tensor,
     token_ids: Tensor,
     *,
     group: ProcessGroup | None,
@@ -56,7 +56,7 @@ def covariance_metrics(
         cov: [t] float32, from megacov.ops.covariance; read only.
         log_probs: [t] float, the ones cov was computed from.
         advantages: [t] float.
-        loss_mask: [t] bool.
+        kept_mask: [t] bool.
         token_ids: [t] int64, unique over the group.
         group: ranks that hold the other tokens of the selection scope.
         selected: [t] bool, or None; adds the quadrants of the selected tokens.
@@ -68,13 +68,13 @@ def covariance_metrics(
         SUM [9, 3] float64, or [13, 3] with `selected`.
     """
     squares = cov.double().square()
-    moments = {"cov": (cov, loss_mask), "square": (squares, loss_mask), "log_prob": (log_probs, loss_mask)}
+    moments = {"cov": (cov, kept_mask), "square": (squares, kept_mask), "log_prob": (log_probs, kept_mask)}
     mean, mean_square, mean_log_prob = masked_means(moments, group=group).values()
     quadrants = _quadrants(advantages, log_probs.detach() >= mean_log_prob)
-    terms = {f"cov/quadrant_{name}": (mask, loss_mask) for name, mask in quadrants.items()}
+    terms = {f"cov/quadrant_{name}": (mask, kept_mask) for name, mask in quadrants.items()}
     for name, ratio in TOP_RATIOS.items():
-        quota = selection_quota(loss_mask, ratio=ratio, group=group)
-        terms[f"cov/top_{name}"] = (cov, global_top_k(cov, loss_mask, token_ids, k=quota, group=group))
+        quota = selection_quota(kept_mask, ratio=ratio, group=group)
+        terms[f"cov/top_{name}"] = (cov, global_top_k(cov, kept_mask, token_ids, k=quota, group=group))
     if selected is not None:
         terms |= {f"selection/quadrant_{name}": (mask, selected) for name, mask in quadrants.items()}
     std = (mean_square - mean.square()).clamp(min=0).sqrt()
@@ -83,7 +83,7 @@ def covariance_metrics(
 
 def selection_metrics(
     selected: Tensor,
-    loss_mask: Tensor,
+    kept_mask: Tensor,
     *,
     group: ProcessGroup | None,
     scores: Tensor | None = None,
@@ -94,7 +94,7 @@ def selection_metrics(
 
     Args:
         selected: [t] bool.
-        loss_mask: [t] bool.
+        kept_mask: [t] bool.
         group: ranks that hold the other tokens of the selection scope.
         scores: [t] float that the selection ranks by (cov, entropy), read only; None if it is random, or if each
             micro-batch has its own threshold.
@@ -109,7 +109,7 @@ def selection_metrics(
 
     Collectives: group: SUM [2 to 4] int64; with `scores`, MAX [2] float64.
     """
-    masks = {"tokens": loss_mask, "selected": selected}
+    masks = {"tokens": kept_mask, "selected": selected}
     if candidates is not None:
         masks["candidates"] = candidates
     if micro_batch_selected is not None:
@@ -121,7 +121,7 @@ def selection_metrics(
         "selection/effective_ratio": counts["selected"] / counts["tokens"],
     }
     if scores is not None:
-        threshold, margin = selection_margin(scores, selected, loss_mask, group=group)
+        threshold, margin = selection_margin(scores, selected, kept_mask, group=group)
         metrics |= {"selection/threshold": threshold, "selection/margin": margin}
     if candidates is not None:
         metrics["selection/band_population"] = counts["candidates"]
@@ -130,12 +130,12 @@ def selection_metrics(
     return metrics
 
 
-def covariance_histogram(cov: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None) -> Histogram:
+def covariance_histogram(cov: Tensor, kept_mask: Tensor, *, group: ProcessGroup | None) -> Histogram:
     """Histogram of the covariance over all ranks. Waits for the device.
 
     Args:
         cov: [t] float32; read only.
-        loss_mask: [t] bool.
+        kept_mask: [t] bool.
         group: ranks that hold the other tokens.
 
     Returns:
@@ -144,15 +144,15 @@ def covariance_histogram(cov: Tensor, loss_mask: Tensor, *, group: ProcessGroup 
 
     Collectives: group: SUM [54] float64, MAX [2] float64.
     """
-    values, weights = cov.double().where(loss_mask, 0.0), loss_mask.double()
+    values, weights = cov.double().where(kept_mask, 0.0), kept_mask.double()
     limits = torch.tensor(HISTOGRAM_LIMITS, dtype=torch.float64, device=cov.device)
     # bucketize puts NaN beyond the last bin, and an index out of range kills the process on a GPU. The total shows NaN.
     bins = torch.bucketize(values, limits).clamp(max=len(limits) - 1)
     counts = limits.new_zeros(len(limits)).index_add(0, bins, weights)
     moments = torch.stack([values.sum(), values.square().sum()])
     *totals, total, total_squares = all_reduce_sum(torch.cat([counts, moments]), group=group).tolist()
-    lowest = torch.cat([values.where(loss_mask, torch.inf), values.new_full((1,), torch.inf)]).min()
-    highest = torch.cat([values.where(loss_mask, -torch.inf), values.new_full((1,), -torch.inf)]).max()
+    lowest = torch.cat([values.where(kept_mask, torch.inf), values.new_full((1,), torch.inf)]).min()
+    highest = torch.cat([values.where(kept_mask, -torch.inf), values.new_full((1,), -torch.inf)]).max()
     negated_minimum, maximum = all_reduce_max(torch.stack([-lowest, highest]), group=group).tolist()
     return Histogram(HISTOGRAM_LIMITS, totals, -negated_minimum, maximum, total, total_squares)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
+def covariance(log_probs: Tensor, advantages: Tensor, kept_mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
     """Product of the centred log-prob and the centred advantage of each token.
 
     cov_i = (lp_i - mean lp) * (A_i - mean A), both means over every masked token of `group`. The sums behind the means
@@ -27,7 +27,7 @@ def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor, *, grou
     Args:
         log_probs: [...] float, log-probs of the sampled tokens under the policy being updated; read only.
         advantages: [...] float; read only.
-        loss_mask: [...] bool; the other tokens are ignored, whatever their values.
+        kept_mask: [...] bool; the other tokens are ignored, whatever their values.
         group: ranks that hold the other tokens of the selection scope.
 
     Returns:
@@ -41,12 +41,12 @@ def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor, *, grou
     """
     parts = torch.cat(
         [
-            exact_sum_parts(log_probs, loss_mask),
-            exact_sum_parts(advantages, loss_mask),
-            loss_mask.sum(dtype=torch.float64).view(1),
+            exact_sum_parts(log_probs, kept_mask),
+            exact_sum_parts(advantages, kept_mask),
+            kept_mask.sum(dtype=torch.float64).view(1),
         ]
     )
     log_prob_coarse, log_prob_fine, advantage_coarse, advantage_fine, count = all_reduce_sum(parts, group=group)
     centred_log_probs = log_probs.detach().double() - (log_prob_coarse + log_prob_fine) / count
     centred_advantages = advantages.detach().double() - (advantage_coarse + advantage_fine) / count
-    return (centred_log_probs * centred_advantages).where(loss_mask, 0.0).float()
+    return (centred_log_probs * centred_advantages).where(kept_mask, 0.0).float()

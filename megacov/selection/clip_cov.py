@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def select_clip_cov(
     cov: Tensor,
     eligible_mask: Tensor,
-    loss_mask: Tensor,
+    kept_mask: Tensor,
     token_ids: Tensor,
     *,
     ratio: float,
@@ -36,7 +36,7 @@ def select_clip_cov(
     Args:
         cov: [...] float32, from megacov.ops.covariance; read only.
         eligible_mask: [...] bool; False for tokens that PPO's clip already leaves without gradient.
-        loss_mask: [...] bool; tokens outside it are not eligible.
+        kept_mask: [...] bool; tokens outside it are not eligible.
         token_ids: [...] int64, unique over the group.
         ratio: fraction of the masked tokens, 0 < ratio <= 1.
         lower: lower end of the band, exclusive.
@@ -56,11 +56,11 @@ def select_clip_cov(
     """
     if not lower < upper:
         raise ValueError(f"the band is empty: lower is {lower}, upper is {upper}")
-    quota = selection_quota(loss_mask, ratio=ratio, group=group)
-    in_band = band(cov, eligible_mask, loss_mask, lower=lower, upper=upper)
+    quota = selection_quota(kept_mask, ratio=ratio, group=group)
+    in_band = band(cov, eligible_mask, kept_mask, lower=lower, upper=upper)
     return global_top_k(hash_64(seed, update, token_ids), in_band, token_ids, k=quota, group=group)
 
 
-def band(cov: Tensor, eligible_mask: Tensor, loss_mask: Tensor, *, lower: float, upper: float) -> Tensor:
+def band(cov: Tensor, eligible_mask: Tensor, kept_mask: Tensor, *, lower: float, upper: float) -> Tensor:
     """[...] bool: the tokens that Clip-Cov draws from. Both ends of the band are exclusive."""
-    return loss_mask & eligible_mask & (cov > lower) & (cov < upper)
+    return kept_mask & eligible_mask & (cov > lower) & (cov < upper)

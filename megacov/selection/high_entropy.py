@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def select_high_entropy(
-    entropy: Tensor, loss_mask: Tensor, token_ids: Tensor, *, ratio: float, group: ProcessGroup | None
+    entropy: Tensor, kept_mask: Tensor, token_ids: Tensor, *, ratio: float, group: ProcessGroup | None
 ) -> Tensor:
     """Mark the max(1, floor(ratio * N)) largest entropies among the N masked tokens of `group`.
 
     Args:
         entropy: [...] float32 nats, from megacov.ops; read only.
-        loss_mask: [...] bool.
+        kept_mask: [...] bool.
         token_ids: [...] int64, unique over the group.
         ratio: fraction of the masked tokens, 0 < ratio <= 1.
         group: ranks that hold the other tokens of the selection scope.
@@ -34,5 +34,5 @@ def select_high_entropy(
     Collectives: group: SUM [] int64, then those of global_top_k.
     Gradient: none.
     """
-    quota = selection_quota(loss_mask, ratio=ratio, group=group)
-    return global_top_k(entropy, loss_mask, token_ids, k=quota, group=group)
+    quota = selection_quota(kept_mask, ratio=ratio, group=group)
+    return global_top_k(entropy, kept_mask, token_ids, k=quota, group=group)

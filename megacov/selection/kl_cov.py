@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def select_kl_cov(
-    cov: Tensor, loss_mask: Tensor, token_ids: Tensor, *, ratio: float, group: ProcessGroup | None
+    cov: Tensor, kept_mask: Tensor, token_ids: Tensor, *, ratio: float, group: ProcessGroup | None
 ) -> Tensor:
     """Mark the max(1, floor(ratio * N)) largest covariances among the N masked tokens of `group`.
 
@@ -24,7 +24,7 @@ def select_kl_cov(
 
     Args:
         cov: [...] float32, from megacov.ops.covariance; read only.
-        loss_mask: [...] bool.
+        kept_mask: [...] bool.
         token_ids: [...] int64, unique over the group.
         ratio: fraction of the masked tokens, 0 < ratio <= 1.
         group: ranks that hold the other tokens of the selection scope.
@@ -35,5 +35,5 @@ def select_kl_cov(
     Collectives: group: SUM [] int64, then those of global_top_k.
     Gradient: none.
     """
-    quota = selection_quota(loss_mask, ratio=ratio, group=group)
-    return global_top_k(cov, loss_mask, token_ids, k=quota, group=group)
+    quota = selection_quota(kept_mask, ratio=ratio, group=group)
+    return global_top_k(cov, kept_mask, token_ids, k=quota, group=group)

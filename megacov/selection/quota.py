@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def selection_quota(loss_mask: Tensor, *, ratio: float, group: ProcessGroup | None) -> Tensor:
+def selection_quota(kept_mask: Tensor, *, ratio: float, group: ProcessGroup | None) -> Tensor:
     """max(1, floor(ratio * N)) for N masked tokens over all ranks of `group`; 0 if N is 0.
 
     Args:
-        loss_mask: [...] bool.
+        kept_mask: [...] bool.
         ratio: a fraction, 0 < ratio <= 1.
         group: ranks that hold the other tokens.
 
@@ -31,6 +31,6 @@ def selection_quota(loss_mask: Tensor, *, ratio: float, group: ProcessGroup | No
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio is {ratio}, but must be a fraction: 0 < ratio <= 1")
-    num_tokens = all_reduce_sum(loss_mask.sum(), group=group)
+    num_tokens = all_reduce_sum(kept_mask.sum(), group=group)
     share = (num_tokens.double() * ratio).floor().long()
     return torch.minimum(share.clamp(min=1), num_tokens)

@@ -21,7 +21,7 @@ class SelectionInputs:
     """The tokens of this rank in one selection scope, with everything that a method may read.
 
     cov: [t] float32, from megacov.ops.covariance.
-    loss_mask: [t] bool.
+    kept_mask: [t] bool.
     token_ids: [t] int64, unique over the group.
     seed: seed of the run.
     update: number of the optimizer step.
@@ -31,7 +31,7 @@ class SelectionInputs:
     """
 
     cov: Tensor
-    loss_mask: Tensor
+    kept_mask: Tensor
     token_ids: Tensor
     seed: int
     update: int
@@ -77,14 +77,14 @@ def get_selector(name: str) -> Selector:
 
 
 def _kl_cov(inputs: SelectionInputs, *, ratio: float) -> Tensor:
-    return select_kl_cov(inputs.cov, inputs.loss_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+    return select_kl_cov(inputs.cov, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
 
 
 def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
     return select_clip_cov(
         inputs.cov,
         _eligible(inputs),
-        inputs.loss_mask,
+        inputs.kept_mask,
         inputs.token_ids,
         ratio=ratio,
         lower=lower,
@@ -96,16 +96,16 @@ def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: flo
 
 
 def _eligible(inputs: SelectionInputs) -> Tensor:
-    return inputs.loss_mask if inputs.eligible_mask is None else inputs.eligible_mask
+    return inputs.kept_mask if inputs.eligible_mask is None else inputs.eligible_mask
 
 
 def _clip_cov_band(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
-    return band(inputs.cov, _eligible(inputs), inputs.loss_mask, lower=lower, upper=upper)
+    return band(inputs.cov, _eligible(inputs), inputs.kept_mask, lower=lower, upper=upper)
 
 
 def _high_entropy(inputs: SelectionInputs, *, ratio: float) -> Tensor:
     entropy = _entropy(inputs)
-    return select_high_entropy(entropy, inputs.loss_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+    return select_high_entropy(entropy, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
 
 
 def _cov(inputs: SelectionInputs) -> Tensor:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def selection_margin(
-    scores: Tensor, selected: Tensor, loss_mask: Tensor, *, group: ProcessGroup | None
+    scores: Tensor, selected: Tensor, kept_mask: Tensor, *, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
     """The smallest selected score, and its distance from the largest score that was not selected.
 
     Args:
         scores: [...] float; read only. NaN counts as -inf, as in global_top_k.
         selected: [...] bool, selected tokens.
-        loss_mask: [...] bool, all tokens that could have been selected.
+        kept_mask: [...] bool, all tokens that could have been selected.
         group: ranks that hold the other tokens.
 
     Returns:
@@ -35,7 +35,7 @@ def selection_margin(
     """
     values = scores.detach().double()
     values = values.where(~values.isnan(), -math.inf).reshape(-1)
-    chosen, left_out = selected.reshape(-1), (loss_mask & ~selected).reshape(-1)
+    chosen, left_out = selected.reshape(-1), (kept_mask & ~selected).reshape(-1)
     nothing = values.new_full((1,), -math.inf)
     extremes = torch.stack(
         [

@@ -35,7 +35,7 @@ _MAX_GROUP_SIZE = 64
 
 
 def global_top_k(
-    scores: Tensor, loss_mask: Tensor, token_ids: Tensor, *, k: int | Tensor, group: ProcessGroup | None
+    scores: Tensor, kept_mask: Tensor, token_ids: Tensor, *, k: int | Tensor, group: ProcessGroup | None
 ) -> Tensor:
     """Mark the k masked tokens with the largest scores over all ranks of `group`.
 
@@ -43,7 +43,7 @@ def global_top_k(
 
     Args:
         scores: [...] float16, bfloat16, float32, float64 or int64, the same dtype on all ranks; read only.
-        loss_mask: [...] bool; tokens outside it are never marked, whatever their scores.
+        kept_mask: [...] bool; tokens outside it are never marked, whatever their scores.
         token_ids: [...] int64, unique over the group among masked tokens.
         k: number of tokens to mark, at least 0 and equal on all ranks; an int, or an int64 tensor with one element on
             the device of the scores.
@@ -58,8 +58,8 @@ def global_top_k(
     Raises:
         ValueError: if shapes or dtypes do not fit, or k is a negative int.
     """
-    _check_arguments(scores, loss_mask, token_ids, k)
-    flat_scores, flat_mask, flat_ids = scores.detach().reshape(-1), loss_mask.reshape(-1), token_ids.reshape(-1)
+    _check_arguments(scores, kept_mask, token_ids, k)
+    flat_scores, flat_mask, flat_ids = scores.detach().reshape(-1), kept_mask.reshape(-1), token_ids.reshape(-1)
     # Filled on the device, because a copy from the host would wait for it.
     wanted = k.reshape(()) if isinstance(k, Tensor) else flat_ids.new_full((), k)
     if scores.device.type == "cpu":
@@ -71,7 +71,7 @@ def global_top_k(
         selected[_take(shortlist, chosen)] = True
     else:
         selected = _select(flat_scores, flat_mask, flat_ids, wanted, group)
-    return selected.view(loss_mask.shape)
+    return selected.view(kept_mask.shape)
 
 
 def _select(
@@ -136,7 +136,7 @@ def _find_digit(counts: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return counts.shape[0] - 1 - is_above.sum(), k - num_above
 
 
-def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
+def _shortlist(scores: Tensor, kept_mask: Tensor, k: int) -> Tensor:
     """Indices of masked tokens that include this rank's part of the global top k, if possible few more than k.
 
     If k masked tokens of this rank reach a bound, no token below the bound can be chosen. To find such a bound cheaply,
@@ -145,7 +145,7 @@ def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
     """
     group_size = min(_MAX_GROUP_SIZE, scores.shape[0] // (4 * max(k, 1)))
     if scores.shape[0] < _SHORTLIST_FROM or group_size < 4:
-        return loss_mask.nonzero().squeeze(1)
+        return kept_mask.nonzero().squeeze(1)
     num_groups = scores.shape[0] // group_size
     num_grouped = num_groups * group_size
     # Group g holds tokens g, g + num_groups, ...: a maximum over rows is much faster than one over short columns.
@@ -156,9 +156,9 @@ def _shortlist(scores: Tensor, loss_mask: Tensor, k: int) -> Tensor:
     groups = (~(maxima < bound)).nonzero().squeeze(1)
     members = groups + num_groups * torch.arange(group_size).unsqueeze(1)
     candidates = torch.cat([members.view(-1), torch.arange(num_grouped, scores.shape[0])])
-    in_reach = (scores.index_select(0, candidates) >= bound) & loss_mask.index_select(0, candidates)
+    in_reach = (scores.index_select(0, candidates) >= bound) & kept_mask.index_select(0, candidates)
     shortlist = _take(candidates, in_reach)
-    return shortlist if shortlist.shape[0] >= k else loss_mask.nonzero().squeeze(1)
+    return shortlist if shortlist.shape[0] >= k else kept_mask.nonzero().squeeze(1)
 
 
 def _take(values: Tensor, flags: Tensor) -> Tensor:
@@ -166,9 +166,9 @@ def _take(values: Tensor, flags: Tensor) -> Tensor:
     return values.index_select(0, flags.nonzero().squeeze(1))
 
 
-def _check_arguments(scores: Tensor, loss_mask: Tensor, token_ids: Tensor, k: int | Tensor) -> None:
-    if loss_mask.dtype != torch.bool or loss_mask.shape != scores.shape:
-        raise ValueError(f"loss_mask is {loss_mask.dtype} {tuple(loss_mask.shape)}, not bool {tuple(scores.shape)}")
+def _check_arguments(scores: Tensor, kept_mask: Tensor, token_ids: Tensor, k: int | Tensor) -> None:
+    if kept_mask.dtype != torch.bool or kept_mask.shape != scores.shape:
+        raise ValueError(f"kept_mask is {kept_mask.dtype} {tuple(kept_mask.shape)}, not bool {tuple(scores.shape)}")
     if token_ids.dtype != torch.int64 or token_ids.shape != scores.shape:
         raise ValueError(f"token_ids are {token_ids.dtype} {tuple(token_ids.shape)}, not int64 {tuple(scores.shape)}")
     if isinstance(k, int) and k < 0:

@@ -23,8 +23,8 @@ CASES = [
 
 
 def _select_ids(case: TopKCase) -> list[int]:
-    scores, loss_mask, token_ids = case.tensors(dist.get_rank(), dist.get_world_size())
-    return token_ids[global_top_k(scores, loss_mask, token_ids, k=case.k, group=dist.group.WORLD)].tolist()
+    scores, kept_mask, token_ids = case.tensors(dist.get_rank(), dist.get_world_size())
+    return token_ids[global_top_k(scores, kept_mask, token_ids, k=case.k, group=dist.group.WORLD)].tolist()
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -65,8 +65,8 @@ def test_the_generated_cases_cover_what_matters():
     assert sum(case.k >= sum(size) > 0 for case, size in zip(CASES, sizes, strict=True)) >= 5
     tied_at_the_line = 0
     for case in CASES:
-        scores, loss_mask, token_ids = case.tensors()
+        scores, kept_mask, token_ids = case.tensors()
         chosen = torch.isin(token_ids, torch.tensor(sorted(case.expected_ids()), dtype=torch.int64))
-        left_out = set(scores[loss_mask & ~chosen].tolist())
+        left_out = set(scores[kept_mask & ~chosen].tolist())
         tied_at_the_line += bool(left_out & set(scores[chosen].tolist()))
     assert tied_at_the_line >= 10

@@ -59,7 +59,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
     inputs = SelectionInputs(
         cov=cov,
         entropy=tokens["entropy"],
-        loss_mask=tokens["loss_mask"],
+        kept_mask=tokens["loss_mask"],
         token_ids=tokens["token_ids"],
         eligible_mask=tokens["eligible_mask"],
         seed=1,
@@ -106,7 +106,7 @@ def _count_collectives() -> dict[str, int]:
         "selection_margin": lambda: selection_margin(scores, loss_mask, loss_mask, group=group),
     }
     inputs = SelectionInputs(
-        cov=scores, entropy=scores, loss_mask=loss_mask, token_ids=tokens["token_ids"], seed=0, update=0, group=group
+        cov=scores, entropy=scores, kept_mask=loss_mask, token_ids=tokens["token_ids"], seed=0, update=0, group=group
     )
     for name, settings in SELECTORS.items():
         calls[name] = lambda name=name, settings=settings: get_selector(name)(inputs, **settings)

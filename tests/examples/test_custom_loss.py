@@ -22,7 +22,7 @@ def test_values_and_gradients_by_hand() -> None:
         log_probs=torch.tensor([4.0, 1.0, 0.25]).double().log().requires_grad_(),
         old_log_probs=torch.zeros(3).double(),
         advantages=torch.tensor([3.0, -1.0, 2.0]).double(),
-        loss_mask=torch.tensor([True, True, False]),
+        kept_mask=torch.tensor([True, True, False]),
         token_weights=torch.ones(3).double(),
     )
     output = algorithm.loss(batch, **algorithm.loss_hyperparameters)

@@ -36,9 +36,9 @@ class TopKCase:
 
     def expected_ids(self) -> set[int]:
         """Expected ids by sorting all tokens, with scores rounded to this dtype."""
-        scores, loss_mask, token_ids = self.tensors()
+        scores, kept_mask, token_ids = self.tensors()
         return reference.top_k_ids(
-            list(zip(scores.tolist(), loss_mask.tolist(), token_ids.tolist(), strict=True)), self.k
+            list(zip(scores.tolist(), kept_mask.tolist(), token_ids.tolist(), strict=True)), self.k
         )
 
 

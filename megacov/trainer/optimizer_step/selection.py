@@ -72,14 +72,14 @@ def select_tokens(
         log_probs=joined,
         old_log_probs=join(inputs, "old_log_probs"),
         advantages=join(inputs, "policy_advantages"),
-        loss_mask=kept,
+        kept_mask=kept,
         token_weights=join(inputs, "token_weights"),
     )
     eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
     selection_inputs = SelectionInputs(
         cov=cov,
         entropy=join(inputs, "entropy"),
-        loss_mask=kept,
+        kept_mask=kept,
         token_ids=join(inputs, "token_ids"),
         eligible_mask=eligible,
         seed=algorithm.seed,

@@ -36,8 +36,8 @@ def add_sequence_sums(batch: LossBatch, *, num_sequences: int, group: ProcessGro
     """
     index = batch.sequence_index
     assert index is not None
-    d = torch.where(batch.loss_mask, batch.log_probs.double() - batch.old_log_probs.double(), 0.0)
-    table = torch.stack([d, batch.loss_mask.double()])
+    d = torch.where(batch.kept_mask, batch.log_probs.double() - batch.old_log_probs.double(), 0.0)
+    table = torch.stack([d, batch.kept_mask.double()])
     sums = table.new_zeros(2, num_sequences).index_add(1, index, table)
     log_ratio, num_tokens = all_reduce_sum(sums, group=group)[:, index].float()
     return replace(batch, sequence_log_ratio=log_ratio, sequence_tokens=num_tokens)

@@ -103,7 +103,7 @@ class MiniBatchLoss:
             log_probs=log_probs,
             old_log_probs=current if self._is_on_policy else part.old_log_probs,
             advantages=part.policy_advantages,
-            loss_mask=part.kept_mask,
+            kept_mask=part.kept_mask,
             token_weights=part.token_weights,
             sequence_index=part.sample_index,
             selected=selected,

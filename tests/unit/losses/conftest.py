@@ -22,7 +22,7 @@ def make_batch() -> Callable[..., LossBatch]:
             log_probs=old_log_probs + 0.4 * torch.randn(num_tokens, generator=generator, dtype=dtype),
             old_log_probs=old_log_probs,
             advantages=torch.randn(num_tokens, generator=generator, dtype=dtype),
-            loss_mask=torch.rand(num_tokens, generator=generator) < 0.8,
+            kept_mask=torch.rand(num_tokens, generator=generator) < 0.8,
             token_weights=torch.rand(num_tokens, generator=generator, dtype=dtype) / num_tokens,
             selected=torch.rand(num_tokens, generator=generator) < 0.2,
             entropy=3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
@@ -42,8 +42,8 @@ def with_sums(batch: LossBatch) -> LossBatch:
     log_ratio, num_tokens = torch.zeros_like(d), torch.zeros_like(d)
     for index in batch.sequence_index.unique():
         own = batch.sequence_index == index
-        log_ratio[own] = d[own & batch.loss_mask].sum()
-        num_tokens[own] = (own & batch.loss_mask).sum().to(d.dtype)
+        log_ratio[own] = d[own & batch.kept_mask].sum()
+        num_tokens[own] = (own & batch.kept_mask).sum().to(d.dtype)
     return replace(batch, sequence_log_ratio=log_ratio, sequence_tokens=num_tokens)
 
 
@@ -56,7 +56,7 @@ def one_token() -> Callable[..., LossBatch]:
             log_probs=torch.tensor([ratio], dtype=torch.float64).log().requires_grad_(),
             old_log_probs=torch.zeros(1, dtype=torch.float64),
             advantages=torch.tensor([advantage], dtype=torch.float64),
-            loss_mask=torch.tensor([True]),
+            kept_mask=torch.tensor([True]),
             token_weights=torch.ones(1, dtype=torch.float64),
             selected=torch.tensor([selected]),
             sequence_index=torch.tensor([0]),

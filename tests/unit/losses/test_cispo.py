@@ -56,7 +56,7 @@ def test_without_a_bound_the_gradient_is_that_of_the_importance_weighted_loss(ma
     batch = make_batch(50)
     found, expected = (batch.log_probs.clone().requires_grad_() for _ in range(2))
     ratio = (expected - batch.old_log_probs).exp()
-    (batch.token_weights * torch.where(batch.loss_mask, -batch.advantages * ratio, 0.0)).sum().backward()
+    (batch.token_weights * torch.where(batch.kept_mask, -batch.advantages * ratio, 0.0)).sum().backward()
     get_loss("cispo")(make_batch(50, log_probs=found), clip_high=1e9).loss.backward()
     torch.testing.assert_close(found.grad, expected.grad)
 

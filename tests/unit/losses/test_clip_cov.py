@@ -40,7 +40,7 @@ def test_hand_computed(one_token):
 def test_ppo_clip_and_covariance_clip_are_counted_apart(make_batch):
     batch = make_batch(200)
     metrics = get_loss("clip_cov")(batch, clip_low=0.2, clip_high=0.2).metrics
-    assert metrics["cov_clip_fraction"] == (batch.selected & batch.loss_mask).sum()
+    assert metrics["cov_clip_fraction"] == (batch.selected & batch.kept_mask).sum()
     assert metrics["ppo_clip_fraction"] == get_loss("ppo_clip")(batch).metrics["ppo_clip_fraction"] > 0
 
 
@@ -54,7 +54,7 @@ def test_an_empty_selection_is_the_ppo_loss(make_batch):
 
 def test_a_selected_token_keeps_its_place_in_the_denominator(make_batch):
     batch = make_batch(100)
-    others = make_batch(100, loss_mask=batch.loss_mask & ~batch.selected)
+    others = make_batch(100, kept_mask=batch.kept_mask & ~batch.selected)
     assert torch.equal(get_loss("clip_cov")(batch).loss, get_loss("clip_cov")(others).loss)
 
 
@@ -65,16 +65,16 @@ def test_micro_batch_scope_equals_the_published_formula(ratio, dtype, make_batch
     batch = make_batch(
         num_tokens,
         dtype=dtype,
-        loss_mask=torch.ones(num_tokens, dtype=torch.bool),
+        kept_mask=torch.ones(num_tokens, dtype=torch.bool),
         token_weights=torch.full((num_tokens,), 1 / num_tokens, dtype=dtype),
     )
     loss = get_loss("clip_cov")
     clipped = loss.clipped(batch, **RANGE)
-    cov = covariance(batch.log_probs, batch.advantages, batch.loss_mask, group=None)
+    cov = covariance(batch.log_probs, batch.advantages, batch.kept_mask, group=None)
     selected = select_clip_cov(
         cov,
-        batch.loss_mask & ~clipped,
-        batch.loss_mask,
+        batch.kept_mask & ~clipped,
+        batch.kept_mask,
         torch.arange(num_tokens),
         ratio=ratio,
         lower=lower,
@@ -92,7 +92,7 @@ def test_micro_batch_scope_equals_the_published_formula(ratio, dtype, make_batch
     given = make_batch(
         num_tokens,
         dtype=dtype,
-        loss_mask=batch.loss_mask,
+        kept_mask=batch.kept_mask,
         token_weights=batch.token_weights,
         log_probs=batch.log_probs.clone().requires_grad_(),
         selected=selected,

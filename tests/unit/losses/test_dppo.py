@@ -62,7 +62,7 @@ def test_an_open_region_is_the_importance_weighted_policy_gradient(make_batch):
     get_loss("dppo")(replace(batch, log_probs=log_probs), **wide).loss.backward()
     ratio = (batch.log_probs - batch.old_log_probs).exp()
     # Probabilities of the batch may exceed 1, and so leave even this region.
-    inside = batch.loss_mask & ((batch.log_probs.exp() - batch.old_log_probs.exp()).abs() <= 1)
+    inside = batch.kept_mask & ((batch.log_probs.exp() - batch.old_log_probs.exp()).abs() <= 1)
     expected = -batch.token_weights * batch.advantages * ratio
     torch.testing.assert_close(log_probs.grad[inside], expected[inside])
     assert inside.sum() > 20

@@ -36,7 +36,7 @@ def test_gradient_is_that_of_the_value_or_of_the_formula(name, hyperparameters, 
     if get_loss(name).has_own_gradient:
         found = gradient_at(batch, name, hyperparameters)
         expected = batch.token_weights * gradient_of(name)(batch, **hyperparameters)
-        torch.testing.assert_close(found, torch.where(batch.loss_mask, expected, 0.0), rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(found, torch.where(batch.kept_mask, expected, 0.0), rtol=1e-12, atol=1e-15)
         return
     log_probs = batch.log_probs.clone().requires_grad_()
     entropy = batch.entropy.clone().requires_grad_()
@@ -63,7 +63,7 @@ def test_at_the_old_policy_the_gradient_is_the_plain_policy_gradient(name, hyper
     batch = make_batch(40)
     batch = replace(batch, log_probs=batch.old_log_probs, sequence_log_ratio=torch.zeros_like(batch.log_probs))
     found = gradient_at(batch, name, hyperparameters)
-    plain = torch.where(batch.loss_mask, -batch.token_weights * batch.advantages, 0.0)
+    plain = torch.where(batch.kept_mask, -batch.token_weights * batch.advantages, 0.0)
     others = ~batch.selected if get_loss(name).needs_selection else torch.ones_like(batch.selected)
     agrees = torch.allclose(found[others], plain[others], rtol=1e-12, atol=0)
     assert agrees == get_loss(name).is_policy_gradient_at_old
@@ -85,7 +85,7 @@ def test_micro_batches_add_up_to_one_batch(name, hyperparameters, make_batch):
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf"), 1e30])
 def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_batch):
     clean = make_batch(40)
-    spoil = lambda values: torch.where(clean.loss_mask, values, garbage)  # noqa: E731
+    spoil = lambda values: torch.where(clean.kept_mask, values, garbage)  # noqa: E731
     dirty = replace(
         clean,
         log_probs=spoil(clean.log_probs).requires_grad_(),
@@ -96,9 +96,9 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         ref_log_probs=spoil(clean.ref_log_probs),
         sequence_log_ratio=spoil(clean.sequence_log_ratio),
         sequence_tokens=spoil(clean.sequence_tokens),
-        selected=clean.selected | ~clean.loss_mask,
+        selected=clean.selected | ~clean.kept_mask,
     )
-    kept = part(clean, clean.loss_mask)
+    kept = part(clean, clean.kept_mask)
     terms = {"entropy_coef": 0.1, "ref_kl_coef": 0.2, "ref_kl_estimator": "k3"}
     got = add_terms(get_loss(name)(dirty, **hyperparameters), dirty, **terms)
     expected = add_terms(get_loss(name)(kept, **hyperparameters), kept, **terms)
@@ -107,13 +107,13 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         torch.testing.assert_close(got.metrics[key], value, rtol=1e-12, atol=1e-12)
     got.loss.backward()
     for gradient in (dirty.log_probs.grad, dirty.entropy.grad):
-        assert (gradient[~clean.loss_mask] == 0).all()
-        assert gradient[clean.loss_mask].isfinite().all()
+        assert (gradient[~clean.kept_mask] == 0).all()
+        assert gradient[clean.kept_mask].isfinite().all()
 
 
 @every_loss
 def test_a_batch_without_loss_tokens_is_zero_with_a_zero_gradient(name, hyperparameters, make_batch):
-    for batch in (make_batch(0), make_batch(5, loss_mask=torch.zeros(5, dtype=torch.bool))):
+    for batch in (make_batch(0), make_batch(5, kept_mask=torch.zeros(5, dtype=torch.bool))):
         log_probs = batch.log_probs.clone().requires_grad_()
         output = get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters)
         output.loss.backward()
@@ -140,7 +140,7 @@ def test_metrics_are_detached_float64_sums_over_loss_tokens(name, hyperparameter
     assert output.loss.dtype == torch.float32
     for value in output.metrics.values():
         assert (value.dtype, value.shape, value.requires_grad) == (torch.float64, (), False)
-    d = (batch.log_probs - batch.old_log_probs).detach().double()[batch.loss_mask]
+    d = (batch.log_probs - batch.old_log_probs).detach().double()[batch.kept_mask]
     for key, expected in {"k1": -d, "k1_abs": d.abs(), "k3": d.exp() - 1 - d, "ratio": d.exp()}.items():
         torch.testing.assert_close(output.metrics[key], expected.sum(), rtol=1e-5, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_clipped_tokens_are_those_the_clip_leaves_without_gradient(name, hyperpa
     batch = make_batch(200, selected=torch.zeros(200, dtype=torch.bool))
     clipped = get_loss(name).clipped(batch, **hyperparameters)
     assert clipped.dtype == torch.bool
-    assert torch.equal(clipped, (gradient_at(batch, name, hyperparameters) == 0) & batch.loss_mask)
+    assert torch.equal(clipped, (gradient_at(batch, name, hyperparameters) == 0) & batch.kept_mask)
     assert clipped.any() == (get_loss(name).clipped_tokens is not None)
 
 

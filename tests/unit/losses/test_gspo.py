@@ -66,7 +66,7 @@ def test_it_is_the_sequence_level_loss_of_the_paper(advantage):
             log_probs=own,
             old_log_probs=old,
             advantages=torch.full((4,), advantage).double(),
-            loss_mask=torch.ones(4, dtype=torch.bool),
+            kept_mask=torch.ones(4, dtype=torch.bool),
             token_weights=torch.full((4,), 0.25).double(),  # sequence_mean_token_mean
             sequence_log_ratio=(own - old).detach().sum().expand(4),
             sequence_tokens=torch.full((4,), 4.0).double(),

@@ -70,11 +70,11 @@ def test_micro_batch_scope_equals_the_published_formula(ratio, dtype, make_batch
     batch = make_batch(
         num_tokens,
         dtype=dtype,
-        loss_mask=torch.ones(num_tokens, dtype=torch.bool),
+        kept_mask=torch.ones(num_tokens, dtype=torch.bool),
         token_weights=torch.full((num_tokens,), 1 / num_tokens, dtype=dtype),
     )
-    cov = covariance(batch.log_probs, batch.advantages, batch.loss_mask, group=None)
-    selected = select_kl_cov(cov, batch.loss_mask, torch.arange(num_tokens), ratio=ratio, group=None)
+    cov = covariance(batch.log_probs, batch.advantages, batch.kept_mask, group=None)
+    selected = select_kl_cov(cov, batch.kept_mask, torch.arange(num_tokens), ratio=ratio, group=None)
     log_probs = batch.log_probs.clone().requires_grad_()
     reference = batch.log_probs.double().clone().requires_grad_()
     got = get_loss("kl_cov")(replace(batch, log_probs=log_probs, selected=selected), kl_coef=1.0, estimator="abs").loss

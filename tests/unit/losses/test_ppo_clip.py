@@ -43,9 +43,9 @@ def test_hand_computed(advantage, ratio, dual_clip, loss, gradient, ppo_clipped,
 
 
 def test_weights_scale_each_token(make_batch):
-    batch = make_batch(2, loss_mask=torch.tensor([True, True]))
+    batch = make_batch(2, kept_mask=torch.tensor([True, True]))
     one_by_one = [
-        get_loss("ppo_clip")(make_batch(2, loss_mask=torch.tensor(mask), token_weights=torch.ones(2).double())).loss
+        get_loss("ppo_clip")(make_batch(2, kept_mask=torch.tensor(mask), token_weights=torch.ones(2).double())).loss
         for mask in ([True, False], [False, True])
     ]
     expected = (batch.token_weights * torch.stack(one_by_one)).sum()

@@ -37,7 +37,7 @@ def test_a_small_temperature_is_the_importance_weighted_policy_gradient(make_bat
     log_probs = batch.log_probs.clone().requires_grad_()
     get_loss("sapo")(make_batch(50, log_probs=log_probs), tau_positive=1e-7, tau_negative=1e-7).loss.backward()
     expected = -batch.token_weights * batch.advantages * (batch.log_probs - batch.old_log_probs).exp()
-    torch.testing.assert_close(log_probs.grad, torch.where(batch.loss_mask, expected, 0.0), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(log_probs.grad, torch.where(batch.kept_mask, expected, 0.0), rtol=1e-6, atol=1e-12)
 
 
 def test_a_greater_temperature_shuts_sooner(one_token):

@@ -17,7 +17,7 @@ def test_hand_computed():
         log_probs=torch.tensor([-1.0, -2.0, float("nan")]).double(),
         old_log_probs=torch.zeros(3).double(),
         advantages=torch.zeros(3).double(),
-        loss_mask=torch.tensor([True, True, False]),
+        kept_mask=torch.tensor([True, True, False]),
         token_weights=torch.tensor([0.5, 0.25, 9.0]).double(),
         entropy=torch.tensor([2.0, 4.0, float("nan")]).double(),
         ref_log_probs=torch.tensor([-1.5, -1.0, float("inf")]).double(),
@@ -44,7 +44,7 @@ def test_terms_of_weight_zero_change_nothing_but_the_reference_kl_is_still_watch
 
 
 def test_the_bonus_raises_entropy_and_the_reference_kl_pulls_towards_the_reference(make_batch):
-    batch = make_batch(30, loss_mask=torch.ones(30, dtype=torch.bool))
+    batch = make_batch(30, kept_mask=torch.ones(30, dtype=torch.bool))
     batch = replace(batch, entropy=batch.entropy.requires_grad_(), log_probs=batch.log_probs.requires_grad_())
     zero = LossOutput(torch.zeros(()).double(), {})
     add_terms(zero, batch, entropy_coef=0.5, ref_kl_coef=1.0, ref_kl_estimator="k2").loss.backward()
@@ -64,7 +64,7 @@ def exact_gradient(estimator: str) -> tuple[torch.Tensor, torch.Tensor, torch.Te
         log_probs=log_probs,
         old_log_probs=log_probs.detach(),
         advantages=torch.zeros(6),
-        loss_mask=torch.ones(6, dtype=torch.bool),
+        kept_mask=torch.ones(6, dtype=torch.bool),
         token_weights=probs.detach(),
         ref_log_probs=ref,
     )

@@ -23,22 +23,22 @@ NUM_TOKENS = 4000
 def tokens() -> dict[str, torch.Tensor]:
     """Tokens with NaN where the mask is False; a sixth have no advantage."""
     generator = torch.Generator().manual_seed(2)
-    loss_mask = torch.rand(NUM_TOKENS, generator=generator) < 0.9
+    kept_mask = torch.rand(NUM_TOKENS, generator=generator) < 0.9
     log_probs = -torch.empty(NUM_TOKENS).exponential_(1.0, generator=generator)
     advantages = torch.randint(-2, 4, (NUM_TOKENS,), generator=generator).float()
-    log_probs = torch.where(loss_mask, log_probs, float("nan"))
+    log_probs = torch.where(kept_mask, log_probs, float("nan"))
     return {
-        "cov": covariance(log_probs, advantages, loss_mask, group=None),
+        "cov": covariance(log_probs, advantages, kept_mask, group=None),
         "log_probs": log_probs,
         "advantages": advantages,
-        "loss_mask": loss_mask,
+        "kept_mask": kept_mask,
         "token_ids": torch.arange(NUM_TOKENS),
     }
 
 
 def test_moments_and_tails_equal_a_sort(tokens):
     got = covariance_metrics(**tokens, group=None)
-    kept = tokens["cov"][tokens["loss_mask"]].double().sort(descending=True).values
+    kept = tokens["cov"][tokens["kept_mask"]].double().sort(descending=True).values
     assert got["cov/mean"].item() == pytest.approx(kept.mean().item())
     assert got["cov/std"].item() == pytest.approx(kept.std(correction=0).item())
     for name, ratio in TOP_RATIOS.items():
@@ -47,7 +47,7 @@ def test_moments_and_tails_equal_a_sort(tokens):
 
 
 def test_quadrants_split_all_tokens_and_the_selected_ones(tokens):
-    mask, log_probs, advantages = tokens["loss_mask"], tokens["log_probs"], tokens["advantages"]
+    mask, log_probs, advantages = tokens["kept_mask"], tokens["log_probs"], tokens["advantages"]
     selected = mask & (tokens["cov"] > 1.5)
     got = covariance_metrics(**tokens, group=None, selected=selected)
     is_high = log_probs >= log_probs[mask].mean()
@@ -65,7 +65,7 @@ def test_quadrants_split_all_tokens_and_the_selected_ones(tokens):
 
 
 def test_selection_by_rank(tokens):
-    mask, scores = tokens["loss_mask"], tokens["cov"]
+    mask, scores = tokens["kept_mask"], tokens["cov"]
     order = scores.masked_fill(~mask, -torch.inf).argsort(descending=True)
     selected = torch.zeros_like(mask).scatter(0, order[:40], True)
     elsewhere = torch.zeros_like(mask).scatter(0, order[30:70], True)
@@ -82,7 +82,7 @@ def test_selection_by_rank(tokens):
 
 
 def test_selection_out_of_a_band(tokens):
-    mask, scores = tokens["loss_mask"], tokens["cov"]
+    mask, scores = tokens["kept_mask"], tokens["cov"]
     candidates = mask & (scores > 0.5) & (scores < 2.0)
     selected = candidates & (tokens["token_ids"] % 7 == 0)
     got = selection_metrics(selected, mask, group=None, candidates=candidates)
@@ -95,9 +95,9 @@ def test_selection_out_of_a_band(tokens):
 
 def test_histogram_equals_numpy(tokens):
     cov = tokens["cov"].clone()
-    cov[tokens["loss_mask"].nonzero()[:4, 0]] = torch.tensor([-500.0, 0.0, 1.0, 500.0])
-    got = covariance_histogram(cov, tokens["loss_mask"], group=None)
-    kept = cov[tokens["loss_mask"]].double().numpy()
+    cov[tokens["kept_mask"].nonzero()[:4, 0]] = torch.tensor([-500.0, 0.0, 1.0, 500.0])
+    got = covariance_histogram(cov, tokens["kept_mask"], group=None)
+    kept = cov[tokens["kept_mask"]].double().numpy()
     # numpy's bins hold their lower end, ours the upper: negate both the values and the limits.
     expected, _ = np.histogram(-kept, bins=[-np.finfo(float).max, *[-limit for limit in got.limits[-2::-1]], np.inf])
     assert got.counts == expected[::-1].tolist()
@@ -115,7 +115,7 @@ def test_a_histogram_of_what_is_not_finite_says_so():
 
 
 def test_every_metric_is_declared(tokens):
-    mask = tokens["loss_mask"]
+    mask = tokens["kept_mask"]
     metrics = {
         **covariance_metrics(**tokens, group=None, selected=mask),
         **selection_metrics(mask, mask, group=None, scores=tokens["cov"], micro_batch_selected=mask),

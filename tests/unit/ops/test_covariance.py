@@ -11,17 +11,17 @@ def _tokens(num_tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor,
     generator = torch.Generator().manual_seed(seed)
     log_probs = -torch.empty(num_tokens).exponential_(2.0, generator=generator)
     advantages = torch.randn(num_tokens // 10, generator=generator).repeat_interleave(10)
-    loss_mask = torch.rand(num_tokens, generator=generator) < 0.8
-    return log_probs, advantages, loss_mask
+    kept_mask = torch.rand(num_tokens, generator=generator) < 0.8
+    return log_probs, advantages, kept_mask
 
 
 @pytest.mark.parametrize("shape", [(1000,), (20, 50)])
 def test_equals_float64(shape):
-    log_probs, advantages, loss_mask = (tensor.view(shape) for tensor in _tokens(1000))
-    cov = covariance(log_probs, advantages, loss_mask, group=None)
+    log_probs, advantages, kept_mask = (tensor.view(shape) for tensor in _tokens(1000))
+    cov = covariance(log_probs, advantages, kept_mask, group=None)
     assert cov.dtype == torch.float32
     assert cov.shape == shape
-    expected = reference.covariance(log_probs, advantages, loss_mask)
+    expected = reference.covariance(log_probs, advantages, kept_mask)
     torch.testing.assert_close(cov.double(), expected, rtol=1e-7, atol=1e-12)
 
 

@@ -28,20 +28,20 @@ def _tokens(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.
     generator = torch.Generator().manual_seed(seed)
     log_probs = -torch.empty(NUM_TOKENS).exponential_(1.5, generator=generator)
     advantages = torch.randn(NUM_TOKENS // 40, generator=generator).repeat_interleave(40)
-    loss_mask = torch.rand(NUM_TOKENS, generator=generator) < 0.9
-    return log_probs, advantages, loss_mask, torch.randperm(NUM_TOKENS, generator=generator)
+    kept_mask = torch.rand(NUM_TOKENS, generator=generator) < 0.9
+    return log_probs, advantages, kept_mask, torch.randperm(NUM_TOKENS, generator=generator)
 
 
 @pytest.mark.parametrize("ratio", [1e-6, 2e-3, 2e-2, 0.5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kl_cov_takes_the_largest_covariances(ratio, seed):
-    log_probs, advantages, loss_mask, token_ids = _tokens(seed)
-    cov = covariance(log_probs, advantages, loss_mask, group=None)
-    selected = select_kl_cov(cov, loss_mask, token_ids, ratio=ratio, group=None)
+    log_probs, advantages, kept_mask, token_ids = _tokens(seed)
+    cov = covariance(log_probs, advantages, kept_mask, group=None)
+    selected = select_kl_cov(cov, kept_mask, token_ids, ratio=ratio, group=None)
 
-    expected_cov = reference.covariance(log_probs, advantages, loss_mask)[loss_mask]
+    expected_cov = reference.covariance(log_probs, advantages, kept_mask)[kept_mask]
     num_selected = max(1, int(len(expected_cov) * ratio))
-    expected = loss_mask.nonzero().squeeze(1)[expected_cov.topk(num_selected).indices]
+    expected = kept_mask.nonzero().squeeze(1)[expected_cov.topk(num_selected).indices]
     assert torch.equal(selected.nonzero().squeeze(1), expected.sort().values)
 
 
@@ -51,24 +51,24 @@ def test_kl_cov_takes_the_largest_not_the_largest_in_magnitude():
     assert select_kl_cov(cov, everything, torch.arange(3), ratio=0.4, group=None).tolist() == [False, True, False]
 
 
-def _clip_cov(cov, eligible, loss_mask, token_ids, *, ratio, lower, upper, update=0, seed=0):
+def _clip_cov(cov, eligible, kept_mask, token_ids, *, ratio, lower, upper, update=0, seed=0):
     return select_clip_cov(
-        cov, eligible, loss_mask, token_ids, ratio=ratio, lower=lower, upper=upper, seed=seed, update=update, group=None
+        cov, eligible, kept_mask, token_ids, ratio=ratio, lower=lower, upper=upper, seed=seed, update=update, group=None
     )
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(0.5, 2.0), (0.05, 5.0)])
 @pytest.mark.parametrize("ratio", [1e-6, 2e-3, 0.02, 0.9])
 def test_clip_cov_takes_the_quota_out_of_the_band(lower, upper, ratio):
-    log_probs, advantages, loss_mask, token_ids = _tokens(2)
+    log_probs, advantages, kept_mask, token_ids = _tokens(2)
     eligible = torch.rand(NUM_TOKENS, generator=torch.Generator().manual_seed(3)) < 0.8
-    cov = covariance(log_probs, advantages, loss_mask, group=None)
-    selected = _clip_cov(cov, eligible, loss_mask, token_ids, ratio=ratio, lower=lower, upper=upper)
+    cov = covariance(log_probs, advantages, kept_mask, group=None)
+    selected = _clip_cov(cov, eligible, kept_mask, token_ids, ratio=ratio, lower=lower, upper=upper)
 
-    expected_cov = reference.covariance(log_probs, advantages, loss_mask)
-    band = loss_mask & eligible & (expected_cov > lower) & (expected_cov < upper)
+    expected_cov = reference.covariance(log_probs, advantages, kept_mask)
+    band = kept_mask & eligible & (expected_cov > lower) & (expected_cov < upper)
     assert not (selected & ~band).any()
-    assert int(selected.sum()) == min(max(1, int(ratio * int(loss_mask.sum()))), int(band.sum()))
+    assert int(selected.sum()) == min(max(1, int(ratio * int(kept_mask.sum()))), int(band.sum()))
 
 
 def test_clip_cov_has_a_strict_band_and_may_take_nothing():
@@ -116,28 +116,28 @@ def test_clip_cov_draws_anew_for_another_update_or_seed():
 
 def test_high_entropy_takes_the_largest_entropies():
     entropy = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    loss_mask = torch.arange(1000) % 3 != 0
-    selected = select_high_entropy(entropy, loss_mask, torch.arange(1000), ratio=0.2, group=None)
+    kept_mask = torch.arange(1000) % 3 != 0
+    selected = select_high_entropy(entropy, kept_mask, torch.arange(1000), ratio=0.2, group=None)
     assert int(selected.sum()) == int(0.2 * 666)
-    assert entropy[selected].min() > entropy[loss_mask & ~selected].max()
+    assert entropy[selected].min() > entropy[kept_mask & ~selected].max()
 
 
 def test_the_registry_calls_the_methods_with_their_hyperparameters():
-    log_probs, advantages, loss_mask, token_ids = _tokens(4)
-    cov = covariance(log_probs, advantages, loss_mask, group=None)
+    log_probs, advantages, kept_mask, token_ids = _tokens(4)
+    cov = covariance(log_probs, advantages, kept_mask, group=None)
     inputs = SelectionInputs(
-        cov=cov, entropy=-log_probs, loss_mask=loss_mask, token_ids=token_ids, seed=3, update=7, group=None
+        cov=cov, entropy=-log_probs, kept_mask=kept_mask, token_ids=token_ids, seed=3, update=7, group=None
     )
     assert torch.equal(
-        get_selector("kl_cov")(inputs, ratio=0.01), select_kl_cov(cov, loss_mask, token_ids, ratio=0.01, group=None)
+        get_selector("kl_cov")(inputs, ratio=0.01), select_kl_cov(cov, kept_mask, token_ids, ratio=0.01, group=None)
     )
     assert torch.equal(
         get_selector("clip_cov")(inputs, ratio=0.01, lower=0.5, upper=4.0),
-        _clip_cov(cov, loss_mask, loss_mask, token_ids, ratio=0.01, lower=0.5, upper=4.0, seed=3, update=7),
+        _clip_cov(cov, kept_mask, kept_mask, token_ids, ratio=0.01, lower=0.5, upper=4.0, seed=3, update=7),
     )
     high_entropy = get_selector("high_entropy")(inputs, ratio=0.01)
     assert torch.equal(
-        high_entropy, global_top_k(-log_probs, loss_mask, token_ids, k=int(0.01 * int(loss_mask.sum())), group=None)
+        high_entropy, global_top_k(-log_probs, kept_mask, token_ids, k=int(0.01 * int(kept_mask.sum())), group=None)
     )
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_method_and_a_missing_entropy_are_refused():
         get_selector("kl_conv")
     nothing = torch.zeros(1)
     inputs = SelectionInputs(
-        cov=nothing, loss_mask=nothing.bool(), token_ids=nothing.long(), seed=0, update=0, group=None
+        cov=nothing, kept_mask=nothing.bool(), token_ids=nothing.long(), seed=0, update=0, group=None
     )
     with pytest.raises(ValueError, match="entropy is None"):
         get_selector("high_entropy")(inputs, ratio=0.1)

@@ -9,8 +9,8 @@ from megacov.selection import selection_quota
 @pytest.mark.parametrize("ratio", [2e-4, 2e-3, 0.29, 1 / 3, 0.7, 1.0])
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 10, 100, 500, 999, 5000, 10_000])
 def test_is_what_python_computes(ratio, num_tokens):
-    loss_mask = torch.arange(num_tokens + 3) < num_tokens
-    quota = selection_quota(loss_mask, ratio=ratio, group=None)
+    kept_mask = torch.arange(num_tokens + 3) < num_tokens
+    quota = selection_quota(kept_mask, ratio=ratio, group=None)
     assert quota.dtype == torch.int64
     assert quota.item() == max(1, int(ratio * num_tokens))
 

@@ -28,8 +28,8 @@ def test_lies_between_the_last_chosen_and_the_first_left_out(scores, k, threshol
 
 def test_only_masked_tokens_count():
     scores = torch.tensor([5.0, 100.0, 4.0])
-    loss_mask = torch.tensor([True, False, True])
+    kept_mask = torch.tensor([True, False, True])
     selected = torch.tensor([True, False, False])
-    threshold, margin = selection_margin(scores, selected, loss_mask, group=None)
+    threshold, margin = selection_margin(scores, selected, kept_mask, group=None)
     assert (threshold.item(), margin.item()) == (5.0, 1.0)
-    assert selection_margin(scores[:0], selected[:0], loss_mask[:0], group=None)[0] == math.inf
+    assert selection_margin(scores[:0], selected[:0], kept_mask[:0], group=None)[0] == math.inf

@@ -12,29 +12,29 @@ from tests.support.top_k_cases import TopKCase, top_k_cases
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(top_k_cases())
 def test_equals_a_sort(case: TopKCase):
-    scores, loss_mask, token_ids = case.tensors()
-    selected = global_top_k(scores, loss_mask, token_ids, k=case.k, group=None)
+    scores, kept_mask, token_ids = case.tensors()
+    selected = global_top_k(scores, kept_mask, token_ids, k=case.k, group=None)
     assert set(token_ids[selected].tolist()) == case.expected_ids()
-    assert int(selected.sum()) == min(case.k, int(loss_mask.sum()))
-    as_tensor = global_top_k(scores, loss_mask, token_ids, k=torch.tensor(case.k), group=None)
+    assert int(selected.sum()) == min(case.k, int(kept_mask.sum()))
+    as_tensor = global_top_k(scores, kept_mask, token_ids, k=torch.tensor(case.k), group=None)
     assert torch.equal(as_tensor, selected)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(top_k_cases())
 def test_keeping_all_tokens_to_the_end_as_on_a_gpu_selects_the_same(case: TopKCase):
-    scores, loss_mask, token_ids = case.tensors()
-    selected = top_k._select(scores, loss_mask, token_ids, torch.tensor(case.k), None)
+    scores, kept_mask, token_ids = case.tensors()
+    selected = top_k._select(scores, kept_mask, token_ids, torch.tensor(case.k), None)
     assert set(token_ids[selected].tolist()) == case.expected_ids()
 
 
 def test_nothing_is_read_back_from_a_device():
     """Meta tensors have no values, so code that reads one on the host, and would wait for a GPU, raises."""
     scores = torch.empty(50, device="meta")
-    loss_mask = torch.empty(50, dtype=torch.bool, device="meta")
+    kept_mask = torch.empty(50, dtype=torch.bool, device="meta")
     token_ids = torch.empty(50, dtype=torch.int64, device="meta")
     for k in (3, torch.empty((), dtype=torch.int64, device="meta")):
-        assert global_top_k(scores, loss_mask, token_ids, k=k, group=None).shape == (50,)
+        assert global_top_k(scores, kept_mask, token_ids, k=k, group=None).shape == (50,)
 
 
 @pytest.mark.parametrize("share", [1e-4, 1e-2, 0.3, 1.0])
@@ -51,24 +51,24 @@ def test_the_shortlist_of_many_tokens_drops_none_of_the_best(share, kind):
         scores = scores.sort(descending=True).values
     elif kind == "mostly nan":
         scores[scores < 2] = float("nan")
-    loss_mask = torch.rand(num_tokens, generator=generator) < 0.9
+    kept_mask = torch.rand(num_tokens, generator=generator) < 0.9
     if kind == "best are masked out":
-        loss_mask &= scores < 0
+        kept_mask &= scores < 0
     token_ids = torch.randperm(num_tokens, generator=generator)
     k = int(share * num_tokens)
 
-    selected = global_top_k(scores, loss_mask, token_ids, k=k, group=None)
+    selected = global_top_k(scores, kept_mask, token_ids, k=k, group=None)
     best_first = torch.argsort(token_ids)
     best_first = best_first[torch.argsort(sort_keys(scores)[0][best_first], descending=True, stable=True)]
-    best_first = best_first[loss_mask[best_first]][:k]
+    best_first = best_first[kept_mask[best_first]][:k]
     assert torch.equal(selected.nonzero().squeeze(1), best_first.sort().values)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
 def test_the_shortlist_works_for_every_dtype_and_stride(dtype):
     scores = (torch.randn(4 * top_k._SHORTLIST_FROM, generator=torch.Generator().manual_seed(0)) * 1e3).to(dtype)[::2]
-    loss_mask = torch.ones_like(scores, dtype=torch.bool)
-    selected = global_top_k(scores, loss_mask, torch.arange(len(scores)), k=700, group=None)
+    kept_mask = torch.ones_like(scores, dtype=torch.bool)
+    selected = global_top_k(scores, kept_mask, torch.arange(len(scores)), k=700, group=None)
     assert torch.equal(scores[selected].sort().values, scores.sort().values[-700:])
 
 
@@ -80,12 +80,12 @@ def test_the_shortlist_is_short():
 
 def test_any_shape_and_untouched_inputs():
     scores = torch.tensor([[3.0, -0.0], [0.0, 2.0]], requires_grad=True)
-    loss_mask = torch.tensor([[True, True], [True, False]])
+    kept_mask = torch.tensor([[True, True], [True, False]])
     token_ids = torch.tensor([[5, 9], [7, 1]])
-    selected = global_top_k(scores, loss_mask, token_ids, k=2, group=None)
+    selected = global_top_k(scores, kept_mask, token_ids, k=2, group=None)
     assert selected.tolist() == [[True, False], [True, False]]
     assert scores.tolist() == [[3.0, -0.0], [0.0, 2.0]]
-    assert loss_mask.tolist() == [[True, True], [True, False]]
+    assert kept_mask.tolist() == [[True, True], [True, False]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64])
@@ -111,8 +111,8 @@ def test_zeros_share_a_key_and_nan_is_below_everything(dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss_mask": torch.ones(3)}, "loss_mask"),
-        ({"loss_mask": torch.ones(2, dtype=torch.bool)}, "loss_mask"),
+        ({"kept_mask": torch.ones(3)}, "kept_mask"),
+        ({"kept_mask": torch.ones(2, dtype=torch.bool)}, "kept_mask"),
         ({"token_ids": torch.arange(3, dtype=torch.int32)}, "token_ids"),
         ({"k": -1}, "k is -1"),
         ({"scores": torch.ones(3, dtype=torch.int32)}, "scores"),
@@ -121,7 +121,7 @@ def test_zeros_share_a_key_and_nan_is_below_everything(dtype):
 def test_arguments_that_do_not_fit_are_refused(change, message):
     arguments = {
         "scores": torch.ones(3),
-        "loss_mask": torch.ones(3, dtype=torch.bool),
+        "kept_mask": torch.ones(3, dtype=torch.bool),
         "token_ids": torch.arange(3),
         "k": 1,
         **change,
