@@ -41,7 +41,7 @@ def test_its_metric_is_logged() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("algorithm.loss.powr=0.3", "algorithm.loss.powr is no setting: did you mean algorithm.loss.power?"),
+        ("algorithm.loss.powr=0.3", "algorithm.loss.powr is not a setting: did you mean algorithm.loss.power?"),
         ("algorithm.loss.power=high", "algorithm.loss.power is 'high': it must be a number."),
         ("algorithm.loss.power=2", "algorithm.loss.power is 2: set it above 0 and at most 1."),
     ],
