@@ -18,7 +18,7 @@ from megacov.types import RolloutBatch
 
 
 class StepClock:
-    """Wall-clock seconds of one step, by the part of it they were spent in."""
+    """Wall-clock seconds of one step by phase, on this rank."""
 
     def __init__(self) -> None:
         """Start the clock."""
@@ -26,18 +26,18 @@ class StepClock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def time(self, part: str, *, has_deadlines: bool = False) -> Iterator[None]:
-        """Add the time spent inside to a part of the step.
+    def time(self, phase: str, *, has_deadlines: bool = False) -> Iterator[None]:
+        """Add the time spent inside to a phase of the step.
 
         Args:
-            part: logged as `perf/<part>_s`.
+            phase: logged as `perf/<phase>_s`.
             has_deadlines: whether every wait inside has a deadline of its own. Otherwise the launcher takes a rank that
                 makes no progress here for hung.
         """
         start = time.perf_counter()
-        with nullcontext() if has_deadlines else computing(part):
+        with nullcontext() if has_deadlines else computing(phase):
             yield
-        self.seconds[part] += time.perf_counter() - start
+        self.seconds[phase] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
         """Seconds and throughput on this rank, and the largest memory of all ranks.
