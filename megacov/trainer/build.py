@@ -44,7 +44,7 @@ from megacov.trainer.step import StepReport, StepSettings
 
 @dataclass(frozen=True)
 class Resumption:
-    """How to go on from a checkpoint: `allowed` names settings that the user wants to differ from it."""
+    """How to continue from a checkpoint. `allowed` names settings that the user wants to differ from it."""
 
     allowed: tuple[str, ...] = ()
 
@@ -65,11 +65,7 @@ class Run:
     progress: ProgressReport | None
 
     def record(self, report: StepReport) -> None:
-        """Write and show a finished step; does nothing off rank 0.
-
-        Args:
-            report: of the step.
-        """
+        """Write and show a finished step; does nothing off rank 0."""
         if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
@@ -96,10 +92,10 @@ class Run:
 
     @contextmanager
     def saved_if_servers_are_lost(self) -> Iterator[None]:
-        """Inside, an error of the rollout servers ends the run after a save. A collective of all ranks if it happens.
+        """Save before an error of the rollout servers ends the run. A collective of all ranks if that happens.
 
-        What is saved is as it was on entering: such errors come before a step's first update, but perhaps after its
-        batch was taken from the data.
+        The checkpoint holds the state on entering: such errors come before a step's first optimizer step, but perhaps
+        after the step's prompts were taken from the data.
 
         Raises:
             RolloutError: raised inside, on all ranks.
@@ -111,7 +107,7 @@ class Run:
         except (RolloutError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
                 self.rollout.carried = carried
-                with suppress(CheckpointError):  # the first error counts; this one has been said
+                with suppress(CheckpointError):  # the first error counts, and the checkpointer has reported this one
                     self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"
                     error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
@@ -146,9 +142,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     """Build everything, and close it again however the run ends. A collective of all ranks.
 
     Args:
-        config: of the run.
-        groups: of this rank.
-        resumption: how to go on from the newest good checkpoint in the run's folder; None begins anew.
+        config: the resolved configuration, equal on all ranks.
+        groups: this rank's process groups.
+        resumption: how to continue from the newest good checkpoint in the run's folder; None begins anew.
 
     Yields:
         The run, before its next step.
@@ -159,7 +155,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     with ExitStack() as stack:
         algorithm = build_algorithm(config)
         on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
-        # What is wrong with the model folder is said by rank 0, before every rank reads it for itself.
+        # Rank 0 reports what is wrong with the model folder before every rank reads it.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)
         store = CheckpointStore(config.run.directory)
@@ -200,7 +196,7 @@ def _find_checkpoint(
     resumption: Resumption,
     groups: ParallelGroups,
 ) -> GoodCheckpoint:
-    """The checkpoint to go on from, once it is clear that the configuration allows it."""
+    """The checkpoint to continue from, if the configuration allows it."""
     good = find_good_checkpoint(store, groups)
 
     def accept() -> None:
@@ -215,29 +211,14 @@ def _find_checkpoint(
 
 
 def layout_of(config: RunConfig) -> dict[str, int]:
-    """Sizes of a run's layout.
-
-    Args:
-        config: of the run.
-
-    Returns:
-        By their names in the configuration.
-    """
+    """Sizes of a run's layout, by their names in the configuration."""
     parallel = config.parallel
     names = ("tensor", "pipeline", "virtual_pipeline", "context", "data", "expert")
     return {name: getattr(parallel, name) for name in names}
 
 
 def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
-    """What every checkpoint of a run says about it.
-
-    Args:
-        config: of the run.
-        shape: sizes of its model.
-
-    Returns:
-        JSON values.
-    """
+    """The JSON values that every checkpoint of a run records about it."""
     return {
         "format": FORMAT,
         "config": with_absolute_paths(config).model_dump(mode="json"),
