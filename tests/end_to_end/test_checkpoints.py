@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megacov.monitor.status_file import read_logged_steps
 from tests.support import faults
 from tests.support.command import run, started, wait_for_line
 
@@ -55,6 +56,7 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
     result = faults.signalled(number, tmp_path / "run", reference)
     assert result.code == 75
     _check(result, lost=0)
+    assert [each.step for each in read_logged_steps(tmp_path / "run") or ()] == list(range(1, faults.STEPS + 1))
 
 
 def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path: Path, reference: bytes) -> None:
