@@ -126,8 +126,8 @@ _TABLE = (
     *_loss_tags(),
     Tag(
         "policy/kept_fraction",
-        "Loss tokens that entropy mask and rollout correction keep; every other policy, cov and selection tag is over "
-        "these alone.",
+        "Loss tokens that entropy mask and rollout correction keep, in all updates of the step; the other policy, cov and "
+        "selection tags that are means over tokens are over kept tokens alone.",
         "share",
         "tokens",
     ),
@@ -241,7 +241,7 @@ _SECTIONS = {
     "selection": "The tokens that the covariance method acts on: in the last update of the step, or in `rollout_batch` "
     "scope in all of them.",
     "policy": "The updates of the step that were applied. `d = log_prob - old log_prob`; old is the policy before the "
-    "first of them. Which loss has which metric is in [losses.md](losses.md).",
+    "first of them, in which d is 0. Which loss has which metric is in [losses.md](losses.md).",
     "reward": "Every judged response, those of groups that filtering then drops included.",
     "rollout": "How the responses came about.",
     "perf": "One step, in rank 0's wall-clock time.",
