@@ -126,8 +126,8 @@ _TABLE = (
     *_loss_tags(),
     Tag(
         "policy/kept_fraction",
-        "Loss tokens that entropy mask and rollout correction keep, in all updates of the step; the other policy, cov and "
-        "selection tags that are means over tokens are over kept tokens alone.",
+        "Loss tokens that entropy mask and rollout correction keep, in all updates of the step; the other policy, cov "
+        "and selection tags that are means over tokens are over kept tokens alone.",
         "share",
         "tokens",
     ),

@@ -1,4 +1,4 @@
-"""What a loss over whole sequences needs to know of each token's sequence, which may be spread over ranks.
+"""Sums over each token's whole sequence, which may be spread over ranks, for losses that read them.
 
 A micro-batch holds whole sequences, and the ranks of a context-parallel group share each of them. So sums over that
 group are sums over whole sequences, and losses need no collectives.
@@ -21,9 +21,9 @@ from megacov.types import LossBatch
 def make_sequence_sums(
     inputs: Sequence[TokenInputs], *, is_needed: bool, group: ProcessGroup | None
 ) -> Callable[[LossBatch], LossBatch]:
-    """What completes each batch of an optimizer step before a loss reads it.
+    """Make the function that completes each batch of an optimizer step before a loss reads it.
 
-    Collectives: where needed, group: those of `count_sequences`. Of what is returned: where needed, group: those of
+    Collectives: where needed, group: those of `count_sequences`; each call of the function, those of
     `add_sequence_sums`.
 
     Args:
