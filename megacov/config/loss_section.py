@@ -13,7 +13,7 @@ FUNCTION_FORM = "package.module:function"
 
 
 class LossSection(Section):
-    """What all losses share."""
+    """The base of every loss's settings."""
 
     # Whether the loss acts on selected tokens, which a file cannot set; None where only its function knows.
     needs_selection: ClassVar[bool | None] = False

@@ -48,7 +48,7 @@ def dppo_clipped_tokens(
     has_own_gradient=True,
 )
 def dppo(batch: LossBatch, *, max_fall: float = 0.2, max_rise: float = 0.2, max_ratio: float = 20.0) -> TokenLosses:
-    """Importance-weighted policy gradient without the tokens that have left the trust region, and go on leaving it.
+    """Importance-weighted policy gradient; a token outside the trust region, on the side it is pushed to, has none.
 
     M    = [p - p_old <= max_rise] where A > 0, [p - p_old >= -max_fall] where A < 0
     loss = -A sg(min(rho, max_ratio)) log_prob M

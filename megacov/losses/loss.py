@@ -31,7 +31,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """What the equation of a loss yields: a value per token, nothing masked, weighted or summed yet.
+    """The result of a loss's equation: a value per token, nothing masked, weighted or summed yet.
 
     losses: [t] float, carries the gradient.
     metrics: [t] float or bool each, detached; their means over kept tokens are logged as `policy/<key>`.

@@ -12,7 +12,12 @@ from megacov.losses.kl import estimate_kl
 from megacov.losses.loss import Metric, sum_over_kept_tokens
 from megacov.types import LossBatch, LossOutput
 
-TERM_METRICS = {"ref_kl": Metric("Estimate of KL(new || reference), before its coefficient.", "nats")}
+TERM_METRICS = {
+    "ref_kl": Metric(
+        "KL(new || reference) by algorithm.ref_kl_estimator, as if tokens came from the new policy; before its coefficient.",
+        "nats",
+    )
+}
 """Metrics of the terms, whatever the loss."""
 
 _REF_KL_ESTIMATORS = ("k1", "k2", "k3")
