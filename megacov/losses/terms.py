@@ -14,7 +14,7 @@ from megacov.types import LossBatch, LossOutput
 
 TERM_METRICS = {
     "ref_kl": Metric(
-        "KL(new || reference) by algorithm.ref_kl_estimator, as if tokens came from the new policy; before its coefficient.",
+        "KL(new || reference) by algorithm.ref_kl_estimator, as if tokens came from the new policy; no coefficient.",
         "nats",
     )
 }
