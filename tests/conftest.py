@@ -18,11 +18,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hypothesis
 import pytest
 
+from tests.support.dearest_modules import DearestModules
+
 SGLANG = Path(__file__).parents[1] / ".venv-sglang"
 
 # Other work shares the cores, so time says nothing; CI draws the same examples every time.
 hypothesis.settings.register_profile("megacov", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("megacov")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End with a table of what the tests cost."""
+    config.pluginmanager.register(DearestModules(), "dearest_modules")
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

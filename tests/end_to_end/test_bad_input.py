@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Ended, descendants, run, started, still_there
+from tests.support.forked import name_of
 from tests.support.policies import TINY_POLICY
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
@@ -144,7 +145,7 @@ def test_a_server_that_dies_while_it_starts(tmp_path: Path) -> None:
         while server is None:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             below = descendants(process.pid)
-            server = next((child for child in below if "serve" in child.cmdline()), None)
+            server = next((child for child in below if name_of(child) == "serve"), None)
         server.kill()
         code = process.wait(timeout=120)
         left = still_there(below)

@@ -51,7 +51,7 @@ def _arm(fault: str, step: int) -> None:
 
     from megacov.checkpoint import store
     from megacov.megatron import checkpoint
-    from megacov.trainer import checkpointing
+    from megacov.trainer.saving import checkpointing
 
     of_step = _names_step(step)
 
