@@ -61,12 +61,7 @@ def test_missing_configuration(tmp_path: Path) -> None:
 ON_A_RANK = {
     "heads_do_not_divide": (["parallel.tensor=3"], 2, "parallel.tensor is 3"),
     "layers_do_not_divide": (["parallel.pipeline=3"], 2, "parallel.pipeline is 3"),
-    "nan_reward": (["rewards.verifier=tests.support.verifiers:not_a_number"], 6, "finite"),
-    "infinite_reward": (
-        ["rewards.verifier=tests.support.verifiers:infinite", "parallel.tensor=2"],
-        6,
-        "finite",
-    ),
+    "nan_reward": (["rewards.verifier=tests.support.verifiers:not_a_number", "parallel.tensor=2"], 6, "finite"),
     "unknown_verifier": (["rewards.verifier=sum_triples"], 2, "sum_triples"),
     "filter_never_satisfied": (
         ["rollout.filter_groups=true", "rollout.max_filter_rounds=1", "rewards.verifier=tests.support.verifiers:one"],

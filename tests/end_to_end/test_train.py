@@ -64,8 +64,14 @@ LAYOUTS = {
 }
 
 
+# Layouts that tests/distributed proves, with nothing else that only the command puts together.
+PROVEN = ("tensor4", "data2", "tensor2_sequence")
+
+
 @pytest.mark.dist
-@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[pytest.mark.slow] if name in PROVEN else []) for name in LAYOUTS]
+)
 def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = run(

@@ -37,6 +37,7 @@ import psutil
 
 _MODULES = (
     "megacov",
+    "benchmarks.conversion_plan",
     "examples.sum_pairs.quickstart",
     "tests.support.fault_rank",
     "tests.support.process_facts",
