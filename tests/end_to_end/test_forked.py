@@ -22,7 +22,7 @@ def test_a_forked_process_is_given_what_a_started_one_is(tmp_path: Path) -> None
     assert forked == real
     assert forked.code == 7
     assert '"blocked_signals": []' in forked.output and '"RANK": "1"' in forked.output, forked.output
-    assert "a sentence" in forked.output
+    assert "a sentence" in forked.output and "folder kept: True" in forked.output
     assert forked.output.count("written before") == 1
 
 

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -136,6 +137,8 @@ def _run(program: Program) -> NoReturn:
     _take_place(program)
     _name_process(program.argv)
     spare = _Spare() if _starts_server(program.argv) else None
+    if spare is not None:
+        atexit.register(spare.close)
     subprocess._fork_exec = _fork_or_start(spare)
     sys.argv = ["-m", *program.argv[2:]]
     _end(_exit_code(lambda: runpy.run_module(program.argv[1], run_name="__main__", alter_sys=True)))
@@ -245,8 +248,13 @@ class _Spare:
             rest = pickle.dumps((program.argv, program.cwd, program.environment, program.new_session))
             socket.send_fds(self._socket, [len(rest).to_bytes(4)], program.files)
             self._socket.sendall(rest)
-            self._socket.close()
         return pid
+
+    def close(self) -> None:
+        """Have a spare that is not needed end, and wait for it."""
+        self._socket.close()
+        if self._pid is not None:
+            os.waitpid(self._pid, 0)
 
 
 def _fork() -> int:
@@ -257,6 +265,8 @@ def _fork() -> int:
     pid = os.fork()
     if pid != 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    else:
+        weakref.finalize._registry.clear()  # else temporary folders of the parent go when the child ends
     return pid
 
 

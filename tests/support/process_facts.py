@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -41,16 +42,17 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: None)  # which no child must inherit
         print("written before the child was started", end=" ")
         command = [sys.executable, "-m", "tests.support.process_facts", "grandchild"]
-        ended = subprocess.run(
-            command,
-            env={**os.environ, "RANK": "1"},
-            input="",
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-            check=False,
-        )
-        print(ended.returncode, ended.stdout, ended.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            ended = subprocess.run(
+                command,
+                env={**os.environ, "RANK": "1"},
+                input="",
+                capture_output=True,
+                text=True,
+                start_new_session=True,
+                check=False,
+            )
+            print(ended.returncode, ended.stdout, ended.stderr, "folder kept:", os.path.isdir(folder))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     print(json.dumps(facts()))
     sys.exit("a sentence" if "grandchild" in sys.argv else 7)
