@@ -13,6 +13,8 @@ MODULES = (
     "megacov.cli.main",
     "megacov.trainer.loop",
     "megacov.embedded_server.server",
+    "anyio._backends._asyncio",
+    "httpcore",
     "torch.distributed.tensor.debug",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
