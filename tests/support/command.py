@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.forked import ForkedCommand, can_fork, name_of
+from tests.support.forked import ForkedCommand, name_of
+from tests.support.forked_program import can_fork
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240
