@@ -62,7 +62,10 @@ def run_program(program: Program) -> NoReturn:
         atexit.register(spare.close)
     subprocess._fork_exec = _fork_or_start(spare)
     sys.argv = ["-m", *program.argv[2:]]
-    _end(_exit_code(lambda: runpy.run_module(program.argv[1], run_name="__main__", alter_sys=True)))
+    module = program.argv[1]
+    if not hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(module, None)  # runpy warns of a module that it is to run and that has been imported
+    _end(_exit_code(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
 
 
 def _take_place(program: Program) -> None:
