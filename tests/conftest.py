@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 # Before anything imports torch or tokenizers; ranks that tests start inherit them.
@@ -18,6 +17,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hypothesis
 import pytest
 
+from tests.support.dearest_modules import DearestModules
+
+# Modules that take minutes, most of them waiting for daemons: one for each worker to begin with, and then the others,
+# so that neither worker is left alone with one at the end.
+FIRST = ("end_to_end/test_survival.py", "rollout/test_sglang_real.py", "distributed/test_layout_invariance.py")
 SGLANG = Path(__file__).parents[1] / ".venv-sglang"
 
 # Other work shares the cores, so time says nothing; CI draws the same examples every time.
@@ -25,14 +29,25 @@ hypothesis.settings.register_profile("megacov", deadline=None, derandomize=os.en
 hypothesis.settings.load_profile("megacov")
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skip what this machine cannot run."""
+def pytest_configure(config: pytest.Config) -> None:
+    """End with a table of what the tests cost."""
+    config.pluginmanager.register(DearestModules(), "dearest_modules")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules, and skip what this machine cannot run."""
+    items.sort(key=_place)
     reasons = {"gpu": _no_gpu, "sglang": _no_sglang, "slurm": _no_slurm}
     for marker, reason in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and (why := reason()):
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def _place(item: pytest.Item) -> int:
+    module = item.nodeid.partition("::")[0]
+    return next((place for place, name in enumerate(FIRST) if module.endswith(name)), len(FIRST))
 
 
 @pytest.fixture(autouse=True)

@@ -162,11 +162,12 @@ class BackgroundSave:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        records, failure = self._write(dist.get_rank())
+        rank = dist.get_rank()
+        records, failure = self._write(rank)
         try:
             self.failure = self._publish_on_rank_zero(records, failure)
-        except RuntimeError as error:
-            self.failure = f"rank {dist.get_rank()} lost the others: {_first_line(error)}"
+        except (RuntimeError, ValueError) as error:  # ValueError: the main thread has left the job meanwhile
+            self.failure = f"rank {rank} lost the others: {_first_line(error)}"
 
     def _write(self, rank: int) -> tuple[list[FileRecord], str | None]:
         """Write this rank's files and read them back for checksums; returns the records and the failure, if any."""

@@ -1,4 +1,8 @@
-"""The `megacov` command as a user runs it: a process, its output, and everything it started."""
+"""The `megacov` command as a user runs it: a process, its output, and everything it started.
+
+Commands are forked from a process that has all imports done (see `tests.support.forked`); `real=True` starts one as a
+user's shell does.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.forked import ForkedCommand, name_of
+from tests.support.forked_program import can_fork
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240
+
+Command = subprocess.Popen[bytes] | ForkedCommand
 
 
 @dataclass(frozen=True)
@@ -28,26 +37,35 @@ class Ended:
 
 @contextmanager
 def started(
-    *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov")
-) -> Iterator[subprocess.Popen[bytes]]:
+    *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov"), real: bool = False
+) -> Iterator[Command]:
     """A running `megacov`, or a module that takes its arguments; ended with all it started when the context is left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *module, *arguments],
+    argv = (*module, *arguments)
+    log.write_bytes(b"")
+    if can_fork(argv) and not real:
+        process: Command = ForkedCommand(argv, cwd=ROOT, environment=environment, log=log)
+    else:
+        process = _start(argv, environment, log)
+    try:
+        yield process
+    finally:
+        for child in descendants(process.pid):
+            child.kill()
+        process.kill()
+        process.wait()
+
+
+def _start(argv: tuple[str, ...], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *argv],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-        try:
-            yield process
-        finally:
-            for child in descendants(process.pid):
-                child.kill()
-            process.kill()
-            process.wait()
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -59,12 +77,12 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def still_there(processes: list[psutil.Process], *, grace_s: float = 10.0) -> list[str]:
-    """The command lines of those that have not ended after a grace."""
+    """Names and ids of those that have not ended after a grace."""
     _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    return [" ".join(process.cmdline()) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    return [f"{name_of(each)} ({each.pid})" for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for_line(log: Path, words: str, process: Command) -> None:
     """Until the output holds the words."""
     deadline = time.monotonic() + DEADLINE_S
     while words not in log.read_text():
@@ -74,11 +92,15 @@ def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> No
 
 
 def run(
-    *arguments: str, log: Path, module: tuple[str, ...] = ("-m", "megacov"), deadline_s: float = DEADLINE_S
+    *arguments: str,
+    log: Path,
+    module: tuple[str, ...] = ("-m", "megacov"),
+    deadline_s: float = DEADLINE_S,
+    real: bool = False,
 ) -> Ended:
     """Run to the end, and look for what was left behind."""
     seen: dict[int, psutil.Process] = {}
-    with started(*arguments, log=log, module=module) as process:
+    with started(*arguments, log=log, module=module, real=real) as process:
         deadline = time.monotonic() + deadline_s
         while process.poll() is None:
             assert time.monotonic() < deadline, f"did not end in time:\n{log.read_text()}"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.support.command import Ended, descendants, run, started, wait_for_line
 from tests.support.fault_rank import NUM_RANKS
+from tests.support.forked import name_of
 
 STEPS, EVERY = 6, 2
 STORM_STEPS = 40
@@ -119,7 +120,7 @@ def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outco
             while log.read_text().count("serves with the current weights") < num_killed:
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.05)
-            next(child for child in descendants(process.pid) if "serve" in child.cmdline()).kill()
+            next(child for child in descendants(process.pid) if name_of(child) == "serve").kill()
         code = process.wait(timeout=120)
     return outcome("server killed", folder, Ended(code, log.read_text(), []), reference)
 

@@ -1,13 +1,12 @@
 """Run a function on several gloo ranks of this machine and return what every rank returned.
 
-Ranks meet through a file, not a port, so tests cannot take each other's address. They come from a fork server that
-imports torch and Megatron once, because importing them in every rank takes longer than most tests. A rank that fails
+Ranks meet through a file, not a port, so tests cannot take each other's address. They are forked from a process that
+has all imports done, which take longer than most tests. A rank that fails
 writes down when and why: the others fail a little later, for lack of it, and the earliest error is worth showing.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
@@ -24,13 +23,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.support.forked import context
+
 # A rank that waits longer than this in a collective has been left alone by the others.
 COLLECTIVE_TIMEOUT_S = 60
 # All cases together; more than this means a rank that neither works nor waits for another.
 DEADLINE_S = 300
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed.tensor.debug", "megacov.megatron"])
 
 
 def run_ranks(function: Callable[..., Any], *args: Any, world_size: int) -> list[Any]:
@@ -68,7 +66,7 @@ def run_cases(
         root = Path(folder)
         (root / "work").write_bytes(pickle.dumps((function, list(cases))))
         places = [(rank, world_size, root, os.getpid()) for rank in range(world_size)]
-        processes = [_context.Process(target=_run_rank, args=place) for place in places]
+        processes = [context.Process(target=_run_rank, args=place) for place in places]
         try:
             for process in processes:
                 process.start()
