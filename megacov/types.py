@@ -86,7 +86,7 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank holds of the sequences of one forward pass, and where it predicts response tokens.
+    """One rank's part of the sequences of one forward pass, and where it predicts response tokens.
 
     tokens: [b, s] int64, 0 where padded; b is 1 for packed sequences.
     positions: [b, s] int64, of each token in its sequence.
@@ -130,7 +130,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class LossBatch:
-    """What a loss reads: response tokens of one micro-batch, laid flat.
+    """Response tokens of one micro-batch as a loss reads them, laid flat.
 
     log_probs: [t] float32, carries the gradient.
     old_log_probs, advantages: [t] float32, detached.

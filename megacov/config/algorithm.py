@@ -64,7 +64,7 @@ class NoSelection(Section):
 
 
 class TokenSelection(Section):
-    """What all selectors share."""
+    """Settings that all selectors share."""
 
     name: str
     """The selector; each form fixes its own."""

@@ -1,4 +1,4 @@
-"""What the settings of every policy loss share, and the settings of a loss that somebody else has written."""
+"""Settings that every policy loss shares, and those of a loss from outside the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from megacov.config.section import Section
 
 FUNCTION_FORM = "package.module:function"
-"""What a name that leads to an imported function looks like."""
+"""Pattern of a name that leads to an imported function."""
 
 
 class LossSection(Section):

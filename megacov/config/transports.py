@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 PauseMode = Literal["abort", "retract", "in_place"]
-"""What happens to running requests while weights are replaced: the server ends them, recomputes their keys and values
+"""The fate of running requests while weights are replaced: the server ends them, recomputes their keys and values
 afterwards, or keeps their keys and values."""
 
 Verification = Literal["none", "version", "checksums"]
-"""What is checked before servers resume: nothing, the version that each reports, or also that all hold the same."""
+"""The check before servers resume: nothing, the version that each reports, or also that all hold the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportTraits:
-    """What a transport needs and can do.
+    """Needs and abilities of a transport.
 
     implementation: module:class of the `WeightTransport`; only the trainer imports it.
     summary: one or two sentences for the description of weight_sync.transport.

@@ -43,7 +43,7 @@ class WeightSyncSection(Section):
 
     @property
     def traits(self) -> TransportTraits:
-        """What the transport needs and can do."""
+        """Needs and abilities of the transport."""
         return TRANSPORTS[self.transport]
 
     @field_validator("host")

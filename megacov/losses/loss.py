@@ -1,4 +1,4 @@
-"""What every policy loss shares: masking, weighting and summing, so that a loss itself is only its equation.
+"""Masking, weighting and summing for every policy loss, so that a loss itself is only its equation.
 
 t: response tokens of one micro-batch, laid flat. d = log_probs - old_log_probs, the log of the importance ratio.
 """

@@ -87,7 +87,7 @@ class Run:
         self.checkpointer.save_now(self.policy, self.state)
         directory = self.config.run.directory
         raise LeaveRequested(
-            f"asked to leave: step {self.state.step} is saved; go on with `megacov resume {directory}`."
+            f"asked to leave: step {self.state.step} is saved; continue with `megacov resume {directory}`."
         )
 
     @contextmanager
@@ -110,7 +110,7 @@ class Run:
                 with suppress(CheckpointError):  # the first error counts, and the checkpointer has reported this one
                     self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.config.run.directory}`"
-                    error.args = (f"{error} (step {before.step} is saved; go on with {resume})",)
+                    error.args = (f"{error} (step {before.step} is saved; continue with {resume})",)
             raise
 
 
@@ -204,7 +204,7 @@ def _find_checkpoint(
         for path in set_newer_aside(store, good):
             print(f"megacov: the damaged checkpoint is now {path}", flush=True)
         write_config(config)
-        print(f"megacov: going on after step {good.about['step']} from {good.folder}", flush=True)
+        print(f"megacov: continuing after step {good.about['step']} from {good.folder}", flush=True)
 
     on_rank_zero(accept, groups)
     return good

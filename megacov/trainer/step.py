@@ -136,7 +136,7 @@ def run_updates(
         skipped: counts optimizer steps that are left out; by default the first ends the run.
 
     Returns:
-        What each optimizer step did.
+        The outcome of each optimizer step.
 
     Raises:
         NumericsError: too many in a row were left out; on every rank.

@@ -1,4 +1,4 @@
-"""What every transport of weights offers to the trainer."""
+"""The interface of a weight transport, and the cost of a push."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Phase = Literal["pause", "gather", "transfer", "load", "flush"]
 
 @dataclass(slots=True)
 class PushTimes:
-    """What one push cost: seconds by phase, and bytes.
+    """The cost of one push: seconds by phase, and bytes.
 
     pause_s: until no server generates.
     gather_s: gathering shards, on all ranks of the trainer.
@@ -124,7 +124,7 @@ class WeightTransport(ABC):
             named_tensors: every weight by its Hugging Face name; each is taken when it is sent.
 
         Returns:
-            What the push cost.
+            The cost of the push.
 
         Raises:
             WeightSyncError: the weights cannot be sent.

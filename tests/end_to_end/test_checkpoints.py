@@ -63,7 +63,7 @@ def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path
     result = faults.server_killed(tmp_path / "run", reference, max_restarts=1)
     assert result.code in (4, 5)  # whichever came first: a sample, or new weights
     assert "a rollout server is lost: " in result.output and "serves with the current weights" in result.output
-    assert "is saved; go on with `megacov resume " in result.output
+    assert "is saved; continue with `megacov resume " in result.output
     _check(result, lost=0)
 
 

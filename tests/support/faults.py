@@ -32,7 +32,7 @@ SETTINGS = (
     "rollout.prompts_per_step=8",
     "batch.micro_batch_tokens=128",
 )
-_GONE_ON = re.compile(r"going on after step (\d+)")
+_CONTINUED = re.compile(r"continuing after step (\d+)")
 _STEP = re.compile(rf"step (\d+)/{STEPS}")
 
 
@@ -72,7 +72,7 @@ def last_step(output: str) -> int:
 def outcome(fault: str, folder: Path, ended: Ended, reference: bytes, *, detected_by: str = "") -> Outcome:
     """Resume a run that ended before its time, and compare."""
     resumed = resume(folder)
-    gone_on = _GONE_ON.search(resumed.output)
+    gone_on = _CONTINUED.search(resumed.output)
     assert resumed.code == 0 and gone_on, f"{fault}:\n{ended.output}\n{resumed.output}"
     return Outcome(
         fault=fault,
@@ -210,7 +210,7 @@ def storm(folder: Path, *, num_kills: int, seed: int) -> tuple[int, list[int], b
                 kills += process.poll() is None
                 process.kill()
             code = process.wait(timeout=240)
-        gone_on += [int(step) for step in _GONE_ON.findall(log.read_text())]
+        gone_on += [int(step) for step in _CONTINUED.findall(log.read_text())]
         if code == 0:
             return kills, gone_on, final_weights(folder, STORM_STEPS) == final_weights(alone, STORM_STEPS)
         if any((folder / "checkpoints").glob("step_*")):
@@ -222,7 +222,7 @@ def resumed_twice(template: Path, folder: Path, reference: bytes) -> Outcome:
     subprocess.run(["cp", "-r", str(template), str(folder)], check=True)
     log = folder.with_suffix(".log")
     with started("resume", str(folder), log=log) as process:
-        wait_for_line(log, "going on after", process)
+        wait_for_line(log, "continuing after", process)
         second = run("resume", str(folder), log=folder.with_suffix(".second.log"))
         code = process.wait(timeout=120)
     assert code == 0 and second.code == 3, second.output

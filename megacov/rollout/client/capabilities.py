@@ -1,4 +1,4 @@
-"""What a rollout server can do, derived from its version: SGLang's contract changes between versions."""
+"""Abilities of a rollout server, derived from its version: SGLang's contract changes between versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnusableServerError(RolloutError):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What one server can do. The defaults describe the newest contract.
+    """Abilities of one server. The defaults describe the newest contract.
 
     version: SGLang version that the server reports.
     pause_takes_body: pause and resume need a JSON body, and pause has modes; older servers always abort.
@@ -58,7 +58,7 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         server: address, for error messages.
 
     Returns:
-        What the server can do.
+        Abilities of the server.
 
     Raises:
         UnusableServerError: the version is unreadable, or too old to talk to.

@@ -66,7 +66,7 @@ class RolloutClient:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server can do; the newest contract until `learn_capabilities` has asked."""
+        """Abilities of the server; those of the newest contract until `learn_capabilities` has asked."""
         return self.connection.capabilities
 
     @property
@@ -83,7 +83,7 @@ class RolloutClient:
         """Ask the server for its version, and follow that version's contract from now on.
 
         Returns:
-            What the server can do, also kept in `capabilities`.
+            Abilities of the server, also kept in `capabilities`.
 
         Raises:
             RolloutError: no answer, or a version too old to talk to.

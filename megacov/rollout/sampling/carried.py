@@ -1,4 +1,4 @@
-"""What a rollout batch leaves for the next one: groups whose completions are finished, begun, or not begun."""
+"""Groups that a rollout batch leaves for the next one: their completions are finished, begun, or not begun."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def collect_metrics(
 
 
 def _finite(metrics: Metrics, histogram: Histogram | None, groups: ParallelGroups) -> tuple[Metrics, Histogram | None]:
-    """What is finite of the last stage's metrics, on all ranks."""
+    """The finite ones of the last stage's metrics, on all ranks."""
     finite = {tag: value for tag, value in metrics.items() if isfinite(value)}
     is_drawn = histogram is not None and isfinite(histogram.total)
     finite, drawn = from_last_stage((finite, asdict(histogram) if histogram and is_drawn else None), groups)

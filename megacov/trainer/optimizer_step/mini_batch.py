@@ -16,7 +16,7 @@ from megacov.types import MicroBatch, RolloutBatch
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """What one optimizer step trains on.
+    """The samples that one optimizer step trains on.
 
     update: number of the optimizer step in the run, from 0.
     samples: rows of the rollout batch that all ranks together train on.

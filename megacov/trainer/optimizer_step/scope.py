@@ -25,7 +25,7 @@ class SelectionScope:
 
     # Whether all ranks and micro-batches compete, so that threshold, margin and overlap describe one selection.
     is_global: ClassVar[bool] = True
-    # Whether the time that selection takes can be told from that of the forward-backward pass.
+    # Whether selection has a time of its own, apart from the forward-backward pass.
     is_timed: ClassVar[bool] = False
     # Whether an optimizer step has to run all forwards before the first backward.
     acts_between_passes: ClassVar[bool] = False

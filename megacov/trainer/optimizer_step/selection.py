@@ -22,7 +22,7 @@ from megacov.types import LossBatch
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected in one optimizer step on this rank, and what from; all [t], a micro-batch each.
+    """The tokens selected on this rank, and those they were selected from; lists of [t] tensors, one a micro-batch.
 
     masks: bool, the selected tokens.
     scores: float, what the tokens were ranked by, or what said which may be drawn.

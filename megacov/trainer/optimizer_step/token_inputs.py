@@ -1,4 +1,4 @@
-"""What a loss needs to know about each response token, micro-batch by micro-batch, on the last pipeline stage.
+"""Everything that a loss needs to know about each response token, on the last pipeline stage.
 
 Shape legend: n samples of the rollout batch, t response tokens of one micro-batch.
 """

@@ -1,4 +1,4 @@
-"""What each token counts in an optimizer step: entropy mask, then rollout correction, then the denominator.
+"""The weight of each token in an optimizer step: entropy mask, then rollout correction, then the denominator.
 
 The order is fixed, and a stage sees the tokens that the one before left: entropy mask -> rollout correction -> policy
 loss -> covariance action. A token that is left out takes no part in covariance or selection either, and keeps its place

@@ -56,7 +56,7 @@ def fail(run: Run, error: MegacovError) -> str:
 def test_the_state_of_the_last_finished_step_is_saved_and_the_error_says_so(error):
     saves, said = Saves(), str(error)
     assert fail(run_of(saves, "checkpoint.every=5"), error) == (
-        f"{said} (step 3 is saved; go on with `megacov resume here`)"
+        f"{said} (step 3 is saved; continue with `megacov resume here`)"
     )
     assert saves.states == [TrainState(step=3, prompt_position=24)]
     assert saves.carried == [("before",)]
