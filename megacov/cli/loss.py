@@ -12,7 +12,7 @@ from megacov.config.loss_section import ImportedLoss
 def check_imported_loss(config: RunConfig) -> None:
     """Import the loss, where it is not one of megacov's own, and check its signature, its hyperparameters, and a call.
 
-    Losses need torch, which a login node may lack: then a line on stderr reports it, and ranks check the loss themselves.
+    Losses need torch, which a login node may lack. A line on stderr then reports it, and ranks check the loss.
 
     Args:
         config: any.

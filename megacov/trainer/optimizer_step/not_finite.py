@@ -65,7 +65,7 @@ def examine_losses(
         selection: the one that the losses used, or None.
 
     Returns:
-        The samples of the tokens at fault where they are known, else all kept samples of a micro-batch whose loss is not finite.
+        The samples at fault where they are known, else all kept samples of a micro-batch whose loss is not finite.
     """
     findings = []
     for i, (part, output) in enumerate(zip(inputs, outputs, strict=True)):

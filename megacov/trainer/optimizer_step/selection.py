@@ -25,7 +25,7 @@ class Selection:
     """The tokens selected on this rank, and those they were selected from; lists of [t] tensors, one a micro-batch.
 
     masks: bool, the selected tokens.
-    scores: float, what the tokens were ranked by, or what said which may be drawn.
+    scores: float, the values that rank the tokens, or that decide which may be drawn.
     candidates: bool, the tokens that competed or that were drawn from.
     log_probs: float32, that the covariance was taken of.
     """
