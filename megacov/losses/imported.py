@@ -135,10 +135,14 @@ def try_loss(loss: Loss, hyperparameters: Mapping[str, Any]) -> None:
             )
         output = loss(batch, **hyperparameters)
         loss.clipped(batch, **hyperparameters)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:
+        # A user's function can fail in any way, and say so in many lines.
+        reason = " ".join(str(error).split())
         raise ConfigError(
             f"{_SETTING}: {loss.name!r} failed on a batch of {len(batch.log_probs)} tokens with "
-            f"{type(error).__name__}: {error}."
+            f"{type(error).__name__}: {reason}."
         ) from error
     if tokens.losses.shape != batch.log_probs.shape:
         raise ConfigError(

@@ -123,6 +123,7 @@ MISTAKES = {
     "def soft(batch): return -batch.advantages * batch.log_probs": "returns a Tensor: return TokenLosses",
     "def soft(batch): return TokenLosses(batch.advantages * 1)": "do not depend on batch.log_probs",
     "def soft(batch): return TokenLosses(batch.log_probs / batch.missing)": "AttributeError.*missing",
+    "def soft(batch): raise type('OddError', (Exception,), {})('over\\nand out')": "OddError: over and out",
     "def soft(batch): return TokenLosses(batch.log_probs, {'b': batch.advantages, 'a': batch.advantages})": (
         "yields a, b and declares no metrics: declare each metric"
     ),
