@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no network look-ups, equal seeds, and skips that give their reason."""
+"""Shared by all tests: one thread, no network look-ups, equal seeds, and skips that give their reason."""
 
 from __future__ import annotations
 

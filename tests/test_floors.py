@@ -43,7 +43,7 @@ ROOMS = {"rollout": ("tasks", "client", "fleet", "sampling")}
 # Rooms of a folder that never import each other.
 SEPARATE_ROOMS = {"trainer": ("optimizer_step", "rollout", "saving")}
 
-# What a folder must not name, by the start of the dotted name.
+# Imports that a folder must not have, by the start of the dotted name.
 NO_TORCH = ("config", "plan", "launch", "checkpoint")
 FORBIDDEN = {
     **dict.fromkeys(NO_TORCH, ("torch",)),
@@ -84,7 +84,7 @@ def violations(package: Path) -> list[str]:
 
 
 def problems(name: str, own: str) -> Iterator[str]:
-    """What is wrong with room `own` importing `name`."""
+    """Problems with room `own` importing `name`."""
     if is_under(name, "sglang"):
         yield "imports sglang, which is only ever a server"
     if is_under(name, "megatron") and own != "megatron":
@@ -101,7 +101,7 @@ def problems(name: str, own: str) -> Iterator[str]:
 
 
 def room_problems(name: str, own: str, room: str) -> Iterator[str]:
-    """What is wrong with `room` of folder `own` importing `name`."""
+    """Problems with `room` of folder `own` importing `name`."""
     parts = name.split(".")
     if parts[:2] != ["megacov", own] or len(parts) < 3:
         return

@@ -1,4 +1,4 @@
-"""What the repository as a whole promises: a licence, commands that exist, and nothing of one machine or one moment."""
+"""Promises of the repository as a whole: a licence, commands that exist, and nothing of one machine or one moment."""
 
 from __future__ import annotations
 

@@ -32,9 +32,13 @@ def why_out_of_reach(sync: WeightSyncSection, capabilities: Capabilities, addres
     if traits.loopback_only and not is_on_loopback(address):
         return not_on_loopback(sync.transport, address)
     if traits.needs_flattened_buckets and not capabilities.flattened_buckets:
+        is_local = is_on_loopback(address)
+        others = choose_transport(
+            lambda other: not other.needs_flattened_buckets and (is_local or not other.loopback_only)
+        )
         return (
             f"{is_transport} and {address} runs SGLang {capabilities.version}, which takes tensors only one by one: "
-            f"install 0.5.6 or newer, or set {choose_transport(lambda other: not other.needs_flattened_buckets)}."
+            f"install 0.5.6 or newer, or set {others}."
         )
     host = urlsplit(address).hostname or ""
     if traits.servers_call_back and is_loopback(sync.host) and not _is_on_this_machine(host):

@@ -183,7 +183,7 @@ def test_decoding_of_equal_lengths_is_a_product(run):
     one = simulate_rollout(run.model, given, servers, (1000,), samples=1)
     weights = run.model.weight_bytes / 4 / (given.gpu.memory * given.shares.decoding)
     assert one.decode > 1000 * (weights + given.costs.server_step)
-    # What fits begins at once; a sequence more and a second wave begins when the first ends.
+    # Sequences that fit begin at once; with one more, a second wave begins when the first ends.
     room = int((80e9 - run.model.weight_bytes / 4) // (1000 * run.model.token_bytes / 4))
     full, over = (simulate_rollout(run.model, given, servers, (1000,) * n, samples=1) for n in (room, room + 1))
     assert full.waves == 1

@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one sentence and an exit code, and leaves nothing running."""
+"""A user's mistake ends in one sentence and an exit code, and leaves nothing running."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _assert_one_sentence(ended: Ended, *, code: int, words: str) -> None:
     assert ended.left == []
 
 
-# What is seen before any rank is started.
+# Mistakes that show before any rank starts.
 AT_ONCE = {
     "unknown_loss": (["algorithm.loss.name=ppo"], 2, "algorithm.loss.name"),
     "imported_loss": (
@@ -62,7 +62,7 @@ def test_missing_configuration(tmp_path: Path) -> None:
     _assert_one_sentence(ended, code=2, words="nothing.yaml")
 
 
-# What only a rank can see.
+# Mistakes that only a rank can see.
 ON_A_RANK = {
     "heads_do_not_divide": (["parallel.tensor=3"], 2, "parallel.tensor is 3"),
     "layers_do_not_divide": (["parallel.pipeline=3"], 2, "parallel.pipeline is 3"),
@@ -194,8 +194,8 @@ def test_updates_that_are_not_finite_are_left_out_until_there_are_too_many(tmp_p
     said = [line for line in ended.output.splitlines() if line.startswith("megacov: ")]
     assert len(said) == 2, ended.output
     first, last = said
-    assert first.startswith("megacov: warning: step 1, update 1 was left out on all ranks: losses of sample")
-    assert last.startswith("megacov: step 2, update 2 was left out on all ranks: losses of sample")
+    assert first.startswith("megacov: warning: step 1, update 1 was left out on all ranks: values of sample")
+    assert last.startswith("megacov: step 2, update 2 was left out on all ranks: values of sample")
     assert "2 in a row, and optimizer.max_skipped_updates is 1" in last
     assert (ended.code, ended.left) == (7, [])
     assert "step 1/9" in ended.output

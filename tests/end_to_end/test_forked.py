@@ -1,4 +1,4 @@
-"""Tests fork the processes that users start: a program cannot tell the difference, and both end alike."""
+"""Tests fork the processes that users start. test_train.py has a run that is forked once and started once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Ended, descendants, run, started, still_there, wait_for_line
-from tests.support.forked import ForkedCommand, name_of
+from tests.support.command import descendants, run, started, still_there, wait_for_line
+from tests.support.forked import ForkedCommand, fork_server, name_of, start_fork_server
 
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
 SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128")
@@ -26,21 +26,20 @@ def test_a_forked_process_is_given_what_a_started_one_is(tmp_path: Path) -> None
     assert forked.output.count("written before") == 1
 
 
-@pytest.mark.dist
-def test_a_forked_run_ends_as_a_real_one_does(tmp_path: Path) -> None:
-    def trained(name: str, *, real: bool) -> tuple[Ended, bytes]:
-        arguments = ("run.steps=2", f"run.directory={tmp_path / name}", "run.deterministic=true", "parallel.tensor=2")
-        ended = run("train", KL_COV, *SMALL, *arguments, log=tmp_path / f"{name}.log", real=real)
-        assert ended.code == 0, ended.output
-        return ended, (tmp_path / name / "weights" / "v2" / "model.safetensors").read_bytes()
+def test_a_process_with_a_spare_starts_children_like_any_other(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    module = ("-m", "tests.support.process_facts")
+    forked, real = (
+        run("child", log=tmp_path / f"{is_real}.log", module=module, real=is_real) for is_real in (False, True)
+    )
+    # The last line is the parent's own, which has the spare's socket among its files.
+    assert forked.output.splitlines()[:-1] == real.output.splitlines()[:-1]
+    assert (forked.code, forked.left) == (real.code, real.left) == (7, [])
 
-    def without_times(ended: Ended) -> list[str]:
-        return [line.rpartition("  s ")[0] for line in ended.output.splitlines()]
 
-    (forked, weights), (real, expected) = trained("forked", real=False), trained("real", real=True)
-    assert without_times(forked) == without_times(real) and len(without_times(real)) == 2
-    assert forked.left == real.left == []
-    assert weights == expected
+def test_the_fork_server_has_one_thread() -> None:
+    start_fork_server()
+    assert fork_server().num_threads() == 1
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["forked", "real"])

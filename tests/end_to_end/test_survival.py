@@ -68,7 +68,7 @@ class Job:
 
     @property
     def said(self) -> str:
-        """What its script has printed."""
+        """The output of its script so far."""
         path = Path(f"{self.folder}-{self.number}.out")
         return path.read_text() if path.exists() else ""
 

@@ -18,7 +18,7 @@ SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128", "monitor.
 
 
 def scalars_of(folder: Path) -> dict[str, list[float]]:
-    """What a run has written to TensorBoard, by tag."""
+    """Scalars that a run has written to TensorBoard, by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
@@ -26,7 +26,7 @@ def scalars_of(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-# What every KL-Cov run writes; tags that only some runs have are tested where they are computed.
+# Tags of every KL-Cov run; those that only some runs have are tested where they are computed.
 ALWAYS = {
     tag
     for tag in TAGS
@@ -43,7 +43,7 @@ SELECTED_GLOBALLY = {f"selection/{name}" for name in ("threshold", "margin", "ov
     "perf/selection_s"
 }
 LAYOUTS = {
-    "tensor2_pipeline2": ("parallel.tensor=2", "parallel.pipeline=2"),
+    "tensor2_pipeline2": ("parallel.tensor=2", "parallel.pipeline=2", "parallel.sequence=true"),
     "tensor4": ("parallel.tensor=4",),
     "data2": ("parallel.data=2",),
     "micro_batch_scope": ("algorithm.selection.scope=micro_batch",),
@@ -64,7 +64,7 @@ LAYOUTS = {
 }
 
 
-# Layouts that tests/distributed proves, with nothing else that only the command puts together.
+# Layouts that tests/distributed proves, and whose settings the command passes on in another layout here.
 PROVEN = ("tensor4", "data2", "tensor2_sequence")
 
 
@@ -98,14 +98,17 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
 @pytest.mark.dist
 def test_a_deterministic_run_repeats_itself_bit_by_bit(tmp_path: Path) -> None:
     runs = []
-    for name in ("first", "second"):
+    # A started process has another hash seed and other states of random generators than a forked one.
+    for name, real in (("forked", False), ("started", True)):
         folder = tmp_path / name
         overrides = (f"run.directory={folder}", "run.deterministic=true", "parallel.data=2", "run.steps=2")
-        ended = run("train", KL_COV, *overrides, *SMALL, log=tmp_path / f"{name}.log")
-        assert ended.code == 0, ended.output
+        ended = run("train", KL_COV, *overrides, *SMALL, log=tmp_path / f"{name}.log", real=real)
+        assert (ended.code, ended.left) == (0, []), ended.output
+        lines = [line.rpartition("  s ")[0] for line in ended.output.splitlines()]
+        assert len(lines) == 2
         scalars = {tag: values for tag, values in scalars_of(folder).items() if not tag.startswith("perf/")}
         samples = (folder / "samples" / "step_000002.jsonl").read_text()
-        runs.append((scalars, samples, (folder / "weights" / "v2" / "model.safetensors").read_bytes()))
+        runs.append((lines, scalars, samples, (folder / "weights" / "v2" / "model.safetensors").read_bytes()))
     assert runs[0] == runs[1]
 
 

@@ -1,7 +1,7 @@
 """A table at the end of the tests: the modules that computed longest, with all processes that they started.
 
 The system counts a child's seconds once somebody has waited for it; those of processes that outlive their parents are
-nobody's. The fork server computes while it loads: that counts for the module that first needs it.
+not counted. The fork server computes while it loads: that counts for the module that first needs it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CACHED = "megacov/seconds_by_module"  # a file of this name below .pytest_cache
 
 @dataclass
 class Seconds:
-    """Of computing, and on the clock."""
+    """CPU seconds and wall-clock seconds."""
 
     cpu: float = 0.0
     wall: float = 0.0

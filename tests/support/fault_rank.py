@@ -99,7 +99,7 @@ def _points_to(path: object, step: int) -> bool:
 
 
 def _limited(*args: object) -> bool:
-    """Whether the writer has met its limit: what is said next is that it has."""
+    """Whether the writer has met its limit, which the next message reports."""
     del args
     writing = any(thread.name.startswith("save-") for thread in threading.enumerate())
     return not writing and resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 4096

@@ -38,7 +38,7 @@ _STEP = re.compile(rf"step (\d+)/{STEPS}")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one fault. `lost_steps` are those made twice."""
+    """The outcome of one fault. `lost_steps` are those made twice."""
 
     fault: str
     detected_by: str
@@ -60,7 +60,7 @@ def train(folder: Path, *overrides: str) -> Ended:
 
 
 def resume(folder: Path, *overrides: str) -> Ended:
-    """The same run, gone on with."""
+    """The same run, resumed."""
     return run("resume", str(folder), *overrides, log=folder.with_suffix(".resumed.log"))
 
 

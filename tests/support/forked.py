@@ -1,13 +1,15 @@
 """A `python -m MODULE ...` that is forked from a process with all imports done, instead of being started anew.
 
-Importing torch, Megatron and transformers takes a rank or a server four seconds of computing, and tests start hundreds
-of them. In all else a forked process is like one that was started: id, parent, session, signals, environment, files,
-exit code, and that it ends when its parent does. Only /proc/PID/cmdline and /proc/PID/environ are those of the fork
-server; `name_of` says what a process is. `tests.support.forked_program` has what happens inside.
+Importing torch, Megatron and transformers costs a rank or a server four CPU seconds, and tests start about a hundred of
+them. A forked process has an id, a session, signal handlers, an environment, files and an exit code of its own, like a
+started one. docs/testing.md lists the differences; `name_of` tells a rank from a server.
+`tests.support.forked_program` is the code that runs inside a forked process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -23,15 +25,30 @@ import psutil
 
 from tests.support.forked_program import Program, run_program
 
+ROOT = Path(__file__).parents[2]
+PRELOAD = "tests.support.preload"
+
 context: ForkServerContext = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.support.preload"])
+context.set_forkserver_preload([PRELOAD])
+
+
+def start_fork_server() -> None:
+    """Start the fork server, unless it runs. It finds the modules to import by its folder, which a test may change."""
+    with contextlib.chdir(ROOT):
+        multiprocessing.forkserver.ensure_running()
+
+
+def fork_server() -> psutil.Process:
+    """The running fork server."""
+    return psutil.Process(multiprocessing.forkserver._forkserver._forkserver_pid)
 
 
 class ForkedCommand:
     """A running command, with those parts of `subprocess.Popen` that tests use."""
 
     def __init__(self, argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> None:
-        """Fork it from the fork server; standard output and error go to the log, and nothing is to be read."""
+        """Fork it from the fork server; standard output and error go to the log, standard input is empty."""
+        start_fork_server()
         place = (tuple(argv), str(cwd), dict(environment), str(log))
         self._process = context.Process(target=_become_command, args=place)
         self._process.start()
@@ -65,7 +82,7 @@ class ForkedCommand:
 
 
 def name_of(process: psutil.Process) -> str:
-    """What a process is: "serve" for a server, "rank 1" for a rank, or another word."""
+    """The kind of a process: "serve" for a server, "rank 1" for a rank, or another word."""
     name = process.name()
     if name.startswith("python"):
         rank = process.environ().get("RANK")
@@ -74,7 +91,7 @@ def name_of(process: psutil.Process) -> str:
 
 
 def cpu_seconds() -> float:
-    """Seconds that the fork server and its children, as far as these have ended, have computed."""
+    """CPU seconds of the fork server and of its children that have ended."""
     pid = multiprocessing.forkserver._forkserver._forkserver_pid
     if pid is None:
         return 0.0
@@ -86,7 +103,9 @@ def cpu_seconds() -> float:
 
 
 def _become_command(argv: tuple[str, ...], cwd: str, environment: dict[str, str], log: str) -> NoReturn:
-    assert "tests.support.preload" in sys.modules, "the fork server has not loaded what it should have"
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(output, sys.stderr.fileno())
+    # The fork server keeps silent if this import fails; here it fails again, and the log shows why.
+    importlib.import_module(PRELOAD)
     run_program(Program(argv, cwd, environment, (nothing, output, output)))

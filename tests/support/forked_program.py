@@ -1,8 +1,8 @@
-"""What happens inside a process that was forked to run `python -m MODULE ...`, and inside those that it starts.
+"""The code inside a process that was forked to run `python -m MODULE ...`, and inside those that it starts.
 
 `subprocess.Popen` forks here as well where the program is a module of ours. Only a process with a single thread may
 fork, so rank 0, which starts its server beside the threads of gloo, forks a spare process before anything else, and the
-spare becomes the server. A second server of the same rank is started anew.
+spare becomes the server. A second server of the same rank is a new interpreter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple, NoReturn
 
 _MODULES = (
@@ -39,7 +40,7 @@ _start_process = subprocess._fork_exec
 
 
 class Program(NamedTuple):
-    """What `python -m` would be given, and the place it runs in. The three files become its standard streams."""
+    """The arguments of `python -m`, and the place it runs in. The three files become its standard streams."""
 
     argv: tuple[str, ...]
     cwd: str
@@ -76,6 +77,8 @@ def _take_place(program: Program) -> None:
     for stream, each in enumerate(above):
         os.dup2(each, stream)
     _close_others()
+    # The tracker's pipe has just been closed, and its number may be another file's soon.
+    resource_tracker._resource_tracker._fd = resource_tracker._resource_tracker._pid = None
     _reset_signals()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 (for the life of the process)
     os.chdir(program.cwd)
@@ -124,6 +127,9 @@ def _exit_code(main: Callable[[], object]) -> int:
             return leaving.code or 0
         print(leaving.code, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        return -signal.SIGINT
     except BaseException:  # noqa: BLE001 (an interpreter shows whatever it was and ends with 1)
         traceback.print_exc()
         return 1
@@ -136,6 +142,9 @@ def _end(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
     os._exit(code & 0xFF)
 
 
@@ -161,7 +170,11 @@ class _Spare:
             os._exit(0)  # the rank has ended without a server
         with other.makefile("rb") as rest:
             argv, cwd, environment, new_session = pickle.loads(rest.read(int.from_bytes(words)))
-        run_program(Program(argv, cwd, environment, (files[0], files[1], files[2]), new_session))
+        if new_session:
+            os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, 0)  # from here on, ending with the rank is the server's own duty
+        other.sendall(b"!")
+        run_program(Program(argv, cwd, environment, (files[0], files[1], files[2])))
 
     def become(self, program: Program) -> int | None:
         """Become the program; the process id, or None if the spare is used up."""
@@ -172,6 +185,7 @@ class _Spare:
             rest = pickle.dumps((program.argv, program.cwd, program.environment, program.new_session))
             socket.send_fds(self._socket, [len(rest).to_bytes(4)], program.files)
             self._socket.sendall(rest)
+            self._socket.recv(1)  # as Popen comes back, the session is made
         return pid
 
     def close(self) -> None:
@@ -201,7 +215,7 @@ def _fork_or_start(spare: _Spare | None) -> Callable[..., int]:
         program = _program_of(*place)
         if program is not None:
             if len(os.listdir("/proc/self/task")) == 1:
-                return _fork_program(program)
+                return _fork_program(program, spare)
             pid = spare.become(program) if spare is not None and program.argv[2:3] == ("serve",) else None
             if pid is not None:
                 return pid
@@ -210,15 +224,17 @@ def _fork_or_start(spare: _Spare | None) -> Callable[..., int]:
     return fork_or_start
 
 
-def _fork_program(program: Program) -> int:
+def _fork_program(program: Program, spare: _Spare | None) -> int:
     pid = _fork()
     if pid == 0:
+        if spare is not None:
+            atexit.unregister(spare.close)
         run_program(program)
     return pid
 
 
 def _program_of(*place: Any) -> Program | None:
-    """What Popen is to start, if it can be forked. Popen has already made the files that a pipe needs."""
+    """The program that Popen is to start, if it can be forked. Popen has already made the files that a pipe needs."""
     args, _, close_fds, fds_to_keep, cwd, environment, read, _, _, write, _, error, _, errpipe = place[:14]
     _, new_session, group, gid, gids, uid, umask, preexec_fn, _ = place[14:]
     words = [os.fsdecode(word) for word in args]

@@ -19,7 +19,7 @@ from typing import Any
 from megacov.checkpoint import CheckpointStore, check_files, read_manifest, record_file
 from megacov.errors import CheckpointError
 
-# What Python tells its audit hooks just before it asks the system for it; os.replace is a rename.
+# Events of Python's audit hooks, raised just before the system call; os.replace is a rename.
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
 
@@ -69,7 +69,7 @@ SCENARIOS = {
 
 
 def texts(folder: Path) -> list[str] | None:
-    """What the files of a checkpoint hold, or None if it does not verify."""
+    """Contents of the files of a checkpoint, or None if it does not verify."""
     try:
         manifest = read_manifest(folder)
     except CheckpointError:
@@ -80,7 +80,7 @@ def texts(folder: Path) -> list[str] | None:
 
 
 def state(run_folder: Path) -> dict[str, Any]:
-    """What a later process would find."""
+    """The checkpoints that a later process would find."""
     found = CheckpointStore(run_folder).find()
     return {"candidates": [(path.name, texts(path)) for path in found.candidates], "notes": list(found.notes)}
 

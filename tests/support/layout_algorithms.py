@@ -1,4 +1,4 @@
-"""What the layout suite trains with: what is settled among all ranks, and every registered loss."""
+"""Algorithms of the layout suite: those that decide something among all ranks, and every registered loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from tests.support.losses import layout_hyperparameters_of
 from tests.support.policies import ADAM, CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS
 
-# Which tokens count is settled among all ranks.
+# All ranks decide together which tokens count.
 GLOBAL_ALGORITHMS = {
     "kl_cov": KL_COV_WITH_TERMS,
     "clip_cov": replace(CLIP_COV, aggregation="sequence_mean_token_mean"),

@@ -12,7 +12,7 @@ QUANTITIES = ("losses", "grad_norms", "metrics", "statistics")
 
 
 def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the ranks know together."""
+    """The results of all ranks as one."""
     told = [result for result in by_rank if "selected" in result]
     return {
         "log_probs": {token: value for result in told for token, value in result["log_probs"].items()},

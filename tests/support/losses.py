@@ -40,7 +40,7 @@ def suite_cases() -> list[tuple[str, dict[str, Any]]]:
 
 
 def layout_hyperparameters_of(name: str) -> dict[str, Any]:
-    """What the layout suite trains with."""
+    """Hyperparameters of a loss in the layout suite."""
     return defaults_of(name) | getattr(test_module_of(name), "LAYOUT_HYPERPARAMETERS", {})
 
 

@@ -1,12 +1,13 @@
 """Run a function on several gloo ranks of this machine and return what every rank returned.
 
 Ranks meet through a file, not a port, so tests cannot take each other's address. They are forked from a process that
-has all imports done, which take longer than most tests. A rank that fails
-writes down when and why: the others fail a little later, for lack of it, and the earliest error is worth showing.
+has all imports done, because importing takes longer than most tests. A rank that fails writes down when and why: the
+others fail a little later for lack of it, and the earliest error is the one worth showing.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing.connection
 import os
 import pickle
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.support.forked import context
+from tests.support.forked import PRELOAD, context, start_fork_server
 
 # A rank that waits longer than this in a collective has been left alone by the others.
 COLLECTIVE_TIMEOUT_S = 60
@@ -66,6 +67,7 @@ def run_cases(
         root = Path(folder)
         (root / "work").write_bytes(pickle.dumps((function, list(cases))))
         places = [(rank, world_size, root, os.getpid()) for rank in range(world_size)]
+        start_fork_server()
         processes = [context.Process(target=_run_rank, args=place) for place in places]
         try:
             for process in processes:
@@ -96,6 +98,7 @@ def _run_rank(rank: int, world_size: int, root: Path, test_pid: int) -> None:
     torch.set_num_threads(1)
     where = "before the first case"
     try:
+        importlib.import_module(PRELOAD)  # the fork server keeps silent if this fails
         dist.init_process_group(
             "gloo",
             store=dist.FileStore(str(root / "store"), world_size),

@@ -67,7 +67,9 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
     try:
         number = Version(str(version))
     except InvalidVersion as error:
-        raise UnusableServerError(f"{server} reports the version {version!r}, which SGLang does not have.") from error
+        raise UnusableServerError(
+            f"{server} reports the version {version!r}, which is not a version number."
+        ) from error
     if number < Version(OLDEST_VERSION):
         raise UnusableServerError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
     return Capabilities(

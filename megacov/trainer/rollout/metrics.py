@@ -9,7 +9,7 @@ from megacov.rollout import SampledGroups
 
 
 def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
-    """Compute the metrics of a batch, over kept and dropped groups unless a tag's description differs.
+    """Compute the metrics of a batch, over kept and dropped groups unless a tag's description says otherwise.
 
     Args:
         groups: samples of one batch.

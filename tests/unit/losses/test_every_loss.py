@@ -1,4 +1,4 @@
-"""What every registered loss must satisfy, whatever its equation. A new loss is in these tests without an edit here."""
+"""Properties of every registered loss, whatever its equation. A new loss is in these tests without an edit here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def part(batch: LossBatch, index: slice) -> LossBatch:
 
 
 def gradient_at(batch: LossBatch, name: str, hyperparameters: dict) -> torch.Tensor:
-    """Of the loss, to the log-probs of the batch."""
+    """Gradient of the loss, to the log-probs of the batch."""
     log_probs = batch.log_probs.clone().requires_grad_()
     get_loss(name)(replace(batch, log_probs=log_probs), **hyperparameters).loss.backward()
     assert log_probs.grad is not None

@@ -1,4 +1,4 @@
-"""What is saved when the rollout servers are lost: the run after the last finished step, what is carried included."""
+"""The checkpoint that is saved when the rollout servers are lost: the run after the last finished step, what is carried included."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_the_info_of_a_real_server_is_read():
 @pytest.mark.parametrize(
     ("info", "sentence"),
     [
-        ({}, "version None, which SGLang does not have"),
-        ({"version": "new"}, "'new', which SGLang does not have"),
+        ({}, "version None, which is not a version number"),
+        ({"version": "new"}, "'new', which is not a version number"),
         ({"version": "0.5.4"}, "0.5.5"),
     ],
 )

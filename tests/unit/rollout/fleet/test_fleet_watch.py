@@ -1,4 +1,4 @@
-"""What a fleet does besides sending requests: it watches servers, counts their failures, and remembers prefixes."""
+"""A fleet does more than send requests: it watches servers, counts their failures, and remembers prefixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an update that was left out is blamed on, how often that is survived, and what is written of it."""
+"""Optimizer steps that are left out: where the cause lies, how many a run survives, and what the report holds."""
 
 from __future__ import annotations
 

@@ -57,5 +57,7 @@ def test_servers_elsewhere_are_accepted_if_the_trainer_has_an_address():
     config = load_config(RUN, ("weight_sync.transport=broadcast", "weight_sync.host=10.0.0.5"))
     check_server(config, Capabilities(), address="http://192.0.2.7:1", is_own=False)
     old = Capabilities(version="0.5.5", flattened_buckets=False)
-    with pytest.raises(RolloutError, match="runs SGLang 0.5.5, which takes tensors only one by one: install 0.5.6"):
+    with pytest.raises(RolloutError, match="runs SGLang 0.5.5, which takes tensors only one by one: ") as caught:
         check_server(config, old, address="http://192.0.2.7:1", is_own=False)
+    # ipc could not reach it either.
+    assert str(caught.value).endswith("install 0.5.6 or newer, or set weight_sync.transport=disk.")
