@@ -1,4 +1,4 @@
-"""The checkpoint that is saved when the rollout servers are lost: the run after the last finished step, what is carried included."""
+"""The checkpoint that is saved when the rollout servers are lost: the last finished step, with carried groups."""
 
 from __future__ import annotations
 
