@@ -19,8 +19,9 @@ SLURM_PACKAGES := slurmctld slurmd slurm-client munge iproute2 shellcheck
 CODE := megacov tests $(wildcard examples benchmarks)
 
 # One thread a process: ranks share the cores, and two threads each on two cores run ten times slower.
-# A module goes to one worker, whose servers or ranks then start once.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=25
+# A module goes to one worker, whose servers or ranks then start once. Three workers share two cores, because tests wait
+# for servers, signals and deadlines about half of the time.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --durations=25
 TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist loadscope --durations=5 -m "not slow"
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
