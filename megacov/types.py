@@ -6,7 +6,6 @@ b rows of a micro-batch, k sequences in it, t response tokens laid flat (sample 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -139,7 +138,7 @@ class LossBatch:
         aggregation mode and its global denominator, and micro-batches and ranks simply add up.
     sequence_index: [t] int64, index of each token's sample in the rollout batch; None where only clipped tokens are
         asked for.
-    sequence_log_ratio: [t] float32, detached; sum of log_probs - old_log_probs over all loss tokens of the token's
+    sequence_log_ratio: [t] float32, detached; sum of log_probs - old_log_probs over all kept tokens of the token's
         sequence, those on other context-parallel ranks included; None for a loss that does not ask.
     sequence_tokens: [t] float32, number of these tokens; None for a loss that does not ask.
     selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
@@ -162,16 +161,13 @@ class LossBatch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A scalar loss, and metrics as detached scalar sums over loss tokens.
+    """A scalar loss, and metrics as detached scalar sums over kept tokens.
 
-    The caller adds metrics over micro-batches and ranks and divides by the number of loss tokens.
+    The caller adds metrics over micro-batches and ranks and divides by the number of kept tokens.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
-
-
-LossFunction = Callable[..., LossOutput]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

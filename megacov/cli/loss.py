@@ -24,10 +24,11 @@ def check_imported_loss(config: RunConfig) -> None:
         return
     try:
         from megacov.trainer.algorithm import resolve_loss
-    except ModuleNotFoundError as error:
+    except (ImportError, OSError) as error:
         name = config.algorithm.loss.name
+        why = f"{error.name} is not installed here" if isinstance(error, ModuleNotFoundError) else str(error)
         print(
-            f"megacov: algorithm.loss.name {name} is not checked, since {error.name} is not installed here",
+            f"megacov: algorithm.loss.name {name} is not checked, since {why}",
             file=sys.stderr,
         )
         return

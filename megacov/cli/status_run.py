@@ -171,7 +171,7 @@ def _read_logged(run: Path, *, is_begun: bool) -> tuple[tuple[LoggedStep, ...], 
     except DataError as error:
         return (), str(error)
     if logged is None and is_begun:
-        return (), f"{run / STATUS_NAME} is missing; the next logged step writes it anew."
+        return (), f"{run / STATUS_NAME} is missing; a run that trains writes it with its next logged step."
     return (logged or ())[-RECENT - 1 :], ""
 
 

@@ -28,11 +28,10 @@ def import_function(name: str, *, setting: str) -> Any:
         module = import_module(module_name)
     except Exception as error:
         # Importing runs the module, which can fail in any way.
-        problem = str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{setting}: cannot import {module_name!r} of {name!r} ({problem}); "
-            "put its folder on PYTHONPATH or correct the name."
-        ) from error
+        is_missing = isinstance(error, ModuleNotFoundError)
+        problem = str(error) if is_missing else f"{type(error).__name__}: {error}"
+        advice = "put its folder on PYTHONPATH or correct the name" if is_missing else "correct the module"
+        raise ConfigError(f"{setting}: cannot import {module_name!r} of {name!r} ({problem}); {advice}.") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         found = "nothing of that name" if function is None else f"a {type(function).__name__}"

@@ -57,6 +57,10 @@ def dppo(batch: LossBatch, *, max_fall: float = 0.2, max_rise: float = 0.2, max_
     token leaves the region by a small change of its ratio, an unlikely one only by a large change. The weight is
     detached, so the gradient is -A min(rho, max_ratio) M and not that of the value.
 
+    The paper takes p_old from the rollout policy; here it is the trainer's own, recomputed before the first optimizer
+    step, which the authors' code calls the recompute variant. So nothing is masked in the first optimizer step of a
+    rollout batch, and set `batch.updates_per_rollout` above 1 for DPPO to act.
+
     See "Rethinking the Trust Region in LLM Reinforcement Learning" (arXiv 2602.04879), DPPO-Binary-TV.
 
     Args:

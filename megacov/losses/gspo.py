@@ -51,8 +51,9 @@ def gspo(batch: LossBatch, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -
     s_it = sg(s_i) exp(log_prob_it - sg(log_prob_it))       has the value s_i, and token t's own gradient
     loss = max(-A s_it, -A clamp(s_it, 1 - clip_low, 1 + clip_high))
 
-    This is the token-level form of the paper: where a sequence has one advantage, and with the aggregation
-    sequence_mean_token_mean, value and gradient are those of its sequence-level form. The sums over whole sequences are
+    This is the token-level form of the paper: where a sequence has one advantage, with the aggregation
+    sequence_mean_token_mean, and without an entropy mask or a masking rollout correction (which leave tokens out of
+    s_i), value and gradient are those of its sequence-level form. The sums over whole sequences are
     detached, so the gradient -A s_i is not that of the value.
 
     See "Group Sequence Policy Optimization" (arXiv 2507.18071), GSPO-token.

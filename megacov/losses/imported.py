@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from megacov.config.functions import import_function
 from megacov.config.messages import first_sentence
@@ -71,6 +71,12 @@ def hyperparameters_of(loss: Loss) -> dict[str, tuple[Any, Any]]:
             f"{_SETTING}: {loss.name!r} has the signature {inspect.signature(function)}: it must take the batch, and "
             "each hyperparameter by keyword alone, with a default, as in (batch, *, alpha: float = 0.1)."
         )
+    reserved = [o.name for o in others if o.name == "name" or o.name.startswith("_") or hasattr(BaseModel, o.name)]
+    if reserved:
+        raise ConfigError(
+            f"{_SETTING}: {loss.name!r} has hyperparameters named {', '.join(reserved)}, which a section cannot hold: "
+            "rename them."
+        )
     types = _types_of(function, loss.name)
     wrong = [other.name for other in others if not _is_plain(types.get(other.name))]
     if wrong:
@@ -123,10 +129,15 @@ def try_loss(loss: Loss, hyperparameters: Mapping[str, Any]) -> None:
         hyperparameters: checked ones.
 
     Raises:
-        ConfigError: the loss fails, yields something else than a loss per token or an undeclared metric, or its losses
-            do not depend on log_probs.
+        ConfigError: the loss fails, yields something else than a loss per token or an undeclared metric, its losses do
+            not depend on log_probs, or it or its gradient is not finite.
     """
-    batch = _few_tokens()
+    for batch in (_few_tokens(loss), _few_tokens(loss, is_on_policy=True), _few_tokens(loss, is_masked=True)):
+        _try_batch(loss, batch, hyperparameters)
+    _try_batch(loss, _no_tokens(loss), hyperparameters)
+
+
+def _try_batch(loss: Loss, batch: LossBatch, hyperparameters: Mapping[str, Any]) -> None:
     try:
         tokens = loss.token_losses(batch, **hyperparameters)
         if not isinstance(tokens, TokenLosses):
@@ -135,6 +146,9 @@ def try_loss(loss: Loss, hyperparameters: Mapping[str, Any]) -> None:
             )
         output = loss(batch, **hyperparameters)
         loss.clipped(batch, **hyperparameters)
+        gradient = None
+        if output.loss.requires_grad:
+            (gradient,) = torch.autograd.grad(output.loss, batch.log_probs, allow_unused=True)
     except ConfigError:
         raise
     except Exception as error:
@@ -149,27 +163,48 @@ def try_loss(loss: Loss, hyperparameters: Mapping[str, Any]) -> None:
             f"{_SETTING}: {loss.name!r} yields losses of shape {list(tokens.losses.shape)} for "
             f"{list(batch.log_probs.shape)} tokens: return one loss a token, neither summed nor averaged."
         )
-    if not output.loss.requires_grad:
+    others = [name for name, values in tokens.metrics.items() if values.shape != batch.log_probs.shape]
+    if others:
+        raise ConfigError(
+            f"{_SETTING}: {loss.name!r} yields {', '.join(others)} with another shape than "
+            f"{list(batch.log_probs.shape)}: return one value a token."
+        )
+    if gradient is None:
         raise ConfigError(
             f"{_SETTING}: the losses of {loss.name!r} do not depend on batch.log_probs: nothing to train."
         )
+    if not (output.loss.isfinite() and gradient.isfinite().all()):
+        raise ConfigError(
+            f"{_SETTING}: {loss.name!r} has a loss or gradient that is not finite on tokens whose log-probs are: every "
+            "optimizer step would be left out."
+        )
 
 
-def _few_tokens() -> LossBatch:
-    """Two sequences of two loss tokens and one masked one, everything given that a batch may hold."""
-    log_probs = torch.tensor([-0.2, -1.0, -3.0, -0.5, -0.1, -2.0])
+def _few_tokens(loss: Loss, *, is_on_policy: bool = False, is_masked: bool = False) -> LossBatch:
+    """Two sequences of two kept tokens and one masked one, with what the trainer gives to this loss and no more."""
     old_log_probs = torch.tensor([-0.3, -0.9, -3.0, -0.4, -0.3, -2.0])
-    d = log_probs - old_log_probs
+    log_probs = old_log_probs.clone() if is_on_policy else torch.tensor([-0.2, -1.0, -3.0, -0.5, -0.1, -2.0])
+    kept_mask = torch.tensor([True, True, False, True, True, False]) & (not is_masked)
+    d = torch.where(kept_mask, log_probs - old_log_probs, 0.0)
+    sums = torch.stack([d[:3].sum(), d[3:].sum()]).repeat_interleave(3)
+    counts = torch.stack([kept_mask[:3].sum(), kept_mask[3:].sum()]).repeat_interleave(3).float()
     return LossBatch(
         log_probs=log_probs.requires_grad_(),
         old_log_probs=old_log_probs,
         advantages=torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0]),
-        kept_mask=torch.tensor([True, True, False, True, True, False]),
-        token_weights=torch.full((6,), 0.25),
+        kept_mask=kept_mask,
+        token_weights=torch.where(kept_mask, 0.25, 0.0),
         sequence_index=torch.tensor([0, 0, 0, 1, 1, 1]),
-        sequence_log_ratio=torch.stack([d[:2].sum().detach(), d[3:5].sum().detach()]).repeat_interleave(3),
-        sequence_tokens=torch.full((6,), 2.0),
-        selected=torch.tensor([False, True, False, True, False, False]),
+        sequence_log_ratio=sums if loss.needs_sequence_sums else None,
+        sequence_tokens=counts if loss.needs_sequence_sums else None,
+        selected=torch.tensor([False, True, False, True, False, False]) & kept_mask if loss.needs_selection else None,
         entropy=torch.ones(6),
-        ref_log_probs=old_log_probs - 0.1,
     )
+
+
+def _no_tokens(loss: Loss) -> LossBatch:
+    """The batch of a micro-batch without a response token, such as one that fills up a number."""
+    values: dict[str, Any] = {
+        name: None if value is None else value[:0].detach() for name, value in vars(_few_tokens(loss)).items()
+    }
+    return LossBatch(**{**values, "log_probs": torch.zeros(0, requires_grad=True)})

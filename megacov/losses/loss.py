@@ -5,6 +5,7 @@ t: response tokens of one micro-batch, laid flat. d = log_probs - old_log_probs,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +51,14 @@ SHARED_METRICS = {
 """Metrics that every loss has; their expectations hold for samples drawn from the old policy."""
 
 
+# Further tags `policy/<name>` of every run.
+_OTHER_TAGS = ("loss", "ref_kl", "kept_fraction", "grad_norm", "lr")
+
+
+def _is_metric(name: object, metric: object) -> bool:
+    return isinstance(metric, Metric) and isinstance(name, str) and re.fullmatch("[a-z0-9_]+", name) is not None
+
+
 @dataclass(frozen=True)
 class Loss:
     """A policy loss; call it with a batch and its hyperparameters. `policy_loss` makes one.
@@ -80,9 +89,15 @@ class Loss:
                 f"Loss {self.name} declares needs_selection, needs_sequence_sums and clipped_tokens: clipped tokens are"
                 " asked for before a selection, where no sums are known yet; leave one of the three out."
             )
-        shared = sorted(self.metrics.keys() & SHARED_METRICS.keys())
-        if shared:
-            raise ConfigError(f"Loss {self.name} declares {', '.join(shared)}, which every loss has: rename it.")
+        taken = sorted(name for name in self.metrics if name in SHARED_METRICS or name in _OTHER_TAGS)
+        if taken:
+            raise ConfigError(f"Loss {self.name} declares {', '.join(taken)}, which every run has: rename it.")
+        wrong = [str(name) for name, metric in self.metrics.items() if not _is_metric(name, metric)]
+        if wrong:
+            raise ConfigError(
+                f"Loss {self.name} declares {', '.join(wrong)}: give each metric a name of a-z, 0-9 and _, and a "
+                "Metric(meaning, unit)."
+            )
 
     def __call__(self, batch: LossBatch, **hyperparameters: Any) -> LossOutput:
         """The weighted sum of the token losses, and the sums of the token metrics over kept tokens.

@@ -20,8 +20,8 @@ has a file with published values for each, which any run can extend. A name of t
 imported: [examples/custom_loss](../examples/custom_loss/) shows one, and CONTRIBUTING.md says how to add a loss here.
 
 Symbols: `A` advantages, `d = log_prob - old_log_prob`, `rho = exp(d)`, sg: detached from the gradient. The old policy
-is the one before the first update of a rollout batch, where d is exactly 0. Each loss is given for one token;
-`algorithm.aggregation` says how tokens become one number. Every metric is a mean over loss tokens, logged as
+is the one before the first optimizer step of a rollout batch, where d is exactly 0. Each loss is given for one token;
+`algorithm.aggregation` says how tokens become one number. Every metric is a mean over kept tokens, logged as
 `policy/<metric>`, beside the ones that all losses have ([metrics.md](metrics.md)). "Needs a selection" means that
 `algorithm.selection` must choose tokens for it; other losses take `selection: {name: none}`.
 """
@@ -58,7 +58,7 @@ def _facts(loss: Loss) -> Iterator[str]:
     if loss.needs_selection:
         yield "Needs a selection."
     if loss.needs_sequence_sums:
-        yield "Reads sums over sequences: one message an update and one a micro-batch among context-parallel ranks."
+        yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
     if loss.clipped_tokens is not None:
         yield "A clip leaves some tokens without gradient."
     yield "Value and gradient differ on purpose." if loss.has_own_gradient else "The gradient is that of the value."

@@ -12,6 +12,8 @@ from megacov.errors import ConfigError
 from megacov.monitor.tags import metric_tags
 from megacov.trainer.algorithm import build_algorithm
 from megacov.types import LossBatch
+from tests.end_to_end.test_train import scalars_of
+from tests.support.command import run
 
 RUN = Path(__file__).parents[2] / "examples" / "custom_loss" / "run.yaml"
 
@@ -33,7 +35,15 @@ def test_values_and_gradients_by_hand() -> None:
     assert output.metrics["power_weight"].item() == pytest.approx(2 + 1)
 
 
-def test_its_metric_is_logged() -> None:
+@pytest.mark.dist
+def test_it_trains_and_its_metric_is_logged(tmp_path: Path) -> None:
+    overrides = ("run.steps=2", f"run.directory={tmp_path / 'run'}", "parallel.data=2", "rollout.prompts_per_step=8")
+    ended = run("train", "examples/custom_loss/run.yaml", *overrides, log=tmp_path / "log")
+    assert ended.code == 0, ended.output
+    assert scalars_of(tmp_path / "run")["policy/power_weight"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_its_metric_has_a_tag() -> None:
     (tag,) = metric_tags(build_algorithm(load_config(RUN)).loss.metrics)
     assert (tag.name, tag.unit, tag.denominator) == ("policy/power_weight", "-", "tokens")
 

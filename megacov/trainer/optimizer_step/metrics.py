@@ -6,7 +6,7 @@ Every function but the first is a collective of dp_cp on that stage. Results are
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from math import isfinite
 
@@ -78,7 +78,9 @@ def collect_metrics(
         )
         if applied:
             kept = join(all_inputs([mini_batches[i] for i in applied]), "kept_mask")
-            metrics |= update_metrics([outcomes[i] for i in applied], kept, group=groups.dp_cp)
+            metrics |= update_metrics(
+                [outcomes[i] for i in applied], kept, algorithm.loss.metrics.keys(), group=groups.dp_cp
+            )
         if applied and selections:
             # The last applied step is the farthest from the old policy.
             scope = make_scope(algorithm, groups)
@@ -174,7 +176,9 @@ def batch_metrics(
     return _floats(metrics), histogram
 
 
-def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: ProcessGroup | None) -> Metrics:
+def update_metrics(
+    outcomes: Sequence[UpdateOutcome], kept: Tensor, declared: Collection[str], *, group: ProcessGroup | None
+) -> Metrics:
     """Policy metrics over the optimizer steps of a rollout batch that were made.
 
     Collectives: group: SUM [2] of loss and tokens; those of `policy_means`.
@@ -182,6 +186,8 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: Pr
     Args:
         outcomes: of these optimizer steps, at least one.
         kept: [t] bool, the tokens of this rank that took part in them.
+        declared: names of the loss's own metrics, of which it may yield some in some calls alone. Every rank sends all
+            of them, so that messages have one size; a metric that no call has yielded is absent.
         group: dp_cp.
 
     Returns:
@@ -192,16 +198,21 @@ def update_metrics(outcomes: Sequence[UpdateOutcome], kept: Tensor, *, group: Pr
     for output in outputs:
         for name, value in output.metrics.items():
             sums[name] = sums[name] + value
+    zero = torch.zeros((), dtype=torch.float64, device=outputs[0].loss.device)
+    is_yielded = {f"{name}?": zero + (name in sums) for name in declared}
+    sums.update({name: zero for name in declared if name not in sums})
     loss = torch.stack([output.loss.double() for output in outputs]).sum()
     loss, num_tokens = all_reduce_sum(torch.stack([loss, kept.sum().double()]), group=group)
-    metrics = policy_means(sums, num_tokens=num_tokens, group=group)
+    metrics = policy_means({**sums, **is_yielded}, num_tokens=num_tokens, group=group)
     metrics["policy/loss"] = loss / len(outcomes)
     results = [outcome.result for outcome in outcomes]
     means = {
         "policy/grad_norm": sum(result.grad_norm for result in results) / len(results),
         "policy/lr": results[-1].lr,
     }
-    return _floats(metrics) | means
+    values = _floats(metrics)
+    absent = [f"policy/{name}" for name in declared if not values.pop(f"policy/{name}?")]
+    return {tag: value for tag, value in values.items() if tag not in absent} | means
 
 
 def selection_step_metrics(

@@ -2,8 +2,8 @@
 
 The order is fixed, and a stage sees the tokens that the one before left: entropy mask -> rollout correction -> policy
 loss -> covariance action. A token that is left out takes no part in covariance or selection either, and keeps its place
-in the denominator unless `algorithm.denominator` says "kept". One thing is whole whatever was left out: the ratio of a
-sequence, which is over all its loss tokens.
+in the denominator unless `algorithm.denominator` says "kept". The rollout correction's ratio of a
+sequence is over all its loss tokens, whatever was left out.
 Runs on the last pipeline stage. Shape legend: n samples of the rollout batch, t response tokens of one micro-batch.
 """
 

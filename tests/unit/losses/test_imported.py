@@ -123,12 +123,24 @@ MISTAKES = {
     "def soft(batch): return -batch.advantages * batch.log_probs": "returns a Tensor: return TokenLosses",
     "def soft(batch): return TokenLosses(batch.advantages * 1)": "do not depend on batch.log_probs",
     "def soft(batch): return TokenLosses(batch.log_probs / batch.missing)": "AttributeError.*missing",
+    "def soft(batch): return TokenLosses(batch.log_probs * undefined)": "NameError",
+    "def soft(batch): return TokenLosses(batch.log_probs * batch.sequence_log_ratio)": "TypeError",
+    "def soft(batch): return TokenLosses(batch.log_probs * batch.log_probs.detach().max())": (
+        r"batch of 0 tokens with \w+Error"
+    ),
+    "def soft(batch): return TokenLosses((batch.log_probs - batch.old_log_probs).abs().sqrt())": "not finite",
+    "def soft(batch): return TokenLosses(batch.log_probs.exp().clamp_(max=0.5))": "modified by an inplace operation",
+    "@policy_loss(metrics={'m': 'a sentence'})\n    def soft(batch): ...": "give each metric a name",
+    "@policy_loss(metrics={'lr': Metric('Mine.', '-')})\n    def soft(batch): ...": "which every run has",
+    f"def soft(batch, *, name: str = 'x'): {RETURN}": "a section cannot hold",
+    f"def soft(batch, *, copy: bool = True): {RETURN}": "a section cannot hold",
+    f"@policy_loss(clipped_tokens=lambda batch: 1 / 0)\n    def soft(batch): {RETURN}": "ZeroDivisionError",
     "def soft(batch): raise type('OddError', (Exception,), {})('over\\nand out')": "OddError: over and out",
     "def soft(batch): return TokenLosses(batch.log_probs, {'b': batch.advantages, 'a': batch.advantages})": (
         "yields a, b and declares no metrics: declare each metric"
     ),
     "@policy_loss(metrics={'k3': Metric('Mine.', '-')})\n    def soft(batch): ...": (
-        "ConfigError: Loss soft declares k3, which every loss has"
+        "ConfigError: Loss soft declares k3, which every run has"
     ),
     "@policy_loss(needs_selection=True, needs_sequence_sums=True, clipped_tokens=print)\n    def soft(batch): ...": (
         "leave one of the three out"
