@@ -35,7 +35,9 @@ def suite_cases() -> list[tuple[str, dict[str, Any]]]:
     return [
         (name, hyperparameters)
         for name in LOSSES
-        for hyperparameters in (defaults_of(name), *getattr(test_module_of(name), "HYPERPARAMETERS", []))
+        for hyperparameters in (
+            defaults_of(name) | further for further in ({}, *getattr(test_module_of(name), "HYPERPARAMETERS", []))
+        )
     ]
 
 
