@@ -132,7 +132,8 @@ class LossBatch:
     """Response tokens of one micro-batch as a loss reads them, laid flat.
 
     log_probs: [t] float32, carries the gradient.
-    old_log_probs, advantages: [t] float32, detached.
+    old_log_probs, advantages: [t] float32, detached. Old is the policy before the first optimizer step of the rollout
+        batch, or for a loss that is anchored there the rollout server.
     kept_mask: [t] bool, the loss tokens that take part; the others add nothing, whatever their values.
     token_weights: [t] float32, detached; the loss is sum(token_weights * token losses), so the weights hold the
         aggregation mode and its global denominator, and micro-batches and ranks simply add up.

@@ -57,6 +57,22 @@ def selection_mismatch(config: RunConfig, *, needs_selection: bool) -> str | Non
     return None
 
 
+def a_loss_at_the_rollout_needs_no_correction(config: RunConfig) -> str | None:
+    """A ratio to the rollout server's log-probs already holds the weights of the rollout correction."""
+    return correction_mismatch(config) if config.algorithm.loss.is_anchored_at_rollout else None
+
+
+def correction_mismatch(config: RunConfig) -> str | None:
+    """Why the rollout correction does not suit a loss that is anchored at the rollout server; None if it is off."""
+    level = config.algorithm.rollout_correction.level
+    if level == "none":
+        return None
+    return (
+        f"algorithm.loss.name is {config.algorithm.loss.name}, whose ratio is to the rollout server's log-probs, and "
+        f"algorithm.rollout_correction.level is {level}, which would weigh them twice: set it to none."
+    )
+
+
 def updates_divide_the_batch(config: RunConfig) -> str | None:
     """All optimizer steps of a rollout batch have the same size."""
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
@@ -159,6 +175,7 @@ def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None
 RULES: tuple[Rule, ...] = (
     ratio_is_a_fraction,
     loss_and_selection_fit,
+    a_loss_at_the_rollout_needs_no_correction,
     updates_divide_the_batch,
     every_rank_has_a_sequence,
     engine_has_its_servers,

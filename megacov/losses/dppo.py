@@ -1,7 +1,7 @@
 """DPPO with the binary total variation: a token's trust region is a change of its probability, not of its ratio.
 
-t: response tokens of one micro-batch, laid flat. A = advantages, p = exp(log_probs), p_old = exp(old_log_probs),
-rho = p / p_old, sg: detached.
+t: response tokens of one micro-batch, laid flat. A = advantages, p = exp(log_probs), p_old = exp(old_log_probs), where
+the old log-probs are the rollout server's; rho = p / p_old, sg: detached.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def dppo_clipped_tokens(
     metrics={"dppo_clip_fraction": Metric("Tokens that DPPO's trust region leaves without gradient.", "share")},
     clipped_tokens=dppo_clipped_tokens,
     has_own_gradient=True,
+    is_anchored_at_rollout=True,
 )
 def dppo(batch: LossBatch, *, max_fall: float = 0.2, max_rise: float = 0.2, max_ratio: float = 20.0) -> TokenLosses:
     """Importance-weighted policy gradient; a token outside the trust region, on the side it is pushed to, has none.
@@ -57,9 +58,8 @@ def dppo(batch: LossBatch, *, max_fall: float = 0.2, max_rise: float = 0.2, max_
     token leaves the region by a small change of its ratio, an unlikely one only by a large change. The weight is
     detached, so the gradient is -A min(rho, max_ratio) M and not that of the value.
 
-    The paper takes p_old from the rollout policy; here it is the trainer's own, recomputed before the first optimizer
-    step, which the authors' code calls the recompute variant. So nothing is masked in the first optimizer step of a
-    rollout batch, and set `batch.updates_per_rollout` above 1 for DPPO to act.
+    p_old is the policy that sampled the token, with the server's own arithmetic. So trust region and weight also cover the
+    mismatch between server and trainer; a rollout correction would count that twice and is refused.
 
     See "Rethinking the Trust Region in LLM Reinforcement Learning" (arXiv 2602.04879), DPPO-Binary-TV.
 

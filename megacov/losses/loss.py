@@ -70,6 +70,8 @@ class Loss:
     needs_sequence_sums: True where `LossBatch.sequence_log_ratio` and `sequence_tokens` must be given.
     clipped_tokens: fn(batch, **hyperparameters) -> [t] bool, tokens that a clip leaves without gradient; None if none.
     has_own_gradient: True where the gradient is not that of the value, as where a factor is detached.
+    is_anchored_at_rollout: True where `LossBatch.old_log_probs` are the rollout server's instead of the trainer's own,
+        so that the ratio also corrects the mismatch between the two.
     is_policy_gradient_at_old: at d = 0 the gradient of each token that is not selected is that of -A log_prob.
     """
 
@@ -80,6 +82,7 @@ class Loss:
     needs_sequence_sums: bool = False
     clipped_tokens: Callable[..., Tensor] | None = None
     has_own_gradient: bool = False
+    is_anchored_at_rollout: bool = False
     is_policy_gradient_at_old: bool = True
 
     def __post_init__(self) -> None:
@@ -160,6 +163,7 @@ def policy_loss(
     needs_sequence_sums: bool = False,
     clipped_tokens: Callable[..., Tensor] | None = None,
     has_own_gradient: bool = False,
+    is_anchored_at_rollout: bool = False,
     is_policy_gradient_at_old: bool = True,
 ) -> Callable[[Callable[..., TokenLosses]], Loss]:
     """Make a loss of an equation: a decorator of fn(batch, *, hyperparameters) -> TokenLosses.
@@ -172,6 +176,7 @@ def policy_loss(
         needs_sequence_sums: as in `Loss`.
         clipped_tokens: as in `Loss`.
         has_own_gradient: as in `Loss`.
+        is_anchored_at_rollout: as in `Loss`.
         is_policy_gradient_at_old: as in `Loss`.
 
     Returns:
@@ -190,6 +195,7 @@ def policy_loss(
             needs_sequence_sums=needs_sequence_sums,
             clipped_tokens=clipped_tokens,
             has_own_gradient=has_own_gradient,
+            is_anchored_at_rollout=is_anchored_at_rollout,
             is_policy_gradient_at_old=is_policy_gradient_at_old,
         )
 

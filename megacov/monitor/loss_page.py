@@ -59,6 +59,8 @@ def _facts(loss: Loss) -> Iterator[str]:
         yield "Needs a selection."
     if loss.needs_sequence_sums:
         yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
+    if loss.is_anchored_at_rollout:
+        yield "Its old log-probs are the rollout server's; `algorithm.rollout_correction` must be off."
     if loss.clipped_tokens is not None:
         yield "A clip leaves some tokens without gradient."
     yield "Value and gradient differ on purpose." if loss.has_own_gradient else "The gradient is that of the value."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megacov.config.loss_section import ImportedLoss
-from megacov.config.rules import selection_mismatch
+from megacov.config.rules import correction_mismatch, selection_mismatch
 from megacov.config.schema import RunConfig
 from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
@@ -81,6 +81,8 @@ def resolve_loss(config: RunConfig) -> Loss:
         hyperparameters = section.hyperparameters()
         check_hyperparameters(loss, hyperparameters)
         mismatch = selection_mismatch(config, needs_selection=loss.needs_selection)
+        if mismatch is None and loss.is_anchored_at_rollout:
+            mismatch = correction_mismatch(config)
         if mismatch is not None:
             raise ConfigError(mismatch)
         try_loss(loss, hyperparameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, StrictFloat
 
@@ -11,6 +11,8 @@ from megacov.config.loss_section import LossSection
 
 class DppoLoss(LossSection):
     """DPPO (binary TV): a token whose probability has moved too far the way its advantage favours has no gradient."""
+
+    is_anchored_at_rollout: ClassVar[bool] = True
 
     name: Literal["dppo"] = "dppo"
     """DPPO with the binary total variation."""

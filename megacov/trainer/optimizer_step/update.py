@@ -99,9 +99,12 @@ class MiniBatchLoss:
         current = log_probs.detach()
         self.log_probs[index] = current
         selected, scores = self._selected(index, current)
+        old = current if self._is_on_policy else part.old_log_probs
+        if algorithm.loss.is_anchored_at_rollout:
+            old = part.rollout_log_probs
         batch = LossBatch(
             log_probs=log_probs,
-            old_log_probs=current if self._is_on_policy else part.old_log_probs,
+            old_log_probs=old,
             advantages=part.policy_advantages,
             kept_mask=part.kept_mask,
             token_weights=part.token_weights,
@@ -120,7 +123,7 @@ class MiniBatchLoss:
             ref_kl_coef=algorithm.ref_kl_coef,
             ref_kl_estimator=algorithm.ref_kl_estimator,
         )
-        return replace(output, loss=_all_or_nothing(output.loss, current, part, scores))
+        return replace(output, loss=_all_or_nothing(output.loss, current, old, part, scores))
 
     def _selected(self, index: int, log_probs: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Mask and scores [t] of a micro-batch's selection, or None twice."""
@@ -133,13 +136,13 @@ class MiniBatchLoss:
         return self._selection.masks[index], self._selection.scores[index]
 
 
-def _all_or_nothing(loss: Tensor, log_probs: Tensor, part: TokenInputs, scores: Tensor | None) -> Tensor:
+def _all_or_nothing(loss: Tensor, log_probs: Tensor, old: Tensor, part: TokenInputs, scores: Tensor | None) -> Tensor:
     """The loss itself, or NaN with a gradient of NaN where it, or anything that it rests on, is not finite.
 
     Every rank then sees that in the gradient norm, without another message. Otherwise a clamp or a mask could turn a
     NaN into a gradient of 0, and covariances of NaN would select tokens by their ids: such an update would look sound.
     """
-    read = (log_probs, part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
+    read = (log_probs, old, part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
     is_sound = loss.detach().isfinite()
     for values in read:
         if values is not None:

@@ -47,6 +47,10 @@ BROKEN = {
         {"algorithm": algorithm("ppo_clip", name="high_entropy")},
         "so set algorithm.selection.name=none",
     ),
+    "a_loss_at_the_rollout_needs_no_correction": (
+        {"algorithm": {"loss": {"name": "dppo"}, "rollout_correction": {"level": "token"}}},
+        r"loss.name is dppo, .* algorithm.rollout_correction.level is token, which would weigh them twice: set it to",
+    ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
         r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x rollout.samples_per_prompt 2\)"

@@ -186,6 +186,7 @@ def test_settings_and_function_agree(name):
     loss, section = LOSSES[name], LOSS_SECTIONS[name]
     assert defaults_of(name) == {key: default for key, (_, default) in hyperparameters_of(loss).items()}
     assert section.needs_selection == loss.needs_selection
+    assert section.is_anchored_at_rollout == loss.is_anchored_at_rollout
 
 
 def test_metrics_of_one_name_are_one_quantity():

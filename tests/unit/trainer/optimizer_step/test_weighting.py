@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megacov.losses import get_loss
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
@@ -172,3 +173,30 @@ def test_correction_weighs_the_policy_loss_and_not_the_penalty() -> None:
     d = log_probs - found.old_log_probs
     expected = found.token_weights * (-found.importance * found.advantages * d.exp() + selected * d.abs())
     torch.testing.assert_close(value, expected[LOSS_MASK].sum())
+
+
+@pytest.mark.parametrize("is_on_policy", [True, False])
+def test_a_loss_anchored_at_the_rollout_reads_the_servers_log_probs(is_on_policy: bool) -> None:
+    hyperparameters = {"max_fall": 0.05, "max_rise": 0.05, "max_ratio": 1.5}
+    algorithm = replace(GRPO, loss=get_loss("dppo"), loss_hyperparameters=hyperparameters)
+    found = _composed(algorithm)
+    loss = MiniBatchLoss(
+        MiniBatch(0, range(3), [], [found]),
+        make_scope(algorithm, ParallelGroups()),
+        algorithm,
+        selection=None,
+        is_on_policy=is_on_policy,
+        cp_group=None,
+    )
+    log_probs = found.old_log_probs + 0.1
+    rise = log_probs.exp() - found.rollout_log_probs.exp()
+    is_out = torch.where(found.advantages > 0, rise > 0.05, rise < -0.05)
+    assert 0 < int((is_out & LOSS_MASK).sum()) < int(LOSS_MASK.sum())
+    weights = (log_probs - found.rollout_log_probs).exp().clamp(max=1.5)
+    expected = found.token_weights * -found.advantages * weights * log_probs * ~is_out
+    torch.testing.assert_close(loss(0, log_probs, found.entropy).loss, expected[LOSS_MASK].sum())
+    spoiled = replace(
+        found, rollout_log_probs=found.rollout_log_probs.clone().index_fill(0, torch.tensor([0]), torch.nan)
+    )
+    loss._mini_batch.inputs[0] = spoiled
+    assert bool(loss(0, log_probs, found.entropy).loss.isnan())
