@@ -26,10 +26,11 @@ def import_function(name: str, *, setting: str) -> Any:
         raise ConfigError(f"{setting}: {name!r} does not have the form package.module:function.")
     try:
         module = import_module(module_name)
-    except Exception as error:
-        # Importing runs the module, which can fail in any way.
-        is_missing = isinstance(error, ModuleNotFoundError)
-        problem = str(error) if is_missing else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        # Importing runs the module, which can fail in any way, end the process, and say so in many lines.
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        reason = " ".join(str(error).split())
+        problem = reason if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {reason}"
         advice = "put its folder on PYTHONPATH or correct the name" if is_missing else "correct the module"
         raise ConfigError(f"{setting}: cannot import {module_name!r} of {name!r} ({problem}); {advice}.") from error
     function = getattr(module, function_name, None)

@@ -58,8 +58,8 @@ def dppo(batch: LossBatch, *, max_fall: float = 0.2, max_rise: float = 0.2, max_
     token leaves the region by a small change of its ratio, an unlikely one only by a large change. The weight is
     detached, so the gradient is -A min(rho, max_ratio) M and not that of the value.
 
-    p_old is the policy that sampled the token, with the server's own arithmetic. So trust region and weight also cover the
-    mismatch between server and trainer; a rollout correction would count that twice and is refused.
+    p_old is the policy that sampled the token, with the server's own arithmetic. So trust region and weight also cover
+    the mismatch between server and trainer; a rollout correction would count that twice and is refused.
 
     See "Rethinking the Trust Region in LLM Reinforcement Learning" (arXiv 2602.04879), DPPO-Binary-TV.
 

@@ -144,8 +144,14 @@ def _try_batch(loss: Loss, batch: LossBatch, hyperparameters: Mapping[str, Any])
             raise ConfigError(
                 f"{_SETTING}: {loss.name!r} returns a {type(tokens).__name__}: return TokenLosses(losses, metrics)."
             )
+        strays = [
+            type(values).__name__ for values in (tokens.losses, *tokens.metrics.values()) if not _is_tensor(values)
+        ]
+        if strays:
+            raise ConfigError(f"{_SETTING}: {loss.name!r} yields a {strays[0]}: return tensors, one value a token.")
         output = loss(batch, **hyperparameters)
-        loss.clipped(batch, **hyperparameters)
+        # A selection asks which tokens are clipped before there is a selection, an entropy or a sum.
+        loss.clipped(replace(batch, selected=None, entropy=None, sequence_index=None), **hyperparameters)
         gradient = None
         if output.loss.requires_grad:
             (gradient,) = torch.autograd.grad(output.loss, batch.log_probs, allow_unused=True)
@@ -180,8 +186,12 @@ def _try_batch(loss: Loss, batch: LossBatch, hyperparameters: Mapping[str, Any])
         )
 
 
+def _is_tensor(values: object) -> bool:
+    return isinstance(values, torch.Tensor)
+
+
 def _few_tokens(loss: Loss, *, is_on_policy: bool = False, is_masked: bool = False) -> LossBatch:
-    """Two sequences of two kept tokens and one masked one, with what the trainer gives to this loss and no more."""
+    """Two sequences of two kept tokens and one masked one, with the fields that every such loss is given."""
     old_log_probs = torch.tensor([-0.3, -0.9, -3.0, -0.4, -0.3, -2.0])
     log_probs = old_log_probs.clone() if is_on_policy else torch.tensor([-0.2, -1.0, -3.0, -0.5, -0.1, -2.0])
     kept_mask = torch.tensor([True, True, False, True, True, False]) & (not is_masked)

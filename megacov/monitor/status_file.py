@@ -108,7 +108,7 @@ def read_logged_steps(run_folder: Path) -> tuple[LoggedStep, ...] | None:
         raise DataError(f"{path} is empty; the next logged step writes it anew.")
     try:
         return _parse(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         problem = "is no whole JSON" if isinstance(error, json.JSONDecodeError) else f"is malformed: {error}"
         raise DataError(f"{path} {problem}; the next logged step writes it anew.") from error
 

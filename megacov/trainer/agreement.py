@@ -40,11 +40,43 @@ def on_rank_zero(action: Callable[[], T], groups: ParallelGroups) -> T | None:
     if failure is not None:
         raise failure
     if answer is not None:
-        name, sentence = answer
-        echo: MegacovError = getattr(errors, name)(sentence)
-        echo.is_echo = True
-        raise echo
+        raise _echo(*answer)
     return result
+
+
+def on_every_rank(action: Callable[[], T], groups: ParallelGroups) -> T:
+    """Call a function on every rank. If it raises a MegacovError on some, every rank raises one.
+
+    Collectives: control: those of `gather`.
+
+    Args:
+        action: function without collectives.
+        groups: process groups of this rank.
+
+    Returns:
+        This rank's result.
+
+    Raises:
+        MegacovError: this rank's own error, or else that of the first rank that failed.
+    """
+    failure = None
+    try:
+        result = action()
+    except MegacovError as error:
+        failure = error
+    verdicts = gather([_public_name(failure), str(failure)] if failure else None, groups)
+    if failure is not None:
+        raise failure
+    for verdict in verdicts:
+        if verdict is not None:
+            raise _echo(*verdict)
+    return result
+
+
+def _echo(name: str, sentence: str) -> MegacovError:
+    error: MegacovError = getattr(errors, name)(sentence)
+    error.is_echo = True
+    return error
 
 
 def _public_name(error: MegacovError) -> str:

@@ -23,7 +23,7 @@ from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
-from megacov.trainer.agreement import on_rank_zero
+from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.rollout.exchange import RolloutExchange
@@ -153,7 +153,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         MegacovError: a part cannot be built.
     """
     with ExitStack() as stack:
-        algorithm = build_algorithm(config)
+        # An imported loss may be missing on one node alone.
+        algorithm = on_every_rank(lambda: build_algorithm(config), groups)
         on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         # Rank 0 reports what is wrong with the model folder before every rank reads it.
         on_rank_zero(lambda: _check_model_folder(config), groups)

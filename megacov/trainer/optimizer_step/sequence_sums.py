@@ -18,7 +18,7 @@ from megacov.types import LossBatch
 
 @torch.no_grad()
 def add_sequence_sums(batch: LossBatch, *, num_sequences: int, group: ProcessGroup | None) -> LossBatch:
-    """Give each token the sum of d = log_probs - old_log_probs over the loss tokens of its sequence, and their number.
+    """Give each token the sum of d = log_probs - old_log_probs over the kept tokens of its sequence, and their number.
 
     Sums are float64 until the last rounding. In the first optimizer step of a rollout batch, d is exactly 0.
 

@@ -133,7 +133,7 @@ def test_inputs_are_left_as_they_were(name, hyperparameters, make_batch):
 
 
 @every_loss
-def test_metrics_are_detached_float64_sums_over_loss_tokens(name, hyperparameters, make_batch):
+def test_metrics_are_detached_float64_sums_over_kept_tokens(name, hyperparameters, make_batch):
     batch = make_batch(50, dtype=torch.float32)
     batch = replace(batch, log_probs=batch.log_probs.requires_grad_())
     output = get_loss(name)(batch, **hyperparameters)

@@ -132,6 +132,8 @@ MISTAKES = {
     "def soft(batch): return TokenLosses(batch.log_probs.exp().clamp_(max=0.5))": "modified by an inplace operation",
     "@policy_loss(metrics={'m': 'a sentence'})\n    def soft(batch): ...": "give each metric a name",
     "@policy_loss(metrics={'lr': Metric('Mine.', '-')})\n    def soft(batch): ...": "which every run has",
+    "raise SystemExit(0)": "SystemExit: 0.*correct the module",
+    "def soft(batch): return TokenLosses(3.0)": "yields a float: return tensors",
     f"def soft(batch, *, name: str = 'x'): {RETURN}": "a section cannot hold",
     f"def soft(batch, *, copy: bool = True): {RETURN}": "a section cannot hold",
     f"@policy_loss(clipped_tokens=lambda batch: 1 / 0)\n    def soft(batch): {RETURN}": "ZeroDivisionError",
