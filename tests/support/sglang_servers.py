@@ -82,7 +82,7 @@ def clients_of(
     return [RolloutClient(server.address, vocab_size=VOCAB_SIZE, **keyed) for server in servers]
 
 
-async def wait_for_running(server: SglangServer, keys: ServerKeys, number: int, *, deadline_s: float = 30.0) -> None:
+async def wait_for_running(server: SglangServer, keys: ServerKeys, number: int, *, deadline_s: float = 60.0) -> None:
     """Wait until the server generates for `number` requests at once."""
     key = {"Authorization": f"Bearer {keys.api}"}
     async with asyncio.timeout(deadline_s), httpx.AsyncClient(headers=key, trust_env=False) as client:
