@@ -112,12 +112,8 @@ def test_pause_modes_decide_what_happens_to_running_requests(running, tmp_path, 
             while not is_pushed:
                 completions.extend(await client.generate(GenerateRequest(input_ids=PROMPT, n=128, max_new_tokens=56)))
 
-        async def begin() -> asyncio.Task[None]:
-            task = asyncio.create_task(sample())
-            await wait_for_running(running[0][0], running[1], 2)
-            return task
-
-        task = runner.run(begin())
+        task = runner.get_loop().create_task(sample())
+        runner.run(wait_for_running(running[0][0], running[1], 2))
         transport.push(2, weights.items())
         is_pushed = True
         runner.run(asyncio.wait_for(task, 60.0))
