@@ -19,10 +19,10 @@ from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
-from megacov.rewards import get_verifier
 from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
 from megacov.trainer.rollout.checks import check_server
 from megacov.trainer.rollout.colocation import LentMemory
+from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
@@ -55,7 +55,7 @@ class _UnderWay:
 
 
 class RolloutWorker:
-    """Prompts, servers and verifier of a run. Clients and verifier run on an event loop in a thread of their own.
+    """Prompts, servers and verifier of a run. Their clients run on an event loop in a thread of its own.
 
     carried: groups that the last collected batch of partial rollouts left unfinished.
     push_times: what the last push cost.
@@ -64,7 +64,7 @@ class RolloutWorker:
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
-        """Read the data and start the run's own servers; `wait_ready` waits for them.
+        """Import the verifier, read the data and start the run's own servers; `wait_ready` waits for them.
 
         Args:
             config: the run's configuration.
@@ -73,37 +73,40 @@ class RolloutWorker:
             on_group: called on another thread after each sampled group, with the number of groups so far in the batch.
 
         Raises:
-            ConfigError: the verifier is unknown, or the keys are unusable.
+            ConfigError: the verifier cannot be imported, or the keys are unusable.
             DataError: prompts or tokenizer do not fit the model.
             RolloutError: a server cannot be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
-        self._stack = ExitStack()
         self._is_interrupted = False
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
         self.carried: tuple[CarriedGroup, ...] = ()
-        self._verify = get_verifier(config.rewards.verifier)
-        tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
-        self._decode = partial(tokenizer.decode, skip_special_tokens=True)
-        self._prompts = load_prompts(
-            config.data.path,
-            tokenizer,
-            vocab_size=vocab_size,
-            prompt_field=config.data.prompt_field,
-            answer_field=config.data.answer_field,
-            chat_template=config.data.chat_template,
-            max_prompt_length=config.data.max_prompt_length,
-        )
-        allow_open_files(config)
-        self._keys = find_keys(config)
-        # The loop starts before the servers, so that it ends after them.
-        self._loop = self._stack.enter_context(LoopThread())
-        self._servers = make_servers(config, folder, self._keys)
-        for server in self._servers:
-            self._stack.callback(server.stop)
-            server.start()
+        with ExitStack() as stack:
+            # The loop starts before servers and verifiers, so that it ends after them.
+            self._loop = stack.enter_context(LoopThread())
+            self._judge = Judge(config, folder, self._loop, stack)
+            tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
+            self._decode = partial(tokenizer.decode, skip_special_tokens=True)
+            self._judge.wait_ready()
+            self._prompts = load_prompts(
+                config.data.path,
+                tokenizer,
+                vocab_size=vocab_size,
+                prompt_field=config.data.prompt_field,
+                answer_field=config.data.answer_field,
+                chat_template=config.data.chat_template,
+                max_prompt_length=config.data.max_prompt_length,
+                keep_rows=self._judge.wants_row,
+            )
+            allow_open_files(config)
+            self._keys = find_keys(config)
+            self._servers = make_servers(config, folder, self._keys)
+            for server in self._servers:
+                stack.callback(server.stop)
+                server.start()
+            self._stack = stack.pop_all()
 
     def wait_ready(self) -> None:
         """Wait until the servers generate, and connect to them. One of several running servers is enough.
@@ -129,7 +132,7 @@ class RolloutWorker:
         self._loop.run(self._members.wait_ready())
         self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._verify)
+        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._judge.verify)
         self._sampler = Sampler(prompt_sampler)
         self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
 
@@ -179,6 +182,7 @@ class RolloutWorker:
         assert self._under_way is None
         run, rollout = self._config.run, self._config.rollout
         stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
+        self._judge.begin(step=step + 1)
         numbers, on_group = count(1), self._on_group
         sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
         if rollout.is_partial or self.carried:
@@ -207,7 +211,7 @@ class RolloutWorker:
 
         Raises:
             RolloutError: the servers gave no full batch.
-            RewardError: a reward is not a finite number.
+            RewardError: the verifier failed on too many responses.
             DataError: no completion holds a token.
             LeaveRequested: `interrupt` was called.
             ServersWaitError: all servers that are left need a push of the current weights.
@@ -220,7 +224,9 @@ class RolloutWorker:
         batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
+        verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, version=state.weight_version) | {
+            **verifier_metrics,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
