@@ -51,13 +51,22 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's reward for one completion; `failure` is None, or the kind of failure for which the reward is 0."""
+
+    reward: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt with one judged completion. Samples of one prompt share `group`."""
+    """A prompt with one judged completion. Samples of one prompt share `group`; `failure` is the verdict's."""
 
     prompt: Prompt
     completion: Completion
     group: int
     reward: float
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,13 @@ _TABLE = (
         "rollout/server_restarts", "Times that a server was restarted while the batch was sampled.", "restarts", "none"
     ),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards are equal.", "groups", "none"),
-    Tag("rollout/refill_rounds", "Further rounds of prompts to replace dropped groups.", "rounds", "none"),
+    Tag(
+        "rollout/refill_rounds",
+        "Further prompts that replaced dropped groups, divided by the groups that the step started with; at most "
+        "`rollout.max_filter_rounds`.",
+        "rounds",
+        "none",
+    ),
     Tag(
         "rollout/aborted",
         "Responses that a server aborted unasked. They are sampled again, or continued in partial rollouts.",

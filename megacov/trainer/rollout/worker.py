@@ -20,16 +20,16 @@ from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
+from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError, Verifier
 from megacov.trainer.rollout.checks import check_server
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
-from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
+from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
-from megacov.types import Prompt, RolloutBatch
+from megacov.types import Completion, Prompt, RolloutBatch, Verdict
 from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
@@ -84,7 +84,7 @@ class RolloutWorker:
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
         self.carried: tuple[CarriedGroup, ...] = ()
-        self._verify = get_verifier(config.rewards.verifier)
+        self._verify = _awaitable(get_verifier(config.rewards.verifier))
         tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
         self._decode = partial(tokenizer.decode, skip_special_tokens=True)
         self._prompts = load_prompts(
@@ -129,9 +129,7 @@ class RolloutWorker:
         self._loop.run(self._members.wait_ready())
         self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._verify)
-        self._sampler = Sampler(prompt_sampler)
-        self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
+        self._sampler = make_sampler(self._config, self._fleet, self._verify, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Push new weights to every server as one transaction. Servers that fail go out of service.
@@ -180,15 +178,13 @@ class RolloutWorker:
         run, rollout = self._config.run, self._config.rollout
         stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
         numbers, on_group = count(1), self._on_group
-        sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
-        if rollout.is_partial or self.carried:
-            # A step trains the weights whose version is the step's number.
-            sample = partial(self._partial_sampler.sample_batch, carried=self.carried, trained_version=step)
         sample = partial(
-            sample,
+            self._sampler.sample_groups,
             _one_by_one(stream),
             rollout.prompts_per_step,
             expected_version=str(version),
+            trained_version=step,  # a step trains the weights whose version is the step's number
+            carried=self.carried,
             # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
@@ -273,6 +269,13 @@ class RolloutWorker:
                 why = next(iter(error.failures.values()))
                 raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
         self._loop.run(self._members.release_lost())
+
+
+def _awaitable(verify: Callable[[str, str], float]) -> Verifier:
+    async def judge(prompt: Prompt, completion: Completion) -> Verdict:
+        return Verdict(verify(completion.text, prompt.answer))
+
+    return judge
 
 
 def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
