@@ -64,12 +64,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt with one judged completion. Samples of one prompt share `group`."""
+    """A prompt with one judged completion. Samples of one prompt share `group`; `failure` is the verdict's."""
 
     prompt: Prompt
     completion: Completion
     group: int
     reward: float
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

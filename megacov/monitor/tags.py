@@ -164,8 +164,8 @@ _TABLE = (
         "responses",
         "none",
     ),
-    Tag("reward/verifier_wait_s", "Mean time that a response waits for a free process.", "s", "sequences"),
-    Tag("reward/verifier_call_s", "Mean time that the verifier takes for a response.", "s", "sequences"),
+    Tag("reward/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),
+    Tag("reward/verifier_call_s", "Mean time that the verifier took for a response.", "s", "sequences"),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
     Tag("rollout/length_max", "Length of the longest response.", "tokens", "none"),
     Tag("rollout/truncated_fraction", "Responses that end at a length limit.", "share", "sequences"),
@@ -198,7 +198,13 @@ _TABLE = (
         "rollout/server_restarts", "Times that a server was restarted while the batch was sampled.", "restarts", "none"
     ),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards are equal.", "groups", "none"),
-    Tag("rollout/refill_rounds", "Further rounds of prompts to replace dropped groups.", "rounds", "none"),
+    Tag(
+        "rollout/refill_rounds",
+        "Further prompts that replaced dropped groups, divided by the groups that the step started with; at most "
+        "`rollout.max_filter_rounds`.",
+        "rounds",
+        "none",
+    ),
     Tag(
         "rollout/aborted",
         "Responses that a server aborted unasked. They are sampled again, or continued in partial rollouts.",

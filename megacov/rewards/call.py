@@ -10,7 +10,7 @@ from typing import Any
 
 from megacov.rewards.signature import Wanted
 
-_LARGEST_REWARD = 3.4028234663852886e38  # of float32, in which rewards travel
+_LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
 _LONGEST_REASON = 500
 
 FAILURES = {

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from megacov.errors import RewardError
-from megacov.rewards.call import FAILURES, Outcome
+from megacov.rewards.call import Outcome
 from megacov.rewards.pool import Judged
 from megacov.types import Completion, Prompt
 
@@ -68,7 +68,7 @@ class FailureCount:
         """End the batch.
 
         Returns:
-            `reward/verifier_*`.
+            The mean times of a verdict.
 
         Raises:
             RewardError: too many of the judged responses are failures.
@@ -76,8 +76,6 @@ class FailureCount:
         self._check(self._num_judged)
         num_judged = max(1, self._num_judged)
         return {
-            "reward/verifier_failed": self.counts.total() / num_judged,
-            **{f"reward/verifier_{kind}": self.counts[kind] for kind in FAILURES},
             "reward/verifier_wait_s": self._wait_s / num_judged,
             "reward/verifier_call_s": self._call_s / num_judged,
         }

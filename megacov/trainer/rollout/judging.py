@@ -91,7 +91,7 @@ class Judge:
         return Verdict(judged.outcome.reward, judged.outcome.failure)
 
     def finish(self) -> dict[str, float]:
-        """Metrics of the batch's verdicts; raises RewardError if too many of them are failures."""
+        """Mean times of the batch's verdicts; raises RewardError if too many of them are failures."""
         return self._failures.finish()
 
     def _close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
+from megacov.rewards.call import FAILURES
 from megacov.rollout import SampledGroups
 
 
@@ -25,6 +26,8 @@ def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
         **rollout_metrics(groups.samples),
         **entropy_before_filter(sampled),
         **version_lag(groups.samples, version=version),
+        "reward/verifier_failed": report.verifier_failures.total() / len(sampled),
+        **{f"reward/verifier_{kind}": report.verifier_failures[kind] for kind in FAILURES},
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,

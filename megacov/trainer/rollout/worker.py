@@ -19,17 +19,17 @@ from megacov.config import RunConfig
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
-from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
+from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
 from megacov.trainer.rollout.checks import check_server
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
-from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
+from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
-from megacov.types import Prompt, RolloutBatch
+from megacov.types import Completion, Prompt, RolloutBatch, Verdict
 from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
@@ -132,9 +132,7 @@ class RolloutWorker:
         self._loop.run(self._members.wait_ready())
         self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._judge.verify)
-        self._sampler = Sampler(prompt_sampler)
-        self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
+        self._sampler = make_sampler(self._config, self._fleet, self._judge.verify, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Push new weights to every server as one transaction. Servers that fail go out of service.
@@ -184,15 +182,13 @@ class RolloutWorker:
         stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
         self._judge.begin(step=step + 1)
         numbers, on_group = count(1), self._on_group
-        sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
-        if rollout.is_partial or self.carried:
-            # A step trains the weights whose version is the step's number.
-            sample = partial(self._partial_sampler.sample_batch, carried=self.carried, trained_version=step)
         sample = partial(
-            sample,
+            self._sampler.sample_groups,
             _one_by_one(stream),
             rollout.prompts_per_step,
             expected_version=str(version),
+            trained_version=step,  # a step trains the weights whose version is the step's number
+            carried=self.carried,
             # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
