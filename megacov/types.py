@@ -62,6 +62,16 @@ class Verdict:
     failure: str | None = None
 
 
+VERIFIER_FAILURES = {
+    "raised": "The verifier raised an exception, or called sys.exit.",
+    "timeout": "The verifier took longer than rewards.timeout_s.",
+    "died": "The verifier's process ended.",
+    "not_a_number": "The verifier returned something that is not a number.",
+    "not_finite": "The verifier returned NaN, an infinity, or a number that float32 cannot hold.",
+}
+"""Kinds of failure, each with a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A prompt with one judged completion. Samples of one prompt share `group`; `failure` is the verdict's."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 from megacov.monitor.tag_sections import HEAD, SECTIONS
+from megacov.types import VERIFIER_FAILURES
 
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
@@ -148,22 +149,8 @@ _TABLE = (
     Tag("reward/max", "Highest reward.", "reward", "none"),
     Tag("reward/all_right_groups", "Groups in which every reward is 1 or more.", "share", "groups"),
     Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
-    Tag(
-        "reward/verifier_failed",
-        "Responses without a verdict, which score 0; the tags below count them by kind.",
-        "share",
-        "sequences",
-    ),
-    Tag("reward/verifier_raised", "The verifier raised an exception, or called sys.exit.", "responses", "none"),
-    Tag("reward/verifier_timeout", "The verifier took longer than rewards.timeout_s.", "responses", "none"),
-    Tag("reward/verifier_died", "The verifier's process ended.", "responses", "none"),
-    Tag("reward/verifier_not_a_number", "The verifier returned something that is not a number.", "responses", "none"),
-    Tag(
-        "reward/verifier_not_finite",
-        "The verifier returned NaN, an infinity, or a number that float32 cannot hold.",
-        "responses",
-        "none",
-    ),
+    Tag("reward/verifier_failed", "Responses without a verdict; they score 0.", "share", "sequences"),
+    *(Tag(f"reward/verifier_{kind}", meaning, "responses", "none") for kind, meaning in VERIFIER_FAILURES.items()),
     Tag("reward/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),
     Tag("reward/verifier_call_s", "Mean time that the verifier took for a response.", "s", "sequences"),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),

@@ -13,22 +13,13 @@ from megacov.rewards.signature import Wanted
 _LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
 _LONGEST_REASON = 500
 
-FAILURES = {
-    "raised": "The verifier raised an exception, or tried to end its process.",
-    "timeout": "The verifier did not return within rewards.timeout_s.",
-    "died": "The verifier's process ended.",
-    "not_a_number": "The verifier returned something that is not a number.",
-    "not_finite": "The verifier returned NaN, an infinity, or a number that float32 cannot hold.",
-}
-"""Each kind of failure with a sentence."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a call.
 
     reward: 0 for a failure.
-    failure: a key of FAILURES, or None.
+    failure: a key of megacov.types.VERIFIER_FAILURES, or None.
     reason: words about the failure that follow "the verifier".
     """
 

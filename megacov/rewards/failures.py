@@ -60,9 +60,9 @@ class FailureCount:
         self._last = f"{self._name} {outcome.reason} {where}"
         self.counts[outcome.failure] += 1
         self._keep(prompt, completion, outcome)
+        self._check(max(self._num_expected, self._num_judged))
         if self.counts[outcome.failure] == 1:
             print(f"megacov: step {self._step}: the verifier {self._last}, which scores 0.", flush=True)
-        self._check(max(self._num_expected, self._num_judged))
 
     def finish(self) -> dict[str, float]:
         """End the batch.

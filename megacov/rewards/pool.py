@@ -81,7 +81,7 @@ class VerifierPool:
         return wait_for_first(self._processes, timeout_s=self._start_timeout_s)
 
     async def judge(self, values: Mapping[str, Any]) -> Judged:
-        """Have the next free process judge one response. Cancelling the caller leaves the process busy until it is done.
+        """Have the next free process judge one response. If the caller is cancelled, the process finishes the verdict.
 
         Args:
             values: the values that the verifier asks for, by name; they must be JSON.

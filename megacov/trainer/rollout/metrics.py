@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
-from megacov.rewards.call import FAILURES
 from megacov.rollout import SampledGroups
+from megacov.types import VERIFIER_FAILURES
 
 
 def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
@@ -27,7 +27,7 @@ def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
         **entropy_before_filter(sampled),
         **version_lag(groups.samples, version=version),
         "reward/verifier_failed": report.verifier_failures.total() / len(sampled),
-        **{f"reward/verifier_{kind}": report.verifier_failures[kind] for kind in FAILURES},
+        **{f"reward/verifier_{kind}": report.verifier_failures[kind] for kind in VERIFIER_FAILURES},
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,

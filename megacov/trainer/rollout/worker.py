@@ -29,7 +29,7 @@ from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
-from megacov.types import Completion, Prompt, RolloutBatch, Verdict
+from megacov.types import Prompt, RolloutBatch
 from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
