@@ -49,6 +49,16 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
+    for kind in ("hangs", "dies", "returns nonsense"):
+        for most, then in ((1, "once"), (1000, "always")):
+            run = folder / f"verifier_{kind}_{then}".replace(" ", "_")
+            word = kind.split()[-1]
+            yield (
+                f"verifier {kind} {then}",
+                lambda k=word, m=most, d=run: faults.verifier_fails(k, d, reference, most=m),
+            )
+    waits = folder / "verifier_waits"
+    yield "SIGTERM while the verifier hangs", lambda: faults.signalled_while_verifier_hangs(waits, reference)
     hangs = ("checkpoint.deadline_s=15.0",)
     yield "writer hangs", lambda: faults.rank_fails("writer hangs", 1, folder / "hangs", reference, overrides=hangs)
     stops = ("parallel.timeout_s=30.0", "parallel.control_timeout_s=30.0", "checkpoint.deadline_s=30.0")

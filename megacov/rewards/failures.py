@@ -62,7 +62,7 @@ class FailureCount:
         self._keep(prompt, completion, outcome)
         self._check(max(self._num_expected, self._num_judged))
         if self.counts[outcome.failure] == 1:
-            print(f"megacov: step {self._step}: the verifier {self._last}, which scores 0.", flush=True)
+            print(f"megacov: warning: step {self._step}: the verifier {self._last}, which scores 0.", flush=True)
 
     def finish(self) -> dict[str, float]:
         """End the batch.

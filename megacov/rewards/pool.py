@@ -119,8 +119,6 @@ class VerifierPool:
             await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
             while True:
                 job = await self._jobs.get()
-                if self._processes[slot].is_dead():  # killed while it was idle, which is not this verdict's failure
-                    await self._replace(slot)
                 if not job.judged.done():
                     await self._judge(slot, job)
         except (ConfigError, OSError) as error:
@@ -130,7 +128,11 @@ class VerifierPool:
 
     async def _judge(self, slot: int, job: _Job) -> None:
         since = time.monotonic()
-        answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
+        for _ in range(_STARTS):
+            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
+            if answer is None or "died" not in answer or self._processes[slot].has_begun:
+                break
+            await self._replace(slot)  # it died while it was idle, which is not this response's failure
         outcome = _outcome(answer, timeout_s=self._timeout_s)
         if not job.judged.done():
             job.judged.set_result(Judged(outcome, since - job.since, time.monotonic() - since))

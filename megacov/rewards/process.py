@@ -43,12 +43,14 @@ class VerifierProcess:
     """A running process: a guard, and its child that calls the verifier.
 
     wanted: names of the values that the verifier asks for; None until it is imported.
+    has_begun: whether the verifier was called for the last message.
     """
 
     settings: ProcessSettings
     process: subprocess.Popen[bytes]
     socket: socket.socket
     wanted: tuple[str, ...] | None = None
+    has_begun: bool = False
     _frames: FrameBuffer = field(default_factory=FrameBuffer)
     _loop: asyncio.AbstractEventLoop | None = None
     _answer: asyncio.Future[dict[str, Any]] | None = None
@@ -74,11 +76,7 @@ class VerifierProcess:
         return cls(settings, process, ours)
 
     def read_start(self, answer: dict[str, Any]) -> None:
-        """Take the first message of the process: the verifier is imported, or why it is not.
-
-        Raises:
-            ConfigError: it is not.
-        """
+        """Take the first message of the process; raises ConfigError if the verifier could not be imported."""
         if "ready" not in answer:
             died = f"its process ended while importing it ({answer.get('died')})"
             raise ConfigError(answer.get("refused") or f"rewards.verifier: {self.settings.name}: {died}.")
@@ -96,15 +94,20 @@ class VerifierProcess:
             return _CLOSED
         self._frames.feed(piece)
         try:
-            return self._frames.pop()
+            message = self._frames.pop()
+            if message is not None and "begun" in message:
+                self.has_begun = True
+                message = self._frames.pop()
         except ValueError:
             return _CLOSED
+        return message
 
     async def ask(self, message: bytes, *, timeout_s: float) -> dict[str, Any] | None:
         """Send a message, and wait for the answer; None if it is late.
 
         A process that has died answers with the key "died". After either, only `end` may be called.
         """
+        self.has_begun = False
         loop, answer = self._listen()
         try:
             async with asyncio.timeout(timeout_s):
@@ -125,16 +128,6 @@ class VerifierProcess:
                 raise _late(self.settings.name, timeout_s)
             self.read_start(answer)
 
-    def is_dead(self) -> bool:
-        """Whether an idle process has died: nothing arrives unasked."""
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
-
     def _listen(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[dict[str, Any]]]:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -145,7 +138,7 @@ class VerifierProcess:
     def _on_readable(self) -> None:
         assert self._loop is not None
         if self._answer is None or self._answer.done():
-            # Nothing was asked, so the process has died; `is_dead` finds out.
+            # Nothing was asked, so the process has died; the next call of `ask` finds out.
             self._stop_listening()
             return
         message = self.receive()

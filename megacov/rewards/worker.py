@@ -66,12 +66,18 @@ def _leave_guard() -> None:
     # A handler and not SIG_IGN, which programs started by the verifier would inherit: it could not terminate them.
     for number in _KEPT_OFF:
         signal.signal(number, lambda *_: None)
-    os.register_at_fork(after_in_child=_restore_signals)
+    # A forked process would keep the handler. It must not lose a signal that comes before the handler is reset.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_OFF),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_OFF),
+        after_in_child=_restore_signals,
+    )
 
 
 def _restore_signals() -> None:
     for number in _KEPT_OFF:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_OFF)
 
 
 def _serve(connection: socket.socket, name: str) -> None:
@@ -95,6 +101,7 @@ def _serve(connection: socket.socket, name: str) -> None:
                 return
             frames.feed(piece)
             values = frames.pop()
+        connection.sendall(pack({"begun": True}))  # a process that dies before costs no verdict
         outcome = caller.call(values)
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that the verifier left would interrupt this loop
         if os.getpid() != own:

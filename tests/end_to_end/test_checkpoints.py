@@ -67,6 +67,24 @@ def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path
     _check(result, lost=0)
 
 
+def test_a_verifier_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, reference: bytes) -> None:
+    result = faults.signalled_while_verifier_hangs(tmp_path / "run", reference)
+    assert result.code == 75
+    _check(result, lost=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hangs", "dies", "nonsense"])
+def test_a_verifier_that_fails_costs_no_step(kind: str, tmp_path: Path, reference: bytes) -> None:
+    once = faults.verifier_fails(kind, tmp_path / "once", reference, most=1)
+    assert once.code == 0
+    _check(once, lost=0)
+    always = faults.verifier_fails(kind, tmp_path / "always", reference, most=1000)
+    assert always.code == 6 and "more than rewards.max_failed_share = 0.05 allows" in always.output
+    assert "step 3 is saved; continue with" in always.output
+    _check(always, lost=0)
+
+
 @pytest.mark.parametrize(
     ("fault", "rank"),
     [pytest.param(*kill, marks=[] if kill == ("writing", 1) else pytest.mark.slow) for kill in faults.KILLS],

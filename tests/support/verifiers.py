@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+from typing import Any
+
+from megacov.rewards.sum_pairs import sum_pairs
+
+FAULT_VARIABLE = "MEGACOV_VERIFIER_FAULT"
+
+_num_calls = 0
+_num_faults = 0
+
 
 def not_a_number(text: str, answer: str) -> float:
     return float("nan")
@@ -24,3 +36,23 @@ def length(text: str, answer: str) -> float:
 def one(text: str, answer: str) -> float:
     """A reward that teaches nothing."""
     return 1.0
+
+
+def sum_pairs_with_fault(text: str, answer: str) -> Any:
+    """The verifier of the sum-pairs task, but for a fault that the environment names: "after most kind".
+
+    From call number `after` of a process on, it goes wrong on responses that score 0, at most `most` times.
+    """
+    global _num_calls, _num_faults
+    _num_calls += 1
+    reward = sum_pairs(text, answer)
+    after, most, kind = os.environ.get(FAULT_VARIABLE, "0 0 none").split()
+    if reward == 0.0 and _num_calls > int(after) and _num_faults < int(most):
+        _num_faults += 1
+        if kind == "hangs":
+            subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            time.sleep(1000)
+        if kind == "dies":
+            os._exit(0)
+        return "nonsense"
+    return reward
