@@ -49,13 +49,12 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
-    for kind in ("hangs", "dies", "returns nonsense"):
-        for most, then in ((1, "once"), (1000, "always")):
-            run = folder / f"verifier_{kind}_{then}".replace(" ", "_")
-            word = kind.split()[-1]
+    for kind, words in (("hangs", "hangs"), ("dies", "dies"), ("nonsense", "returns nonsense")):
+        for often in ("once", "always"):
+            run = folder / f"verifier_{kind}_{often}"
             yield (
-                f"verifier {kind} {then}",
-                lambda k=word, m=most, d=run: faults.verifier_fails(k, d, reference, most=m),
+                f"verifier {words} {often}",
+                lambda k=kind, o=often, d=run: faults.verifier_fails(k, d, reference, often=o),
             )
     waits = folder / "verifier_waits"
     yield "SIGTERM while the verifier hangs", lambda: faults.signalled_while_verifier_hangs(waits, reference)

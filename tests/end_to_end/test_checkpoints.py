@@ -76,10 +76,10 @@ def test_a_verifier_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, referen
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hangs", "dies", "nonsense"])
 def test_a_verifier_that_fails_costs_no_step(kind: str, tmp_path: Path, reference: bytes) -> None:
-    once = faults.verifier_fails(kind, tmp_path / "once", reference, most=1)
+    once = faults.verifier_fails(kind, tmp_path / "once", reference, often="once")
     assert once.code == 0
     _check(once, lost=0)
-    always = faults.verifier_fails(kind, tmp_path / "always", reference, most=1000)
+    always = faults.verifier_fails(kind, tmp_path / "always", reference, often="always")
     assert always.code == 6 and "more than rewards.max_failed_share = 0.05 allows" in always.output
     assert "step 3 is saved; continue with" in always.output
     _check(always, lost=0)

@@ -130,21 +130,22 @@ def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outco
     return outcome("server killed", folder, Ended(code, log.read_text(), []), reference)
 
 
-def verifier_fails(kind: str, folder: Path, reference: bytes, *, most: int) -> Outcome:
+def verifier_fails(kind: str, folder: Path, reference: bytes, *, often: str) -> Outcome:
     """The verifier hangs, dies or returns nonsense on wrong responses, from the fourth step on.
 
-    Wrong responses score 0 either way, so that the run must come out the same. `most` faults of a process: 1 is within
-    what a run allows; more end it.
+    Wrong responses score 0 either way, so that the run must come out the same. Failing "once" is within what a run
+    allows; "always" ends it.
     """
     settings = (FAULTY_VERIFIER, "rewards.timeout_s=1.0", f"run.directory={folder}")
-    after = 3 * _RESPONSES_PER_STEP
-    with _environment(FAULT_VARIABLE, f"{after} {most} {kind}"):
+    with _verifier_fault(kind, folder, often=often):
         ended = run("train", KL_COV, *SETTINGS, *settings, log=folder.with_suffix(".log"))
     if ended.code != 0:
         return outcome(f"verifier {kind}", folder, ended, reference)
     is_same = final_weights(folder) == reference
     warning = next(line for line in ended.output.splitlines() if "warning: step 4: the verifier" in line)
-    return Outcome(f"verifier {kind}", warning, 0, 0, bool(ended.left), is_same, ended.output)
+    return Outcome(
+        f"verifier {kind}", warning.removeprefix("megacov: warning: "), 0, 0, bool(ended.left), is_same, ended.output
+    )
 
 
 def signalled_while_verifier_hangs(folder: Path, reference: bytes) -> Outcome:
@@ -152,7 +153,7 @@ def signalled_while_verifier_hangs(folder: Path, reference: bytes) -> Outcome:
     log = folder.with_suffix(".log")
     settings = (FAULTY_VERIFIER, "rewards.timeout_s=1000.0", f"run.directory={folder}")
     with (
-        _environment(FAULT_VARIABLE, f"{3 * _RESPONSES_PER_STEP} 1000 hangs"),
+        _verifier_fault("hangs", folder, often="always"),
         started("train", KL_COV, *SETTINGS, *settings, log=log) as process,
     ):
         wait_for_line(log, f"step 3/{STEPS}", process)
@@ -163,13 +164,14 @@ def signalled_while_verifier_hangs(folder: Path, reference: bytes) -> Outcome:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable for commands that are started inside."""
-    os.environ[name] = value
+def _verifier_fault(kind: str, folder: Path, *, often: str) -> Iterator[None]:
+    """A fault of the verifier in commands that are started inside, from the fourth step on."""
+    mark = folder.with_suffix(".mark")
+    os.environ[FAULT_VARIABLE] = f"{kind} {3 * _RESPONSES_PER_STEP} {mark} {often}"
     try:
         yield
     finally:
-        del os.environ[name]
+        del os.environ[FAULT_VARIABLE]
 
 
 def damaged(fault: str, damage: Callable[[Path], None], template: Path, folder: Path, reference: bytes) -> Outcome:
