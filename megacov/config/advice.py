@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megacov.config.rules import Rule
 from megacov.config.schema import RunConfig
+from megacov.config.selection_size import most_tokens_in_scope, why_too_few
 
 
 def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
@@ -14,6 +15,11 @@ def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
         "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1: the penalty measures the distance to "
         "the old policy, which is 0 on the first update, so KL-Cov does nothing; raise batch.updates_per_rollout."
     )
+
+
+def ratio_selects_some_tokens(config: RunConfig) -> str | None:
+    """The paper's ratios are meant for mini-batches of a hundred thousand tokens and more."""
+    return why_too_few(config, most_tokens_in_scope(config), at_most=True)
 
 
 def band_needs_normalized_advantages(config: RunConfig) -> str | None:
@@ -84,6 +90,7 @@ def stale_samples_are_corrected(config: RunConfig) -> str | None:
 
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
+    ratio_selects_some_tokens,
     band_needs_normalized_advantages,
     sampling_is_the_policy,
     micro_batch_scope_depends_on_the_layout,
