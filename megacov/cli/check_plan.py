@@ -134,13 +134,22 @@ def plan_run(config: RunConfig) -> RunPlan:
 
 
 def plan_unsplit(config: RunConfig) -> RunPlan:
-    """Plan the run on its number of GPUs, each of which has the whole model: a start for a search of layouts.
+    """Plan the run on its GPUs, each of which has the whole model: a start for a search of layouts.
+
+    Args:
+        config: configuration that has passed the rules. More GPUs than a node has are rounded up to whole nodes.
+
+    Returns:
+        The plan, which hardly fits.
 
     Raises:
         DataError: there is no model to read sizes from.
         ConfigError: the servers cannot have that size.
     """
-    unsplit = config.parallel.model_copy(update=asdict(Layout(data=config.world_size)))
+    gpus, per_node = config.world_size, config.cluster.gpus_per_node
+    if gpus > per_node:
+        gpus = -(-gpus // per_node) * per_node
+    unsplit = config.parallel.model_copy(update=asdict(Layout(data=gpus)))
     cluster = config.cluster.model_copy(update={"nodes": None})
     return plan_run(config.model_copy(update={"parallel": unsplit, "cluster": cluster}))
 

@@ -13,6 +13,8 @@ from megacov.config import RunConfig
 from megacov.errors import ConfigError
 from megacov.plan import Layout, Suggestion
 
+_MIB = 2**20
+
 
 def render_unplanned(config: RunConfig) -> Group:
     """Layouts for a run whose own layout cannot be planned, such as one that the model's heads do not allow."""
@@ -36,7 +38,8 @@ def render_advice(plan: RunPlan) -> Group:
             f"{plan.batch_plan.sequences_per_update} sequences of an optimizer step."
         )
     else:
-        why = f"No layout of {gpus} GPUs fits. The nearest is {_settings(search.nearest)}: {search.nearest.why_not}"
+        nearest = search.nearest
+        why = f"No layout of {gpus} GPUs fits. The nearest is {_settings(nearest)}: {_why_not(nearest, plan)}"
     if more is None:
         return Group(Text(f"{why} No layout of more GPUs fits either."))
     return Group(Text(f"{why} More GPUs do:"), render_search(more))
@@ -47,13 +50,13 @@ def _settings(suggestion: Suggestion) -> str:
     plain = asdict(Layout())
     sizes = asdict(suggestion.layout).items()
     shown = [f"parallel.{name}={str(value).lower()}" for name, value in sizes if value != plain[name]]
-    return (
-        ", ".join(
-            [
-                *shown,
-                f"model.recompute={suggestion.recompute}",
-                f"batch.micro_batch_tokens={suggestion.micro_batch_tokens}",
-            ]
-        )
-        + f" with {suggestion.peak / GIB:.1f} GiB on the fullest GPU"
-    )
+    others = f"model.recompute={suggestion.recompute}", f"batch.micro_batch_tokens={suggestion.micro_batch_tokens}"
+    return ", ".join([*shown, *others])
+
+
+def _why_not(suggestion: Suggestion, plan: RunPlan) -> str | None:
+    usable = plan.cluster.usable_bytes
+    if suggestion.peak <= usable:
+        return suggestion.why_not
+    unit, name = (GIB, "GiB") if suggestion.peak >= GIB else (_MIB, "MiB")
+    return f"{suggestion.peak / unit:.1f} {name} on the fullest GPU, which has {usable / unit:.1f} {name}."

@@ -24,7 +24,7 @@ _FLOPS = 0.4 * 989e12  # bfloat16, at the share of the peak that well-run traini
 _LINK_BYTES_PER_S = 0.7 * 450e9  # NVLink 4, one direction
 _NETWORK_BYTES_PER_S = 0.7 * 50e9  # 400 Gb/s for each GPU
 _CONTEXTS = (1, 2, 4, 8, 16)
-_MORE_NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_MORE_NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 WhyNot = Callable[[Layout, Recompute, int, Sequence[StageMemory]], str | None]
 """Why a run may not have this layout and recomputation, tokens of a micro-batch, and memory of each stage."""
 
@@ -106,7 +106,7 @@ def suggest(
 def suggest_more_gpus(
     sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster, *, why_not: WhyNot
 ) -> Search | None:
-    """Try more GPUs, on whole nodes, up to 128 nodes.
+    """Try more GPUs, on whole nodes, up to 64 nodes.
 
     Args:
         sizes: sizes of the model.
