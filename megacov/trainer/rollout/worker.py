@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from megacov.config import RunConfig
+from megacov.config.advice import prompts_repeat
 from megacov.data import PromptStream, load_prompts, load_tokenizer
 from megacov.data.packing import build_rollout_batch
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
@@ -100,6 +102,9 @@ class RolloutWorker:
                 max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
             )
+            warning = prompts_repeat(config, len(self._prompts))
+            if warning is not None:
+                print(f"megacov: warning: {warning}", file=sys.stderr)
             allow_open_files(config)
             self._keys = find_keys(config)
             self._servers = make_servers(config, folder, self._keys)

@@ -264,12 +264,21 @@ WARNED = {
     },
     "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
     "micro_batch_scope_depends_on_the_layout": {
-        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
+        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch", ratio=2e-3),
         "batch": {"micro_batch_tokens": 20480},
     },
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
     "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
+    "ratio_selects_some_tokens": {
+        "algorithm": algorithm("clip_cov", name="clip_cov"),
+        "rollout": {"prompts_per_step": 8, "max_response_length": 300},
+    },
+    "memory_is_in_gib": {"cluster": {"gpu_memory_gib": 81920.0}},
+    "bucket_is_in_bytes": {
+        "weight_sync": {"transport": "ipc", "bucket_bytes": 512},
+        "rollout": {"engine": "sglang", "servers": 1},
+    },
 }
 
 

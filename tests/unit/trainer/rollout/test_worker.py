@@ -55,6 +55,14 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
 
 
+def test_fewer_prompts_than_a_step_has_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tmp_path / "prompts.jsonl"
+    data.write_text('{"prompt": "1=", "answer": "1"}\n')
+    with opened(tmp_path / "run", f"data.path={data}"):
+        pass
+    assert "warning: data.path has 1 prompts and rollout.prompts_per_step is 4" in capsys.readouterr().err
+
+
 def test_a_failure_while_sampling_is_raised_by_collect(tmp_path: Path) -> None:
     with opened(tmp_path, "rewards.verifier=tests.support.verifiers:not_a_number") as worker:
         worker.begin(step=3, version=3, prompt_position=0)
