@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 _ADAPTER_FILE = "adapter_config.json"
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 _ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Shape and dtype of a tensor in a file; the dtype as safetensors names it, such as "BF16"."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class HfFolder:
@@ -81,25 +90,30 @@ class HfFolder:
         if missing or extra:
             what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this model does not have"
             raise DataError(f"{self._folder} {what}: its weights do not fit its config.json.")
+        for name, header in self.headers(expected).items():
+            if header.dtype not in _FLOAT_DTYPES:
+                raise DataError(
+                    f"{self._files[name]}: {name} has dtype {header.dtype}, and weights are read in one of "
+                    f"{', '.join(_FLOAT_DTYPES)} only: take the model that is not quantized."
+                )
+            if header.shape != expected[name]:
+                raise DataError(
+                    f"{self._files[name]}: {name} has shape {header.shape} and config.json says {expected[name]}: "
+                    "use the configuration that belongs to these weights."
+                )
+
+    def headers(self, names: Iterable[str] | None = None) -> dict[str, TensorHeader]:
+        """Read shapes and dtypes, of all tensors or of some; raises DataError if a file cannot be read."""
         by_file: dict[Path, list[str]] = {}
-        for name in expected:
+        for name in self._files if names is None else names:
             by_file.setdefault(self._files[name], []).append(name)
-        for names in by_file.values():
-            with self._opened(names[0]) as tensors:
-                headers = {name: tensors.get_slice(name) for name in names}
-                shapes = {name: tuple(header.get_shape()) for name, header in headers.items()}
-                dtypes = {name: str(header.get_dtype()) for name, header in headers.items()}
-            for name, shape in shapes.items():
-                if dtypes[name] not in _FLOAT_DTYPES:
-                    raise DataError(
-                        f"{self._files[name]}: {name} has dtype {dtypes[name]}, and weights are read in one of "
-                        f"{', '.join(_FLOAT_DTYPES)} only: take the model that is not quantized."
-                    )
-                if shape != expected[name]:
-                    raise DataError(
-                        f"{self._files[name]}: {name} has shape {shape} and config.json says {expected[name]}: "
-                        "use the configuration that belongs to these weights."
-                    )
+        found = {}
+        for own in by_file.values():
+            with self._opened(own[0]) as tensors:
+                for name in own:
+                    header = tensors.get_slice(name)
+                    found[name] = TensorHeader(tuple(header.get_shape()), str(header.get_dtype()))
+        return found
 
     def read(self, name: str, *, dim: int | None = None, start: int = 0, stop: int = 0) -> Tensor:
         """Read one tensor or a part of it, and nothing else.
@@ -129,11 +143,7 @@ class HfFolder:
         return name in self._files
 
     def are_equal(self, first: str, second: str) -> bool:
-        """Compare two matrices, a few rows at a time: shapes, and values whatever their dtypes.
-
-        Raises:
-            DataError: a file cannot be read.
-        """
+        """Compare the shapes of two matrices, and their values whatever their dtypes, a few rows at a time."""
         with self._opened(first) as one, self._opened(second) as other:
             left, right = one.get_slice(first), other.get_slice(second)
             if left.get_shape() != right.get_shape():
