@@ -152,4 +152,4 @@ def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, f
     assert all(torch.equal(found[name], served[name].bfloat16()) for name in found)
     # Sampled tokens are the same ones only as long as rounding does not change one.
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(served[name], value, rtol=1e-2, atol=1e-3)

@@ -73,11 +73,21 @@ def test_the_index_of_the_source_is_not_copied(source, weights, tmp_path):
     assert "code.py" not in names
 
 
-STALE = """
-    pytorch_model.bin.index.json model.fp16.safetensors.index.json pytorch_model.bin model.gguf consolidated.00.pth
-    consolidated.safetensors params.json adapter_config.json optimizer.pt hf_quant_config.json quantize_config.json
-    original/params.json original/consolidated.00.pth
-""".split()
+STALE = [
+    "pytorch_model.bin.index.json",
+    "model.fp16.safetensors.index.json",
+    "pytorch_model.bin",
+    "model.gguf",
+    "consolidated.00.pth",
+    "consolidated.safetensors",
+    "params.json",
+    "adapter_config.json",
+    "optimizer.pt",
+    "hf_quant_config.json",
+    "quantize_config.json",
+    "original/params.json",
+    "original/consolidated.00.pth",
+]
 KEPT = ("generation_config.json", "chat_template.jinja", "additional_chat_templates/rag.jinja", "vocab.txt")
 
 
