@@ -27,7 +27,7 @@ class PromptSampler:
     verify: (text of the completion, answer of the prompt) -> finite reward; called on the event loop.
     samples_per_prompt: completions in a group.
     max_response_length: longest completion. [tokens]
-    temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
+    temperature, top_p, top_k, stop, stop_token_ids: how tokens are drawn and completions ended.
     max_concurrency: largest number of prompts under way.
     max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
@@ -42,6 +42,7 @@ class PromptSampler:
     top_p: float = 1.0
     top_k: int = -1
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     max_concurrency: int = 256
     max_resamples: int = 3
     filter_groups: bool = False
@@ -87,6 +88,7 @@ class PromptSampler:
             top_p=self.top_p,
             top_k=self.top_k,
             stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
             sampling_seed=seed,
             prefix=prefix,
         )
