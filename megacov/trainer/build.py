@@ -71,6 +71,8 @@ class Run:
         if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
+        if self.writer.reopen_if_deleted():
+            self.writer.write_config(dump_config(self.config))
         if step % self.config.monitor.log_every == 0:
             self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
             self.status.add_step(step, report.metrics)

@@ -59,6 +59,24 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
     assert [each.step for each in read_logged_steps(tmp_path / "run") or ()] == list(range(1, faults.STEPS + 1))
 
 
+@pytest.mark.parametrize("hangup", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, reference: bytes) -> None:
+    result = faults.output_closed(tmp_path / "run", reference, hangup=hangup)
+    assert result.code == (75 if hangup else 0), result.output
+    _check(result, lost=0)
+    for name in ("tensorboard", "samples"):
+        assert result.output.count(f"{name} was deleted: it is made again") == 1
+        assert any((tmp_path / "run" / name).iterdir())
+
+
+@pytest.mark.slow
+def test_repeated_signals_leave_a_save_its_grace(tmp_path: Path, reference: bytes) -> None:
+    result = faults.signalled_again(tmp_path / "run", reference)
+    assert result.code == 75, result.output
+    assert result.output.count("s left to save and leave; ") == 2
+    _check(result, lost=0)
+
+
 def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path: Path, reference: bytes) -> None:
     result = faults.server_killed(tmp_path / "run", reference, max_restarts=1)
     assert result.code in (4, 5)  # whichever came first: a sample, or new weights
