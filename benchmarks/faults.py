@@ -46,6 +46,9 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     for number in (signal.SIGTERM, signal.SIGUSR1):
         run = folder / number.name
         yield number.name, lambda n=number, d=run: faults.signalled(n, d, reference)
+    for name, hangup in (("stdout closed", False), ("stdout closed, then SIGHUP", True)):
+        yield name, lambda h=hangup: faults.output_closed(folder / f"closed_{h}", reference, hangup=h)
+    yield "second SIGTERM during a save", lambda: faults.signalled_again(folder / "again", reference)
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megacov.data.encoding import apply_chat_template, encode_plain
 from megacov.errors import DataError
 from megacov.types import Prompt
 
@@ -30,6 +32,7 @@ def load_prompts(
     prompt_field: str = "prompt",
     answer_field: str = "answer",
     chat_template: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     max_prompt_length: int | None = None,
     keep_rows: bool = False,
 ) -> list[Prompt]:
@@ -42,6 +45,7 @@ def load_prompts(
         prompt_field: field with the text of the prompt.
         answer_field: field with the answer for the verifier, a text or a number.
         chat_template: whether to wrap the text as a user's message in the tokenizer's chat template.
+        chat_template_kwargs: further values for that template, by name.
         max_prompt_length: largest number of tokens in a prompt; None for no limit.
         keep_rows: whether each prompt carries the whole object of its line.
 
@@ -54,10 +58,13 @@ def load_prompts(
     """
     records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=keep_rows)
     texts = [record.text for record in records]
+    encoded: list[list[int]]
     if chat_template:
-        texts = _apply_chat_template(texts, tokenizer)
-    # A chat template already puts special tokens into the text.
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=not chat_template)["input_ids"]
+        texts = apply_chat_template(texts, tokenizer, chat_template_kwargs or {})
+        # A chat template already puts special tokens into the text.
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    else:
+        encoded = encode_plain(texts, tokenizer)
     _check_token_ids(path, records, encoded, vocab_size=vocab_size)
     _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)
     return [
@@ -115,14 +122,6 @@ def _parse_line(
             "it must be a text or a number."
         )
     return _Record(line=number, text=text, answer=str(answer), row=values if keep_row else None)
-
-
-def _apply_chat_template(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    if not tokenizer.chat_template:
-        raise DataError("data.chat_template is on, but the tokenizer has no chat template; turn it off.")
-    conversations = [[{"role": "user", "content": text}] for text in texts]
-    rendered: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-    return rendered
 
 
 def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:

@@ -205,6 +205,7 @@ _TABLE = (
         "none",
     ),
     Tag("rollout/empty", "Judged responses without a token.", "responses", "none"),
+    Tag("rollout/overlong_masked", "Truncated responses that carry no loss.", "responses", "none"),
     Tag("rollout/groups", "Groups trained on.", "groups", "none"),
     Tag("rollout/carried", "Responses, begun or finished, that are left for the next step.", "responses", "none"),
     Tag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
+from megacov.trainer.first_steps import first_step_warning
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
@@ -69,6 +71,8 @@ class Run:
         if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
+        if self.writer.reopen_if_deleted():
+            self.writer.write_config(dump_config(self.config))
         if step % self.config.monitor.log_every == 0:
             self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
             self.status.add_step(step, report.metrics)
@@ -76,6 +80,9 @@ class Run:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
+        warning = first_step_warning(self.config, report.metrics, step=step)
+        if warning is not None:
+            print(f"megacov: warning: {warning}", file=sys.stderr)
 
     def save_and_leave(self) -> None:
         """Save, and end the run. A collective of all ranks.

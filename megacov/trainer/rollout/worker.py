@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,11 +17,12 @@ from typing import Any
 from torch import Tensor
 
 from megacov.config import RunConfig
+from megacov.config.advice import prompts_repeat
 from megacov.data import PromptStream, load_prompts, load_tokenizer
-from megacov.data.packing import build_rollout_batch
+from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
-from megacov.trainer.rollout.checks import check_server
+from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
@@ -83,6 +85,7 @@ class RolloutWorker:
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
         self.carried: tuple[CarriedGroup, ...] = ()
+        check_stop_tokens(config.rollout.stop_token_ids, vocab_size=vocab_size)
         with ExitStack() as stack:
             # The loop starts before servers and verifiers, so that it ends after them.
             self._loop = stack.enter_context(LoopThread())
@@ -97,9 +100,13 @@ class RolloutWorker:
                 prompt_field=config.data.prompt_field,
                 answer_field=config.data.answer_field,
                 chat_template=config.data.chat_template,
+                chat_template_kwargs=config.data.chat_template_kwargs,
                 max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
             )
+            warning = prompts_repeat(config, len(self._prompts))
+            if warning is not None:
+                print(f"megacov: warning: {warning}", file=sys.stderr)
             allow_open_files(config)
             self._keys = find_keys(config)
             self._servers = make_servers(config, folder, self._keys)
@@ -217,12 +224,16 @@ class RolloutWorker:
         groups = begun.sampling.result()
         self.carried = groups.carried
         self._give_memory()
-        batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
+        rollout = self._config.rollout
+        batch = build_rollout_batch(
+            groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
+        )
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
         verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, version=state.weight_version) | {
             **verifier_metrics,
+            "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,

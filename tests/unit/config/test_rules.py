@@ -27,6 +27,18 @@ def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
 
 
 BROKEN = {
+    "secrets_stay_out_of_files (environment)": (
+        {"rollout": {"server_environment": {"GITHUB_PAT": "abc"}}},
+        "rollout.server_environment.GITHUB_PAT looks like a secret, and RUN/config.yaml, .* export it in the shell",
+    ),
+    "secrets_stay_out_of_files (option)": (
+        {"rollout": {"server_arguments": {"ssl-keyfile-password": "abc"}}},
+        "rollout.server_arguments.ssl-keyfile-password looks like a secret",
+    ),
+    "secrets_stay_out_of_files (anywhere)": (
+        {"rewards": {"verifier": "https://me:abc@host/judge"}},
+        "rewards.verifier looks like a secret",
+    ),
     "ratio_is_a_fraction": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2)},
         r"algorithm.selection.ratio is 0.2, .* less than 0.05: if it was a percentage set 0.002, .*allow_large",
@@ -160,6 +172,7 @@ BROKEN = {
 
 HELD = [
     {},
+    {"rollout": {"server_environment": {"KEYBOARD": "us"}, "server_arguments": {"max-total-tokens": 4096}}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.0499)},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2, allow_large_ratio=True)},
     {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
@@ -264,12 +277,21 @@ WARNED = {
     },
     "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
     "micro_batch_scope_depends_on_the_layout": {
-        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
+        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch", ratio=2e-3),
         "batch": {"micro_batch_tokens": 20480},
     },
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
     "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
+    "ratio_selects_some_tokens": {
+        "algorithm": algorithm("clip_cov", name="clip_cov"),
+        "rollout": {"prompts_per_step": 8, "max_response_length": 300},
+    },
+    "memory_is_in_gib": {"cluster": {"gpu_memory_gib": 81920.0}},
+    "bucket_is_in_bytes": {
+        "weight_sync": {"transport": "ipc", "bucket_bytes": 512},
+        "rollout": {"engine": "sglang", "servers": 1},
+    },
 }
 
 
