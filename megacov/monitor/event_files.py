@@ -93,7 +93,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _cut(content: bytes, *, first_step: int, config_tag: str) -> _Cut:
-    kept, removed, has_points, end = [], [], False, 0
+    kept: list[bytes] = []
+    removed: list[bytes] = []
+    has_points, end = False, 0
     for record, event in _records(content):
         end += len(record)
         is_removed = _is_removed(event, first_step=first_step, config_tag=config_tag)

@@ -17,19 +17,15 @@ from tests.support.tensorboard_servers import READERS, TensorBoards, serving
 _HISTOGRAM = covariance_histogram(torch.tensor([0.5, 2.0]), torch.ones(2).bool(), group=None)
 
 
-def _train(
-    folder: Path, steps: Iterable[int], *, first_step: int | None = None, saves: Iterable[int] = ()
-) -> MetricWriter:
-    """Write like a run that is killed at the end: flushed, never closed. The reward is 10 times the attempt's start."""
-    writer = MetricWriter(folder, first_step=first_step)
-    writer.write_config(f"run: {{steps: {first_step}}}")
-    for step in steps:
-        writer.write_scalars({"reward/mean": 10.0 * (first_step or 0)}, step=step)
-        if step in saves:
-            writer.write_scalars({"perf/save_s": 1.0}, step=step)
-            writer.write_histogram("cov/histogram", _HISTOGRAM, step=step)
-        writer.flush()
-    return writer
+def _train(folder: Path, steps: Iterable[int], *, first_step: int | None = None, saves: Iterable[int] = ()) -> None:
+    """Write what a run writes until it ends. The reward is 10 times the first step."""
+    with MetricWriter(folder, first_step=first_step) as writer:
+        writer.write_config(f"run: {{steps: {first_step}}}")
+        for step in steps:
+            writer.write_scalars({"reward/mean": 10.0 * (first_step or 0)}, step=step)
+            if step in saves:
+                writer.write_scalars({"perf/save_s": 1.0}, step=step)
+                writer.write_histogram("cov/histogram", _HISTOGRAM, step=step)
 
 
 def _newest(folder: Path) -> Path:
@@ -69,7 +65,10 @@ def _write_others(root: Path) -> None:
     for damage in damages:
         _train(root / damage.__name__, range(1, 7))
         damage(root / damage.__name__)
-    dying = _train(root / "dying", range(1, 5))
+    dying = MetricWriter(root / "dying")
+    for step in range(1, 5):
+        dying.write_scalars({"reward/mean": 0.0}, step=step)
+    dying.flush()
     _train(root / "cut_twice", range(1, 7))
     _train(root / "left", range(1, 4), saves=(2,))
 
@@ -80,7 +79,7 @@ def _write_others(root: Path) -> None:
     _train(root / "dying", range(3, 5), first_step=3)
     # The killed run's rank has not ended yet, and no lock of the file system has stopped the resumed run.
     dying.write_scalars({"reward/mean": -1.0}, step=9)
-    dying.flush()
+    dying.close()
     # A resume was killed after it had written the shorter file, and before it had removed the longer one.
     original = _newest(root / "cut_twice")
     content = original.read_bytes()
@@ -167,11 +166,11 @@ def test_the_custom_scalars_page_draws_the_tags_that_it_names(boards: TensorBoar
 def test_what_is_removed_is_kept_where_no_reader_looks(tmp_path: Path) -> None:
     _killed(tmp_path)
     before = _newest(tmp_path).read_bytes()
-    _train(tmp_path, (), first_step=4).close()
+    _train(tmp_path, (), first_step=4)
     (kept,) = tmp_path.glob("events.out.tfevents.*.until_4")
     assert kept.with_suffix("").read_bytes() == b""
     (removed,) = tmp_path.glob("events.out.removed.*")
     assert len(kept.read_bytes()) + len(removed.read_bytes()) == len(before)
     assert before.startswith(kept.read_bytes()[:100]) and before.endswith(removed.read_bytes()[-100:])
-    _train(tmp_path, (), first_step=4).close()
+    _train(tmp_path, (), first_step=4)
     assert not kept.with_suffix("").exists() and kept.exists()
