@@ -270,6 +270,10 @@ WARNED = {
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
     "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
+    "a_pause_in_place_is_shorter_than_the_watchdog": {
+        "rollout": {"engine": "sglang", "servers": 1, "server_arguments": {"watchdog-timeout": 100}},
+        "weight_sync": {"pause_mode": "in_place", "transport": "ipc"},
+    },
 }
 
 
