@@ -202,3 +202,14 @@ def test_login_nodes_need_no_torch(folder):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_only_the_collectives_reduce_by_a_maximum_or_minimum():
+    """Backends lose NaN in MAX and MIN; `all_reduce_max` does not."""
+    users = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "megacov").rglob("*.py")
+        if {"MAX", "MIN"}
+        & {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    }
+    assert users == {"megacov/parallel/collectives.py"}
