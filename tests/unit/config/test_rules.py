@@ -254,6 +254,7 @@ def test_experts_that_cannot_be_shared_out_are_refused(changes, sentence):
         check_experts(**(EXPERTS | changes))
 
 
+SGLANG = {"rollout": {"engine": "sglang", "servers": 1}}
 WARNED = {
     "kl_cov_needs_a_second_update": {
         "algorithm": algorithm("kl_cov", name="kl_cov"),
@@ -275,10 +276,7 @@ WARNED = {
         "rollout": {"prompts_per_step": 8, "max_response_length": 300},
     },
     "memory_is_in_gib": {"cluster": {"gpu_memory_gib": 81920.0}},
-    "bucket_is_in_bytes": {
-        "weight_sync": {"transport": "ipc", "bucket_bytes": 512},
-        "rollout": {"engine": "sglang", "servers": 1},
-    },
+    "bucket_is_in_bytes": SGLANG | {"weight_sync": {"transport": "ipc", "bucket_bytes": 512}},
 }
 
 
