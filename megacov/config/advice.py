@@ -12,6 +12,8 @@ _LARGEST_GIB = {"gpu_memory_gib": 2048.0, "gpu_reserve_gib": 128.0, "node_memory
 # A message of weights below this is slower than its headers; buckets are usually given in MiB.
 _SMALLEST_BUCKET_BYTES = 4096
 
+_WATCHDOG_S = 300.0  # SGLang's default
+
 
 def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
     """KL-Cov's penalty has gradient 0 as long as the policy is still the old one."""
@@ -129,6 +131,24 @@ def prompts_repeat(config: RunConfig, num_prompts: int) -> str | None:
     )
 
 
+def a_pause_in_place_is_shorter_than_the_watchdog(config: RunConfig) -> str | None:
+    """SGLang's watchdog kills a server whose running requests stand still, as they do while paused in place."""
+    rollout, sync = config.rollout, config.weight_sync
+    if rollout.engine != "sglang" or sync.pause_mode != "in_place":
+        return None
+    options = {name.replace("_", "-"): value for name, value in rollout.server_arguments.items()}
+    watchdog_s = options.get("watchdog-timeout", _WATCHDOG_S)
+    deadline = "weight_sync.timeout_s" if sync.traits.in_buckets else "rollout.request_timeout_s"
+    deadline_s = sync.timeout_s if sync.traits.in_buckets else rollout.request_timeout_s
+    if not isinstance(watchdog_s, (int, float)) or deadline_s <= watchdog_s:
+        return None
+    return (
+        f"weight_sync.pause_mode is in_place, {deadline} is {deadline_s:g} and the servers' watchdog-timeout is "
+        f"{watchdog_s:g}: a server with running requests kills itself if taking weights holds it up that long; set "
+        f"weight_sync.pause_mode=retract, or raise watchdog-timeout in rollout.server_arguments to {deadline_s:g}."
+    )
+
+
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
     ratio_selects_some_tokens,
@@ -140,6 +160,7 @@ ADVICE: tuple[Rule, ...] = (
     stale_samples_are_corrected,
     memory_is_in_gib,
     bucket_is_in_bytes,
+    a_pause_in_place_is_shorter_than_the_watchdog,
 )
 
 

@@ -28,7 +28,7 @@ class PromptSampler:
     verify: awaited for each completion, all completions of a group at once; cancelled where the batch ends without it.
     samples_per_prompt: completions in a group.
     max_response_length: longest completion. [tokens]
-    temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
+    temperature, top_p, top_k, stop, stop_token_ids: how tokens are drawn and completions ended.
     max_concurrency: largest number of prompts that are generated at a time.
     max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
@@ -43,6 +43,7 @@ class PromptSampler:
     top_p: float = 1.0
     top_k: int = -1
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     max_concurrency: int = 256
     max_resamples: int = 3
     filter_groups: bool = False
@@ -88,6 +89,7 @@ class PromptSampler:
             top_p=self.top_p,
             top_k=self.top_k,
             stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
             sampling_seed=seed,
             prefix=prefix,
         )

@@ -22,6 +22,7 @@ def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> P
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         stop=rollout.stop,
+        stop_token_ids=rollout.stop_token_ids,
         max_concurrency=rollout.max_concurrency,
         filter_groups=rollout.filter_groups,
         max_filter_rounds=rollout.max_filter_rounds,
