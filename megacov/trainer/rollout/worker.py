@@ -27,6 +27,7 @@ from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
+from megacov.trainer.rollout.shown_samples import representative
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -218,8 +219,8 @@ class RolloutWorker:
         self.carried = groups.carried
         self._give_memory()
         batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
-        kept = groups.samples[: self._config.monitor.samples_per_step]
-        write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
+        shown = representative(groups.samples, self._config.monitor.samples_per_step)
+        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
         metrics = metrics_of(groups, version=state.weight_version) | {
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
