@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,25 @@ class MetricWriter:
     ) -> None:
         """Close."""
         self.close()
+
+    def reopen_if_deleted(self) -> bool:
+        """Begin another event file if somebody has deleted the folder; what it held is lost.
+
+        Returns:
+            Whether it was deleted.
+
+        Raises:
+            DataError: the folder cannot be made again.
+        """
+        if self._is_broken or any(self._directory.glob("events.out.tfevents.*")):
+            return False
+        print(f"megacov: warning: {self._directory} was deleted: it is made again, without earlier steps.", flush=True)
+        with suppress(OSError):
+            self._writer.close()
+        with self._disk():
+            self._writer = SummaryWriter(str(self._directory))
+            self._writer.add_custom_scalars(CUSTOM_SCALARS)
+        return True
 
     def _check_tag(self, tag: str, kind: Kind) -> None:
         assert tag in self._tags, f"{tag} is not declared in megacov/monitor/tags.py"

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from megacov.errors import RankError
-from megacov.launch.local_ranks import rank_from_environment
+from megacov.launch.output import keep_output
 from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent
+from megacov.launch.rank_environment import rank_from_environment
 from megacov.parallel.collectives import all_reduce_max
 
 # Ranks may start minutes apart, because all nodes load torch from a shared file system.
@@ -98,4 +99,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_output()
     sys.exit(main(sys.argv[1:]))

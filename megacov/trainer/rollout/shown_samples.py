@@ -11,8 +11,8 @@ from megacov.types import Sample
 def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, tuple[str, ...]]]:
     """A few responses that show what a step was like, from as many prompts as possible.
 
-    The best and the worst reward, the longest response, and the first that the length limit cut come first; then one
-    further response of each prompt, then a second one, and so on. Equal candidates are taken in the order of the batch.
+    The best and the worst reward, the longest response, the first that the length limit cut, and the first on which the
+    verifier failed come first; then one response of each further prompt, then a second one of each, and so on. Equal candidates are taken in the order of the batch.
 
     Args:
         samples: judged responses of a step.
@@ -30,8 +30,9 @@ def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, 
         "longest": max(indices, key=lambda i: len(samples[i].completion.token_ids)),
     }
     cut = [i for i in indices if samples[i].completion.finish_reason == "length"]
-    if cut:
-        notable["cut at the length limit"] = cut[0]
+    failed = [i for i in indices if samples[i].failure is not None]
+    notable |= {"cut at the length limit": cut[0]} if cut else {}
+    notable |= {"verifier failure": failed[0]} if failed else {}
     chosen = sorted(_first(count, chain(notable.values(), _by_prompt(samples, notable.values()))))
     return [(samples[i], tuple(reason for reason, place in notable.items() if place == i)) for i in chosen]
 

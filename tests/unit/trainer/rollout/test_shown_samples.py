@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from megacov.trainer.rollout.shown_samples import representative
@@ -26,6 +27,7 @@ BATCH = [_sample(prompt, 0.5) for prompt in range(5) for _ in range(4)]
 BATCH[7] = _sample(1, 1.0)
 BATCH[10] = _sample(2, 0.0)
 BATCH[13] = _sample(3, 0.5, length=9)
+BATCH[17] = replace(_sample(4, 0.0), failure="timeout")
 BATCH[15] = _sample(3, 0.5, length=8, finish="length")
 
 
@@ -38,6 +40,7 @@ def test_extremes_and_every_prompt_are_shown() -> None:
         10: ("worst reward",),
         13: ("longest",),
         15: ("cut at the length limit",),
+        17: ("verifier failure",),
     }
     places = [next(i for i, each in enumerate(BATCH) if each is sample) for sample, _ in shown]
     assert places == sorted(places)
