@@ -12,7 +12,8 @@ def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, 
     """A few responses that show what a step was like, from as many prompts as possible.
 
     The best and the worst reward, the longest response, the first that the length limit cut, and the first on which the
-    verifier failed come first; then one response of each further prompt, then a second one of each, and so on. Equal candidates are taken in the order of the batch.
+    verifier failed come first; then one response of each further prompt, then a second one of each, and so on. Equal
+    candidates are taken in the order of the batch.
 
     Args:
         samples: judged responses of a step.
