@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.monitor.status_file import read_logged_steps
 from tests.support import faults, verifier_faults
@@ -112,6 +113,9 @@ def test_a_rank_killed_in_a_save_costs_an_interval(fault: str, rank: int, tmp_pa
     assert result.code == 128 + signal.SIGKILL
     # The step after the one being saved may have ended before the rank was killed.
     _check(result, lost=faults.EVERY + 1)
+    # The steps after the checkpoint were logged twice, and are shown once.
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("reward/mean")] == list(range(1, faults.STEPS + 1))
 
 
 @pytest.mark.parametrize("fault", ["disk full", pytest.param("writer dies", marks=pytest.mark.slow)])
