@@ -14,6 +14,7 @@ import sys
 from typing import Any, NoReturn
 
 from megacov.errors import ConfigError
+from megacov.launch.output import keep_output
 from megacov.rewards.call import Caller
 from megacov.rewards.frames import FrameBuffer, pack
 from megacov.rewards.guard import guard
@@ -61,6 +62,7 @@ def _leave_guard() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, sys.stdin.fileno())
     os.close(nothing)
+    keep_output()  # a full disk must not make the verifier's `print` fail, and score 0
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     # A handler and not SIG_IGN, which programs started by the verifier would inherit: it could not terminate them.

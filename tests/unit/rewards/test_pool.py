@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,10 +178,13 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
 
 
 def test_a_process_killed_while_idle_costs_no_verdict(tmp_path: Path) -> None:
-    with opened(f"{UNRULY}:judge", tmp_path) as pool:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with opened(f"{UNRULY}:judge", logs) as pool:
 
         async def run() -> list[Outcome]:
             outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
+            shutil.rmtree(logs)  # by somebody who tidies up
             (guard,) = [each.process.pid for each in pool._processes]
             (child,) = psutil.Process(guard).children()
             child.kill()
@@ -190,6 +194,14 @@ def test_a_process_killed_while_idle_costs_no_verdict(tmp_path: Path) -> None:
             return outcomes
 
         assert asyncio.run(run()) == [Outcome(1.0), Outcome(1.0)]
+
+
+def test_a_verifier_may_print_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "def judge(text, answer):\n    print(text, flush=True)\n    return 1.0\n"
+    name = _write(tmp_path, "prints", source, monkeypatch)
+    (tmp_path / "verifier.log").symlink_to("/dev/full")
+    with opened(name, tmp_path) as pool:
+        assert judge(pool, ["true"]) == [Outcome(1.0)]
 
 
 def test_a_pool_that_cannot_be_refilled_fails_all_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
