@@ -10,6 +10,7 @@ import typer
 
 from megacov.cli.check_plan import plan_run, problems
 from megacov.cli.loss import check_imported_loss
+from megacov.cli.model_source import with_local_model
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
@@ -37,11 +38,12 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
+    run, fetched = with_local_model(run, downloads=not dry_run)
     found = list(problems(plan_run(run)))
     if found:
         raise ConfigError(" ".join(found))
     check_imported_loss(run)
-    job = make_job(run, config, overrides or [], read_site(site) if site else Site())
+    job = make_job(run, config, [*(overrides or []), *fetched], read_site(site) if site else Site())
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."

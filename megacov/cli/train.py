@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from megacov.cli.loss import check_imported_loss
+from megacov.cli.model_source import with_local_model
 from megacov.config import RunConfig, config_warnings, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -48,6 +49,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         SystemExit: this process has started ranks, and ends with their exit code.
     """
     place = rank_from_environment()
+    config, overrides = with_local_model(config, place)
     if place is None or place.local_rank == 0:  # each node has file systems of its own
         check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
@@ -57,7 +59,9 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         check_imported_loss(config)
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
-        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))
+        raise SystemExit(
+            run_local_ranks([*command, *overrides], num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
+        )
     _train_as_rank(config, place, resumed_with)
 
 
