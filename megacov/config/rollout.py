@@ -77,7 +77,7 @@ class RolloutSection(Section):
     filter_groups: bool = True
     """Drop groups whose rewards are all equal, and sample others in their place."""
     max_filter_rounds: StrictInt = Field(10, ge=1)
-    """Sampling rounds of one step before filtering gives up. [rounds]"""
+    """Largest number of further prompts that replace dropped groups, as a multiple of prompts_per_step. [rounds]"""
     max_staleness: StrictInt = Field(0, ge=0)
     """Steps by which sampling weights may lag behind trained ones; above 0, both happen at once. [steps]"""
     extra_prompts: StrictInt = Field(0, ge=0)

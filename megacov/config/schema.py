@@ -133,6 +133,14 @@ class RewardsSection(Section):
 
     verifier: str = Field(min_length=1)
     """Function that judges a response: one of megacov's own (sum_pairs), or package.module:function."""
+    workers: StrictInt = Field(4, ge=1, le=1024)
+    """Processes that call the verifier, each for one response at a time, on the machine of rank 0. [processes]"""
+    timeout_s: StrictFloat = Field(30.0, gt=0)
+    """Longest time that the verifier may take for a response; a later verdict is a failure. [s]"""
+    start_timeout_s: StrictFloat = Field(300.0, gt=0)
+    """Longest time to import the verifier in a process. [s]"""
+    max_failed_share: StrictFloat = Field(0.05, ge=0, le=1)
+    """Largest share of a step's responses on which the verifier may fail; they score 0. More end the run. [share]"""
 
 
 class OptimizerSection(Section):
@@ -185,9 +193,10 @@ class MonitorSection(Section):
     cov_histogram_every: StrictInt = Field(10, ge=0)
     """Steps between two histograms of the covariance; 0 writes none. [steps]"""
     progress: Literal["auto", "on", "off"] = "auto"
-    """Progress bars; auto shows them on a terminal and prints plain lines elsewhere."""
+    """Progress bars below the lines of finished steps; auto shows them on a terminal."""
     samples_per_step: StrictInt = Field(8, ge=0)
-    """Responses written to RUN/samples in each step. [sequences]"""
+    """Responses of each step in RUN/samples: best and worst reward, the longest, one that was cut, then some of as many
+    prompts as possible. [sequences]"""
 
 
 class RunConfig(Section):

@@ -21,6 +21,7 @@ class _Record:
     line: int
     text: str
     answer: str
+    row: dict[str, Any] | None
 
 
 def load_prompts(
@@ -33,6 +34,7 @@ def load_prompts(
     chat_template: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     max_prompt_length: int | None = None,
+    keep_rows: bool = False,
 ) -> list[Prompt]:
     """Read prompts from a file with one JSON object per line; blank lines are skipped.
 
@@ -45,6 +47,7 @@ def load_prompts(
         chat_template: whether to wrap the text as a user's message in the tokenizer's chat template.
         chat_template_kwargs: further values for that template, by name.
         max_prompt_length: largest number of tokens in a prompt; None for no limit.
+        keep_rows: whether each prompt carries the whole object of its line.
 
     Returns:
         The prompts in the order of the file, numbered from 0. A prompt's text is the one its tokens encode.
@@ -53,7 +56,7 @@ def load_prompts(
         DataError: if the file cannot be read, a line is not a JSON object with both fields, a prompt is empty or
             longer than allowed, or a token is outside the model's vocabulary.
     """
-    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field)
+    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=keep_rows)
     texts = [record.text for record in records]
     encoded: list[list[int]]
     if chat_template:
@@ -65,12 +68,18 @@ def load_prompts(
     _check_token_ids(path, records, encoded, vocab_size=vocab_size)
     _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)
     return [
-        Prompt(index=index, text=text, token_ids=tuple(token_ids), answer=record.answer)
+        Prompt(
+            index=index,
+            text=text,
+            token_ids=tuple(token_ids),
+            answer=record.answer,
+            row=record.row,
+        )
         for index, (text, token_ids, record) in enumerate(zip(texts, encoded, records, strict=True))
     ]
 
 
-def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> list[_Record]:
+def _read_records(path: str | Path, *, prompt_field: str, answer_field: str, keep_rows: bool) -> list[_Record]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError as error:
@@ -78,7 +87,7 @@ def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> 
     except OSError as error:
         raise DataError(f"The prompt file {path} cannot be read ({error.strerror}); correct data.path.") from error
     records = [
-        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field)
+        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field, keep_row=keep_rows)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -87,7 +96,9 @@ def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> 
     return records
 
 
-def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str) -> _Record:
+def _parse_line(
+    line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str, keep_row: bool
+) -> _Record:
     try:
         values = json.loads(line)
     except ValueError as error:  # broken JSON and broken UTF-8 alike
@@ -110,7 +121,7 @@ def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str
             f"{path}, line {number}: the answer in field {answer_field!r} is a {type(answer).__name__}; "
             "it must be a text or a number."
         )
-    return _Record(line=number, text=text, answer=str(answer))
+    return _Record(line=number, text=text, answer=str(answer), row=values if keep_row else None)
 
 
 def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:
