@@ -37,6 +37,9 @@ def doctor() -> None:
         found = Text(finding.found, style=_STYLES[finding.state])
         table.add_row(Text(finding.part), found, Text(finding.used_for), Text(finding.without))
     Console().print(table)
+    if any(finding.part == "transformer-engine" and finding.state != "found" for finding in findings):
+        how = how_to_build_transformer_engine(_cuda_of_torch(), versions=_engines_of_megatron())
+        print(f"transformer-engine: {how}")
     wrong = [finding.part for finding in findings if finding.state == "wrong"]
     if wrong:
         print(f"megacov cannot run here: fix {', '.join(wrong)}.")
@@ -119,8 +122,6 @@ def _find_cuda() -> Finding:
 def _find_transformer_engine() -> Finding:
     used_for, without = "fused attention, norms and linear layers, FP8", "Megatron's local layers and torch's attention"
     state, found = _try_import("transformer_engine.pytorch", package="transformer-engine")
-    if state != "found":
-        found += f"\n{how_to_build_transformer_engine(_cuda_of_torch(), versions=_engines_of_megatron())}"
     return Finding("transformer-engine", state, found, used_for, without)
 
 
