@@ -58,6 +58,7 @@ LAYOUTS = {
     "filtered": (
         "rollout.filter_groups=true",
         "rewards.verifier=tests.support.verifiers:length",
+        "algorithm.selection.ratio=0.02",
         "algorithm.ref_kl_coef=0.01",
         "algorithm.entropy_coef=0.01",
     ),
@@ -78,6 +79,9 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
         "train", KL_COV, "run.steps=2", f"run.directory={folder}", *SMALL, *LAYOUTS[layout], log=tmp_path / "log"
     )
     assert ended.code == 0, ended.output
+    selects_few = layout == "filtered"
+    for words in ("warning: algorithm.selection.ratio is 0.02", "warning: step 1: algorithm.selection.ratio is 0.02"):
+        assert (words in ended.output) == selects_few
     assert ended.left == []
     assert "step 2/2" in ended.output
     assert "Traceback" not in ended.output
