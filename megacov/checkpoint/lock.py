@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +76,30 @@ class RunLock:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
         os.register_at_fork(after_in_child=self._forget)
         return self
+
+    def find_folder(self) -> Path | None:
+        """Find the locked folder, which may have been renamed since.
+
+        Returns:
+            Its path, as it was given if that still holds; None if the folder was deleted, or moved elsewhere on another
+            machine.
+        """
+        if self._descriptor is None:
+            return None
+        own = os.fstat(self._descriptor)
+        for folder in self._possible_folders(self._descriptor):
+            with suppress(OSError):
+                if os.path.samestat(own, (folder / LOCK_NAME).stat()):
+                    return folder
+        return None
+
+    def _possible_folders(self, descriptor: int) -> Iterator[Path]:
+        yield self._folder
+        with suppress(OSError):
+            yield Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
+        # The kernel does not see a rename that another machine made on a network file system.
+        with suppress(OSError):
+            yield from sorted(self._folder.absolute().parent.iterdir())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -14,6 +14,7 @@ from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
+from megacov.files import write_atomically
 from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
@@ -56,7 +57,7 @@ def launch(
     path = Path(f"{job.run}.sbatch")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script, encoding="utf-8")
+        write_atomically(path, script)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     for job_id in submit_chain(path, links=chain, seeds=numbers):

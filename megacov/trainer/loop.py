@@ -113,7 +113,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
                 run.save_and_leave()
         with run.saved_if_servers_are_lost():
             run.rollout.push_weights(run.policy, version=run.state.weight_version)
-        run.checkpointer.save_now(run.policy, run.state)
+        run.finish()
 
 
 def _step(run: Run) -> None:
