@@ -79,9 +79,7 @@ def test_digests_that_one_side_does_not_need_are_not_compared(tmp_path: Path) ->
 
 def test_fewer_steps_than_are_done_are_refused_and_equally_many_are_not(tmp_path: Path) -> None:
     saved = {**_saved(tmp_path), "step": 6}
-    with pytest.raises(
-        ConfigError, match=r"run\.steps is 5, and .* has done 6 steps: set run\.steps higher"
-    ):
+    with pytest.raises(ConfigError, match=r"run\.steps is 5, and .* has done 6 steps: set run\.steps higher"):
         check_continuation(saved, _config(tmp_path, "run.steps=5"), ABOUT)
     check_continuation(saved, _config(tmp_path, "run.steps=6"), ABOUT)
 
