@@ -51,9 +51,14 @@ class RunLock:
     process would keep the run locked.
     """
 
-    def __init__(self, run_folder: Path) -> None:
-        """Nothing is touched yet. `__enter__` makes the folder if it does not exist."""
-        self._folder = run_folder
+    def __init__(self, run_folder: Path, *, setting: str = "run.directory") -> None:
+        """Nothing is touched yet. `__enter__` makes the folder if it does not exist.
+
+        Args:
+            run_folder: folder of the run, or another one that a run needs for itself.
+            setting: setting that names the folder.
+        """
+        self._folder, self._setting = run_folder, setting
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
@@ -68,7 +73,7 @@ class RunLock:
         path = self._folder / LOCK_NAME
         try:
             while self._descriptor is None:
-                self._descriptor = _locked(path)
+                self._descriptor = _locked(path, self._setting)
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(_this_process()).encode(), 0)
         except OSError as error:
@@ -118,7 +123,7 @@ class RunLock:
             self._descriptor = None
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, setting: str) -> int | None:
     """A descriptor of the locked file; None if the folder was moved away in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -135,8 +140,7 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         if error.errno in _TAKEN:
             raise DataError(
-                f"{path.parent} is in use by {_describe(holder)}: "
-                "wait for it, stop it, or choose another run.directory."
+                f"{path.parent} is in use by {_describe(holder)}: wait for it, stop it, or choose another {setting}."
             ) from error
         raise
     if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):

@@ -13,6 +13,7 @@ from megacov.config import RunConfig, dump_config
 from megacov.errors import CheckpointError, DataError
 from megacov.files import write_atomically
 from megacov.types import Sample
+from megacov.weight_sync.folder_owner import check_weights_folder, own_weights_folder
 
 
 def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> RunLock:
@@ -28,11 +29,14 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
         The lock of the folder.
 
     Raises:
-        DataError: the folder cannot be written, or another process still runs in it.
+        DataError: the folder cannot be written, or another process still runs in it, or weight_sync.directory belongs
+            to another run.
     """
     folder = config.run.directory
+    check_weights_folder(config, is_resumed=is_resumed)
     lock = stack.enter_context(RunLock(folder))
     if is_resumed:
+        own_weights_folder(config, stack)
         return lock
     try:
         if (folder / "config.yaml").exists():
@@ -43,6 +47,7 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be moved: {error.strerror}.") from error
     write_config(config)
+    own_weights_folder(config, stack)
     return lock
 
 
@@ -122,8 +127,8 @@ def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version
                 "reward": sample.reward,
                 "tokens": len(sample.completion.token_ids),
                 "finish_reason": sample.completion.finish_reason,
-                "versions": [span.version for span in sample.completion.version_spans],
-                "staleness": max((version - int(span.version) for span in sample.completion.version_spans), default=0),
+                "versions": [str(span.number) for span in sample.completion.version_spans],
+                "staleness": max((version - span.number for span in sample.completion.version_spans), default=0),
             },
             ensure_ascii=False,
         )

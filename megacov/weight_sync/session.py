@@ -61,7 +61,7 @@ class SessionTransport(WeightTransport):
         """
         self._clients, self._run, self._settings = clients, run, settings
 
-    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]], *, label: str | None = None) -> PushTimes:
         """Hand the weights over while the servers are paused; see `WeightTransport.push`."""
         times = PushTimes()
         if not self._clients:
@@ -72,7 +72,7 @@ class SessionTransport(WeightTransport):
             for bucket in in_buckets(times.gathered(named_tensors), max_bytes=self._settings.bucket_bytes):
                 with times.phase("transfer"):
                     self._run(self._send(bucket))
-            self._run(self._close(str(version), times))
+            self._run(self._close(label or str(version), times))
         except ServersFailedError as error:
             # When one server dies, healthy ones fail too: blame only those that do not answer now.
             raise ServersFailedError(self._run(self._abandon()) or error.failures, str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -80,6 +81,7 @@ class RolloutWorker:
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
         self._is_interrupted = False
+        self._label_suffix = secrets.token_hex(4)
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
@@ -149,11 +151,11 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
-        self._members.versions.add(str(version))
+        self._members.versions.add(self._label(version))
         try:
             if self._memory is not None:
                 self._loop.run(self._memory.take_weights())
-            self.push_times = self._transport.push(version, weights)
+            self.push_times = self._transport.push(version, weights, label=self._label(version))
             if self._memory is not None:
                 self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
@@ -164,6 +166,10 @@ class RolloutWorker:
             return str(error)
         self._loop.run(self._members.admit())
         return None
+
+    def _label(self, version: int) -> str:
+        """Name by which servers report weights: no other run, nor an earlier start of this one, uses the same."""
+        return f"{version}-{self._label_suffix}"
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
         await self._transport.bring_up_to_date(client)
@@ -188,7 +194,7 @@ class RolloutWorker:
             sample,
             _one_by_one(stream),
             rollout.prompts_per_step,
-            expected_version=str(version),
+            expected_version=self._label(version),
             # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
