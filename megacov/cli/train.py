@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from megacov.checkpoint.lock import find_holder
 from megacov.cli.loss import check_imported_loss
 from megacov.config import RunConfig, config_warnings, load_config
 from megacov.errors import ConfigError, DataError
@@ -21,6 +23,8 @@ from megacov.launch import (
     run_local_ranks,
     start_heartbeat,
 )
+from megacov.launch.output import keep_output
+from megacov.monitor.run_end import settle_end
 
 # Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
@@ -47,6 +51,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         MegacovError: the user has made a mistake, or a part of the run has failed.
         SystemExit: this process has started ranks, and ends with their exit code.
     """
+    keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
     if place is None or place.local_rank == 0:  # each node has file systems of its own
         check_files(config)
@@ -57,8 +62,18 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         check_imported_loss(config)
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
-        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))
+        started = time.time()
+        code = run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
+        _note_end(config.run.directory, code, started=started)
+        raise SystemExit(code)
     _train_as_rank(config, place, resumed_with)
+
+
+def _note_end(run_folder: Path, code: int, *, started: float) -> None:
+    """Write down the exit code, if these ranks and no others have held the run."""
+    holder = find_holder(run_folder)
+    if holder is not None and not holder.is_held and holder.since >= started:
+        settle_end(run_folder, code, since=started)
 
 
 def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tuple[str, ...] | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from megacov.config.messages import show
 from megacov.config.schema import RunConfig
 
@@ -23,6 +25,10 @@ FREE = frozenset(
         "model.recompute",
         "parallel",
         "data.path",
+        "rewards.workers",
+        "rewards.timeout_s",
+        "rewards.start_timeout_s",
+        "rewards.max_failed_share",
         "optimizer.max_skipped_updates",
         "rollout.engine",
         "rollout.addresses",
@@ -95,11 +101,13 @@ def too_few_steps(config: RunConfig, *, done: int) -> str:
 
 
 def _default(name: str) -> Any:
-    """Default of a setting directly inside a section; None for a deeper setting, or if there is no default."""
+    """JSON value of the default of a setting in a section; None for a deeper setting, or where there is no default."""
     section, _, key = name.partition(".")
     kind = RunConfig.model_fields[section].annotation
     field = getattr(kind, "model_fields", {}).get(key)
-    return None if field is None or field.is_required() else field.get_default()
+    if field is None or field.is_required() or field.default_factory is not None:
+        return None
+    return to_jsonable_python(field.get_default())
 
 
 def _is_free(name: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,9 @@ from megacov.config import RunConfig
 from megacov.config.transports import PauseMode, Verification
 from megacov.errors import WeightSyncError
 from megacov.rollout import RolloutClient
-from megacov.weight_sync.base import PushTimes, RunOnLoop, WeightTransport
+from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, WeightTransport
 from megacov.weight_sync.folder_owner import FolderOwner, read_owner, write_owner
+from megacov.weight_sync.pause import ServerPause
 from megacov.weight_sync.servers import Checksums, on_every_server, verify_servers
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -70,9 +72,7 @@ class DiskTransport(WeightTransport):
         self._source_model = source_model
         self._directory = directory.resolve()
         self._keep = keep
-        self._pause_mode, self._verify = pause_mode, verify
-        self._flushes = pause_mode != "in_place"  # in_place keeps the keys and values of running requests
-        self._owner = owner
+        self._pause, self._verify, self._owner = ServerPause(clients, mode=pause_mode), verify, owner
         self._newest: _Written | None = None
         self._checksums: Checksums = {}
         self._max_shard_bytes = max_shard_bytes
@@ -111,7 +111,12 @@ class DiskTransport(WeightTransport):
             )
         times.transfer_s -= times.gather_s
         self._newest = _Written(folder, label, snapshot.records)
-        self._run(self._load_everywhere(folder, label, times))
+        try:
+            self._run(self._load_everywhere(folder, label, times))
+        except ServersFailedError:
+            with suppress(ServersFailedError):  # the first error counts
+                self._run(self._pause.give_up())
+            raise
         self._remove_old(folder)
         return times
 
@@ -160,20 +165,21 @@ class DiskTransport(WeightTransport):
 
     async def _load_everywhere(self, folder: Path, version: str, times: PushTimes) -> None:
         with times.phase("pause"):
-            await on_every_server(self._clients, lambda client: client.pause(self._pause_mode))
+            await self._pause.begin()
+        flushes = not self._pause.keeps_cache
         with times.phase("load"):
             await on_every_server(
                 self._clients,
-                lambda client: client.weights.load_from_disk(
-                    str(folder), weight_version=version, flush_cache=self._flushes
-                ),
+                lambda client: client.weights.load_from_disk(str(folder), weight_version=version, flush_cache=flushes),
+                timeout_s=self._pause.deadline_s(None),
             )
         with times.phase("flush"):
-            if self._flushes:
+            await self._pause.keep_short()
+            if not self._pause.keeps_cache:
                 await on_every_server(self._clients, lambda client: client.flush_cache())
             self._checksums = await verify_servers(self._clients, version, self._verify)
             # Resume once all servers have loaded: a rollout batch must not come from two versions.
-            await on_every_server(self._clients, lambda client: client.resume())
+            await self._pause.end()
 
     def _remove_old(self, newest: Path) -> None:
         """Keep the versions written last; in a resumed run those need not have the highest numbers."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, record_file, write_manifest
+from megacov.checkpoint.manifest import FileRecord, Manifest, record_file, write_manifest
 from megacov.errors import CheckpointError, WeightSyncError
+from megacov.weight_sync.model_files import copy_model_files, write_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Configuration, tokenizer and chat template; everything else in a model folder is weights or code.
-_COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 _INDEX_FILE = "model.safetensors.index.json"
 _NUM_HASHERS = 4
 
@@ -41,8 +40,11 @@ def write_snapshot(
     source_model: Path,
     max_shard_bytes: int,
     version: int | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Snapshot:
     """Write a model folder atomically: it appears whole or not at all. It replaces an older one of the same name.
+
+    Its config.json names the dtype of the weights, or of most bytes of them.
 
     Args:
         folder: new folder; its parent is created.
@@ -51,6 +53,7 @@ def write_snapshot(
         max_shard_bytes: largest file of weights, unless one tensor alone is larger. [bytes]
         version: version of the weights, for a manifest with the sha256 of every file; None writes no manifest. Files
             are hashed in threads while later ones are written.
+        check: looks at the folder before it appears, under a temporary name, and may raise.
 
     Returns:
         The size of all tensors, and the records in the manifest.
@@ -63,23 +66,23 @@ def write_snapshot(
         with tempfile.TemporaryDirectory(prefix=f"tmp-{folder.name}-", dir=folder.parent) as temporary:
             fresh = Path(temporary, "fresh")
             fresh.mkdir()
-            _copy_configuration(source_model, fresh)
+            copy_model_files(source_model, fresh)
             with ThreadPoolExecutor(_NUM_HASHERS) as hashers:
 
                 def hash_file(name: str) -> Future[FileRecord]:
                     return hashers.submit(record_file, fresh, name)
 
-                num_bytes, records = _write_weights(
+                bytes_by_dtype, records = _write_weights(
                     fresh,
                     named_tensors,
                     max_shard_bytes=max_shard_bytes,
                     hash_file=None if version is None else hash_file,
                 )
+            write_dtype(fresh, max(bytes_by_dtype, key=bytes_by_dtype.__getitem__))
             if version is not None:
-                weights = {record.name for record in records}
-                others = sorted(path.name for path in fresh.iterdir() if path.name not in weights)
-                records += [record_file(fresh, name) for name in others]
-                write_manifest(fresh, Manifest(version, tuple(records)))
+                records = _write_manifest(fresh, version, records)
+            if check is not None:
+                check(fresh)
             if folder.exists():
                 folder.rename(Path(temporary, "replaced"))
             fresh.rename(folder)
@@ -87,13 +90,16 @@ def write_snapshot(
         raise WeightSyncError(
             f"The weights cannot be written to {folder} ({error}); free space, or choose another folder."
         ) from error
-    return Snapshot(num_bytes, tuple(records))
+    return Snapshot(bytes_by_dtype.total(), tuple(records))
 
 
-def _copy_configuration(source_model: Path, folder: Path) -> None:
-    for file in sorted(source_model.iterdir()):
-        if file.is_file() and file.suffix in _COPIED_SUFFIXES and file.name not in (_INDEX_FILE, MANIFEST_NAME):
-            shutil.copyfile(file, folder / file.name)
+def _write_manifest(folder: Path, version: int, records: list[FileRecord]) -> list[FileRecord]:
+    """Write the manifest of a model folder, of which the files of weights have records, and return all records."""
+    weights = {record.name for record in records}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    records = [*records, *(record_file(folder, name) for name in names if name not in weights)]
+    write_manifest(folder, Manifest(version, tuple(records)))
+    return records
 
 
 def _write_weights(
@@ -102,11 +108,13 @@ def _write_weights(
     *,
     max_shard_bytes: int,
     hash_file: Callable[[str], Future[FileRecord]] | None,
-) -> tuple[int, list[FileRecord]]:
+) -> tuple[Counter[str], list[FileRecord]]:
+    """Write the files of weights, and return the bytes of each dtype and the records of the files."""
     shards: list[list[str]] = []
     hashes: list[Future[FileRecord]] = []
     pending: dict[str, Tensor] = {}
-    pending_bytes = total_bytes = 0
+    pending_bytes = 0
+    bytes_by_dtype: Counter[str] = Counter()
 
     def close_shard() -> None:
         shards.append(list(pending))
@@ -121,11 +129,11 @@ def _write_weights(
             pending_bytes = 0
         pending[name] = _owned(tensor.cpu(), pending.values())
         pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
+        bytes_by_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
     close_shard()
     records = [each.result() for each in hashes]  # before the files get other names
-    names = _name_shards(folder, shards, total_bytes)
-    return total_bytes, [replace(record, name=name) for record, name in zip(records, names, strict=False)]
+    names = _name_shards(folder, shards, bytes_by_dtype.total())
+    return bytes_by_dtype, [replace(record, name=name) for record, name in zip(records, names, strict=False)]
 
 
 def _owned(tensor: Tensor, others: Collection[Tensor]) -> Tensor:

@@ -15,10 +15,13 @@ PACKAGE = Path(__file__).parents[2] / "megacov"
 # Files that are not small, are appended to, or are only a name: with the reason why they need not be replaced whole.
 WRITES_ELSEWHERE = {
     "files.py": "the function itself",
+    "launch/output.py": "standard output itself",
+    "monitor/event_files.py": "files of events, whose bytes are cut and then renamed",
     "launch/heartbeat.py": "stacks, written by faulthandler when a rank hangs",
     "launch/node_report.py": "a file to measure the disk with",
     "launch/node_ranks.py": "created once and for all, by O_EXCL",
     "rollout/fleet/sglang_server.py": "in a new temporary folder, before the process that reads it starts",
+    "weight_sync/model_files.py": "in a temporary folder that is renamed as a whole",
     "weight_sync/snapshot.py": "in a temporary folder that is renamed as a whole",
 }
 

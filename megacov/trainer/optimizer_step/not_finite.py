@@ -183,6 +183,7 @@ class SkippedUpdates:
             }
         )
         try:
+            self._file.parent.mkdir(exist_ok=True)
             write_atomically(self._file, json.dumps(self._reports, indent=1) + "\n")
         except OSError as error:
             # The run can continue without its report.

@@ -18,15 +18,17 @@ from megacov.rollout import (
     GenerateRequest,
     Member,
     Membership,
-    PartialSampler,
+    PartialRollouts,
     PromptSampler,
     RolloutClient,
+    Sampler,
     ServerKeys,
     SglangServer,
 )
 from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
+from tests.support.judging import judged_by
 from tests.support.sglang_servers import (
     MODEL,
     PROMPT,
@@ -201,19 +203,17 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
         transport = make_transport("disk", clients, runner.run, tmp_path)
         prompt_sampler = PromptSampler(
             clients=clients,
-            verify=lambda text, _: float(len(text)),
+            verify=judged_by(lambda text, _: float(len(text))),
             samples_per_prompt=8,
             max_response_length=48,
         )
-        sampler = PartialSampler(
-            prompt_sampler=prompt_sampler,
-            decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
-            max_staleness=4,
-        )
-        for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+        decode = partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True)
+        for version, num_groups, extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
-            sampled = runner.run(sampler.sample_batch(source, num_groups, carried=carried, **versions))
+            settings = PartialRollouts(decode=decode, max_staleness=4, extra_prompts=extra_prompts)
+            sampler = Sampler(prompt_sampler, settings)
+            sampled = runner.run(sampler.sample_groups(source, num_groups, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
     assert carried == ()
     assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
