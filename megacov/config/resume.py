@@ -93,6 +93,14 @@ def settings(config: RunConfig) -> dict[str, Any]:
     return dict(_leaves(config.model_dump(mode="json")))
 
 
+def too_few_steps(config: RunConfig, *, done: int) -> str:
+    """The sentence for a run that has done more steps than its configuration asks for."""
+    return (
+        f"run.steps is {config.run.steps}, and the run in {config.run.directory} has done {done} steps: set run.steps "
+        f"higher, or export an earlier checkpoint with `megacov export --step`."
+    )
+
+
 def _default(name: str) -> Any:
     """JSON value of the default of a setting in a section; None for a deeper setting, or where there is no default."""
     section, _, key = name.partition(".")
