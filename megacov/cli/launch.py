@@ -10,6 +10,7 @@ import typer
 
 from megacov.cli.check_plan import plan_run, problems
 from megacov.cli.loss import check_imported_loss
+from megacov.cli.model_source import with_local_model
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
@@ -39,6 +40,7 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
+    run, fetched = with_local_model(run, downloads=not dry_run)
     found = list(problems(plan_run(run)))
     if found:
         raise ConfigError(" ".join(found))
@@ -46,7 +48,7 @@ def launch(
     cluster = read_site(site) if site else Site()
     for sentence in cluster.left_out:
         print(f"megacov: warning: {sentence}", file=sys.stderr)
-    job = make_job(run, config, overrides or [], cluster)
+    job = make_job(run, config, [*(overrides or []), *fetched], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."

@@ -19,6 +19,7 @@ FREE = frozenset(
         "run.steps",
         "run.deterministic",
         "model.path",
+        "model.revision",
         "model.config_file",
         "model.vocab_divisible_by",
         "model.transformer_engine",

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.monitor.status_file import read_logged_steps
-from tests.support import faults, folder_faults, verifier_faults
+from tests.support import faults, faults_at_ends, folder_faults, verifier_faults
 from tests.support.command import run, started, wait_for_line
 
 pytestmark = pytest.mark.dist
@@ -63,7 +63,7 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
 
 @pytest.mark.parametrize("hangup", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, reference: bytes) -> None:
-    result = faults.output_closed(tmp_path / "run", reference, hangup=hangup)
+    result = faults_at_ends.output_closed(tmp_path / "run", reference, hangup=hangup)
     assert result.code == (75 if hangup else 0), result.output
     _check(result, lost=0)
     for name in ("tensorboard", "samples"):
@@ -73,7 +73,7 @@ def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, re
 
 @pytest.mark.slow
 def test_repeated_signals_leave_a_save_its_grace(tmp_path: Path, reference: bytes) -> None:
-    result = faults.signalled_again(tmp_path / "run", reference)
+    result = faults_at_ends.signalled_again(tmp_path / "run", reference)
     assert result.code == 75, result.output
     assert result.output.count("s left to save and leave; ") == 2
     _check(result, lost=0)
