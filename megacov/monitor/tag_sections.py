@@ -12,8 +12,8 @@ rollout correction leave in. An optimizer step is applied unless its gradient is
 value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite.
 
 A resumed run moves the points of the steps that it repeats to `RUN/tensorboard/events.out.removed.*`, which TensorBoard
-does not read, so each step is shown once. A TensorBoard that is open meanwhile may keep such points of tags that are not
-logged again, until it is restarted."""
+does not read, so each step is shown once. Until it is restarted, a TensorBoard that was open meanwhile may keep such
+points of tags that are not logged again."""
 
 SECTIONS = {
     "run": "The task of the run.",
