@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -172,8 +173,13 @@ def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, f
 
     folder = tmp_path / "run"
     assert faults.train(folder, "run.steps=2").code == 0
-    refused = faults.resume(folder, f"run.steps={faults.STEPS}", "optimizer.lr=1e-5", "rollout.temperature=0.5")
+    other = tmp_path / "other"
+    shutil.copytree("examples/tiny_policy", other)
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
+    changes = ("optimizer.lr=1e-5", "rollout.temperature=0.5", f"model.path={other}")
+    refused = faults.resume(folder, f"run.steps={faults.STEPS}", *changes)
     assert refused.code == 2
+    assert f"model.tokenizer: model.path {other} has another tokenizer.json" in refused.output
     assert "optimizer.lr was 0.0003 and is 1e-05; rollout.temperature was 1.0 and is 0.5" in refused.output
     layout = ("parallel.tensor=1", "parallel.data=2", "parallel.pipeline=2", f"run.steps={faults.STEPS}")
     resumed = faults.resume(folder, *layout)

@@ -32,7 +32,7 @@ SETTINGS = (
     "rollout.prompts_per_step=8",
     "batch.micro_batch_tokens=128",
 )
-_CONTINUED = re.compile(r"continuing after step (\d+)")
+_CONTINUED = re.compile(r"(?:continuing after step|has finished: all) (\d+)")
 _STEP = re.compile(rf"step (\d+)/{STEPS}")
 
 

@@ -179,11 +179,19 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
 
 
 def _kill_verifier(process: psutil.Process) -> None:
-    process.children()[0].kill()
+    _kill(process.children()[0])
 
 
 def _kill_guard(process: psutil.Process) -> None:
+    _kill(process)
+
+
+def _kill(process: psutil.Process) -> None:
     process.kill()
+    deadline = time.monotonic() + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _signal_both(process: psutil.Process) -> None:
@@ -197,6 +205,9 @@ def _signal_both(process: psutil.Process) -> None:
 def test_a_process_disturbed_while_idle_costs_no_verdict(
     disturb: Callable[[psutil.Process], None], tmp_path: Path
 ) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+
     async def run(pool: VerifierPool) -> list[Outcome]:
         outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
         first = psutil.Process(pool._processes[0].process.pid)
@@ -210,8 +221,6 @@ def test_a_process_disturbed_while_idle_costs_no_verdict(
         await pool.aclose()
         return outcomes
 
-    logs = tmp_path / "logs"
-    logs.mkdir()
     with opened(f"{UNRULY}:judge", logs) as pool:
         assert asyncio.run(run(pool)) == [Outcome(1.0), Outcome(1.0)]
 
