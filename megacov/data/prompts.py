@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megacov.config.messages import show
 from megacov.errors import DataError
+from megacov.json_text import JsonError, parse_json
 from megacov.types import Prompt
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> 
 
 def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str) -> _Record:
     try:
-        values = json.loads(line)
-    except ValueError as error:  # broken JSON and broken UTF-8 alike
+        values = parse_json(line)
+    except JsonError as error:
         raise DataError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(values, dict):
         raise DataError(
@@ -92,7 +93,7 @@ def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str
         )
     for key, field in (("data.prompt_field", prompt_field), ("data.answer_field", answer_field)):
         if field not in values:
-            found = ", ".join(sorted(values)) or "no field"
+            found = show(", ".join(sorted(values)))[1:-1] or "no field"
             raise DataError(f"{path}, line {number} has no field {field!r} but {found}; correct the line or {key}.")
     text, answer = values[prompt_field], values[answer_field]
     if not isinstance(text, str) or not text.strip():
@@ -117,7 +118,9 @@ def _apply_chat_template(texts: list[str], tokenizer: PreTrainedTokenizerBase) -
 def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:
     for record, token_ids in zip(records, encoded, strict=True):
         if not token_ids:
-            raise DataError(f"{path}, line {record.line}: the prompt {record.text!r} has no token; remove the line.")
+            raise DataError(
+                f"{path}, line {record.line}: the prompt {show(record.text)} has no token; remove the line."
+            )
         largest = max(token_ids)
         if largest >= vocab_size:
             raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from megacov.megatron.model import DTYPES
 from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.parallel.groups import ParallelGroups
+from megacov.plan.model_sizes import read_model_values
 from megacov.trainer.saving.restore import GoodCheckpoint, find_good_checkpoint, read_good_checkpoint
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -70,7 +70,7 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
 
 
 def _source_dtype(model: Path) -> str:
-    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    values = read_model_values(model / "config.json")
     name = values.get("dtype") or values.get("torch_dtype") or "float32"
     if name not in DTYPES:
         raise ConfigError(f"{model} has weights in {name}: choose --dtype {' or '.join(DTYPES)}.")

@@ -18,7 +18,8 @@ from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout import CarriedGroup, load_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
-from megacov.trainer.saving.checkpointing import CARRIED_FILE, FORMAT, TRAINER_FILE, random_file
+from megacov.trainer.saving.about import read_about
+from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, random_file
 from megacov.trainer.state import TrainState
 
 
@@ -76,7 +77,7 @@ def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint
     problem = _verify(folder, groups)
     if problem is not None:
         return problem
-    about = on_rank_zero(lambda: _read_about(folder), groups)
+    about = on_rank_zero(lambda: read_about(folder), groups)
     return GoodCheckpoint(folder, from_rank_zero(about or {}, groups))
 
 
@@ -108,13 +109,6 @@ def _verify(folder: Path, groups: ParallelGroups) -> str | None:
         return None
     others = f", and {len(everywhere) - 1} other files" if len(everywhere) > 1 else ""
     return f"{everywhere[0]}{others}."
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {about.get('format')}, and this version of megacov reads {FORMAT}.")
-    return about
 
 
 def check_continuation(

@@ -56,7 +56,7 @@ def test_the_info_of_a_real_server_is_read():
 @pytest.mark.parametrize(
     ("info", "sentence"),
     [
-        ({}, "version None, which is not a version number"),
+        ({}, "version null, which is not a version number"),
         ({"version": "new"}, "'new', which is not a version number"),
         ({"version": "0.5.4"}, "0.5.5"),
     ],
