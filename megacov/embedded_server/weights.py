@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,21 @@ _INDEX_FILE = "model.safetensors.index.json"
 
 class WeightsDoNotFitError(Exception):
     """The folder is unreadable, or its tensors do not fit the model. The model is unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """A folder of weights to load.
+
+    version: new version; None keeps the current one.
+    flushes_cache: whether cached keys and values must be dropped.
+    on_done: called once, with success and a sentence.
+    """
+
+    folder: Path
+    version: str | None
+    flushes_cache: bool
+    on_done: Callable[[bool, str], None]
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -42,7 +58,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         for file, names in names_in.items():
             with safe_open(file, framework="pt") as opened:
                 tensors.update({name: opened.get_tensor(name) for name in names})
-    except (OSError, SafetensorError, ValueError) as error:  # ValueError: of the index, or of a path with a NUL
+    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Beside OSError: an index that is not JSON, a path with a NUL, a dtype that torch does not have.
         raise WeightsDoNotFitError(f"The weights in {folder} cannot be read: {error}.") from error
     _check_complete(folder, tensors, parameters)
     with torch.no_grad():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megacov.embedded_server.engine import WeightUpdate
 from megacov.embedded_server.model import load_model
+from megacov.embedded_server.weights import WeightUpdate
 from tests.support.embedded import EngineDriver, make_engine
 from tests.unit.embedded_server.test_generation import plain_log_probs
 
