@@ -133,6 +133,12 @@ class BoundedConnection(H11Protocol):
         elif self._timer is None:
             self._wait_for_head()
 
+    def on_response_complete(self) -> None:
+        """Wait for the rest of the next head, if a part of it has come already."""
+        super().on_response_complete()
+        if self._timer is None and not self._is_busy() and self.conn.trailing_data[0]:
+            self._wait_for_head()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
