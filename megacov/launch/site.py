@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacov.config.messages import show
 from megacov.errors import ConfigError, DataError
 
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
@@ -64,7 +65,7 @@ def read_site(path: Path) -> Site:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigError(f"{path}, line {number}: {line!r} is not NAME=value.")
+            raise ConfigError(f"{path}, line {number}: {show(line)} is not NAME=value.")
         name, value = match[1], match[2].strip()
         if name.startswith(_PREFIX):
             settings[_setting(name, value, where=f"{path}, line {number}")] = value
@@ -93,7 +94,7 @@ def refuse_secret(name: str, *, where: str) -> None:
     """
     if _SECRET.search(name):
         raise ConfigError(
-            f"{where}: {name} looks like a secret and would be written into the job script: remove it there, and "
+            f"{where}: {name[:60]} looks like a secret and would be written into the job script: remove it there, and "
             "export it in the shell that runs `megacov launch`, whose environment the job inherits."
         )
 
@@ -102,11 +103,11 @@ def _setting(name: str, value: str, *, where: str) -> str:
     plain = name.removeprefix(_PREFIX)
     if plain not in _SETTINGS:
         known = ", ".join(_PREFIX + each for each in _SETTINGS)
-        raise ConfigError(f"{where}: there is no setting {name}; there are {known}.")
+        raise ConfigError(f"{where}: there is no setting {name[:60]}; there are {known}.")
     if plain == "CONTAINER" and value not in _CONTAINERS:
-        raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value}: set pyxis or apptainer, or remove it.")
+        raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value[:60]}: set pyxis or apptainer, or remove it.")
     if plain in ("PARTITION", "ACCOUNT", "QOS") and not re.fullmatch(r"[A-Za-z0-9._,-]+", value):
         raise ConfigError(
-            f"{where}: {name} is {value!r}, and SLURM's names consist of letters, digits, dots and dashes."
+            f"{where}: {name} is {show(value)}, and SLURM's names consist of letters, digits, dots and dashes."
         )
     return plain.lower()
