@@ -28,7 +28,8 @@ def check(
 
     from megacov.cli.check_plan import plan_run, problems
     from megacov.cli.check_remarks import remarks
-    from megacov.cli.check_tables import render_plan, render_suggestions
+    from megacov.cli.check_suggest import render_advice, render_unplanned
+    from megacov.cli.check_tables import render_plan
     from megacov.cli.loss import check_imported_loss
 
     run = load_config(config, overrides or [])
@@ -38,16 +39,17 @@ def check(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH, highlight=False)
-    plan = plan_run(run)
+    try:
+        plan = plan_run(run)
+    except ConfigError:
+        if suggest:
+            console.print(render_unplanned(run))
+        raise
     console.print(render_plan(plan))
     for remark in remarks(plan):
         console.print(f"warning: {remark}", soft_wrap=True, markup=False)
     if suggest:
-        suggestions = plan.suggestions()
-        if suggestions:
-            console.print(render_suggestions(suggestions))
-        else:
-            console.print(f"No layout of {plan.layout.world_size} GPUs fits: the run needs more of them.")
+        console.print(render_advice(plan))
     found = list(problems(plan))
     if found:
         raise ConfigError(" ".join(found))

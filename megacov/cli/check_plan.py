@@ -17,10 +17,10 @@ from megacov.plan import (
     Layout,
     ModelSizes,
     Placement,
+    Search,
     ServerMemory,
     ServerRequest,
     StageMemory,
-    Suggestion,
     TrainerSettings,
     place,
     plan_batch,
@@ -28,6 +28,7 @@ from megacov.plan import (
     plan_trainer,
     read_model_sizes,
     suggest,
+    suggest_more_gpus,
 )
 from megacov.plan.activations import Recompute
 from megacov.plan.servers import STATIC_FRACTION
@@ -57,13 +58,19 @@ class RunPlan:
         """Main memory that the ranks of a node take for a checkpoint. [bytes]"""
         return min(self.cluster.gpus_per_node, self.layout.world_size) * max(stage.staging for stage in self.stages)
 
-    def suggestions(self) -> list[Suggestion]:
-        """Layouts of the same GPUs that fit, the fastest first."""
-        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, fits=self._fits)
+    def search(self) -> Search:
+        """Layouts of the same GPUs."""
+        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, why_not=self._why_not)
 
-    def _fits(
+    def search_more_gpus(self) -> Search | None:
+        """Layouts of the least number of GPUs, above this one, that fit."""
+        return suggest_more_gpus(
+            self.sizes, self.layout, self.batch, self.settings, self.cluster, why_not=self._why_not
+        )
+
+    def _why_not(
         self, layout: Layout, recompute: Recompute, micro_batch_tokens: int, stages: Sequence[StageMemory]
-    ) -> bool:
+    ) -> str | None:
         config = self.config.model_copy(
             update={
                 "parallel": self.config.parallel.model_copy(update=asdict(layout)),
@@ -73,9 +80,9 @@ class RunPlan:
         )
         try:
             check_rules(config)
-        except ConfigError:
-            return False
-        return not any(_trainer_problems(replace(self, config=config, layout=layout, stages=list(stages))))
+        except ConfigError as error:
+            return str(error)
+        return next(_trainer_problems(replace(self, config=config, layout=layout, stages=list(stages))), None)
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -124,6 +131,27 @@ def plan_run(config: RunConfig) -> RunPlan:
         request=request,
         server=None if request is None else _server(config, sizes, request, cluster),
     )
+
+
+def plan_unsplit(config: RunConfig) -> RunPlan:
+    """Plan the run on its GPUs, each of which has the whole model: a start for a search of layouts.
+
+    Args:
+        config: configuration that has passed the rules. More GPUs than a node has are rounded up to whole nodes.
+
+    Returns:
+        The plan, which hardly fits.
+
+    Raises:
+        DataError: there is no model to read sizes from.
+        ConfigError: the servers cannot have that size.
+    """
+    gpus, per_node = config.world_size, config.cluster.gpus_per_node
+    if gpus > per_node:
+        gpus = -(-gpus // per_node) * per_node
+    unsplit = config.parallel.model_copy(update=asdict(Layout(data=gpus)))
+    cluster = config.cluster.model_copy(update={"nodes": None})
+    return plan_run(config.model_copy(update={"parallel": unsplit, "cluster": cluster}))
 
 
 def problems(plan: RunPlan) -> Iterator[str]:

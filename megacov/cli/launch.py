@@ -13,11 +13,12 @@ from megacov.cli.loss import check_imported_loss
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
+from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
-from megacov.launch.site import Site, read_site, refuse_secret
+from megacov.launch.site import Site, read_site
 from megacov.launch.submit import submit_chain
 
 # Seconds that ranks need beyond their own grace to close everything, and by which a signal from SLURM may be late.
@@ -41,7 +42,10 @@ def launch(
     if found:
         raise ConfigError(" ".join(found))
     check_imported_loss(run)
-    job = make_job(run, config, overrides or [], read_site(site) if site else Site())
+    cluster = read_site(site) if site else Site()
+    for sentence in cluster.left_out:
+        print(f"megacov: warning: {sentence}", file=sys.stderr)
+    job = make_job(run, config, overrides or [], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
@@ -110,7 +114,29 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         site=site,
         partition=slurm.partition or site.partition,
         server_partition=slurm.server_partition or "",
+        qos=slurm.qos or "",
+        node_options=_node_options(slurm),
+        job_options=_extra_options(slurm.extra, site),
     )
+
+
+def _node_options(slurm: SlurmSection) -> tuple[str, ...]:
+    """Options of sbatch for each component of a job."""
+    options = {
+        "reservation": slurm.reservation,
+        "constraint": slurm.constraint,
+        "gres": slurm.gres,
+        "exclude": slurm.exclude,
+    }
+    return tuple(f"--{name}={value}" for name, value in options.items() if value)
+
+
+def _extra_options(options: tuple[str, ...], site: Site) -> tuple[str, ...]:
+    for option in options:
+        name = option.partition("=")[0].removeprefix("--")
+        if site.account and "account".startswith(name):
+            raise ConfigError(f"slurm.extra has {option!r}, and the site sets MEGACOV_ACCOUNT: remove one of them.")
+    return options
 
 
 def _check_partitions(job: Job) -> None:
@@ -142,8 +168,6 @@ def _all_reduce(run: RunConfig) -> tuple[str, ...]:
 
 def _servers(run: RunConfig) -> Servers:
     rollout, arguments = run.rollout, server_arguments(run)
-    for name in rollout.server_environment:
-        refuse_secret(name, where="rollout.server_environment")
     if rollout.colocated:
         arguments["enable-memory-saver"] = True
     return Servers(

@@ -21,6 +21,7 @@ from megacov.launch import (
     run_local_ranks,
     start_heartbeat,
 )
+from megacov.launch.output import keep_output
 
 # Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
@@ -47,6 +48,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         MegacovError: the user has made a mistake, or a part of the run has failed.
         SystemExit: this process has started ranks, and ends with their exit code.
     """
+    keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
     if place is None or place.local_rank == 0:  # each node has file systems of its own
         check_files(config)

@@ -14,6 +14,7 @@ from typing import Any
 from megacov.config.messages import show
 from megacov.errors import ConfigError, DataError
 from megacov.json_text import JsonError, read_json
+from megacov.plan.quantization import refuse_quantized
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 _QKV_BIAS = ("qwen2",)
@@ -117,13 +118,14 @@ def read_model_sizes(path: Path) -> ModelSizes:
 
     Raises:
         DataError: the file cannot be read, or a size is missing.
-        ConfigError: megacov does not train this family of models.
+        ConfigError: megacov does not train this family of models, or the model is quantized.
     """
     values = read_model_values(path)
     family = values.get("model_type")
     if family not in FAMILIES:
         named = family[:60] if isinstance(family, str) else show(family)
         raise ConfigError(f"{path} is of a {named} model; supported families: {', '.join(FAMILIES)}.")
+    refuse_quantized(values, config_file=path)
     if "num_local_experts" in values:
         values["num_experts"] = values["num_local_experts"]  # the name that transformers 5 writes
     _check_complete(path, values, needed=(*_NEEDED, *(_OF_EXPERTS if family == "qwen3_moe" else ())))

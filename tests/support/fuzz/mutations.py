@@ -199,6 +199,7 @@ def _nested(value: Tree, depth: int) -> Tree:
 
 
 def _with_odd_word(line: list[str], number: Callable[[int], int], one_of: Callable[[Sequence[Any]], Any]) -> list[str]:
+    line = line or [""]
     at = number(len(line))
     match number(4):
         case 0:
