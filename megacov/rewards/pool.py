@@ -31,7 +31,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    message: bytes
+    values: dict[str, Any]
     since: float
     judged: asyncio.Future[Judged]
 
@@ -66,8 +66,15 @@ class VerifierPool:
         return self._settings.name
 
     def start(self) -> None:
-        """Start the processes and return at once; `close` ends them."""
-        self._processes = [VerifierProcess.start(self._settings) for _ in range(self._num_workers)]
+        """Start the processes and return at once; `close` ends them. Raises RewardError if that fails."""
+        try:
+            for _ in range(self._num_workers):
+                self._processes.append(VerifierProcess.start(self._settings))
+        except OSError as error:
+            raise RewardError(
+                f"Process {len(self._processes) + 1} of rewards.workers = {self._num_workers} cannot be started: "
+                f"{error.strerror}."
+            ) from error
 
     def wait_for_first(self) -> tuple[str, ...]:
         """Wait until one process has imported the verifier. Blocks; call it between `start` and the first verdict.
@@ -97,7 +104,7 @@ class VerifierPool:
             self._slots = [asyncio.create_task(self._serve(slot)) for slot in range(self._num_workers)]
         if self._broken is not None:
             raise RewardError(self._broken)
-        job = _Job(pack(dict(values)), time.monotonic(), asyncio.get_running_loop().create_future())
+        job = _Job(dict(values), time.monotonic(), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.judged
 
@@ -127,9 +134,9 @@ class VerifierPool:
             self._break(why, job)
 
     async def _judge(self, slot: int, job: _Job) -> None:
-        since = time.monotonic()
+        since, message = time.monotonic(), pack(job.values)
         for _ in range(_STARTS):
-            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
+            answer = await self._processes[slot].ask(message, timeout_s=self._timeout_s)
             if answer is None or "died" not in answer or self._processes[slot].has_begun:
                 break
             await self._replace(slot)  # it died while it was idle, which is not this response's failure

@@ -20,6 +20,7 @@ from megacov.megatron.model_shape import ModelShape, check_expert_split, check_l
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
+from megacov.monitor.run_end import NotedEnd
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
@@ -164,6 +165,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         # An imported loss may be missing on one node alone.
         algorithm = on_every_rank(lambda: build_algorithm(config), groups)
         on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
+        if groups.world_rank == 0:
+            stack.enter_context(NotedEnd(config.run.directory))
         # Rank 0 reports what is wrong with the model folder before every rank reads it.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)

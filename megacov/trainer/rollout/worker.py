@@ -29,6 +29,7 @@ from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
+from megacov.trainer.rollout.shown_samples import representative
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -228,8 +229,8 @@ class RolloutWorker:
         batch = build_rollout_batch(
             groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
         )
-        kept = groups.samples[: self._config.monitor.samples_per_step]
-        write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
+        shown = representative(groups.samples, self._config.monitor.samples_per_step)
+        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
         verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, version=state.weight_version) | {
             **verifier_metrics,
