@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,13 +44,18 @@ STRAYS: dict[str, Callable[[Path], object]] = {
 
 
 def renamed(folder: Path, reference: bytes) -> Outcome:
-    """The run folder is renamed while the run goes on, which is then asked to leave."""
+    """The run folder is renamed while the run goes on, which is then asked to leave.
+
+    If weights are being written at that moment, the run saves and ends by itself. Either way it names the new folder.
+    """
     log, new = folder.with_suffix(".log"), folder.with_name(f"{folder.name}_renamed")
     with started("train", KL_COV, *SETTINGS, f"run.directory={folder}", log=log) as process:
         wait_for_line(log, f"step 2/{STEPS}", process)
         folder.rename(new)
-        wait_for_line(log, f"step 3/{STEPS}", process)
-        process.send_signal(signal.SIGTERM)
+        while process.poll() is None and f"step 3/{STEPS}" not in log.read_text():
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=60)
     assert f"continue with `megacov resume {new}`" in log.read_text(), log.read_text()
     return outcome("run folder renamed", new, Ended(code, log.read_text(), []), reference)
