@@ -20,6 +20,7 @@ WRITES_ELSEWHERE = {
     "launch/heartbeat.py": "stacks, written by faulthandler when a rank hangs",
     "launch/node_report.py": "a file to measure the disk with",
     "launch/node_ranks.py": "created once and for all, by O_EXCL",
+    "rollout/fleet/keys.py": "with a mode of its own, before the process that reads it starts",
     "rollout/fleet/sglang_server.py": "in a new temporary folder, before the process that reads it starts",
     "weight_sync/model_files.py": "in a temporary folder that is renamed as a whole",
     "weight_sync/snapshot.py": "in a temporary folder that is renamed as a whole",
