@@ -155,16 +155,18 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     with ExitStack() as stack:
         # An imported loss may be missing on one node alone.
         algorithm = on_every_rank(lambda: build_algorithm(config), groups)
-        on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         # Rank 0 reports what is wrong with the model folder before every rank reads it.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)
+        progress = _make_progress(config) if groups.world_rank == 0 else None
+        on_group = None if progress is None else progress.group_sampled
+        # Rank 0 reads and checks all that the run needs before it writes anything or moves an earlier run aside.
+        worker = on_rank_zero(lambda: _make_worker(config, shape.vocab_size, on_group, stack), groups)
+        on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         store = CheckpointStore(config.run.directory)
         about_run = about(config, shape) if groups.world_rank == 0 else {}
         good = None if resumption is None else _find_checkpoint(config, store, about_run, resumption, groups)
-        progress = _make_progress(config) if groups.world_rank == 0 else None
-        on_group = None if progress is None else progress.group_sampled
-        worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
+        on_rank_zero(lambda: _start_servers(worker, stack), groups)
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutExchange(groups, worker)
@@ -274,9 +276,16 @@ def _make_progress(config: RunConfig) -> ProgressReport:
     )
 
 
-def _start_worker(
+def _make_worker(
     config: RunConfig, vocab_size: int, on_group: Callable[[int], None] | None, stack: ExitStack
 ) -> RolloutWorker:
     worker = RolloutWorker(config, config.run.directory, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)
     return worker
+
+
+def _start_servers(worker: RolloutWorker | None, stack: ExitStack) -> None:
+    assert worker is not None
+    # Registered again, now that the folder is locked: servers write to it, so they end before it is unlocked.
+    stack.callback(worker.close)
+    worker.start_servers()

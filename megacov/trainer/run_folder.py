@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from megacov.checkpoint.lock import RunLock
+from megacov.checkpoint.occupant import look_at_run_folder
 from megacov.config import RunConfig, dump_config
 from megacov.errors import DataError
 from megacov.types import Sample
@@ -17,6 +18,8 @@ from megacov.types import Sample
 def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> None:
     """Create and lock the run folder and write the configuration into it. An earlier run with its name is moved aside.
 
+    What a start that failed before its first step has left is not worth a folder: the new run takes its place.
+
     Args:
         config: resolved configuration.
         stack: owner of the lock from now on.
@@ -24,14 +27,20 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
             has not been accepted yet.
 
     Raises:
-        DataError: the folder cannot be written, or another process still runs in it.
+        DataError: the folder cannot be written, holds something else than a run, or another process still runs in it.
     """
     folder = config.run.directory
+    if not is_resumed:
+        look_at_run_folder(folder)  # before the lock, which would be written into a folder of something else
     stack.enter_context(RunLock(folder))
     if is_resumed:
         return
     try:
-        if (folder / "config.yaml").exists():
+        occupant = look_at_run_folder(folder)
+        if occupant == "a start":
+            for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+                events.unlink()
+        if occupant == "a run":
             aside = next(path for i in count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             print(f"megacov: the earlier run in {folder} is now {aside}", flush=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from megacov.config import RunConfig
+from megacov.embedded_server.startup import listen
+from megacov.errors import RolloutError
 from megacov.rollout import (
     AddressFile,
     EmbeddedServer,
@@ -62,6 +65,27 @@ def find_keys(config: RunConfig) -> ServerKeys:
     if config.rollout.keys_file is not None:
         return read_keys(config.rollout.keys_file)
     return make_keys() if config.rollout.servers else ServerKeys()
+
+
+def check_own_servers(config: RunConfig) -> None:
+    """Check what the servers of a run need, before any is started and before anything is written.
+
+    Raises:
+        RolloutError: the servers' command does not exist, their address is not this machine's, their port is taken, or
+            the file of addresses is unusable.
+    """
+    rollout = config.rollout
+    if rollout.addresses_file is not None:
+        AddressFile(rollout.addresses_file).read()
+    if rollout.servers and shutil.which(rollout.server_command[0]) is None:
+        raise RolloutError(
+            f"rollout.server_command begins with {rollout.server_command[0]!r}, and there is no such program: correct "
+            "it, or put its folder on PATH."
+        )
+    if rollout.engine == "embedded":
+        listen(rollout.host, rollout.port).close()
+    elif rollout.servers:
+        listen(rollout.host, 0).close()
 
 
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:

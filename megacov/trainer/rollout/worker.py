@@ -26,7 +26,13 @@ from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
-from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
+from megacov.trainer.rollout.servers import (
+    allow_open_files,
+    check_own_servers,
+    find_keys,
+    make_fleet,
+    make_servers,
+)
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -64,7 +70,7 @@ class RolloutWorker:
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
-        """Read the data and start the run's own servers; `wait_ready` waits for them.
+        """Read all that the run reads. Nothing is written, and no server started: `start_servers` does that.
 
         Args:
             config: the run's configuration.
@@ -75,7 +81,7 @@ class RolloutWorker:
         Raises:
             ConfigError: the verifier is unknown, or the keys are unusable.
             DataError: prompts or tokenizer do not fit the model.
-            RolloutError: a server cannot be started.
+            RolloutError: a server could not be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._stack = ExitStack()
@@ -98,9 +104,17 @@ class RolloutWorker:
         )
         allow_open_files(config)
         self._keys = find_keys(config)
+        check_own_servers(config)
         # The loop starts before the servers, so that it ends after them.
         self._loop = self._stack.enter_context(LoopThread())
         self._servers = make_servers(config, folder, self._keys)
+
+    def start_servers(self) -> None:
+        """Start the run's own servers, whose logs go to the run folder; `wait_ready` waits for them.
+
+        Raises:
+            RolloutError: a server cannot be started.
+        """
         for server in self._servers:
             self._stack.callback(server.stop)
             server.start()
