@@ -22,11 +22,7 @@ _OF_A_START = _BEFORE_A_RUN | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
 
 
 def look_at_run_folder(folder: Path) -> Occupant:
-    """Find out what a run's folder holds, so that a new run can begin there. Changes nothing.
-
-    Raises:
-        DataError: the folder is not empty and holds no run of megacov, or it cannot be read.
-    """
+    """Find out what a run's folder holds; raises DataError if it is something else than a run. Changes nothing."""
     try:
         entries = {entry.name for entry in os.scandir(folder)}
     except FileNotFoundError:

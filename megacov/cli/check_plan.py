@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from megacov.cli.server_layout import check_server_heads, server_arguments, server_request
+from megacov.cli.server_layout import (
+    check_server_heads,
+    check_server_numbers,
+    longest_served,
+    server_arguments,
+    server_request,
+    servers_are_foreign,
+)
 from megacov.config import RunConfig, check_experts, check_model
 from megacov.config.rules import check_rules
 from megacov.errors import ConfigError, DataError
@@ -89,8 +96,10 @@ def plan_run(config: RunConfig) -> RunPlan:
 
     Raises:
         DataError: there is no model to read sizes from.
-        ConfigError: the model does not allow this layout, or the nodes have too few GPUs.
+        ConfigError: the model does not allow this layout, the nodes have too few GPUs, or an option of the servers has
+            no meaning.
     """
+    check_server_numbers(config)
     model_file = _model_file(config)
     sizes, parallel = read_model_sizes(model_file), config.parallel
     check_model(
@@ -128,13 +137,31 @@ def plan_run(config: RunConfig) -> RunPlan:
 
 def problems(plan: RunPlan) -> Iterator[str]:
     """Yield a sentence for each reason why a run does not fit."""
-    yield from _trainer_problems(plan)
-    server, longest, window = plan.server, longest_of(plan.config), plan.sizes.sliding_window
+    yield from memory_problems(plan)
+    longest, window = longest_of(plan.config), plan.sizes.sliding_window
+    if not servers_are_foreign(plan.config):
+        yield from too_long(plan)
     if window is not None and longest > window:
         yield (
             f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
             f"sliding window of {window} tokens: lower them to fit into it."
         )
+
+
+def too_long(plan: RunPlan) -> Iterator[str]:
+    """Yield a sentence if sequences may be longer than servers of this configuration take."""
+    longest, served = longest_of(plan.config), longest_served(plan.config, plan.sizes)
+    if longest > served:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest}, and servers refuse more than {served} "
+            "tokens (max_position_embeddings of the model, or rollout.server_arguments.context-length): lower them."
+        )
+
+
+def memory_problems(plan: RunPlan) -> Iterator[str]:
+    """Problems of memory, which is estimated."""
+    yield from _trainer_problems(plan)
+    server, longest = plan.server, longest_of(plan.config)
     if plan.request is not None and server is not None and server.sequences == 0:
         yield (
             f"a server of {plan.request.gpus} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from megacov.cli.check_plan import RunPlan, longest_of
+from megacov.cli.check_plan import RunPlan, too_long
+from megacov.cli.server_layout import servers_are_foreign
 from megacov.config import config_warnings
 from megacov.plan import ServerRequest
 
@@ -23,12 +24,8 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
     peak, usable = max(stage.peak for stage in plan.stages), plan.cluster.usable_bytes
     if _TIGHT * usable < peak <= usable:
         yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
-    longest = longest_of(config)
-    if longest > plan.sizes.max_position_embeddings:
-        yield (
-            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has "
-            f"max_position_embeddings {plan.sizes.max_position_embeddings}: servers refuse longer sequences."
-        )
+    if servers_are_foreign(config):
+        yield from too_long(plan)
     if batch.sequences_per_update % plan.layout.data:
         yield (
             f"{batch.sequences_per_update} sequences of an optimizer step are split over parallel.data "

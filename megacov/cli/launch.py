@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from megacov.cli.check_plan import plan_run, problems
-from megacov.cli.loss import check_imported_loss
-from megacov.cli.server_layout import job_layout, server_arguments
-from megacov.cli.train import check_files
+from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
+from megacov.cli.deep import look_deeper
+from megacov.cli.server_layout import job_layout, leave_seconds, server_arguments, signal_lead_problem
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job, Servers, as_arguments
@@ -20,9 +19,6 @@ from megacov.launch.sbatch import render
 from megacov.launch.site import Site, read_site, refuse_secret
 from megacov.launch.submit import submit_chain
 
-# Seconds that ranks need beyond their own grace to close everything, and by which a signal from SLURM may be late.
-_CLOSING_S = 10
-_LATE_S = 60
 # Size of the all-reduce that checks the network: enough to fill the links.
 _CPU_MIB, _GPU_MIB = 8, 512
 
@@ -37,22 +33,23 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
-    found = list(problems(plan_run(run)))
-    if found:
-        raise ConfigError(" ".join(found))
-    check_imported_loss(run)
-    job = make_job(run, config, overrides or [], read_site(site) if site else Site())
+    place = read_site(site) if site else Site()
+    is_elsewhere = dry_run or bool(place.container)
+    found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=True))
+    refuse_impossible(found)
+    job = make_job(run, config, overrides or [], place)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
     script = render(job)
+    found += look_deeper(run, same_python=not dry_run and _is_python_of_job(place))
+    refuse_impossible(found)
     _check_partitions(job)
+    show_remarks(found)
     if dry_run:
         print(script)
         return
-    if not job.site.container:  # inside a container, paths may differ
-        check_files(run)
     path = Path(f"{job.run}.sbatch")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +58,11 @@ def launch(
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     for job_id in submit_chain(path, links=chain, seeds=numbers):
         print(f"submitted job {job_id}: {path}")
+
+
+def _is_python_of_job(site: Site) -> bool:
+    """Whether the job's Python finds what the one of this command finds."""
+    return not (site.container or site.python or site.modules or "PYTHONPATH" in site.environment)
 
 
 def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> Job:
@@ -79,13 +81,9 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         ConfigError: the run does not fit its nodes, or has too little time to leave.
     """
     slurm, sync = run.slurm, run.weight_sync
-    leave_s = _CLOSING_S + (int(run.checkpoint.grace_s) if run.checkpoint.every else 0)
-    if slurm.signal_lead_s < leave_s + _LATE_S or slurm.signal_lead_s >= slurm.time_limit_min * 60:
-        raise ConfigError(
-            f"slurm.signal_lead_s is {slurm.signal_lead_s}, checkpoint.grace_s {run.checkpoint.grace_s:g} and "
-            f"slurm.time_limit_min {slurm.time_limit_min}: set it to at least {leave_s + _LATE_S} s and below the time "
-            "limit."
-        )
+    problem = signal_lead_problem(run)
+    if problem is not None:
+        raise ConfigError(problem)
     layout = job_layout(run)
     servers = _servers(run) if layout.servers else None
     return Job(
@@ -103,7 +101,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         max_requeues=slurm.max_requeues,
         preflight=slurm.preflight,
         all_reduce=_all_reduce(run),
-        leave_s=leave_s,
+        leave_s=leave_seconds(run),
         hang_s=run.parallel.hang_s,
         reached_by_servers=servers is not None and sync.traits.servers_call_back and sync.host == "127.0.0.1",
         python=site.python or ("python" if site.container else sys.executable),

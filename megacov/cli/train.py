@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from megacov.cli.loss import check_imported_loss
-from megacov.config import RunConfig, config_warnings, load_config
+from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
+from megacov.cli.deep import look_at_plugins
+from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
     PARENT_PID_VARIABLE,
@@ -48,13 +49,14 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         SystemExit: this process has started ranks, and ends with their exit code.
     """
     place = rank_from_environment()
-    if place is None or place.local_rank == 0:  # each node has file systems of its own
-        check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
-        for warning in config_warnings(config):
-            print(f"megacov: warning: {warning}", file=sys.stderr)
+        found = find_remarks(Subject(config, "train" if resumed_with is None else "resume"))
+        refuse_impossible(found)
+        show_remarks(found)
+    elif place.local_rank == 0:  # each node has file systems of its own
+        check_files(config)
     if place is None:
-        check_imported_loss(config)
+        refuse_impossible(look_at_plugins(config))
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))

@@ -63,6 +63,16 @@ def load_prompts(
     ]
 
 
+def check_prompt_file(path: str | Path, *, prompt_field: str, answer_field: str) -> None:
+    """Read a file of prompts without a tokenizer; raises DataError as `load_prompts` does."""
+    _read_records(path, prompt_field=prompt_field, answer_field=answer_field)
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Render one prompt; raises DataError if the tokenizer has no chat template."""
+    _apply_chat_template(["1 + 1 ="], tokenizer)
+
+
 def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> list[_Record]:
     try:
         lines = Path(path).read_bytes().split(b"\n")

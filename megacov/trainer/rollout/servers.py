@@ -68,12 +68,7 @@ def find_keys(config: RunConfig) -> ServerKeys:
 
 
 def check_own_servers(config: RunConfig) -> None:
-    """Check what the servers of a run need, before any is started and before anything is written.
-
-    Raises:
-        RolloutError: the servers' command does not exist, their address is not this machine's, their port is taken, or
-            the file of addresses is unusable.
-    """
+    """Check command, address and port of servers, and the file that lists them; raises RolloutError. Starts nothing."""
     rollout = config.rollout
     if rollout.addresses_file is not None:
         AddressFile(rollout.addresses_file).read()

@@ -76,5 +76,5 @@ def test_what_is_not_submitted(arguments: list[str], sentence: str) -> None:
 
 def test_a_run_whose_files_are_missing_is_not_queued(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["launch", str(ONE), f"run.directory={tmp_path / 'run'}"])
-    assert isinstance(result.exception, DataError) and "model.path is" in str(result.exception)
+    assert isinstance(result.exception, DataError) and "data.path is" in str(result.exception)
     assert not list(tmp_path.iterdir())
