@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_deeper
+from megacov.cli.job_places import container_mounts
 from megacov.cli.server_layout import job_layout, leave_seconds, server_arguments, signal_lead_problem
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
@@ -52,7 +54,10 @@ def launch(
         return
     path = Path(f"{job.run}.sbatch")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # What is mounted into a container must exist.
+        for folder in (path.parent, run.weight_sync.directory):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         path.write_text(script, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
@@ -78,12 +83,15 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         The job.
 
     Raises:
-        ConfigError: the run does not fit its nodes, or has too little time to leave.
+        ConfigError: the run does not fit its nodes, has too little time to leave, or reads what its container does not
+            see.
     """
     slurm, sync = run.slurm, run.weight_sync
     problem = signal_lead_problem(run)
     if problem is not None:
         raise ConfigError(problem)
+    if site.container:
+        site = replace(site, mounts=container_mounts(run, config, site))
     layout = job_layout(run)
     servers = _servers(run) if layout.servers else None
     return Job(
