@@ -99,6 +99,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         folder=Path.cwd(),
         config=config.absolute(),
         run=run.run.directory.absolute(),
+        model=run.model.path.absolute(),
         overrides=tuple(each for each in overrides if each.partition("=")[0].strip() != "run.directory"),
         seed=run.run.seed,
         layout=layout,

@@ -72,6 +72,7 @@ class Job:
     folder: Path
     config: Path
     run: Path
+    model: Path
     overrides: tuple[str, ...]
     seed: int
     layout: JobLayout
