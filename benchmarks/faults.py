@@ -46,9 +46,21 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     for number in (signal.SIGTERM, signal.SIGUSR1):
         run = folder / number.name
         yield number.name, lambda n=number, d=run: faults.signalled(n, d, reference)
+    for name, hangup in (("stdout closed", False), ("stdout closed, then SIGHUP", True)):
+        yield name, lambda h=hangup: faults.output_closed(folder / f"closed_{h}", reference, hangup=h)
+    yield "second SIGTERM during a save", lambda: faults.signalled_again(folder / "again", reference)
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
+    for kind, words in (("hangs", "hangs"), ("dies", "dies"), ("nonsense", "returns nonsense")):
+        for often in ("once", "always"):
+            run = folder / f"verifier_{kind}_{often}"
+            yield (
+                f"verifier {words} {often}",
+                lambda k=kind, o=often, d=run: faults.verifier_fails(k, d, reference, often=o),
+            )
+    waits = folder / "verifier_waits"
+    yield "SIGTERM while the verifier hangs", lambda: faults.signalled_while_verifier_hangs(waits, reference)
     hangs = ("checkpoint.deadline_s=15.0",)
     yield "writer hangs", lambda: faults.rank_fails("writer hangs", 1, folder / "hangs", reference, overrides=hangs)
     stops = ("parallel.timeout_s=30.0", "parallel.control_timeout_s=30.0", "checkpoint.deadline_s=30.0")

@@ -42,7 +42,7 @@ class WeightSyncError(MegacovError):
 
 
 class RewardError(MegacovError):
-    """A verifier returned a reward that is not a finite number."""
+    """A verifier failed on too many responses, or could not be started again."""
 
     exit_code = 6
 

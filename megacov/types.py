@@ -6,8 +6,8 @@ b rows of a micro-batch, k sequences in it, t response tokens laid flat (sample 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +18,16 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question. `index` is its place in the data set; `answer` is what the verifier needs to judge it."""
+    """One question. `index` is its place in the data set; `answer` is what the verifier needs to judge it.
+
+    `row` is its whole line of the data, kept only if the verifier asks for it.
+    """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     answer: str
+    row: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,32 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's reward for one completion; `failure` is None, or the kind of failure for which the reward is 0."""
+
+    reward: float
+    failure: str | None = None
+
+
+VERIFIER_FAILURES = {
+    "raised": "The verifier raised an exception, or called sys.exit.",
+    "timeout": "The verifier took longer than rewards.timeout_s.",
+    "died": "The verifier's process ended.",
+    "not_a_number": "The verifier returned something that is not a number.",
+    "not_finite": "The verifier returned NaN, an infinity, or a number that float32 cannot hold.",
+}
+"""Kinds of failure, each with a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt with one judged completion. Samples of one prompt share `group`."""
+    """A prompt with one judged completion. Samples of one prompt share `group`; `failure` is the verdict's."""
 
     prompt: Prompt
     completion: Completion
     group: int
     reward: float
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ make_logs() {
 dump_environment() {
   local name
   for name in $(compgen -e | sort); do
-    if [[ ${name^^} =~ KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE || ${!name} =~ ://[^/]*@ ]]; then
+    if [[ ${name^^} =~ KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|BEARER|JWT|(^|_)(PAT|PW)(_|$) ]] ||
+      [[ ${!name} =~ ://[^/]*@|(^|[^A-Za-z0-9_])(hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{16} ]] ||
+      [[ ${!name^^} =~ [?\&\;][A-Z0-9_.-]*(KEY|TOKEN|SECRET|PASS|AUTH)[A-Z0-9_.-]*=|BEARER\ |PRIVATE\ KEY ]]; then
       printf '%s=(hidden)\n' "$name"
     else
       printf '%s=%q\n' "$name" "${!name}"

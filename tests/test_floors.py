@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "functions": 1,
     "config": 1,
     "plan": 2,
     "launch": 2,
@@ -122,7 +123,7 @@ def test_imports_go_down():
         ("ops/x.py", "from megacov.losses import get_loss", "megacov.losses.get_loss, which is not on a lower floor"),
         ("ops/x.py", "def f():\n    import megacov.trainer.loop", "megacov.trainer.loop, which is not on"),
         ("ops/x.py", "from megacov import trainer", "megacov.trainer, which is not on a lower floor"),
-        ("data/x.py", "from megacov.rewards import get_verifier", "megacov.rewards.get_verifier, which is not on"),
+        ("data/x.py", "from megacov.rewards import registry", "megacov.rewards.registry, which is not on"),
         ("losses/x.py", "from megacov.selection import top_k", "megacov.selection.top_k, which is not on"),
         ("types.py", "from megacov.errors import ConfigError", "megacov.errors.ConfigError, which is not on"),
         ("__init__.py", "from megacov.ops import covariance", "megacov.ops.covariance, which is not on"),
@@ -201,3 +202,14 @@ def test_login_nodes_need_no_torch(folder):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_only_the_collectives_reduce_by_a_maximum_or_minimum():
+    """Backends lose NaN in MAX and MIN; `all_reduce_max` does not."""
+    users = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "megacov").rglob("*.py")
+        if {"MAX", "MIN"}
+        & {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    }
+    assert users == {"megacov/parallel/collectives.py"}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov.config import dump_config, load_config
-from megacov.errors import MegacovError
+from megacov.errors import ConfigError, MegacovError
 
 _LOG_WIDTH = 120
 """Columns of the tables where there is no terminal."""
@@ -29,7 +29,8 @@ def check(
     """
     from rich.console import Console
 
-    from megacov.cli.check_tables import render_plan, render_suggestions
+    from megacov.cli.check_suggest import render_advice, render_unplanned
+    from megacov.cli.check_tables import render_plan
     from megacov.cli.checks import Subject, find_remarks, refuse_impossible
     from megacov.cli.deep import look_deeper
 
@@ -42,6 +43,8 @@ def check(
     subject = Subject(run, "check", is_deep=deep)
     found, plan = find_remarks(subject), subject.plan
     if isinstance(plan, MegacovError):
+        if suggest and isinstance(plan, ConfigError):
+            console.print(render_unplanned(run))
         refuse_impossible(found)
         raise plan
     console.print(render_plan(plan))
@@ -50,11 +53,7 @@ def check(
         if remark.severity != "impossible":
             console.print(f"{remark.severity}: {remark.sentence}", soft_wrap=True, markup=False)
     if suggest:
-        suggestions = plan.suggestions()
-        if suggestions:
-            console.print(render_suggestions(suggestions))
-        else:
-            console.print(f"No layout of {plan.layout.world_size} GPUs fits: the run needs more of them.")
+        console.print(render_advice(plan))
     refuse_impossible(found)
     is_complete = not any(remark.severity == "not looked at" for remark in found)
     console.print("The run fits." if is_complete else "The run fits, as far as has been looked at.")

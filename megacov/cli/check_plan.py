@@ -9,10 +9,11 @@ from pathlib import Path
 from megacov.cli.server_layout import (
     check_server_heads,
     check_server_numbers,
-    longest_served,
+    longest_of,
     server_arguments,
     server_request,
     servers_are_foreign,
+    too_long,
 )
 from megacov.config import RunConfig, check_experts, check_model
 from megacov.config.rules import check_rules
@@ -24,10 +25,10 @@ from megacov.plan import (
     Layout,
     ModelSizes,
     Placement,
+    Search,
     ServerMemory,
     ServerRequest,
     StageMemory,
-    Suggestion,
     TrainerSettings,
     place,
     plan_batch,
@@ -35,6 +36,7 @@ from megacov.plan import (
     plan_trainer,
     read_model_sizes,
     suggest,
+    suggest_more_gpus,
 )
 from megacov.plan.activations import Recompute
 from megacov.plan.servers import STATIC_FRACTION
@@ -64,13 +66,19 @@ class RunPlan:
         """Main memory that the ranks of a node take for a checkpoint. [bytes]"""
         return min(self.cluster.gpus_per_node, self.layout.world_size) * max(stage.staging for stage in self.stages)
 
-    def suggestions(self) -> list[Suggestion]:
-        """Layouts of the same GPUs that fit, the fastest first."""
-        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, fits=self._fits)
+    def search(self) -> Search:
+        """Layouts of the same GPUs."""
+        return suggest(self.sizes, self.layout, self.batch, self.settings, self.cluster, why_not=self._why_not)
 
-    def _fits(
+    def search_more_gpus(self) -> Search | None:
+        """Layouts of the least number of GPUs, above this one, that fit."""
+        return suggest_more_gpus(
+            self.sizes, self.layout, self.batch, self.settings, self.cluster, why_not=self._why_not
+        )
+
+    def _why_not(
         self, layout: Layout, recompute: Recompute, micro_batch_tokens: int, stages: Sequence[StageMemory]
-    ) -> bool:
+    ) -> str | None:
         config = self.config.model_copy(
             update={
                 "parallel": self.config.parallel.model_copy(update=asdict(layout)),
@@ -80,9 +88,9 @@ class RunPlan:
         )
         try:
             check_rules(config)
-        except ConfigError:
-            return False
-        return not any(_trainer_problems(replace(self, config=config, layout=layout, stages=list(stages))))
+        except ConfigError as error:
+            return str(error)
+        return next(_trainer_problems(replace(self, config=config, layout=layout, stages=list(stages))), None)
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -135,26 +143,37 @@ def plan_run(config: RunConfig) -> RunPlan:
     )
 
 
+def plan_unsplit(config: RunConfig) -> RunPlan:
+    """Plan the run on its GPUs, each of which has the whole model: a start for a search of layouts.
+
+    Args:
+        config: configuration that has passed the rules. More GPUs than a node has are rounded up to whole nodes.
+
+    Returns:
+        The plan, which hardly fits.
+
+    Raises:
+        DataError: there is no model to read sizes from.
+        ConfigError: the servers cannot have that size.
+    """
+    gpus, per_node = config.world_size, config.cluster.gpus_per_node
+    if gpus > per_node:
+        gpus = -(-gpus // per_node) * per_node
+    unsplit = config.parallel.model_copy(update=asdict(Layout(data=gpus)))
+    cluster = config.cluster.model_copy(update={"nodes": None})
+    return plan_run(config.model_copy(update={"parallel": unsplit, "cluster": cluster}))
+
+
 def problems(plan: RunPlan) -> Iterator[str]:
     """Yield a sentence for each reason why a run does not fit."""
     yield from memory_problems(plan)
     longest, window = longest_of(plan.config), plan.sizes.sliding_window
     if not servers_are_foreign(plan.config):
-        yield from too_long(plan)
+        yield from too_long(plan.config, plan.sizes)
     if window is not None and longest > window:
         yield (
             f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
             f"sliding window of {window} tokens: lower them to fit into it."
-        )
-
-
-def too_long(plan: RunPlan) -> Iterator[str]:
-    """Yield a sentence if sequences may be longer than servers of this configuration take."""
-    longest, served = longest_of(plan.config), longest_served(plan.config, plan.sizes)
-    if longest > served:
-        yield (
-            f"data.max_prompt_length + rollout.max_response_length is {longest}, and servers refuse more than {served} "
-            "tokens (max_position_embeddings of the model, or rollout.server_arguments.context-length): lower them."
         )
 
 
@@ -195,11 +214,6 @@ def _trainer_problems(plan: RunPlan) -> Iterator[str]:
             f"{static / GIB:.1f} GiB of the same GPU, which has {limit}: lower "
             "rollout.server_arguments.mem-fraction-static."
         )
-
-
-def longest_of(config: RunConfig) -> int:
-    """Number of tokens of the longest possible sequence, prompt included."""
-    return config.data.max_prompt_length + config.rollout.max_response_length
 
 
 def _model_file(config: RunConfig) -> Path:

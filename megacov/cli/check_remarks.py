@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
+from itertools import islice
 
-from megacov.cli.check_plan import RunPlan, too_long
-from megacov.cli.server_layout import servers_are_foreign
-from megacov.config import config_warnings
+from megacov.cli.check_plan import RunPlan
+from megacov.cli.server_layout import longest_of, longest_served, servers_are_foreign, too_long
+from megacov.config import RunConfig, config_warnings
+from megacov.config.advice import prompts_repeat
 from megacov.plan import ServerRequest
+from megacov.plan.servers import SGLANG_SPARE_TOKENS
 
 # A plan is an estimate, so a run closer to the limit than this gets a warning.
 _TIGHT = 0.9
@@ -25,7 +28,9 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
     if _TIGHT * usable < peak <= usable:
         yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
     if servers_are_foreign(config):
-        yield from too_long(plan)
+        yield from too_long(config, plan.sizes)
+    yield from _context_remarks(plan, longest_of(config))
+    yield from _data_remarks(config)
     if batch.sequences_per_update % plan.layout.data:
         yield (
             f"{batch.sequences_per_update} sequences of an optimizer step are split over parallel.data "
@@ -33,6 +38,32 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
         )
     if plan.request is not None:
         yield from _server_remarks(plan, plan.request)
+
+
+def _context_remarks(plan: RunPlan, longest: int) -> Iterator[str]:
+    """SGLang ends a response before its sequence fills the context."""
+    config, context = plan.config, longest_served(plan.config, plan.sizes)
+    if config.rollout.engine == "sglang" and context - SGLANG_SPARE_TOKENS < longest <= context:
+        cut = longest - (context - SGLANG_SPARE_TOKENS)
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest} and the servers' context is {context}, "
+            f"of which SGLang leaves {SGLANG_SPARE_TOKENS} tokens free: the longest sequences lose {cut} and count as "
+            f"truncated; lower rollout.max_response_length to {config.rollout.max_response_length - cut}."
+        )
+
+
+def _data_remarks(config: RunConfig) -> Iterator[str]:
+    """Look at no more lines than a step has prompts; a file that is not here is not looked at."""
+    enough = config.rollout.prompts_per_step + config.rollout.extra_prompts
+    try:
+        with config.data.path.open("rb") as lines:
+            num_prompts = sum(1 for _ in islice((line for line in lines if line.strip()), enough))
+    except OSError:
+        return
+    if num_prompts:
+        why = prompts_repeat(config, num_prompts)
+        if why is not None:
+            yield why
 
 
 def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:

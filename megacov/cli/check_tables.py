@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from megacov.cli.check_plan import GIB, RunPlan
-from megacov.plan import StageMemory, Suggestion, total_parameters
+from megacov.config.selection_size import covariance_ratio, most_tokens_in_scope, num_selected
+from megacov.plan import Search, StageMemory, total_parameters
 
 _MIB = 2**20
 _SHOWN_SUGGESTIONS = 12
@@ -29,18 +30,22 @@ def render_plan(plan: RunPlan) -> Group:
     return Group(*parts)
 
 
-def render_suggestions(suggestions: list[Suggestion]) -> Table:
-    """The first dozen of the layouts that fit; `suggestions` holds at least one, fastest first."""
-    table = Table(title="Layouts of the same GPUs that fit, fastest first by estimate", title_justify="left")
-    for name in ("tensor", "sequence", "pipeline", "virtual", "context", "data", "recompute", "micro_batch_tokens"):
+def render_search(search: Search) -> Table:
+    """The first dozen of the layouts that fit; there is at least one."""
+    table = Table(
+        title=f"Layouts of {search.world_size} GPUs that fit, fastest first by estimate", title_justify="left"
+    )
+    has_experts = any(one.layout.expert > 1 for one in search.fitting)
+    names = ["tensor", "sequence", "pipeline", "virtual", "context", "data", "recompute", "micro_batch_tokens"]
+    for name in [*names[:5], *(["expert"] if has_experts else []), *names[5:], "fullest GPU", "time"]:
         table.add_column(name, justify="right")
-    table.add_column("fullest GPU", justify="right")
-    table.add_column("time", justify="right")
-    for one in suggestions[:_SHOWN_SUGGESTIONS]:
+    for one in search.fitting[:_SHOWN_SUGGESTIONS]:
         layout = one.layout
-        sizes = (layout.tensor, layout.sequence, layout.pipeline, layout.virtual_pipeline, layout.context, layout.data)
-        shown = [str(value).lower() for value in (*sizes, one.recompute, one.micro_batch_tokens)]
-        table.add_row(*shown, _memory(one.peak, GIB), f"{one.seconds / suggestions[0].seconds:.2f} x")
+        sizes = (layout.tensor, layout.sequence, layout.pipeline, layout.virtual_pipeline, layout.context)
+        experts = (layout.expert,) if has_experts else ()
+        values = (*sizes, *experts, layout.data, one.recompute, one.micro_batch_tokens)
+        shown = [str(value).lower() for value in values]
+        table.add_row(*shown, _memory(one.peak, GIB), f"{one.seconds / search.fitting[0].seconds:.2f} x")
     return table
 
 
@@ -93,6 +98,14 @@ def _batch_table(plan: RunPlan) -> Table:
             f"{batch.positions:,} positions",
             f"{batch.positions_per_rank:,} on each of {layout.context} context-parallel ranks",
         )
+        ratio = covariance_ratio(config)
+        if ratio is not None:
+            tokens = most_tokens_in_scope(config)
+            yield (
+                "selected at a time",
+                f"{num_selected(ratio, tokens):,} tokens",
+                f"at most: algorithm.selection.ratio {ratio:g} of {tokens:,} response tokens; fewer of shorter ones",
+            )
 
     return _pairs("Batch", rows())
 

@@ -18,11 +18,11 @@ from megacov.cli.check_plan import RunPlan, memory_problems, plan_run, problems
 from megacov.cli.check_remarks import remarks
 from megacov.cli.server_layout import signal_lead_problem
 from megacov.config import RunConfig, config_warnings
-from megacov.config.functions import split_function_name
 from megacov.config.loss_section import ImportedLoss
 from megacov.errors import ConfigError, DataError, MegacovError
+from megacov.functions import split_function_name
 from megacov.plan import read_model_sizes
-from megacov.rewards import get_verifier
+from megacov.rewards.registry import find_verifier
 
 Verb = Literal["check", "launch", "train", "resume"]
 Severity = Literal["impossible", "warning", "not looked at"]
@@ -130,7 +130,7 @@ def verifier_has_a_name(subject: Subject) -> Iterator[Remark]:
     """The verifier is one of megacov's own, or a function that could be imported."""
     name = subject.config.rewards.verifier
     if ":" not in name:
-        get_verifier(name)
+        find_verifier(name)
     else:
         yield from _imported(subject, name, setting="rewards.verifier")
 

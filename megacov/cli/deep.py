@@ -25,11 +25,17 @@ from megacov.config.loss_section import ImportedLoss
 DEADLINE_S = 300.0
 """Seconds for one import, or for the data."""
 
-_PLUGINS, _FILES = "plugins", "files"
+_START_S = 60.0
+_LOSS, _VERIFIER, _FILES = "loss", "verifier", "files"
+
+
+def look_at_loss(config: RunConfig) -> list[Remark]:
+    """Import the loss, if it is not one of megacov's own, and call it on a few tokens, for `train`."""
+    return _look(config, [_LOSS], True, DEADLINE_S) if isinstance(config.algorithm.loss, ImportedLoss) else []
 
 
 def look_at_plugins(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
-    """Import what settings name, if they name anything, and call it as far as that is harmless.
+    """Import what settings name, if they name anything, and look at its signature.
 
     Args:
         config: configuration that has passed the static checks.
@@ -39,18 +45,21 @@ def look_at_plugins(config: RunConfig, *, same_python: bool = True, deadline_s: 
     Returns:
         What is impossible, and what could not be looked at.
     """
-    return _look(config, [_PLUGINS], same_python, deadline_s) if _names_plugins(config) else []
+    parts = _plugins(config)
+    return _look(config, parts, same_python, deadline_s) if parts else []
 
 
 def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
     """The same, and open tokenizer, chat template, prompts and keys, as far as they are on this machine."""
     has_files = (config.model.path / "config.json").is_file() or config.data.path.is_file() or config.rollout.keys_file
-    parts = [*([_PLUGINS] if _names_plugins(config) else []), *([_FILES] if has_files else [])]
+    parts = [*_plugins(config), *([_FILES] if has_files else [])]
     return _look(config, parts, same_python, deadline_s) if parts else []
 
 
-def _names_plugins(config: RunConfig) -> bool:
-    return ":" in config.rewards.verifier or isinstance(config.algorithm.loss, ImportedLoss)
+def _plugins(config: RunConfig) -> list[str]:
+    """What settings name as package.module:function."""
+    is_named = {_VERIFIER: ":" in config.rewards.verifier, _LOSS: isinstance(config.algorithm.loss, ImportedLoss)}
+    return [part for part in is_named if is_named[part]]
 
 
 def _look(config: RunConfig, parts: list[str], same_python: bool, deadline_s: float) -> list[Remark]:
@@ -96,15 +105,17 @@ def _collect(
 
 def _read_reports(reports: IO[bytes], deadline_s: float) -> Iterator[dict[str, Any] | None]:
     """Reports, one a line, until the end; None if one is longer in coming than the deadline."""
-    rest = b""
+    rest, has_begun = b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(reports, selectors.EVENT_READ)
         while True:
-            if not selector.select(deadline_s):
+            # The interpreter itself may start slowly.
+            if not selector.select(max(deadline_s, 0.0 if has_begun else _START_S)):
                 yield None
                 return
             part = os.read(reports.fileno(), 65536)
             if not part:
                 return
+            has_begun = True
             *lines, rest = (rest + part).split(b"\n")
             yield from map(json.loads, lines)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from megacov.config import RunConfig
-from megacov.config.functions import import_function
-from megacov.config.loss_section import ImportedLoss
 from megacov.errors import MegacovError
 from megacov.launch.process import die_with_parent
 from megacov.plan import read_model_sizes
+from megacov.rewards.registry import find_verifier
+from megacov.rewards.signature import wanted_values
 
 Look = tuple[str, Callable[[], object]]
 
@@ -39,14 +39,14 @@ def look(config: RunConfig, parts: Sequence[str]) -> Iterator[dict[str, object]]
 
     Args:
         config: configuration that has passed the static checks.
-        parts: "plugins", "files" or both.
+        parts: any of "verifier", "loss" and "files".
 
     Yields:
         `looks_at` before each look; then, if something was found, its sentence, the name of the error (None if the look
         itself was impossible), and whether a module is missing; `ends` at last.
     """
     for part in parts:
-        for looks_at, action in _plugins(config) if part == "plugins" else _files(config):
+        for looks_at, action in _PARTS[part](config):
             yield {"looks_at": looks_at}
             try:
                 action()
@@ -63,12 +63,13 @@ def _public_name(error: MegacovError) -> str:
     return next(each.__name__ for each in type(error).__mro__ if each.__module__ == "megacov.errors")
 
 
-def _plugins(config: RunConfig) -> Iterator[Look]:
-    verifier = config.rewards.verifier
-    if ":" in verifier:
-        yield f"rewards.verifier {verifier}", lambda: import_function(verifier, setting="rewards.verifier")
-    if isinstance(config.algorithm.loss, ImportedLoss):
-        yield f"algorithm.loss.name {config.algorithm.loss.name}", lambda: _check_loss(config)
+def _verifier(config: RunConfig) -> Iterator[Look]:
+    name = config.rewards.verifier
+    yield f"rewards.verifier {name}", lambda: wanted_values(find_verifier(name), name)
+
+
+def _loss(config: RunConfig) -> Iterator[Look]:
+    yield f"algorithm.loss.name {config.algorithm.loss.name}", lambda: _check_loss(config)
 
 
 def _check_loss(config: RunConfig) -> None:
@@ -89,13 +90,13 @@ def _files(config: RunConfig) -> Iterator[Look]:
 
 def _check_prompts(config: RunConfig) -> None:
     from megacov.data import load_prompts, load_tokenizer
-    from megacov.data.prompts import check_chat_template
+    from megacov.data.encoding import apply_chat_template
 
     vocab_size, data = read_model_sizes(config.model.path / "config.json").vocab_size, config.data
     tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
     if not data.path.is_file():
         if data.chat_template:
-            check_chat_template(tokenizer)
+            apply_chat_template(["1 + 1 ="], tokenizer, data.chat_template_kwargs)
         return
     load_prompts(
         data.path,
@@ -104,6 +105,7 @@ def _check_prompts(config: RunConfig) -> None:
         prompt_field=data.prompt_field,
         answer_field=data.answer_field,
         chat_template=data.chat_template,
+        chat_template_kwargs=data.chat_template_kwargs,
         max_prompt_length=data.max_prompt_length,
     )
 
@@ -120,6 +122,9 @@ def _check_keys(config: RunConfig) -> None:
 
     assert config.rollout.keys_file is not None
     read_keys(config.rollout.keys_file)
+
+
+_PARTS: Mapping[str, Callable[[RunConfig], Iterator[Look]]] = {"verifier": _verifier, "loss": _loss, "files": _files}
 
 
 if __name__ == "__main__":

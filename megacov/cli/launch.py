@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
-from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
+from megacov.cli.checks import Remark, Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_deeper
 from megacov.cli.job_places import container_mounts
 from megacov.cli.server_layout import job_layout, leave_seconds, server_arguments, signal_lead_problem
 from megacov.config import RunConfig, load_config
+from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
-from megacov.launch.site import Site, read_site, refuse_secret
+from megacov.launch.site import Site, read_site
 from megacov.launch.submit import submit_chain
 
 # Size of the all-reduce that checks the network: enough to fill the links.
@@ -35,17 +36,18 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
-    place = read_site(site) if site else Site()
-    is_elsewhere = dry_run or bool(place.container)
+    cluster = read_site(site) if site else Site()
+    is_elsewhere = dry_run or bool(cluster.container)
     found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=True))
     refuse_impossible(found)
-    job = make_job(run, config, overrides or [], place)
+    found = [*(Remark("warning", sentence) for sentence in cluster.left_out), *found]
+    job = make_job(run, config, overrides or [], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
     script = render(job)
-    found += look_deeper(run, same_python=not dry_run and _is_python_of_job(place))
+    found += look_deeper(run, same_python=not dry_run and _is_python_of_job(cluster))
     refuse_impossible(found)
     _check_partitions(job)
     show_remarks(found)
@@ -117,7 +119,29 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         site=site,
         partition=slurm.partition or site.partition,
         server_partition=slurm.server_partition or "",
+        qos=slurm.qos or "",
+        node_options=_node_options(slurm),
+        job_options=_extra_options(slurm.extra, site),
     )
+
+
+def _node_options(slurm: SlurmSection) -> tuple[str, ...]:
+    """Options of sbatch for each component of a job."""
+    options = {
+        "reservation": slurm.reservation,
+        "constraint": slurm.constraint,
+        "gres": slurm.gres,
+        "exclude": slurm.exclude,
+    }
+    return tuple(f"--{name}={value}" for name, value in options.items() if value)
+
+
+def _extra_options(options: tuple[str, ...], site: Site) -> tuple[str, ...]:
+    for option in options:
+        name = option.partition("=")[0].removeprefix("--")
+        if site.account and "account".startswith(name):
+            raise ConfigError(f"slurm.extra has {option!r}, and the site sets MEGACOV_ACCOUNT: remove one of them.")
+    return options
 
 
 def _check_partitions(job: Job) -> None:
@@ -149,8 +173,6 @@ def _all_reduce(run: RunConfig) -> tuple[str, ...]:
 
 def _servers(run: RunConfig) -> Servers:
     rollout, arguments = run.rollout, server_arguments(run)
-    for name in rollout.server_environment:
-        refuse_secret(name, where="rollout.server_environment")
     if rollout.colocated:
         arguments["enable-memory-saver"] = True
     return Servers(

@@ -10,6 +10,7 @@ import typer
 from megacov import __version__
 from megacov.cli import check, compare, doctor, export, launch, resume, schema, serve, status, train
 from megacov.errors import MegacovError
+from megacov.launch.output import keep_output
 
 app = typer.Typer(
     name="megacov",
@@ -34,6 +35,7 @@ app.command()(schema.schema)
 
 def main() -> None:
     """Run one verb and exit: 0, or the error's own code after one sentence on stderr, or 130 after Ctrl-C."""
+    keep_output()
     try:
         app(prog_name="megacov")
     except MegacovError as error:

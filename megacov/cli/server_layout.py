@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from megacov.config import RunConfig
@@ -95,6 +96,21 @@ def longest_served(config: RunConfig, sizes: ModelSizes) -> int:
     """Tokens of the longest sequence that the servers take: the model's, or those of SGLang's option context-length."""
     value = server_arguments(config).get("context-length") if config.rollout.engine == "sglang" else None
     return value if isinstance(value, int) and not isinstance(value, bool) else sizes.max_position_embeddings
+
+
+def longest_of(config: RunConfig) -> int:
+    """Number of tokens of the longest possible sequence, prompt included."""
+    return config.data.max_prompt_length + config.rollout.max_response_length
+
+
+def too_long(config: RunConfig, sizes: ModelSizes) -> Iterator[str]:
+    """Yield a sentence if sequences may be longer than servers of this configuration take."""
+    longest, served = longest_of(config), longest_served(config, sizes)
+    if longest > served:
+        yield (
+            f"data.max_prompt_length + rollout.max_response_length is {longest}, and servers refuse more than {served} "
+            "tokens (max_position_embeddings of the model, or rollout.server_arguments.context-length): lower them."
+        )
 
 
 def leave_seconds(config: RunConfig) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
-from megacov.cli.deep import look_at_plugins
+from megacov.cli.deep import look_at_loss
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -22,6 +22,7 @@ from megacov.launch import (
     run_local_ranks,
     start_heartbeat,
 )
+from megacov.launch.output import keep_output
 
 # Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
@@ -48,6 +49,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         MegacovError: the user has made a mistake, or a part of the run has failed.
         SystemExit: this process has started ranks, and ends with their exit code.
     """
+    keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         found = find_remarks(Subject(config, "train" if resumed_with is None else "resume"))
@@ -56,7 +58,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     elif place.local_rank == 0:  # each node has file systems of its own
         check_files(config)
     if place is None:
-        refuse_impossible(look_at_plugins(config))
+        refuse_impossible(look_at_loss(config))
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from megacov.config.cluster import ClusterSection
 from megacov.config.rules import Rule
 from megacov.config.schema import RunConfig
+from megacov.config.selection_size import most_tokens_in_scope, why_too_few
+
+# Above any machine's memory, and below the same memory in MiB.
+_LARGEST_GIB = {"gpu_memory_gib": 2048.0, "gpu_reserve_gib": 128.0, "node_memory_gib": 65536.0}
+# A message of weights below this is slower than its headers; buckets are usually given in MiB.
+_SMALLEST_BUCKET_BYTES = 4096
+
+_WATCHDOG_S = 300.0  # SGLang's default
 
 
 def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
@@ -14,6 +23,11 @@ def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
         "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1: the penalty measures the distance to "
         "the old policy, which is 0 on the first update, so KL-Cov does nothing; raise batch.updates_per_rollout."
     )
+
+
+def ratio_selects_some_tokens(config: RunConfig) -> str | None:
+    """The paper's ratios are meant for mini-batches of a hundred thousand tokens and more."""
+    return why_too_few(config, most_tokens_in_scope(config), at_most=True)
 
 
 def band_needs_normalized_advantages(config: RunConfig) -> str | None:
@@ -82,14 +96,71 @@ def stale_samples_are_corrected(config: RunConfig) -> str | None:
     )
 
 
+def memory_is_in_gib(config: RunConfig) -> str | None:
+    """Tools such as nvidia-smi and sinfo show memory in MiB."""
+    for name, largest in _LARGEST_GIB.items():
+        value = getattr(config.cluster, name)
+        if value > largest:
+            return (
+                f"cluster.{name} is {value:,g} GiB, more than any machine has: if it was in MiB, set "
+                f"{value / 1024:g}; its default is {ClusterSection.model_fields[name].default:g}."
+            )
+    return None
+
+
+def bucket_is_in_bytes(config: RunConfig) -> str | None:
+    """Other code bases give the size of a bucket in MiB."""
+    size = config.weight_sync.bucket_bytes
+    if size >= _SMALLEST_BUCKET_BYTES or not config.weight_sync.traits.in_buckets:
+        return None
+    return f"weight_sync.bucket_bytes is {size} bytes: if it was in MiB, set {size * 2**20}."
+
+
+def prompts_repeat(config: RunConfig, num_prompts: int) -> str | None:
+    """Why a step holds a prompt more than once; None if it does not. Not part of `ADVICE`, which sees no data."""
+    rollout = config.rollout
+    wanted, extra = rollout.prompts_per_step + rollout.extra_prompts, ""
+    if rollout.extra_prompts:
+        extra = f" + rollout.extra_prompts {rollout.extra_prompts}"
+    if num_prompts >= wanted:
+        return None
+    return (
+        f"data.path has {num_prompts} prompts and rollout.prompts_per_step is {rollout.prompts_per_step}{extra}: each "
+        f"step holds some prompts several times; give more prompts, or set rollout.prompts_per_step to {num_prompts} "
+        "or less."
+    )
+
+
+def a_pause_in_place_is_shorter_than_the_watchdog(config: RunConfig) -> str | None:
+    """SGLang's watchdog kills a server whose running requests stand still, as they do while paused in place."""
+    rollout, sync = config.rollout, config.weight_sync
+    if rollout.engine != "sglang" or sync.pause_mode != "in_place":
+        return None
+    options = {name.replace("_", "-"): value for name, value in rollout.server_arguments.items()}
+    watchdog_s = options.get("watchdog-timeout", _WATCHDOG_S)
+    deadline = "weight_sync.timeout_s" if sync.traits.in_buckets else "rollout.request_timeout_s"
+    deadline_s = sync.timeout_s if sync.traits.in_buckets else rollout.request_timeout_s
+    if not isinstance(watchdog_s, (int, float)) or deadline_s <= watchdog_s:
+        return None
+    return (
+        f"weight_sync.pause_mode is in_place, {deadline} is {deadline_s:g} and the servers' watchdog-timeout is "
+        f"{watchdog_s:g}: a server with running requests kills itself if taking weights holds it up that long; set "
+        f"weight_sync.pause_mode=retract, or raise watchdog-timeout in rollout.server_arguments to {deadline_s:g}."
+    )
+
+
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
+    ratio_selects_some_tokens,
     band_needs_normalized_advantages,
     sampling_is_the_policy,
     micro_batch_scope_depends_on_the_layout,
     min_lr_needs_a_decay,
     warmup_ends,
     stale_samples_are_corrected,
+    memory_is_in_gib,
+    bucket_is_in_bytes,
+    a_pause_in_place_is_shorter_than_the_watchdog,
 )
 
 

@@ -97,10 +97,19 @@ def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
             shown = "" if isinstance(value, dict) else f" is {show(value)}"
             return f"{place.path}{shown}: {detail['ctx']['error']}"
     is_item = isinstance(detail["loc"][-1], int)
-    sentence = f"{place.path} is {show(value)}: it must be {_KINDS[str] if is_item else expected(place.field)}."
+    needed = _expected_item(place.field, detail) if is_item else expected(place.field)
+    sentence = f"{place.path} is {show(value)}: it must be {needed}."
     if detail["type"] in ("string_type", "path_type") and isinstance(value, (int, float)):
         sentence += f' Quote it to make it text: "{show(value)}".'
     return sentence
+
+
+def _expected_item(field: FieldInfo, detail: ErrorDetails) -> str:
+    """What an entry of a list must be."""
+    annotation = value_type(field.annotation)
+    item = value_type(get_args(annotation)[0]) if get_origin(annotation) is tuple else str
+    least = detail.get("ctx", {}).get("ge")
+    return _KINDS.get(item, _KINDS[str]) + ("" if least is None else f", at least {least}")
 
 
 def _unknown_key(place: Place, root: type[Section]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from megacov.config.messages import show
 from megacov.config.schema import RunConfig
 
@@ -87,11 +89,13 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _default(name: str) -> Any:
-    """Default of a setting directly inside a section; None for a deeper setting, or if there is no default."""
+    """JSON value of the default of a setting in a section; None for a deeper setting, or where there is no default."""
     section, _, key = name.partition(".")
     kind = RunConfig.model_fields[section].annotation
     field = getattr(kind, "model_fields", {}).get(key)
-    return None if field is None or field.is_required() else field.get_default()
+    if field is None or field.is_required() or field.default_factory is not None:
+        return None
+    return to_jsonable_python(field.get_default())
 
 
 def _is_free(name: str) -> bool:

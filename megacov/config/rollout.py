@@ -70,10 +70,14 @@ class RolloutSection(Section):
     """Sample from this many most likely tokens; -1 for the whole vocabulary. [tokens]"""
     stop: tuple[str, ...] = ()
     """Texts that end a response, in addition to the end-of-sequence token."""
+    stop_token_ids: tuple[Annotated[StrictInt, Field(ge=0)], ...] = ()
+    """Token ids that end a response, in addition to the model's own end-of-sequence tokens."""
+    mask_overlong: StrictBool = False
+    """Responses that the length limit cut carry no loss; their rewards still count in the mean of their group."""
     filter_groups: bool = True
     """Drop groups whose rewards are all equal, and sample others in their place."""
     max_filter_rounds: StrictInt = Field(10, ge=1)
-    """Sampling rounds of one step before filtering gives up. [rounds]"""
+    """Largest number of further prompts that replace dropped groups, as a multiple of prompts_per_step. [rounds]"""
     max_staleness: StrictInt = Field(0, ge=0)
     """Steps by which sampling weights may lag behind trained ones; above 0, both happen at once. [steps]"""
     extra_prompts: StrictInt = Field(0, ge=0)

@@ -16,6 +16,7 @@ from megacov.config.server_rules import (
     engine_has_its_servers,
     every_server_has_its_devices,
     keys_are_of_servers_that_already_run,
+    secrets_stay_out_of_files,
     servers_are_given_up_before_ranks,
 )
 from megacov.config.transports import choose_transport
@@ -173,6 +174,7 @@ def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None
 
 
 RULES: tuple[Rule, ...] = (
+    secrets_stay_out_of_files,
     ratio_is_a_fraction,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,

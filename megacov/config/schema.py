@@ -7,7 +7,7 @@ from math import ceil, gcd
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, JsonValue, StrictFloat, StrictInt, field_validator, model_validator
 
 from megacov.config.algorithm import AlgorithmSection
 from megacov.config.checkpoint import CheckpointSection
@@ -16,6 +16,14 @@ from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
 from megacov.config.slurm import SlurmSection
 from megacov.config.weight_sync import WeightSyncSection
+
+# Parameters of transformers' apply_chat_template that are no values of a template.
+_NOT_OF_TEMPLATES = frozenset(
+    """
+    add_generation_prompt chat_template continue_final_message conversation max_length messages padding
+    return_assistant_tokens_mask return_dict return_tensors sanitize_control_tokens tokenize tokenizer_kwargs truncation
+    """.split()  # noqa: SIM905 - a list would take a line for each
+)
 
 
 class RunSection(Section):
@@ -100,8 +108,22 @@ class DataSection(Section):
     """Draw prompts in a new random order in each epoch."""
     chat_template: bool = True
     """Wrap each question in the tokenizer's chat template."""
+    chat_template_kwargs: dict[str, JsonValue] = Field({})
+    """Further values for the chat template, as in {enable_thinking: false}."""
     max_prompt_length: StrictInt = Field(2048, ge=1)
     """Longest prompt; a longer one is an error. [tokens]"""
+
+    @model_validator(mode="after")
+    def _template_values_have_a_reader(self) -> DataSection:
+        if self.chat_template_kwargs and not self.chat_template:
+            raise ValueError(
+                f"chat_template_kwargs sets {', '.join(self.chat_template_kwargs)} and chat_template is false, which "
+                "does not read them: remove them, or set chat_template to true."
+            )
+        taken = sorted(self.chat_template_kwargs.keys() & _NOT_OF_TEMPLATES)
+        if taken:
+            raise ValueError(f"chat_template_kwargs sets {taken[0]}, which megacov decides itself: remove it.")
+        return self
 
 
 class RewardsSection(Section):
@@ -109,6 +131,14 @@ class RewardsSection(Section):
 
     verifier: str = Field(min_length=1)
     """Function that judges a response: one of megacov's own (sum_pairs), or package.module:function."""
+    workers: StrictInt = Field(4, ge=1, le=1024)
+    """Processes that call the verifier, each for one response at a time, on the machine of rank 0. [processes]"""
+    timeout_s: StrictFloat = Field(30.0, gt=0)
+    """Longest time that the verifier may take for a response; a later verdict is a failure. [s]"""
+    start_timeout_s: StrictFloat = Field(300.0, gt=0)
+    """Longest time to import the verifier in a process. [s]"""
+    max_failed_share: StrictFloat = Field(0.05, ge=0, le=1)
+    """Largest share of a step's responses on which the verifier may fail; they score 0. More end the run. [share]"""
 
 
 class OptimizerSection(Section):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from megacov.config.schema import RunConfig
+from megacov.config.secret_values import is_secret, is_secret_value
 from megacov.config.transports import choose_transport
 
 _GIVING_UP_S = 120.0  # time to leave a process group and probe each server
@@ -63,6 +67,36 @@ def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
         f"weight_sync.timeout_s is {sync.timeout_s:g} and parallel.timeout_s is {ranks_s:g}: ranks would fail before a "
         f"server that hangs is given up; keep parallel.timeout_s at least {_GIVING_UP_S:g} s longer."
     )
+
+
+def secrets_stay_out_of_files(config: RunConfig) -> str | None:
+    """The configuration is copied into the run's folder, checkpoints, TensorBoard and job scripts."""
+    rollout = config.rollout
+    for setting in ("server_environment", "server_arguments"):
+        for name, value in getattr(rollout, setting).items():
+            if isinstance(value, str) and is_secret(name, value):
+                return _is_secret(f"rollout.{setting}.{name}")
+    found = next((path for path, value in _texts(config.model_dump(mode="json"), "") if is_secret_value(value)), None)
+    return None if found is None else _is_secret(found)
+
+
+def _is_secret(path: str) -> str:
+    return (
+        f"{path} looks like a secret, and RUN/config.yaml, checkpoints, TensorBoard and job scripts would hold it: "
+        "remove it, and export it in the shell that starts the run, whose environment ranks and servers inherit."
+    )
+
+
+def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every text in a configuration, with its path."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, path)
 
 
 def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | None:

@@ -6,7 +6,7 @@ Shape legend: n samples, s padded sequence, r padded response.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +17,25 @@ from megacov.errors import DataError
 from megacov.types import MicroBatch, RolloutBatch, Sample
 
 
-def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) -> RolloutBatch:
+def num_overlong(samples: Iterable[Sample]) -> int:
+    """Number of responses that a length limit cut, after at least one token."""
+    return sum(map(_is_overlong, samples))
+
+
+def _is_overlong(sample: Sample) -> bool:
+    return sample.completion.finish_reason == "length" and bool(sample.completion.token_ids)
+
+
+def build_rollout_batch(
+    samples: Sequence[Sample], *, max_response_length: int, mask_overlong: bool = False
+) -> RolloutBatch:
     """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
     Args:
         samples: samples of one rollout, with those of a group next to each other.
         max_response_length: limit of a response and stride of token ids. [tokens]
+        mask_overlong: whether responses that a length limit cut have no loss token, as in DAPO's overlong filtering
+            (arXiv 2503.14476); their rewards stay.
 
     Returns:
         The batch, on the CPU.
@@ -38,6 +51,12 @@ def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) 
             f"a completion has {longest} tokens but rollout.max_response_length is {max_response_length}: "
             "the server ignored the limit."
         )
+    carries_loss = torch.tensor([not (mask_overlong and _is_overlong(sample)) for sample in samples])
+    if not any(carries and sample.completion.token_ids for carries, sample in zip(carries_loss, samples, strict=True)):
+        raise DataError(
+            f"rollout.mask_overlong leaves no token to learn from: the length limit cut all {num_overlong(samples)} "
+            "responses of this rollout; raise rollout.max_response_length, or set rollout.mask_overlong to false."
+        )
     prompt_lengths = torch.tensor([len(sample.prompt.token_ids) for sample in samples])
     response_lengths = torch.tensor([len(sample.completion.token_ids) for sample in samples])
     tokens = torch.zeros(len(samples), int((prompt_lengths + response_lengths).max()), dtype=torch.int64)
@@ -50,7 +69,7 @@ def build_rollout_batch(samples: Sequence[Sample], *, max_response_length: int) 
         tokens=tokens,
         prompt_lengths=prompt_lengths,
         response_lengths=response_lengths,
-        loss_mask=torch.arange(longest) < response_lengths[:, None],
+        loss_mask=(torch.arange(longest) < response_lengths[:, None]) & carries_loss[:, None],
         rollout_log_probs=rollout_log_probs,
         group_ids=torch.tensor([sample.group for sample in samples]),
         rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float32),

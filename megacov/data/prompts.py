@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from megacov.data.encoding import apply_chat_template, encode_plain
 from megacov.errors import DataError
 from megacov.types import Prompt
 
@@ -19,6 +21,7 @@ class _Record:
     line: int
     text: str
     answer: str
+    row: dict[str, Any] | None
 
 
 def load_prompts(
@@ -29,7 +32,9 @@ def load_prompts(
     prompt_field: str = "prompt",
     answer_field: str = "answer",
     chat_template: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     max_prompt_length: int | None = None,
+    keep_rows: bool = False,
 ) -> list[Prompt]:
     """Read prompts from a file with one JSON object per line; blank lines are skipped.
 
@@ -40,7 +45,9 @@ def load_prompts(
         prompt_field: field with the text of the prompt.
         answer_field: field with the answer for the verifier, a text or a number.
         chat_template: whether to wrap the text as a user's message in the tokenizer's chat template.
+        chat_template_kwargs: further values for that template, by name.
         max_prompt_length: largest number of tokens in a prompt; None for no limit.
+        keep_rows: whether each prompt carries the whole object of its line.
 
     Returns:
         The prompts in the order of the file, numbered from 0. A prompt's text is the one its tokens encode.
@@ -49,31 +56,35 @@ def load_prompts(
         DataError: if the file cannot be read, a line is not a JSON object with both fields, a prompt is empty or
             longer than allowed, or a token is outside the model's vocabulary.
     """
-    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field)
+    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=keep_rows)
     texts = [record.text for record in records]
+    encoded: list[list[int]]
     if chat_template:
-        texts = _apply_chat_template(texts, tokenizer)
-    # A chat template already puts special tokens into the text.
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=not chat_template)["input_ids"]
+        texts = apply_chat_template(texts, tokenizer, chat_template_kwargs or {})
+        # A chat template already puts special tokens into the text.
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    else:
+        encoded = encode_plain(texts, tokenizer)
     _check_token_ids(path, records, encoded, vocab_size=vocab_size)
     _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)
     return [
-        Prompt(index=index, text=text, token_ids=tuple(token_ids), answer=record.answer)
+        Prompt(
+            index=index,
+            text=text,
+            token_ids=tuple(token_ids),
+            answer=record.answer,
+            row=record.row,
+        )
         for index, (text, token_ids, record) in enumerate(zip(texts, encoded, records, strict=True))
     ]
 
 
 def check_prompt_file(path: str | Path, *, prompt_field: str, answer_field: str) -> None:
     """Read a file of prompts without a tokenizer; raises DataError as `load_prompts` does."""
-    _read_records(path, prompt_field=prompt_field, answer_field=answer_field)
+    _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=False)
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Render one prompt; raises DataError if the tokenizer has no chat template."""
-    _apply_chat_template(["1 + 1 ="], tokenizer)
-
-
-def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> list[_Record]:
+def _read_records(path: str | Path, *, prompt_field: str, answer_field: str, keep_rows: bool) -> list[_Record]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError as error:
@@ -81,7 +92,7 @@ def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> 
     except OSError as error:
         raise DataError(f"The prompt file {path} cannot be read ({error.strerror}); correct data.path.") from error
     records = [
-        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field)
+        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field, keep_row=keep_rows)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -90,7 +101,9 @@ def _read_records(path: str | Path, *, prompt_field: str, answer_field: str) -> 
     return records
 
 
-def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str) -> _Record:
+def _parse_line(
+    line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str, keep_row: bool
+) -> _Record:
     try:
         values = json.loads(line)
     except ValueError as error:  # broken JSON and broken UTF-8 alike
@@ -113,15 +126,7 @@ def _parse_line(line: bytes, path: str | Path, number: int, *, prompt_field: str
             f"{path}, line {number}: the answer in field {answer_field!r} is a {type(answer).__name__}; "
             "it must be a text or a number."
         )
-    return _Record(line=number, text=text, answer=str(answer))
-
-
-def _apply_chat_template(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    if not tokenizer.chat_template:
-        raise DataError("data.chat_template is on, but the tokenizer has no chat template; turn it off.")
-    conversations = [[{"role": "user", "content": text}] for text in texts]
-    rendered: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-    return rendered
+    return _Record(line=number, text=text, answer=str(answer), row=values if keep_row else None)
 
 
 def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from megacov.launch.heartbeat import start_heartbeat
-from megacov.launch.local_ranks import RankEnvironment, rank_from_environment, run_local_ranks
+from megacov.launch.local_ranks import run_local_ranks
 from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent, stop_processes
+from megacov.launch.rank_environment import RankEnvironment, rank_from_environment
 
 __all__ = [
     "PARENT_PID_VARIABLE",

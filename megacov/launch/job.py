@@ -66,6 +66,8 @@ class Job:
     leave_s: seconds in which ranks must save and leave.
     hang_s: seconds after which a rank without progress counts as hanging.
     reached_by_servers: whether trainer and servers meet at the address of the trainer's first node.
+    node_options: options of sbatch that choose nodes, for each component of the job.
+    job_options: options of sbatch for the whole job; in a heterogeneous job they go to the trainer's component.
     """
 
     name: str
@@ -90,6 +92,9 @@ class Job:
     site: Site
     partition: str = ""
     server_partition: str = ""
+    qos: str = ""
+    node_options: tuple[str, ...] = ()
+    job_options: tuple[str, ...] = ()
 
 
 def lay_out(

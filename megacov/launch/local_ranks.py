@@ -1,4 +1,4 @@
-"""Ranks on this machine: start them, pass signals on to them, end them together; and find out which rank this is."""
+"""Ranks on this machine: start them, pass signals on to them, and end them together."""
 
 from __future__ import annotations
 
@@ -9,30 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple
 
-from megacov.errors import ConfigError, LeaveRequested, RankError
+from megacov.errors import LeaveRequested, RankError
 from megacov.launch.heartbeat import HEARTBEAT_VARIABLE, read_stacks, silence_of
-from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
-
-STORE_VARIABLE = "MEGACOV_STORE"
+from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes, without_ignored_hangup
+from megacov.launch.rank_environment import STORE_VARIABLE
 
 _POLL_S = 0.05
 _SAME_REASON_S = 2.0
-# SLURM numbers the shells of salloc and sbatch with reserved step ids above this one; they are not tasks of srun.
-_SLURM_LAST_STEP_ID = 0xFFFFFFF0
-
-
-class RankEnvironment(NamedTuple):
-    """The place of this process among the ranks; `init_method` is what torch.distributed takes to meet them."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    init_method: str
 
 
 class NodePlace(NamedTuple):
@@ -40,60 +28,6 @@ class NodePlace(NamedTuple):
 
     number: int
     nodes: int
-
-
-def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankEnvironment | None:
-    """Find out which rank this process is, if it was started as one.
-
-    Understands the ranks of `run_local_ranks`, of torchrun, and of srun with more than one task.
-
-    Args:
-        environment: environment variables of this process.
-
-    Returns:
-        The rank; None if this process is no rank, in which case it may start local ranks of its own.
-
-    Raises:
-        ConfigError: a launcher's variables are incomplete or not numbers.
-    """
-    if STORE_VARIABLE in environment:
-        init_method = f"file://{environment[STORE_VARIABLE]}"
-        return _rank(environment, "RANK", "LOCAL_RANK", "WORLD_SIZE", init_method)
-    if all(name in environment for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")):
-        return _rank(environment, "RANK", "LOCAL_RANK", "WORLD_SIZE", "env://")
-    if _is_srun_task(environment):
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
-        if missing:
-            raise ConfigError(
-                f"srun started {environment['SLURM_NTASKS']} ranks without {' and '.join(missing)}; "
-                "export both in the batch script before srun."
-            )
-        return _rank(environment, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "env://")
-    return None
-
-
-def _is_srun_task(environment: Mapping[str, str]) -> bool:
-    step_id = environment.get("SLURM_STEP_ID", "")
-    if not step_id.isdecimal() or int(step_id) >= _SLURM_LAST_STEP_ID:
-        return False
-    return environment.get("SLURM_NTASKS", "1") != "1"
-
-
-def _rank(
-    environment: Mapping[str, str], rank_name: str, local_rank_name: str, world_size_name: str, init_method: str
-) -> RankEnvironment:
-    values = []
-    for name in (rank_name, local_rank_name, world_size_name):
-        text = environment.get(name, "")
-        if not text.isdecimal():
-            raise ConfigError(f"The launcher set {name}={text!r}, which is not a number; start the ranks again.")
-        values.append(int(text))
-    rank, local_rank, world_size = values
-    if rank >= world_size:
-        raise ConfigError(
-            f"The launcher set {rank_name}={rank} and {world_size_name}={world_size}; ranks count from 0."
-        )
-    return RankEnvironment(rank, local_rank, world_size, init_method)
 
 
 def run_local_ranks(
@@ -112,8 +46,10 @@ def run_local_ranks(
     Every rank gets RANK, LOCAL_RANK, WORLD_SIZE, MEGACOV_STORE (path of a FileStore), MEGACOV_PARENT_PID, and
     OMP_NUM_THREADS=1 unless it is set. A rank must call `die_with_parent` before anything else, so that no rank
     outlives this process. If there are several nodes, ranks get no MEGACOV_STORE: they meet at MASTER_ADDR and
-    MASTER_PORT, which must be in this process's environment. Output passes through. SIGINT, SIGTERM and SIGUSR1 are
-    passed on once; a second SIGINT or SIGTERM kills the ranks. If a rank fails, the others are stopped. If a rank's
+    MASTER_PORT, which must be in this process's environment. Output passes through. SIGINT, SIGTERM, SIGUSR1 and SIGHUP
+    are passed on once. After SIGINT, which saves nothing, a second SIGINT or SIGTERM kills the ranks. After the others,
+    ranks may be saving: a repeated signal only prints how long they have left, and the second SIGINT kills them. SIGHUP
+    that is ignored at the start, as under `nohup`, stays ignored. If a rank fails, the others are stopped. If a rank's
     heartbeat shows that it hangs, its stacks are written to stderr and it is killed. Call this from the main thread.
 
     Args:
@@ -233,6 +169,14 @@ def _supervise(
             _send(alive, caught.first)
             on_signal(caught.first)
             terminate_at = min(terminate_at, now + leave_s)
+        if caught.is_repeated:
+            caught.is_repeated = False
+            left_s = max(0.0, min(terminate_at, kill_at) - now)
+            print(
+                f"megacov: the ranks have {left_s:.0f} s left to save and leave; {caught.remedy} ends them unsaved.",
+                file=sys.stderr,
+                flush=True,
+            )
         if now >= terminate_at:
             _send(alive, signal.SIGTERM)
             terminate_at, kill_at = math.inf, min(kill_at, now + grace_s)
@@ -248,15 +192,17 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], signal_number: int) -> N
 
 
 class _CaughtSignals:
-    """While the context lasts, SIGINT, SIGTERM and SIGUSR1 are noted and do not kill this process."""
+    """While the context lasts, SIGINT, SIGTERM, SIGUSR1 and SIGHUP are noted and do not kill this process."""
 
     def __init__(self) -> None:
         self.first: int | None = None
+        self.is_repeated = False
         self.is_impatient = False
+        self._has_interrupted = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> _CaughtSignals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in without_ignored_hangup((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -267,6 +213,17 @@ class _CaughtSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        # A scheduler always sends SIGTERM after SIGUSR1, so only a repeated SIGINT or SIGTERM shows impatience.
-        self.is_impatient |= self.first is not None and signal.SIGUSR1 not in (number, self.first)
-        self.first = number if self.first is None else self.first
+        if self.first is None:
+            self.first = number
+        elif self.first == signal.SIGINT:
+            self.is_impatient |= number in (signal.SIGINT, signal.SIGTERM)
+        else:
+            # Schedulers and terminals repeat the others, so only a person's repeated Ctrl-C ends a save.
+            self.is_impatient |= self._has_interrupted and number == signal.SIGINT
+            self._has_interrupted |= number == signal.SIGINT
+            self.is_repeated = True
+
+    @property
+    def remedy(self) -> str:
+        """The way to end ranks that save, in words."""
+        return "one more Ctrl-C" if self._has_interrupted else "Ctrl-C twice"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from megacov.errors import LeaveRequested, RankError
 from megacov.launch.local_ranks import NodePlace, run_local_ranks
+from megacov.launch.output import keep_output
 
 FAILED, ASKED, LEFT = "failed", "asked", "left"
 _FIRST_SIGNAL = 128  # a signal ended the process if its exit code is this or higher
@@ -81,4 +82,5 @@ def _write_once(path: Path, number: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_output()
     sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from megacov.errors import DataError, PreflightError
 from megacov.launch.node_report import NodeReport, examine_node, judge, read_reports
+from megacov.launch.output import keep_output
 from megacov.launch.peers import meet_peers
 
 REPORTS, BAD_NODES = "reports", "bad_nodes"
@@ -104,4 +105,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_output()
     sys.exit(main(sys.argv[1:]))

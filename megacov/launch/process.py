@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 PARENT_PID_VARIABLE = "MEGACOV_PARENT_PID"
 
@@ -47,6 +47,12 @@ def _watch_parent(parent_pid: int, poll_s: float) -> None:
 
 def _end_now() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def without_ignored_hangup(numbers: Iterable[signal.Signals]) -> tuple[signal.Signals, ...]:
+    """Leave SIGHUP out if this process ignores it, as under `nohup`: the run then outlives its terminal."""
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in numbers if not (is_ignored and number == signal.SIGHUP))
 
 
 def stop_processes(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:

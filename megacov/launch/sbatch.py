@@ -14,6 +14,8 @@ from megacov.launch.site import Site
 TEMPLATES = Path(__file__).parents[2] / "slurm"
 PLACEHOLDER = re.compile(r"@([A-Z][A-Z_]*)@")
 
+_PLAIN_OPTION = re.compile(r"[A-Za-z0-9_./+=,:%@-]+")
+_GPU_RESOURCE = re.compile(r"^--gres=(.*,)?gpu\b")
 _SLURM_PATH = re.compile(r"[A-Za-z0-9_./+=,:-]+")
 
 
@@ -73,7 +75,7 @@ def _values(job: Job) -> dict[str, str]:
         "NODES_PER_SERVER": str(layout.nodes_per_server),
         "GPUS_PER_NODE": str(job.gpus_per_node),
         "GPUS_PER_SERVER": str(layout.gpus_per_server if job.gpus_per_node else 0),
-        "OPTIONS": _option_lines([*_node_options(job, job.partition), *_job_options(site)]),
+        "OPTIONS": _option_lines([*_node_options(job, job.partition), *_job_options(job)]),
         "SERVER_NODE_OPTIONS": _option_lines(_node_options(job, job.server_partition or job.partition)),
         "TIME_LIMIT_MIN": str(job.time_limit_min),
         "SIGNAL_LEAD_S": str(job.signal_lead_s),
@@ -95,22 +97,38 @@ def _values(job: Job) -> dict[str, str]:
 
 
 def _option_lines(options: Iterable[str]) -> str:
-    return "\n#SBATCH ".join(options)
+    return "\n#SBATCH ".join(map(quote_option, options))
+
+
+def quote_option(option: str) -> str:
+    """Write an option for an #SBATCH line, which sbatch splits at blanks and cuts at #, and no shell expands.
+
+    Args:
+        option: an option such as --comment=a run, without line breaks.
+
+    Returns:
+        The option, in double quotes unless it is plain; sbatch reads a backslash as an escape in any quotes.
+    """
+    if _PLAIN_OPTION.fullmatch(option):
+        return option
+    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _node_options(job: Job, partition: str) -> Iterator[str]:
     yield from ("--ntasks-per-node=1", "--exclusive", "--mem=0")
-    if job.gpus_per_node:
+    if job.gpus_per_node and not any(_GPU_RESOURCE.search(option) for option in job.node_options):
         yield f"--gpus-per-node={job.gpus_per_node}"
     if partition:
         yield f"--partition={partition}"
+    yield from job.node_options
 
 
-def _job_options(site: Site) -> Iterator[str]:
-    if site.account:
-        yield f"--account={site.account}"
-    if site.qos:
-        yield f"--qos={site.qos}"
+def _job_options(job: Job) -> Iterator[str]:
+    if job.site.account:
+        yield f"--account={job.site.account}"
+    if job.qos or job.site.qos:
+        yield f"--qos={job.qos or job.site.qos}"
+    yield from job.job_options
 
 
 def _assignments(environment: Mapping[str, str]) -> list[str]:

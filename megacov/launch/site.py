@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacov.config.secret_values import is_secret, is_secret_value
 from megacov.errors import ConfigError, DataError
 
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-_SECRET = re.compile(r"(?i)(key|token|secret|pass|credential|auth|cookie)")
 _PREFIX = "MEGACOV_"
 _SETTINGS = ("PARTITION", "ACCOUNT", "QOS", "MODULES", "CONTAINER", "IMAGE", "MOUNTS", "PYTHON")
 _CONTAINERS = ("", "pyxis", "apptainer")
@@ -25,6 +25,7 @@ class Site:
     image, mounts: image and mounts of the container; without mounts, they follow from the run.
     python: interpreter that runs the trainer.
     environment: variables that the job exports.
+    left_out: a sentence for each variable that looks like a secret, which the job script must not hold.
     """
 
     partition: str = ""
@@ -36,6 +37,7 @@ class Site:
     mounts: str = ""
     python: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def read_site(path: Path) -> Site:
@@ -49,7 +51,7 @@ def read_site(path: Path) -> Site:
 
     Raises:
         DataError: the file cannot be read.
-        ConfigError: a line is not `NAME=value`, a setting is unknown or wrong, or a name looks like that of a secret.
+        ConfigError: a line is not `NAME=value`, or a setting is unknown, wrong, or holds a secret.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -59,20 +61,26 @@ def read_site(path: Path) -> Site:
         ) from error
     settings: dict[str, str] = {}
     environment: dict[str, str] = {}
+    left_out: list[str] = []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigError(f"{path}, line {number}: {line!r} is not NAME=value.")
+            # The rest of the line may be a secret.
+            raise ConfigError(f"{path}, line {number}: {line.partition('=')[0]!r} does not begin as NAME=value does.")
         name, value = match[1], match[2].strip()
         if name.startswith(_PREFIX):
             settings[_setting(name, value, where=f"{path}, line {number}")] = value
+        elif is_secret(name, value):
+            left_out.append(
+                f"{path}, line {number}: {name} looks like a secret and stays out of the job script, which others can "
+                "read: export it in the shell that runs `megacov launch`, whose environment the job inherits."
+            )
         else:
-            refuse_secret(name, where=f"{path}, line {number}")
             environment[name] = value
     modules = tuple(settings.pop("modules", "").split())
-    site = Site(**settings, modules=modules, environment=environment)
+    site = Site(**settings, modules=modules, environment=environment, left_out=tuple(left_out))
     if bool(site.container) != bool(site.image):
         raise ConfigError(
             f"{path}: MEGACOV_CONTAINER is {site.container or 'not set'} and MEGACOV_IMAGE is "
@@ -81,28 +89,16 @@ def read_site(path: Path) -> Site:
     return site
 
 
-def refuse_secret(name: str, *, where: str) -> None:
-    """Refuse a secret, because the job script that would hold it can be read by others.
-
-    Args:
-        name: name of a setting or variable.
-        where: place in which the name was found, for the error.
-
-    Raises:
-        ConfigError: the name is that of a key, a token or the like.
-    """
-    if _SECRET.search(name):
-        raise ConfigError(
-            f"{where}: {name} looks like a secret and would be written into the job script: remove it there, and "
-            "export it in the shell that runs `megacov launch`, whose environment the job inherits."
-        )
-
-
 def _setting(name: str, value: str, *, where: str) -> str:
     plain = name.removeprefix(_PREFIX)
     if plain not in _SETTINGS:
         known = ", ".join(_PREFIX + each for each in _SETTINGS)
         raise ConfigError(f"{where}: there is no setting {name}; there are {known}.")
+    if is_secret_value(value):
+        raise ConfigError(
+            f"{where}: {name} holds what looks like a secret, and would be written into the job script: remove it, and "
+            "log in where the job runs, as with a credentials file of enroot or Apptainer."
+        )
     if plain == "CONTAINER" and value not in _CONTAINERS:
         raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value}: set pyxis or apptainer, or remove it.")
     if plain in ("PARTITION", "ACCOUNT", "QOS") and not re.fullmatch(r"[A-Za-z0-9._,-]+", value):

@@ -23,6 +23,9 @@ from types import FrameType
 
 import psutil
 
+from megacov.launch.output import keep_output
+from megacov.launch.process import without_ignored_hangup
+
 COMMAND_FILE = "command.json"
 POLL_S = 0.1
 
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     def ask(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in without_ignored_hangup((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
         signal.signal(number, ask)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -127,4 +130,5 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_output()
     sys.exit(main(sys.argv[1:]))

@@ -11,10 +11,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from megacov.config.functions import import_function
 from megacov.config.messages import first_sentence
 from megacov.config.section import Section
 from megacov.errors import ConfigError
+from megacov.functions import import_function
 from megacov.losses.loss import Loss, TokenLosses, policy_loss
 from megacov.types import LossBatch
 

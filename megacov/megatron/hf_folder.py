@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ from torch import Tensor
 from megacov.errors import DataError
 
 INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
+_ADAPTER_FILE = "adapter_config.json"
+_FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Shape and dtype of a tensor in a file; the dtype as safetensors names it, such as "BF16"."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class HfFolder:
@@ -22,7 +34,8 @@ class HfFolder:
 
     With an index, the files it names are the model's, and others in the folder (such as Mistral's
     `consolidated.safetensors`) are ignored. Without one, the model is `model.safetensors` if that exists, or else all
-    .safetensors files.
+    .safetensors files. Where both exist, transformers takes `model.safetensors` and SGLang the index's files, so that
+    is refused unless they are the same.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,9 +45,14 @@ class HfFolder:
             folder: folder with one or more .safetensors files.
 
         Raises:
-            DataError: there is no such file, a file cannot be read, or the index disagrees with its files.
+            DataError: there is no such file, a file cannot be read, the index disagrees with its files, or programs
+                would read different files.
         """
         self._folder = folder
+        if (folder / _ADAPTER_FILE).is_file():
+            raise DataError(
+                f"{folder} holds an adapter ({_ADAPTER_FILE}), which would not be trained: merge it into the model."
+            )
         self._files: dict[str, Path] = {}
         index = _read_index(folder / INDEX_FILE)
         for file in _files_of(folder, index):
@@ -53,6 +71,7 @@ class HfFolder:
                     f"{folder / INDEX_FILE} lists {name} in {listed}, which does not hold it: fetch or save the model "
                     "again."
                 )
+        _refuse_doubles(folder, index, self._files)
         if not self._files:
             raise DataError(f"{folder} has no tensor in .safetensors files: save the model as safetensors first.")
 
@@ -64,24 +83,37 @@ class HfFolder:
             optional: names of further tensors that are allowed.
 
         Raises:
-            DataError: names a missing, extra or mis-shaped tensor, or a file that cannot be read.
+            DataError: names a missing, extra or mis-shaped tensor, one that is not of floats, or a file that cannot
+                be read.
         """
         missing, extra = sorted(expected.keys() - self._files), sorted(self._files.keys() - expected.keys() - optional)
         if missing or extra:
             what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this model does not have"
             raise DataError(f"{self._folder} {what}: its weights do not fit its config.json.")
+        for name, header in self.headers(expected).items():
+            if header.dtype not in _FLOAT_DTYPES:
+                raise DataError(
+                    f"{self._files[name]}: {name} has dtype {header.dtype}, and weights are read in one of "
+                    f"{', '.join(_FLOAT_DTYPES)} only: take the model that is not quantized."
+                )
+            if header.shape != expected[name]:
+                raise DataError(
+                    f"{self._files[name]}: {name} has shape {header.shape} and config.json says {expected[name]}: "
+                    "use the configuration that belongs to these weights."
+                )
+
+    def headers(self, names: Iterable[str] | None = None) -> dict[str, TensorHeader]:
+        """Read shapes and dtypes, of all tensors or of some; raises DataError if a file cannot be read."""
         by_file: dict[Path, list[str]] = {}
-        for name in expected:
+        for name in self._files if names is None else names:
             by_file.setdefault(self._files[name], []).append(name)
-        for names in by_file.values():
-            with self._opened(names[0]) as tensors:
-                shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-            for name, shape in shapes.items():
-                if shape != expected[name]:
-                    raise DataError(
-                        f"{self._files[name]}: {name} has shape {shape} and config.json says {expected[name]}: "
-                        "use the configuration that belongs to these weights."
-                    )
+        found = {}
+        for own in by_file.values():
+            with self._opened(own[0]) as tensors:
+                for name in own:
+                    header = tensors.get_slice(name)
+                    found[name] = TensorHeader(tuple(header.get_shape()), str(header.get_dtype()))
+        return found
 
     def read(self, name: str, *, dim: int | None = None, start: int = 0, stop: int = 0) -> Tensor:
         """Read one tensor or a part of it, and nothing else.
@@ -106,6 +138,19 @@ class HfFolder:
                 tensor = part[start:stop] if dim == 0 else part[:, start:stop]
         return tensor
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the folder holds a tensor of this name."""
+        return name in self._files
+
+    def are_equal(self, first: str, second: str) -> bool:
+        """Compare the shapes of two matrices, and their values whatever their dtypes, a few rows at a time."""
+        with self._opened(first) as one, self._opened(second) as other:
+            left, right = one.get_slice(first), other.get_slice(second)
+            if left.get_shape() != right.get_shape():
+                return False
+            starts = range(0, left.get_shape()[0], _ROWS)
+            return all(bool((left[i : i + _ROWS] == right[i : i + _ROWS]).all()) for i in starts)
+
     @contextmanager
     def _opened(self, name: str) -> Iterator[Any]:
         """Open the file that holds a tensor; Any, because safetensors has no types."""
@@ -127,6 +172,25 @@ def _files_of(folder: Path, index: Mapping[str, str] | None) -> list[Path]:
                 "this model."
             )
     return [folder / file_name for file_name in sorted(set(index.values()))]
+
+
+def _refuse_doubles(folder: Path, index: Mapping[str, str] | None, files: Mapping[str, Path]) -> None:
+    """Refuse `model.safetensors` beside other files of weights where transformers and SGLang read different ones."""
+    single = folder / SINGLE_FILE
+    if not single.is_file():
+        return
+    if index is not None:
+        other = next((name for name in index.values() if name != SINGLE_FILE), None)
+        if other is not None:
+            raise DataError(
+                f"{folder} holds {SINGLE_FILE}, which transformers would read, and {INDEX_FILE} with {other}, which "
+                "SGLang would read: remove one of them."
+            )
+        return
+    for file in sorted(folder.glob("*.safetensors")):
+        double = None if file == single else next((name for name in _names_in(file) if name in files), None)
+        if double is not None:
+            raise DataError(f"{single} holds {double}, and so does {file.name}: keep one of them.")
 
 
 def _names_in(file: Path) -> list[str]:

@@ -8,6 +8,7 @@ from megacov.config.rules import check_experts, check_model
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.families.shape import ModelShape
+from megacov.plan.quantization import refuse_quantized
 
 __all__ = ["ModelShape", "check_expert_split", "check_length", "check_split", "read_model_shape"]
 
@@ -35,6 +36,8 @@ def read_model_shape(path: str | Path) -> ModelShape:
         raise DataError(f"model.path {path}: config.json cannot be read ({error}).") from error
     if hf.model_type not in FAMILIES:
         raise ConfigError(f"model.path {path} is a {hf.model_type} model; supported families: {', '.join(FAMILIES)}.")
+    quantization = {key: value for key, value in vars(hf).items() if key.endswith("_config")}
+    refuse_quantized(quantization, config_file=Path(path, "config.json"))
     return FAMILIES[hf.model_type].read(hf)
 
 

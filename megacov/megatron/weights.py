@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from megacov.errors import DataError
 from megacov.megatron.families.family import WeightRule
 from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.hf_folder import HfFolder
@@ -23,6 +24,7 @@ from megacov.megatron.weight_table import EMBEDDING, OUTPUT, owner_of_expert, ow
 from megacov.parallel.collectives import all_gather
 from megacov.parallel.groups import ParallelGroups
 
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"  # as Hugging Face names them
 _IN_LAYER = re.compile(r"decoder\.layers\.(?P<layer>\d+)\.(?P<rest>.*)")
 # Megatron's own experts are modules in a list; Transformer Engine's are numbered weights of one module.
 _OF_EXPERT = re.compile(r"(mlp\.experts\.(?:local_experts\.|linear_fc[12]\.weight))(\d+)")
@@ -65,22 +67,30 @@ def _global_name(name: str, layers: Sequence[Any]) -> str:
 
 
 def check_hf_weights(folder: str | Path, shape: ModelShape) -> None:
-    """Check that a folder holds exactly the tensors of a model, in their shapes. Reads only the headers of its files.
+    """Check that a folder holds exactly the tensors of a model, in their shapes.
+
+    Reads only the headers of its files; if embeddings are tied and the folder holds a head too, it compares the two.
 
     Args:
         folder: folder with one or more .safetensors files.
         shape: sizes of the model.
 
     Raises:
-        DataError: names a missing, extra or mis-shaped tensor.
+        DataError: names a missing, extra or mis-shaped tensor, or a head that is not the embedding it is tied to.
     """
     rules = weight_rules(shape, padded_vocab_size=shape.vocab_size)
     expected = {name: size for rule in rules for name, size in rule.sources}
     ignored = FAMILIES[shape.family].ignored
     optional = {f"model.layers.{layer}.{name}" for layer in range(shape.num_layers) for name in ignored}
     if shape.tie_word_embeddings:
-        optional.add("lm_head.weight")
-    HfFolder(Path(folder)).check(expected, optional=optional)
+        optional.add(_HEAD)
+    source = HfFolder(Path(folder))
+    source.check(expected, optional=optional)
+    if shape.tie_word_embeddings and _HEAD in source and not source.are_equal(_EMBEDDING, _HEAD):
+        raise DataError(
+            f"{folder}: tie_word_embeddings is true in config.json, and {_HEAD} differs from {_EMBEDDING}; "
+            f"transformers would keep both: set tie_word_embeddings to false there, or remove {_HEAD}."
+        )
 
 
 @torch.no_grad()

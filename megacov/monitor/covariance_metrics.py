@@ -107,7 +107,7 @@ def selection_metrics(
         `candidates`; `overlap_micro_batch` with `micro_batch_selected`, NaN if nothing is selected. All are scalar
         float64.
 
-    Collectives: group: SUM [2 to 4] int64; with `scores`, MAX [2] float64.
+    Collectives: group: SUM [2 to 4] int64; with `scores`, MAX [2, 2] float64.
     """
     masks = {"tokens": kept_mask, "selected": selected}
     if candidates is not None:
@@ -140,9 +140,9 @@ def covariance_histogram(cov: Tensor, kept_mask: Tensor, *, group: ProcessGroup 
 
     Returns:
         Counts in the bins of HISTOGRAM_LIMITS, equal on all ranks. If a covariance on any rank is not finite, neither
-        is the total; read no extreme then, because gloo's MAX can lose a NaN.
+        are the total and at least one extreme.
 
-    Collectives: group: SUM [54] float64, MAX [2] float64.
+    Collectives: group: SUM [54] float64, MAX [2, 2] float64.
     """
     values, weights = cov.double().where(kept_mask, 0.0), kept_mask.double()
     limits = torch.tensor(HISTOGRAM_LIMITS, dtype=torch.float64, device=cov.device)

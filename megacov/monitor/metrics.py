@@ -93,17 +93,15 @@ def mismatch_metrics(
     Returns:
         `rollout/mismatch_*`, scalar float64; all NaN where a log-prob on any rank is not finite.
 
-    Collectives: group: SUM [3, 3] float64, MAX [1] float64.
+    Collectives: group: SUM [3, 3] float64, MAX [2] float64.
     """
     m = (rollout_log_probs.detach().double() - old_log_probs.detach().double()).where(loss_mask, 0.0)
     values = {"mismatch_k1": m, "mismatch_k1_abs": m.abs(), "mismatch_k3": torch.expm1(-m) + m}
     means = masked_means({f"rollout/{name}": (value, loss_mask) for name, value in values.items()}, group=group)
     # The appended 0 stands in on a rank without tokens.
-    largest = torch.cat([m.abs(), m.new_zeros(1)]).max().view(1)
-    largest = all_reduce_max(largest, group=group).squeeze(0)
-    # gloo's MAX loses a NaN of any rank but the first; a sum keeps it.
-    is_finite = means["rollout/mismatch_k1_abs"].isfinite()
-    return {**means, "rollout/mismatch_max": largest.where(is_finite, torch.nan)}
+    largest = all_reduce_max(torch.cat([m.abs(), m.new_zeros(1)]).max(), group=group)
+    # Like the means, the maximum is NaN where a log-prob is infinite.
+    return {**means, "rollout/mismatch_max": largest.where(largest.isfinite(), torch.nan)}
 
 
 def policy_means(

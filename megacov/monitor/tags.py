@@ -11,6 +11,7 @@ from typing import Literal
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 from megacov.monitor.tag_sections import HEAD, SECTIONS
+from megacov.types import VERIFIER_FAILURES
 
 Denominator = Literal["tokens", "sequences", "groups", "none"]
 Kind = Literal["scalar", "histogram", "text"]
@@ -148,6 +149,10 @@ _TABLE = (
     Tag("reward/max", "Highest reward.", "reward", "none"),
     Tag("reward/all_right_groups", "Groups in which every reward is 1 or more.", "share", "groups"),
     Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
+    Tag("reward/verifier_failed", "Responses without a verdict; they score 0.", "share", "sequences"),
+    *(Tag(f"reward/verifier_{kind}", meaning, "responses", "none") for kind, meaning in VERIFIER_FAILURES.items()),
+    Tag("reward/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),
+    Tag("reward/verifier_call_s", "Mean time that the verifier took for a response.", "s", "sequences"),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
     Tag("rollout/length_max", "Length of the longest response.", "tokens", "none"),
     Tag("rollout/truncated_fraction", "Responses that end at a length limit.", "share", "sequences"),
@@ -180,7 +185,13 @@ _TABLE = (
         "rollout/server_restarts", "Times that a server was restarted while the batch was sampled.", "restarts", "none"
     ),
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards are equal.", "groups", "none"),
-    Tag("rollout/refill_rounds", "Further rounds of prompts to replace dropped groups.", "rounds", "none"),
+    Tag(
+        "rollout/refill_rounds",
+        "Further prompts that replaced dropped groups, divided by the groups that the step started with; at most "
+        "`rollout.max_filter_rounds`.",
+        "rounds",
+        "none",
+    ),
     Tag(
         "rollout/aborted",
         "Responses that a server aborted unasked. They are sampled again, or continued in partial rollouts.",
@@ -194,6 +205,7 @@ _TABLE = (
         "none",
     ),
     Tag("rollout/empty", "Judged responses without a token.", "responses", "none"),
+    Tag("rollout/overlong_masked", "Truncated responses that carry no loss.", "responses", "none"),
     Tag("rollout/groups", "Groups trained on.", "groups", "none"),
     Tag("rollout/carried", "Responses, begun or finished, that are left for the next step.", "responses", "none"),
     Tag(

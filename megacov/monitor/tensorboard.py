@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
+from megacov.monitor.event_files import cut_event_files
 from megacov.monitor.tags import TAGS, Kind, Tag
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def _chart(*tags: str) -> list[object]:
-    """One chart with a line per tag. TensorBoard matches a regular expression from a tag's start, hence the $."""
-    return ["Multiline", [f"{tag}$" for tag in tags]]
+    """One chart with a line per tag. TensorBoard matches a regular expression from a tag's start."""
+    return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
 
 
 CUSTOM_SCALARS = {
@@ -31,9 +33,13 @@ CUSTOM_SCALARS = {
         "reward": _chart("reward/mean"),
         "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
         "covariance by tail (nats)": _chart(*(tag for tag in TAGS if tag.startswith("cov/top_"))),
-        "restrained tokens (share)": _chart("policy/ppo_clip_fraction", "selection/effective_ratio"),
+        # Apart: one scale would make PPO, whose clip cuts far more tokens, look like the most restrained algorithm.
+        "tokens that the covariance method acts on (share)": _chart("selection/effective_ratio"),
+        "tokens that PPO's clip cuts (share)": _chart("policy/ppo_clip_fraction"),
     }
 }
+
+_CONFIG_TAG = "run/config"
 
 _inherited_hook = threading.excepthook
 
@@ -43,7 +49,7 @@ class MetricWriter:
 
     Args:
         directory: folder of the event file, created if it is missing.
-        first_step: readers hide whatever earlier writers wrote from this step on; None hides nothing.
+        first_step: first step of a resumed run; later points of earlier writers are removed. None for a new run.
         extra_tags: tags beside those of every run, such as an imported loss's metrics.
 
     Raises:
@@ -56,8 +62,13 @@ class MetricWriter:
         self._is_broken = False
         threading.excepthook = _report_thread_failure
         with self._disk():
-            self._writer = SummaryWriter(str(directory), purge_step=first_step)
+            if first_step is not None:
+                cut_event_files(directory, first_step=first_step, config_tag=_CONFIG_TAG)
+            # For `tensorboard --load_fast=false` that already runs: it forgets what it has read from this step on. It
+            # ignores the first request of this kind in a folder, hence the one of a new run.
+            self._writer = SummaryWriter(str(directory), purge_step=first_step or 0)
             self._writer.add_custom_scalars(CUSTOM_SCALARS)
+        self._steps_before = 0 if first_step is None else first_step - 1
 
     def write_scalars(self, scalars: Mapping[str, float | Tensor], *, step: int) -> None:
         """Write numbers of one step. Waits for the device if one of them is a tensor there.
@@ -100,11 +111,12 @@ class MetricWriter:
             )
 
     def write_config(self, text: str) -> None:
-        """Show a YAML configuration on TensorBoard's text page; raises DataError if writing fails."""
-        self._check_tag("run/config", "text")
+        """Show a YAML configuration on the text page, at the last step before this writer's; raises DataError."""
+        self._check_tag(_CONFIG_TAG, "text")
         with self._disk():
             # Markdown shows lines indented by four spaces unchanged.
-            self._writer.add_text("run/config", "".join(f"    {line}\n" for line in text.splitlines()))
+            lines = "".join(f"    {line}\n" for line in text.splitlines())
+            self._writer.add_text(_CONFIG_TAG, lines, global_step=self._steps_before)
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system; raises DataError if that fails."""
@@ -126,6 +138,25 @@ class MetricWriter:
     ) -> None:
         """Close."""
         self.close()
+
+    def reopen_if_deleted(self) -> bool:
+        """Begin another event file if somebody has deleted the folder; what it held is lost.
+
+        Returns:
+            Whether it was deleted.
+
+        Raises:
+            DataError: the folder cannot be made again.
+        """
+        if self._is_broken or any(self._directory.glob("events.out.tfevents.*")):
+            return False
+        print(f"megacov: warning: {self._directory} was deleted: it is made again, without earlier steps.", flush=True)
+        with suppress(OSError):
+            self._writer.close()
+        with self._disk():
+            self._writer = SummaryWriter(str(self._directory))
+            self._writer.add_custom_scalars(CUSTOM_SCALARS)
+        return True
 
     def _check_tag(self, tag: str, kind: Kind) -> None:
         assert tag in self._tags, f"{tag} is not declared in megacov/monitor/tags.py"

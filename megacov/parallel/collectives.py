@@ -43,9 +43,10 @@ def all_reduce_sum(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
 
 
 def all_reduce_max(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
-    """Elementwise maximum over the ranks of `group`.
+    """Elementwise maximum over the ranks of `group`; NaN where any rank holds NaN.
 
-    Over gloo, NaN survives only if rank 0 of the group holds it. Do not judge finiteness by a maximum.
+    A backend's own MAX need not keep NaN: gloo's does only for NaN on rank 0. A minimum is the negated maximum of the
+    negated values.
 
     Args:
         tensor: any shape, which is the same on all ranks; read only.
@@ -54,9 +55,14 @@ def all_reduce_max(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:
     Returns:
         A detached tensor like the input, equal on all ranks.
 
-    Collectives: group: MAX of the tensor.
+    Collectives: group: MAX of the tensor; of twice its size if the tensor is of floats.
     """
-    return _all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    if group_size(group) == 1 or not tensor.is_floating_point():
+        return _all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    is_nan = tensor.detach().isnan()
+    pair = torch.stack([is_nan.to(tensor.dtype), tensor.detach().where(~is_nan, -torch.inf)])
+    is_nan_anywhere, largest = _all_reduce(pair, op=dist.ReduceOp.MAX, group=group)
+    return largest.where(is_nan_anywhere == 0, torch.nan)
 
 
 def all_gather(tensor: Tensor, *, group: ProcessGroup | None) -> Tensor:

@@ -12,7 +12,7 @@ from megacov.plan.memory import StageMemory, TrainerSettings, plan_trainer
 from megacov.plan.model_sizes import ModelSizes, read_model_sizes
 from megacov.plan.parameters import ParameterCount, count_parameters, total_parameters
 from megacov.plan.servers import ServerMemory, plan_server
-from megacov.plan.suggest import Suggestion, suggest
+from megacov.plan.suggest import Search, Suggestion, suggest, suggest_more_gpus
 
 __all__ = [
     "Batch",
@@ -22,6 +22,7 @@ __all__ = [
     "ModelSizes",
     "ParameterCount",
     "Placement",
+    "Search",
     "ServerMemory",
     "ServerRequest",
     "StageMemory",
@@ -34,5 +35,6 @@ __all__ = [
     "plan_trainer",
     "read_model_sizes",
     "suggest",
+    "suggest_more_gpus",
     "total_parameters",
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megacov.errors import ConfigError, DataError
+from megacov.plan.quantization import refuse_quantized
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 _QKV_BIAS = ("qwen2",)
@@ -84,7 +85,7 @@ def read_model_sizes(path: Path) -> ModelSizes:
 
     Raises:
         DataError: the file cannot be read, or a size is missing.
-        ConfigError: megacov does not train this family of models.
+        ConfigError: megacov does not train this family of models, or the model is quantized.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -95,6 +96,7 @@ def read_model_sizes(path: Path) -> ModelSizes:
     family = values.get("model_type") if isinstance(values, dict) else None
     if family not in FAMILIES:
         raise ConfigError(f"{path} is of a {family} model; supported families: {', '.join(FAMILIES)}.")
+    refuse_quantized(values, config_file=path)
     if "num_local_experts" in values:
         values["num_experts"] = values["num_local_experts"]  # the name that transformers 5 writes
     needed = (*_NEEDED, *(_OF_EXPERTS if family == "qwen3_moe" else ()))

@@ -1,9 +1,9 @@
 """Layouts of the same GPUs that fit, the fastest first by an estimate of one optimizer step.
 
 The estimate is for ranking layouts and not for predicting times. It adds up arithmetic at a fixed share of the peak,
-the messages of tensor and context parallelism over a node's links or the network, the reduction of gradients, and the
-bubble of the pipeline (Narayanan et al., arXiv 2104.04473). The constants are those of an H100 node; only their ratios
-matter.
+the messages of tensor, context and expert parallelism over a node's links or the network, the reduction of gradients,
+and the bubble of the pipeline (Narayanan et al., arXiv 2104.04473). The constants are those of an H100 node; only their
+ratios matter.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import gcd
 
 from megacov.plan.activations import Recompute
 from megacov.plan.batch import Batch, BatchPlan, plan_batch
@@ -23,8 +24,9 @@ _FLOPS = 0.4 * 989e12  # bfloat16, at the share of the peak that well-run traini
 _LINK_BYTES_PER_S = 0.7 * 450e9  # NVLink 4, one direction
 _NETWORK_BYTES_PER_S = 0.7 * 50e9  # 400 Gb/s for each GPU
 _CONTEXTS = (1, 2, 4, 8, 16)
-Fits = Callable[[Layout, Recompute, int, Sequence[StageMemory]], bool]
-"""Whether a run may have this layout and recomputation, tokens of a micro-batch, and memory of each stage."""
+_MORE_NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+WhyNot = Callable[[Layout, Recompute, int, Sequence[StageMemory]], str | None]
+"""Why a run may not have this layout and recomputation, tokens of a micro-batch, and memory of each stage."""
 
 # Attention writes no scores, so recomputing it alone saves next to nothing.
 _RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
@@ -32,10 +34,11 @@ _RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A layout that fits.
+    """A layout with its memory and speed.
 
     peak: bytes of the fullest GPU.
     seconds: estimate of an optimizer step on the longest sequences, for ranking.
+    why_not: why a run may not have it; None for a layout that fits.
     """
 
     layout: Layout
@@ -44,45 +47,86 @@ class Suggestion:
     micro_batches: int
     peak: int
     seconds: float
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """The layouts of so many GPUs.
+
+    fitting: layouts that fit, fastest first.
+    nearest: the layout that needs least memory, if none fits; None too where the model cannot be split over the GPUs.
+    """
+
+    world_size: int
+    fitting: list[Suggestion]
+    nearest: Suggestion | None = None
 
 
 def suggest(
-    sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster, *, fits: Fits
-) -> list[Suggestion]:
+    sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster, *, why_not: WhyNot
+) -> Search:
     """Try every layout of the same number of GPUs.
 
     Args:
         sizes: sizes of the model.
-        layout: layout that the user asked for. Its number of ranks is kept; so are its virtual stages and expert
-            parallelism where possible.
+        layout: layout that the user asked for. Its number of ranks is kept; so are its virtual stages where possible.
         batch: sizes of the batch. Micro-batches of one, two and four longest sequences are tried as well.
         settings: how the trainer runs.
         cluster: the machines.
-        fits: called for each layout into which the model can be split.
+        why_not: called for each layout into which the model can be split.
 
     Returns:
         The layouts that fit, fastest first. Within one percent, the layout with the least context and pipeline
         parallelism comes first. For equal layout and recomputation, only the fastest micro-batch is listed.
     """
     best: dict[tuple[Layout, Recompute], Suggestion] = {}
+    nearest: Suggestion | None = None
     for candidate in _layouts(sizes, layout, batch, cluster):
         for recompute, tokens in product(_RECOMPUTES, _micro_batch_tokens(batch)):
             plan = plan_batch(replace(batch, micro_batch_tokens=tokens), candidate)
             stages = plan_trainer(sizes, candidate, plan, replace(settings, recompute=recompute))
-            if not fits(candidate, recompute, tokens, stages):
-                continue
-            peak = max(stage.peak for stage in stages)
             seconds = step_seconds(
                 sizes, candidate, plan, cluster, recompute=recompute, value_bytes=settings.value_bytes
             )
-            key = (candidate, recompute)
-            if key not in best or seconds < best[key].seconds:
-                best[key] = Suggestion(candidate, recompute, tokens, plan.micro_batches, peak, seconds)
+            why, peak = why_not(candidate, recompute, tokens, stages), max(stage.peak for stage in stages)
+            found = Suggestion(candidate, recompute, tokens, plan.micro_batches, peak, seconds, why)
+            if why is not None:
+                nearest = min((nearest or found, found), key=lambda one: (one.peak, one.seconds))
+            elif (candidate, recompute) not in best or seconds < best[candidate, recompute].seconds:
+                best[candidate, recompute] = found
     fastest = min((one.seconds for one in best.values()), default=1.0)
-    return sorted(
+    fitting = sorted(
         best.values(),
         key=lambda one: (round(one.seconds / fastest, 2), one.layout.context, one.layout.pipeline, one.peak),
     )
+    return Search(layout.world_size, fitting, None if fitting else nearest)
+
+
+def suggest_more_gpus(
+    sizes: ModelSizes, layout: Layout, batch: Batch, settings: TrainerSettings, cluster: Cluster, *, why_not: WhyNot
+) -> Search | None:
+    """Try more GPUs, on whole nodes, up to 64 nodes.
+
+    Args:
+        sizes: sizes of the model.
+        layout: layout of fewer GPUs, none of whose layouts fits.
+        batch: sizes of the batch.
+        settings: how the trainer runs.
+        cluster: the machines.
+        why_not: called for each layout into which the model can be split.
+
+    Returns:
+        The layouts of the least number of GPUs that fit; None if none fits.
+    """
+    for nodes in _MORE_NODES:
+        world_size = nodes * cluster.gpus_per_node
+        if world_size > layout.world_size:
+            asked = Layout(virtual_pipeline=layout.virtual_pipeline, data=world_size)
+            search = suggest(sizes, asked, batch, settings, cluster, why_not=why_not)
+            if search.fitting:
+                return search
+    return None
 
 
 def _layouts(sizes: ModelSizes, asked: Layout, batch: Batch, cluster: Cluster) -> Iterator[Layout]:
@@ -96,13 +140,13 @@ def _layouts(sizes: ModelSizes, asked: Layout, batch: Batch, cluster: Cluster) -
             continue
         for pipeline, context in product(_divisors(sizes.num_layers), _CONTEXTS):
             data, rest = divmod(asked.world_size, tensor * pipeline * context)
-            stage_ranks = tensor * context * data
-            if rest or not 0 < data <= per_update or stage_ranks % asked.expert:
+            if rest or not 0 < data <= per_update:
                 continue
             runs = asked.virtual_pipeline if pipeline > 1 else 1
             if sizes.num_layers % (pipeline * runs):
                 runs = 1
-            yield Layout(tensor, tensor > 1, pipeline, runs, context, asked.expert, data)
+            for expert in _divisors(gcd(sizes.num_experts or 1, tensor * context * data)):
+                yield Layout(tensor, tensor > 1, pipeline, runs, context, expert, data)
 
 
 def _micro_batch_tokens(batch: Batch) -> Sequence[int]:
@@ -141,14 +185,26 @@ def step_seconds(
     per_channel = sizes.num_layers / layout.pipeline * tokens / layout.context * value_bytes
     # Each layer has two all-gathers and two reduce-scatters in each direction, or all-reduces of as many bytes.
     tensor = per_channel * passes * 4 * sizes.hidden_size * (1 - 1 / layout.tensor) / _LINK_BYTES_PER_S
-    crosses = layout.tensor * layout.context > cluster.gpus_per_node
-    link = _NETWORK_BYTES_PER_S if crosses else _LINK_BYTES_PER_S
+    link = _slowest_link(layout.tensor * layout.context, cluster)
     context = per_channel * passes * 2 * sizes.key_size / layout.tensor * (layout.context - 1) / link
-    gradients = (4 + value_bytes) * total_parameters(sizes) / (layout.tensor * layout.pipeline)
-    shards = layout.optimizer_shards
-    data = gradients * (1 - 1 / shards) / _NETWORK_BYTES_PER_S
+    # Each token goes to its experts and comes back, in each direction.
+    sent = per_channel * passes * 2 * sizes.experts_per_token * sizes.hidden_size / layout.sequence_share
+    expert = sent * (1 - 1 / layout.expert) / _slowest_link(layout.expert, cluster)
+    experts = _expert_parameters(sizes)
+    gradients = (total_parameters(sizes) - experts) / layout.tensor * (1 - 1 / layout.optimizer_shards)
+    gradients += experts / layout.expert * (1 - 1 / layout.expert_optimizer_shards)
+    data = (4 + value_bytes) * gradients / layout.pipeline / _NETWORK_BYTES_PER_S
     bubble = (layout.pipeline - 1) / (layout.virtual_pipeline * plan.micro_batches)
-    return (compute + tensor + context) * (1 + bubble) + data
+    return (compute + tensor + context + expert) * (1 + bubble) + data
+
+
+def _slowest_link(group: int, cluster: Cluster) -> float:
+    """Bytes a second between the ranks of a group of neighbours."""
+    return _NETWORK_BYTES_PER_S if group > cluster.gpus_per_node else _LINK_BYTES_PER_S
+
+
+def _expert_parameters(sizes: ModelSizes) -> int:
+    return sizes.num_layers * sizes.num_experts * 3 * sizes.hidden_size * sizes.expert_hidden_size
 
 
 def _active_parameters(sizes: ModelSizes) -> int:

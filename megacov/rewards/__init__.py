@@ -1,7 +1,1 @@
-"""Verifiers: functions from a response and the prompt's answer to the reward."""
-
-from __future__ import annotations
-
-from megacov.rewards.registry import Verifier, get_verifier
-
-__all__ = ["Verifier", "get_verifier"]
+"""Verifiers, and the processes that run them. Import from the modules: a worker process needs few of them."""

@@ -15,7 +15,7 @@ from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.fleet.sglang_server import SglangServer
 from megacov.rollout.sampling.carried import CarriedGroup, DecodeTokens, dump_carried, load_carried
 from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
-from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.partial import PartialRollouts
 from megacov.rollout.sampling.prompt_sampler import PromptSampler, Verifier
 from megacov.rollout.sampling.sampler import Sampler
 
@@ -29,7 +29,7 @@ __all__ = [
     "GenerateRequest",
     "Member",
     "Membership",
-    "PartialSampler",
+    "PartialRollouts",
     "Prefix",
     "PromptSampler",
     "RequestRefusedError",

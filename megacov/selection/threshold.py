@@ -30,7 +30,7 @@ def selection_margin(
         margin: [] float64, +inf if nothing or everything is selected; equal on all ranks. For a top k it is never
             negative; it is 0 if the token id broke a tie, and NaN if both scores are the same infinity.
 
-    Collectives: group: MAX [2] float64.
+    Collectives: group: MAX [2, 2] float64.
     Gradient: none.
     """
     values = scores.detach().double()

@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 
 from megacov.errors import RankError
-from megacov.launch.local_ranks import rank_from_environment
+from megacov.launch.output import keep_output
 from megacov.launch.process import PARENT_PID_VARIABLE, die_with_parent
+from megacov.launch.rank_environment import rank_from_environment
+from megacov.parallel.collectives import all_reduce_max
 
 # Ranks may start minutes apart, because all nodes load torch from a shared file system.
 _TIMEOUT = timedelta(seconds=300)
@@ -52,7 +54,7 @@ def bus_bandwidth(mib: int, device: torch.device) -> float:
         if not bool((tensor == world_size * (world_size + 1) / 2).all()):
             raise RankError(f"rank {dist.get_rank()}: an all-reduce over {world_size} ranks gives wrong sums.")
     median = torch.tensor(sorted(times)[_REPEATS // 2], device=device)
-    dist.all_reduce(median, dist.ReduceOp.MAX)
+    median = all_reduce_max(median, group=dist.group.WORLD)
     return 2 * (world_size - 1) / world_size * mib * 2**20 / float(median) / 1e9
 
 
@@ -97,4 +99,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_output()
     sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
-from megacov.errors import CheckpointError, LeaveRequested, RolloutError, WeightSyncError
+from megacov.errors import CheckpointError, LeaveRequested, RewardError, RolloutError, WeightSyncError
 from megacov.megatron.model import ModelSettings
 from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
@@ -25,6 +26,7 @@ from megacov.monitor.tensorboard import MetricWriter
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
+from megacov.trainer.first_steps import first_step_warning
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
@@ -69,6 +71,8 @@ class Run:
         if self.writer is None or self.status is None or self.progress is None:
             return
         step = self.state.step
+        if self.writer.reopen_if_deleted():
+            self.writer.write_config(dump_config(self.config))
         if step % self.config.monitor.log_every == 0:
             self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
             self.status.add_step(step, report.metrics)
@@ -76,6 +80,9 @@ class Run:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
+        warning = first_step_warning(self.config, report.metrics, step=step)
+        if warning is not None:
+            print(f"megacov: warning: {warning}", file=sys.stderr)
 
     def save_and_leave(self) -> None:
         """Save, and end the run. A collective of all ranks.
@@ -92,19 +99,20 @@ class Run:
 
     @contextmanager
     def saved_if_servers_are_lost(self) -> Iterator[None]:
-        """Save before an error of the rollout servers ends the run. A collective of all ranks if that happens.
+        """Save before an error of servers or verifier ends the run. A collective of all ranks if that happens.
 
         The checkpoint holds the state on entering: such errors come before a step's first optimizer step, but perhaps
         after the step's prompts were taken from the data.
 
         Raises:
             RolloutError: raised inside, on all ranks.
+            RewardError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
         before, carried = replace(self.state), self.rollout.carried
         try:
             yield
-        except (RolloutError, WeightSyncError) as error:
+        except (RolloutError, RewardError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
                 self.rollout.carried = carried
                 with suppress(CheckpointError):  # the first error counts, and the checkpointer has reported this one

@@ -42,7 +42,7 @@ class StepClock:
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
         """Seconds and throughput on this rank, and the largest memory of all ranks.
 
-        Collectives: control: MAX [] float64.
+        Collectives: control: MAX [2] float64.
 
         Args:
             batch: rollout batch of the step.

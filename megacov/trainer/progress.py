@@ -43,7 +43,8 @@ class ProgressReport:
         self._name, self._num_steps, self._num_groups = name, num_steps, num_groups
         self._line_at = time.monotonic() + _LINE_EVERY_S
         self._bar: Progress | None = None
-        if choice == "on" or (choice == "auto" and sys.stderr.isatty()):
+        self._is_on_terminal = sys.stderr.isatty()
+        if choice == "on" or (choice == "auto" and self._is_on_terminal):
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             text = TextColumn("{task.fields[numbers]}", markup=False)
             label = TextColumn("{task.description}", markup=False)
@@ -70,9 +71,10 @@ class ProgressReport:
         Args:
             num_sampled: groups of this rollout so far, refilled ones included.
         """
-        if self._bar is not None:
+        bar = self._shown_bar()
+        if bar is not None:
             total = max(num_sampled, self._num_groups)
-            self._bar.update(self._groups_task, completed=num_sampled, total=total, visible=True)
+            bar.update(self._groups_task, completed=num_sampled, total=total, visible=True)
         elif time.monotonic() > self._line_at:
             print(f"{self._name}  sampling: {num_sampled} of {self._num_groups} groups", flush=True)
             self._line_at = time.monotonic() + _LINE_EVERY_S
@@ -85,8 +87,17 @@ class ProgressReport:
             metrics: metrics of the last one, by tag.
         """
         self._line_at = time.monotonic() + _LINE_EVERY_S
-        if self._bar is not None:
-            self._bar.update(self._groups_task, visible=False)
-            self._bar.update(self._steps_task, completed=step, numbers=describe(metrics))
+        bar = self._shown_bar()
+        if bar is not None:
+            bar.update(self._groups_task, visible=False)
+            bar.update(self._steps_task, completed=step, numbers=describe(metrics))
         else:
             print(f"{self._name}  step {step}/{self._num_steps}  {describe(metrics)}", flush=True)
+
+    def _shown_bar(self) -> Progress | None:
+        """The bar, as long as its terminal is open; lines then follow, in the run's log file."""
+        bar = self._bar
+        if bar is not None and self._is_on_terminal and not sys.stderr.isatty():
+            bar.stop()
+            bar = self._bar = None
+        return bar

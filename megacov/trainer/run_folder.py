@@ -110,6 +110,9 @@ def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version
         for sample in samples
     ]
     try:
+        if not path.parent.is_dir():
+            path.parent.mkdir()
+            print(f"megacov: warning: {path.parent} was deleted: it is made again.", flush=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error

@@ -6,13 +6,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from megacov.launch.output import write_now
+from megacov.launch.process import without_ignored_hangup
+
 AT_ONCE = (signal.SIGINT,)
-# Signals that schedulers send before they end a job.
-WITH_CHECKPOINT = (signal.SIGTERM, signal.SIGUSR1)
+# Signals that schedulers send before they end a job, and that a closed terminal sends.
+WITH_CHECKPOINT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SIGNALS = (*AT_ONCE, *WITH_CHECKPOINT)
 
 
@@ -26,9 +30,11 @@ class SignalExit:
         self._grace_s: float | None = None
         self._interrupt: Callable[[], None] = lambda: None
         self._deadline: threading.Timer | None = None
+        self._leave_by = 0.0
+        self._has_interrupted = False
 
     def save_first(self, *, grace_s: float, interrupt: Callable[[], None]) -> None:
-        """From now on, only record SIGTERM and SIGUSR1 in `asked`; the run then saves and exits by itself.
+        """From now on, only record SIGTERM, SIGUSR1 and SIGHUP in `asked`; the run then saves and exits by itself.
 
         Args:
             grace_s: seconds from the signal to a forced exit.
@@ -44,15 +50,22 @@ class SignalExit:
             frame: unused.
 
         Raises:
-            SystemExit: 128 + number, unless the run saves first. Further signals are then ignored.
+            SystemExit: 128 + number, unless the run saves first: then only the second SIGINT ends it before its grace
+                is over, and other signals print how long is left. Further signals are then ignored.
         """
-        if number in WITH_CHECKPOINT and self._grace_s is not None:
-            if self.asked is None:
-                self.asked = signal.Signals(number)
-                self._deadline = threading.Timer(self._grace_s, self._give_up, (self._grace_s, number))
-                self._deadline.daemon = True
-                self._deadline.start()
-                self._interrupt()
+        if self.asked is not None and not (number == signal.SIGINT and self._has_interrupted):
+            self._has_interrupted |= number == signal.SIGINT
+            left_s = max(0.0, self._leave_by - time.monotonic())
+            more = "one more Ctrl-C" if self._has_interrupted else "Ctrl-C twice"
+            write_now(f"megacov: saving, with {left_s:.0f} s of checkpoint.grace_s left; {more} ends it now, unsaved.")
+            return
+        if self.asked is None and number in WITH_CHECKPOINT and self._grace_s is not None:
+            self.asked = signal.Signals(number)
+            self._leave_by = time.monotonic() + self._grace_s
+            self._deadline = threading.Timer(self._grace_s, self._give_up, (self._grace_s, number))
+            self._deadline.daemon = True
+            self._deadline.start()
+            self._interrupt()
             return
         # The launcher and the terminal may both send a signal. A second one must not interrupt the cleanup.
         for each in _SIGNALS:
@@ -84,9 +97,10 @@ class SignalExit:
 
 @contextmanager
 def leave_on_signals() -> Iterator[SignalExit]:
-    """Inside, the first SIGINT, SIGTERM or SIGUSR1 ends this process from the main thread; see `SignalExit`.
+    """Inside, the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP ends this process from the main thread; see `SignalExit`.
 
-    On exit the previous handlers return, except that signals for a checkpoint stay ignored once one has been obeyed.
+    SIGHUP stays ignored if it is when this begins, as under `nohup`. On exit the previous handlers return, except that
+    signals for a checkpoint stay ignored once one has been obeyed.
 
     Yields:
         The signal state, which the caller must check between steps.
@@ -96,7 +110,7 @@ def leave_on_signals() -> Iterator[SignalExit]:
             interrupted code may fail (`shutil.rmtree` closes a descriptor a second time).
     """
     leaving = SignalExit()
-    before = {number: signal.signal(number, leaving.handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, leaving.handle) for number in without_ignored_hangup(_SIGNALS)}
     try:
         yield leaving
     finally:

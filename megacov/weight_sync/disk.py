@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacov.config import RunConfig
 from megacov.config.transports import PauseMode, Verification
 from megacov.rollout import RolloutClient
-from megacov.weight_sync.base import PushTimes, RunOnLoop, WeightTransport
+from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, WeightTransport
+from megacov.weight_sync.pause import ServerPause
 from megacov.weight_sync.servers import on_every_server, verify_servers
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -54,8 +56,7 @@ class DiskTransport(WeightTransport):
         self._source_model = source_model
         self._directory = directory.resolve()
         self._keep = keep
-        self._pause_mode, self._verify = pause_mode, verify
-        self._flushes = pause_mode != "in_place"  # in_place keeps the keys and values of running requests
+        self._pause, self._verify = ServerPause(clients, mode=pause_mode), verify
         self._newest: tuple[Path, str] | None = None
         self._max_shard_bytes = max_shard_bytes
 
@@ -90,7 +91,12 @@ class DiskTransport(WeightTransport):
             )
         times.transfer_s -= times.gather_s
         self._newest = folder, str(version)
-        self._run(self._load_everywhere(folder, str(version), times))
+        try:
+            self._run(self._load_everywhere(folder, str(version), times))
+        except ServersFailedError:
+            with suppress(ServersFailedError):  # the first error counts
+                self._run(self._pause.give_up())
+            raise
         self._remove_old(folder)
         return times
 
@@ -107,20 +113,21 @@ class DiskTransport(WeightTransport):
 
     async def _load_everywhere(self, folder: Path, version: str, times: PushTimes) -> None:
         with times.phase("pause"):
-            await on_every_server(self._clients, lambda client: client.pause(self._pause_mode))
+            await self._pause.begin()
+        flushes = not self._pause.keeps_cache
         with times.phase("load"):
             await on_every_server(
                 self._clients,
-                lambda client: client.weights.load_from_disk(
-                    str(folder), weight_version=version, flush_cache=self._flushes
-                ),
+                lambda client: client.weights.load_from_disk(str(folder), weight_version=version, flush_cache=flushes),
+                timeout_s=self._pause.deadline_s(None),
             )
         with times.phase("flush"):
-            if self._flushes:
+            await self._pause.keep_short()
+            if not self._pause.keeps_cache:
                 await on_every_server(self._clients, lambda client: client.flush_cache())
             await verify_servers(self._clients, version, self._verify)
             # Resume once all servers have loaded: a rollout batch must not come from two versions.
-            await on_every_server(self._clients, lambda client: client.resume())
+            await self._pause.end()
 
     def _remove_old(self, newest: Path) -> None:
         """Keep the versions written last; in a resumed run those need not have the highest numbers."""

@@ -13,6 +13,7 @@ from megacov.errors import RolloutError
 from megacov.rollout import RolloutClient
 from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, WeightTransport
 from megacov.weight_sync.buckets import in_buckets
+from megacov.weight_sync.pause import ServerPause
 from megacov.weight_sync.servers import on_every_server, verify_servers
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class SessionTransport(WeightTransport):
             settings: how tensors are handed over.
         """
         self._clients, self._run, self._settings = clients, run, settings
+        self._pause = ServerPause(clients, mode=settings.pause_mode)
 
     def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
         """Hand the weights over while the servers are paused; see `WeightTransport.push`."""
@@ -71,6 +73,7 @@ class SessionTransport(WeightTransport):
             self._run(self._open(times))
             for bucket in in_buckets(times.gathered(named_tensors), max_bytes=self._settings.bucket_bytes):
                 with times.phase("transfer"):
+                    self._run(self._keep_pause_short())
                     self._run(self._send(bucket))
             self._run(self._close(str(version), times))
         except ServersFailedError as error:
@@ -88,33 +91,44 @@ class SessionTransport(WeightTransport):
 
     async def _everywhere(self, action: Callable[[RolloutClient], Awaitable[Result]]) -> dict[RolloutClient, Result]:
         """Run `on_every_server` within the deadline."""
-        return await on_every_server(self._clients, action, timeout_s=self._settings.timeout_s)
+        timeout_s = self._pause.deadline_s(self._settings.timeout_s)
+        return await on_every_server(self._clients, action, timeout_s=timeout_s)
+
+    async def _keep_pause_short(self) -> None:
+        await self._pause.keep_short(timeout_s=self._settings.timeout_s)
 
     async def _open(self, times: PushTimes) -> None:
         with times.phase("pause"):
-            await self._everywhere(lambda client: client.pause(self._settings.pause_mode))
+            await self._pause.begin(timeout_s=self._settings.timeout_s)
             await self._everywhere(lambda client: client.weights.begin())
 
     async def _close(self, version: str, times: PushTimes) -> None:
         with times.phase("load"):
+            await self._keep_pause_short()
             await self._everywhere(lambda client: client.weights.end())
         with times.phase("flush"):
-            if self._settings.pause_mode != "in_place":  # in_place keeps the keys and values of running requests
+            await self._keep_pause_short()
+            if not self._pause.keeps_cache:
                 await self._everywhere(lambda client: client.flush_cache())
             # Rename last, so that no server has the name of weights that it does not hold.
             await self._everywhere(lambda client: client.weights.set_version(version))
             await verify_servers(self._clients, version, self._settings.verify, timeout_s=self._settings.timeout_s)
             # Resume once all servers have the weights: a rollout batch must not come from two versions.
-            await self._everywhere(lambda client: client.resume())
+            await self._pause.end(timeout_s=self._settings.timeout_s)
 
     async def _abandon(self) -> dict[RolloutClient, RolloutError]:
-        """Close the session wherever one is open, so that a later push can begin another.
+        """Close the session wherever one is open, so that a later push can begin another, and leave servers paused.
 
         Returns:
             Servers that did not answer at all, with the reason.
         """
-        try:
-            await self._everywhere(lambda client: client.weights.abandon())
-        except ServersFailedError as error:
-            return dict(error.failures)
-        return {}
+        failures: dict[RolloutClient, RolloutError] = {}
+        for step in (
+            self._everywhere(lambda client: client.weights.abandon()),
+            self._pause.give_up(timeout_s=self._settings.timeout_s),
+        ):
+            try:
+                await step
+            except ServersFailedError as error:
+                failures = {**error.failures, **failures}
+        return failures

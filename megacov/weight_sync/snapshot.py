@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,25 +13,32 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from megacov.errors import WeightSyncError
+from megacov.weight_sync.model_files import copy_model_files, write_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Configuration, tokenizer and chat template; everything else in a model folder is weights or code.
-_COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 _INDEX_FILE = "model.safetensors.index.json"
 
 
 def write_snapshot(
-    folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, source_model: Path, max_shard_bytes: int
+    folder: Path,
+    named_tensors: Iterable[tuple[str, Tensor]],
+    *,
+    source_model: Path,
+    max_shard_bytes: int,
+    check: Callable[[Path], None] | None = None,
 ) -> int:
     """Write a model folder atomically: it appears whole or not at all. It replaces an older one of the same name.
+
+    Its config.json names the dtype of the weights, or of most bytes of them.
 
     Args:
         folder: new folder; its parent is created.
         named_tensors: every weight by its Hugging Face name, on any device.
         source_model: folder to copy configuration and tokenizer from.
         max_shard_bytes: largest file of weights, unless one tensor alone is larger. [bytes]
+        check: looks at the folder before it appears, under a temporary name, and may raise.
 
     Returns:
         Bytes of all tensors.
@@ -44,8 +51,11 @@ def write_snapshot(
         with tempfile.TemporaryDirectory(prefix=f"tmp-{folder.name}-", dir=folder.parent) as temporary:
             fresh = Path(temporary, "fresh")
             fresh.mkdir()
-            _copy_configuration(source_model, fresh)
-            num_bytes = _write_weights(fresh, named_tensors, max_shard_bytes=max_shard_bytes)
+            copy_model_files(source_model, fresh)
+            bytes_by_dtype = _write_weights(fresh, named_tensors, max_shard_bytes=max_shard_bytes)
+            write_dtype(fresh, max(bytes_by_dtype, key=bytes_by_dtype.__getitem__))
+            if check is not None:
+                check(fresh)
             if folder.exists():
                 folder.rename(Path(temporary, "replaced"))
             fresh.rename(folder)
@@ -53,19 +63,15 @@ def write_snapshot(
         raise WeightSyncError(
             f"The weights cannot be written to {folder} ({error}); free space, or choose another folder."
         ) from error
-    return num_bytes
+    return bytes_by_dtype.total()
 
 
-def _copy_configuration(source_model: Path, folder: Path) -> None:
-    for file in sorted(source_model.iterdir()):
-        if file.is_file() and file.suffix in _COPIED_SUFFIXES and file.name != _INDEX_FILE:
-            shutil.copyfile(file, folder / file.name)
-
-
-def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int) -> int:
+def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int) -> Counter[str]:
+    """Write the files of weights, and return the bytes of each dtype."""
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
-    pending_bytes = total_bytes = 0
+    pending_bytes = 0
+    bytes_by_dtype: Counter[str] = Counter()
 
     def close_shard() -> None:
         shards.append(list(pending))
@@ -78,10 +84,10 @@ def _write_weights(folder: Path, named_tensors: Iterable[tuple[str, Tensor]], *,
             pending_bytes = 0
         pending[name] = _owned(tensor.cpu(), pending.values())
         pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
+        bytes_by_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
     close_shard()
-    _name_shards(folder, shards, total_bytes)
-    return total_bytes
+    _name_shards(folder, shards, bytes_by_dtype.total())
+    return bytes_by_dtype
 
 
 def _owned(tensor: Tensor, others: Collection[Tensor]) -> Tensor:

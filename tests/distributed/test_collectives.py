@@ -1,5 +1,7 @@
 """Collectives over real gloo ranks: results, untouched inputs, explicit groups."""
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -56,6 +58,24 @@ def test_reductions_and_gathers():
         assert results["own_sum_empty"].shape == (0, 4)
         assert results["any"] is True
         assert results["none"] is False
+
+
+def _maxima_with_nan():
+    """Three columns: NaN on rank 0, NaN on rank 1, and a minus infinity beside a number."""
+    mine = [[math.nan, 2.0, -math.inf], [1.0, math.nan, -3.0]][dist.get_rank()]
+    values = torch.tensor(mine)
+    results = [all_reduce_max(values.to(dtype), group=dist.group.WORLD) for dtype in (torch.float32, torch.float64)]
+    assert str(values.tolist()) == str(mine), "an input was written to"
+    scalar = all_reduce_max(torch.tensor(mine[dist.get_rank()]), group=dist.group.WORLD)
+    return [*(result.tolist() for result in results), scalar.item()]
+
+
+def test_a_maximum_keeps_the_nan_of_every_rank():
+    for *results, scalar in run_ranks(_maxima_with_nan, world_size=2):
+        for nan_of_first, nan_of_second, largest in results:
+            assert math.isnan(nan_of_first) and math.isnan(nan_of_second)
+            assert largest == -3.0
+        assert math.isnan(scalar)
 
 
 _TENSORS = [

@@ -65,15 +65,18 @@ def _run(sizes: tuple[int, int]) -> tuple[dict, dict[str, int]]:
 
 
 def _mismatch_with_nan(bad_rank: int) -> dict[str, float]:
-    """Mismatch of two tokens a rank, where one rank has a log-prob that is not a number."""
+    """Mismatch and histogram of two tokens a rank, where one rank has a value that is not a number."""
     old = torch.tensor([-1.0, float("nan") if dist.get_rank() == bad_rank else -2.0])
     mask = torch.ones(2, dtype=torch.bool)
-    got = mismatch_metrics(old, torch.full((2,), -1.5), mask, group=dist.group.WORLD)
-    return {tag: value.item() for tag, value in got.items()}
+    group = dist.group.WORLD
+    got = mismatch_metrics(old, torch.full((2,), -1.5), mask, group=group)
+    histogram = covariance_histogram(old, mask, group=group)
+    extremes = {"minimum": histogram.minimum, "maximum": histogram.maximum, "total": histogram.total}
+    return {tag: value.item() for tag, value in got.items()} | extremes
 
 
 @pytest.mark.dist
-def test_a_mismatch_that_is_not_a_number_shows_whichever_rank_has_it():
+def test_a_value_that_is_not_a_number_shows_whichever_rank_has_it():
     for by_rank in run_cases(_mismatch_with_nan, [(0,), (1,)], world_size=2):
         for metrics in by_rank:
             assert all(math.isnan(value) for value in metrics.values()), metrics

@@ -59,12 +59,48 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
     assert [each.step for each in read_logged_steps(tmp_path / "run") or ()] == list(range(1, faults.STEPS + 1))
 
 
+@pytest.mark.parametrize("hangup", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, reference: bytes) -> None:
+    result = faults.output_closed(tmp_path / "run", reference, hangup=hangup)
+    assert result.code == (75 if hangup else 0), result.output
+    _check(result, lost=0)
+    for name in ("tensorboard", "samples"):
+        assert result.output.count(f"{name} was deleted: it is made again") == 1
+        assert any((tmp_path / "run" / name).iterdir())
+
+
+@pytest.mark.slow
+def test_repeated_signals_leave_a_save_its_grace(tmp_path: Path, reference: bytes) -> None:
+    result = faults.signalled_again(tmp_path / "run", reference)
+    assert result.code == 75, result.output
+    assert result.output.count("s left to save and leave; ") == 2
+    _check(result, lost=0)
+
+
 def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path: Path, reference: bytes) -> None:
     result = faults.server_killed(tmp_path / "run", reference, max_restarts=1)
     assert result.code in (4, 5)  # whichever came first: a sample, or new weights
     assert "a rollout server is lost: " in result.output and "serves with the current weights" in result.output
     assert "is saved; continue with `megacov resume " in result.output
     _check(result, lost=0)
+
+
+def test_a_verifier_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, reference: bytes) -> None:
+    result = faults.signalled_while_verifier_hangs(tmp_path / "run", reference)
+    assert result.code == 75
+    _check(result, lost=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hangs", "dies", "nonsense"])
+def test_a_verifier_that_fails_costs_no_step(kind: str, tmp_path: Path, reference: bytes) -> None:
+    once = faults.verifier_fails(kind, tmp_path / "once", reference, often="once")
+    assert once.code == 0
+    _check(once, lost=0)
+    always = faults.verifier_fails(kind, tmp_path / "always", reference, often="always")
+    assert always.code == 6 and "more than rewards.max_failed_share = 0.05 allows" in always.output
+    assert "step 3 is saved; continue with" in always.output
+    _check(always, lost=0)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +174,18 @@ def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, f
     layout = ("parallel.tensor=1", "parallel.data=2", "parallel.pipeline=2", f"run.steps={faults.STEPS}")
     resumed = faults.resume(folder, *layout)
     assert resumed.code == 0, resumed.output
-    exported = run("export", str(folder), str(tmp_path / "model"), log=tmp_path / "export.log")
+    command = ("export", str(folder), str(tmp_path / "model"), "--dtype", "bfloat16")
+    exported = run(*command, log=tmp_path / "export.log")
     assert exported.code == 0, exported.output
     found = load_file(tmp_path / "model" / "model.safetensors")
     served = load_file(folder / "weights" / f"v{faults.STEPS}" / "model.safetensors")
     expected = load_file(finished / "weights" / f"v{faults.STEPS}" / "model.safetensors")
     assert found.keys() == served.keys() == expected.keys()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.dtype == torch.bfloat16
     assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("137=")["input_ids"]
-    assert all(torch.equal(found[name], served[name]) for name in found)
+    assert all(torch.equal(found[name], served[name].bfloat16()) for name in found)
     # Sampled tokens are the same ones only as long as rounding does not change one.
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(served[name], value, rtol=1e-2, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,21 @@ def test_slurm_takes_every_ready_run(cluster: SlurmCluster, tmp_path: Path) -> N
         script.write_text(rendered.stdout)
         tested = cluster.run("sbatch", "--test-only", str(script))
         assert tested.returncode == 0 and "to start at" in tested.stderr, tested.stderr
+
+
+def test_slurm_reads_options_of_the_configuration_as_they_are(cluster: SlurmCluster, tmp_path: Path) -> None:
+    comment = 'it\'s "mine" $(touch x) `id` # \\ hetjob'
+    options = [f"--comment={comment}", "--hold", "--nice=7"]
+    settings = (
+        "slurm.partition=[batch, rollout]",
+        "slurm.exclude=node[3-4],node7",
+        f"slurm.extra={json.dumps(options)}",
+    )
+    job = submit(cluster, TINY, *TWO_NODES, f"run.directory={tmp_path / 'run'}", *settings)
+    shown = cluster.run("scontrol", "show", "job", "--oneliner", job).stdout
+    assert f" Comment={comment} " in shown and " Nice=7 " in shown
+    assert " Partition=batch,rollout " in shown and "ExcNodeList=node[3-4,7]" in shown
+    assert cluster.run("scancel", job).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from megacov.data import load_prompts, load_tokenizer
-from megacov.rewards import get_verifier
+from megacov.rewards.sum_pairs import sum_pairs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = EXAMPLES / "sum_pairs" / "prompts.jsonl"
@@ -23,10 +23,9 @@ def test_the_script_writes_the_shipped_file(tmp_path: Path) -> None:
 def test_every_prompt_can_be_asked_and_answered() -> None:
     tokenizer = load_tokenizer(EXAMPLES / "tiny_policy", vocab_size=16)
     prompts = load_prompts(PROMPTS, tokenizer, vocab_size=16, max_prompt_length=4)
-    verify = get_verifier("sum_pairs")
     assert [prompt.answer for prompt in prompts] == [str(target) for target in range(10, 200)]
     for prompt in prompts:
         assert prompt.text == f"{prompt.answer}="
         assert tokenizer.unk_token_id not in prompt.token_ids
-        assert verify(f"7+{int(prompt.answer) - 7}", prompt.answer) == 1.0
-        assert verify(f"7+{int(prompt.answer) - 8}", prompt.answer) == 0.0
+        assert sum_pairs(f"7+{int(prompt.answer) - 7}", prompt.answer) == 1.0
+        assert sum_pairs(f"7+{int(prompt.answer) - 8}", prompt.answer) == 0.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from megacov.rewards import get_verifier
+from megacov.rewards.sum_pairs import sum_pairs
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tiny_policy"
 MAX_RESPONSE_LENGTH = 8
@@ -74,8 +74,7 @@ def test_the_warm_start_leaves_head_room() -> None:
     tokens = torch.tensor([tokenizer.encode(f"{target}=") for target in targets])
     responses, entropy = sample(model, tokens, seed=0)
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    verify = get_verifier("sum_pairs")
-    rewards = [verify(text, str(target)) for text, target in zip(texts, targets, strict=True)]
+    rewards = [sum_pairs(text, str(target)) for text, target in zip(texts, targets, strict=True)]
     assert 0.02 < sum(rewards) / len(rewards) < 0.1
     assert 1.15 < entropy < 1.6
     first_numbers = {text.partition("+")[0] for text in texts}

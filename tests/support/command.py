@@ -83,11 +83,11 @@ def still_there(processes: list[psutil.Process], *, grace_s: float = 10.0) -> li
 
 
 def wait_for_line(log: Path, words: str, process: Command) -> None:
-    """Until the output holds the words."""
+    """Until the output holds the words; its file may come later."""
     deadline = time.monotonic() + DEADLINE_S
-    while words not in log.read_text():
-        assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()}"
-        assert time.monotonic() < deadline, f"no {words!r} in time:\n{log.read_text()}"
+    while words not in (text := log.read_text() if log.exists() else ""):
+        assert process.poll() is None, f"ended with {process.returncode}:\n{text}"
+        assert time.monotonic() < deadline, f"no {words!r} in time:\n{text}"
         time.sleep(0.1)
 
 

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def _arm(fault: str, step: int) -> None:
             _before(checkpointing, "gather", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full), _limited)
         case "writer dies":
             _before(checkpoint, "record_file", _die_of_memory, of_step)
+        case "slow save":
+            in_writing(lambda: time.sleep(3.0))
         case "writer hangs":
             in_writing(threading.Event().wait)
         case "rank stops":

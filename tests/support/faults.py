@@ -7,18 +7,22 @@ same weights, bit for bit.
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.command import Ended, descendants, run, started, wait_for_line
 from tests.support.fault_rank import NUM_RANKS
 from tests.support.forked import name_of
+from tests.support.verifiers import FAULT_VARIABLE
 
 STEPS, EVERY = 6, 2
 STORM_STEPS = 40
@@ -32,6 +36,8 @@ SETTINGS = (
     "rollout.prompts_per_step=8",
     "batch.micro_batch_tokens=128",
 )
+FAULTY_VERIFIER = "rewards.verifier=tests.support.verifiers:sum_pairs_with_fault"
+_RESPONSES_PER_STEP = 8 * 8
 _CONTINUED = re.compile(r"continuing after step (\d+)")
 _STEP = re.compile(rf"step (\d+)/{STEPS}")
 
@@ -110,6 +116,44 @@ def signalled(number: signal.Signals, folder: Path, reference: bytes) -> Outcome
     return outcome(number.name, folder, Ended(code, log.read_text(), []), reference)
 
 
+def output_closed(folder: Path, reference: bytes, *, hangup: bool) -> Outcome:
+    """Folders that only people read are deleted, and nobody reads the output any more; then the terminal closes too."""
+    pipe, shown = folder.with_suffix(".pipe"), ""
+    os.mkfifo(pipe)
+    with (
+        os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader,
+        started("train", KL_COV, *SETTINGS, f"run.directory={folder}", log=pipe) as process,
+    ):
+        while f"step 2/{STEPS}" not in shown:
+            shown += (reader.read(1) or b"").decode()
+            if shown.endswith(f"step 1/{STEPS}"):
+                for name in ("tensorboard", "samples"):
+                    shutil.rmtree(folder / name)
+        reader.close()
+        if hangup:
+            wait_for_line(folder / "logs" / "output.log", f"step 3/{STEPS}", process)
+            process.send_signal(signal.SIGHUP)
+        code = process.wait(timeout=120)
+    ended = Ended(code, shown + (folder / "logs" / "output.log").read_text(), [])
+    if hangup:
+        return outcome("terminal closed", folder, ended, reference)
+    assert code == 0, ended.output
+    return Outcome("stdout closed", "output.log", code, 0, False, final_weights(folder) == reference, ended.output)
+
+
+def signalled_again(folder: Path, reference: bytes) -> Outcome:
+    """A second SIGTERM, and a Ctrl-C, while step 4 is being saved."""
+    arguments = ("train", KL_COV, *SETTINGS, f"run.directory={folder}")
+    module, log = ("-m", "tests.support.fault_rank", "slow save", "1", "4"), folder.with_suffix(".log")
+    with started(*arguments, log=log, module=module) as process:
+        wait_for_line(log, f"step 4/{STEPS}", process)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(0.3)
+        code = process.wait(timeout=60)
+    return outcome("second SIGTERM", folder, Ended(code, log.read_text(), []), reference)
+
+
 def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outcome:
     """The embedded server is killed, once more than it is started anew."""
     log = folder.with_suffix(".log")
@@ -123,6 +167,50 @@ def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outco
             next(child for child in descendants(process.pid) if name_of(child) == "serve").kill()
         code = process.wait(timeout=120)
     return outcome("server killed", folder, Ended(code, log.read_text(), []), reference)
+
+
+def verifier_fails(kind: str, folder: Path, reference: bytes, *, often: str) -> Outcome:
+    """The verifier hangs, dies or returns nonsense on wrong responses, from the fourth step on.
+
+    Wrong responses score 0 either way, so that the run must come out the same. Failing "once" is within what a run
+    allows; "always" ends it.
+    """
+    settings = (FAULTY_VERIFIER, "rewards.timeout_s=1.0", f"run.directory={folder}")
+    with _verifier_fault(kind, folder, often=often):
+        ended = run("train", KL_COV, *SETTINGS, *settings, log=folder.with_suffix(".log"))
+    if ended.code != 0:
+        return outcome(f"verifier {kind}", folder, ended, reference)
+    is_same = final_weights(folder) == reference
+    warning = next(line for line in ended.output.splitlines() if "warning: step 4: the verifier" in line)
+    return Outcome(
+        f"verifier {kind}", warning.removeprefix("megacov: warning: "), 0, 0, bool(ended.left), is_same, ended.output
+    )
+
+
+def signalled_while_verifier_hangs(folder: Path, reference: bytes) -> Outcome:
+    """SIGTERM while the fourth step waits for a verifier that never returns, far from its deadline."""
+    log = folder.with_suffix(".log")
+    settings = (FAULTY_VERIFIER, "rewards.timeout_s=1000.0", f"run.directory={folder}")
+    with (
+        _verifier_fault("hangs", folder, often="always"),
+        started("train", KL_COV, *SETTINGS, *settings, log=log) as process,
+    ):
+        wait_for_line(log, f"step 3/{STEPS}", process)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+    return outcome("SIGTERM while the verifier hangs", folder, Ended(code, log.read_text(), []), reference)
+
+
+@contextmanager
+def _verifier_fault(kind: str, folder: Path, *, often: str) -> Iterator[None]:
+    """A fault of the verifier in commands that are started inside, from the fourth step on."""
+    mark = folder.with_suffix(".mark")
+    os.environ[FAULT_VARIABLE] = f"{kind} {3 * _RESPONSES_PER_STEP} {mark} {often}"
+    try:
+        yield
+    finally:
+        del os.environ[FAULT_VARIABLE]
 
 
 def damaged(fault: str, damage: Callable[[Path], None], template: Path, folder: Path, reference: bytes) -> Outcome:

@@ -14,9 +14,11 @@ from megacov.rollout.fleet.member import Member
 from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.sampling.carried import CarriedGroup
 from megacov.rollout.sampling.groups import SampledGroups
-from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.partial import PartialRollouts
 from megacov.rollout.sampling.prompt_sampler import PromptSampler
+from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
+from tests.support.judging import judged_by
 from tests.support.scripted_server import Call, Reply, completion, scripted_server
 
 N, LENGTH, MADE = 2, 6, 2
@@ -69,7 +71,7 @@ def prompt(index: int) -> Prompt:
 
 
 @contextlib.asynccontextmanager
-async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSampler]:
+async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[Sampler]:
     def make_client(address: str) -> RolloutClient:
         return RolloutClient(address, vocab_size=1000, request_timeout_s=10.0, max_retries=1)
 
@@ -82,7 +84,7 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
         fleet = Fleet(Membership(members=members, make_client=make_client, bring_up_to_date=nothing))
         stack.push_async_callback(fleet.membership.aclose)
         options = {
-            "verify": lambda text, _: float(len(text)),
+            "verify": judged_by(lambda text, _: float(len(text))),
             "samples_per_prompt": N,
             "max_response_length": LENGTH,
             "decode": lambda ids: ",".join(map(str, ids)),
@@ -93,7 +95,7 @@ async def sampler_of(*scripts: Any, **settings: Any) -> AsyncIterator[PartialSam
             clients=[fleet], **{name: value for name, value in options.items() if name in of_prompts}
         )
         rest = {name: value for name, value in options.items() if name not in of_prompts}
-        yield PartialSampler(prompt_sampler=prompt_sampler, **rest)
+        yield Sampler(prompt_sampler, PartialRollouts(**rest))
 
 
 def trained(sampled: SampledGroups) -> list[int]:
@@ -105,7 +107,7 @@ def trained(sampled: SampledGroups) -> list[int]:
 
 
 async def phase(
-    sampler: PartialSampler,
+    sampler: Sampler,
     server: Server,
     source: Any,
     carried: Sequence[CarriedGroup] = (),
@@ -115,6 +117,6 @@ async def phase(
     ahead: int = 1,
 ) -> SampledGroups:
     server.version = str(version)
-    return await sampler.sample_batch(
+    return await sampler.sample_groups(
         source, num_groups, carried=carried, expected_version=str(version), trained_version=version + ahead
     )

@@ -120,7 +120,7 @@ def scripted_clients(*scripts: Script, **options: Any) -> Iterator[tuple[list[Ro
 
     async def start() -> list[RolloutClient]:
         opened = [await stack.enter_async_context(scripted_server(script)) for script in scripts]
-        clients = [RolloutClient(address, vocab_size=4, **{"max_retries": 0} | options) for address, _ in opened]
+        clients = [RolloutClient(address, **{"vocab_size": 4, "max_retries": 0} | options) for address, _ in opened]
         return [await stack.enter_async_context(client) for client in clients]
 
     stack = contextlib.AsyncExitStack()

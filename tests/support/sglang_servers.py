@@ -26,9 +26,9 @@ START_TIMEOUT_S = 400.0  # half a minute on idle cores, which others may use
 
 @contextmanager
 def sglang_servers(
-    number: int, folder: Path, *, model: Path = MODEL
+    number: int, folder: Path, *, model: Path = MODEL, **arguments: str | int | float
 ) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
-    """Servers that generate, with logs in the folder, and their keys."""
+    """Servers that generate, with logs in the folder and further options such as watchdog_timeout, and their keys."""
     rollout, keys = load_config(RUN).rollout, make_keys()
     with ExitStack() as stack:
         servers = [
@@ -38,7 +38,7 @@ def sglang_servers(
                 keys=keys,
                 log_path=folder / f"server_{each}.log",
                 command=rollout.server_command,
-                arguments=rollout.server_arguments,
+                arguments={**rollout.server_arguments, **arguments},
                 environment=rollout.server_environment,
                 random_seed=each,
                 start_timeout_s=START_TIMEOUT_S,
@@ -109,7 +109,7 @@ def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, fold
     """A transport by name, with messages much smaller than the model."""
     if name == "disk":
         return DiskTransport(clients, run=run, source_model=MODEL, directory=folder / "weights", **options)
-    settings = SessionSettings(bucket_bytes=200_000, **{"timeout_s": 60.0} | options)
+    settings = SessionSettings(**{"bucket_bytes": 200_000, "timeout_s": 60.0} | options)
     if name == "ipc":
         return TensorTransport(clients, run=run, settings=settings)
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))

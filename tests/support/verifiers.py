@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from megacov.rewards.sum_pairs import sum_pairs
+
+FAULT_VARIABLE = "MEGACOV_VERIFIER_FAULT"
+
+_num_calls = 0
+
 
 def not_a_number(text: str, answer: str) -> float:
     return float("nan")
@@ -24,3 +36,33 @@ def length(text: str, answer: str) -> float:
 def one(text: str, answer: str) -> float:
     """A reward that teaches nothing."""
     return 1.0
+
+
+def sum_pairs_with_fault(text: str, answer: str) -> Any:
+    """The verifier of the sum-pairs task, but for a fault that the environment names: "kind after mark often".
+
+    From call number `after` of a process on, it goes wrong on a response that scores 0, and makes the file `mark`. Then
+    it goes wrong on no other ("once"), or on all others, also in new processes ("always").
+    """
+    global _num_calls
+    _num_calls += 1
+    reward = sum_pairs(text, answer)
+    kind, after, mark, often = os.environ.get(FAULT_VARIABLE, "none 0 / once").split()
+    is_due = often == "always" if Path(mark).exists() else _num_calls > int(after)
+    if reward == 0.0 and is_due:
+        Path(mark).touch()
+        if kind == "hangs":
+            subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            time.sleep(1000)
+        if kind == "dies":
+            os._exit(0)
+        return "nonsense"
+    return reward
+
+
+def takes_its_time(text: str, answer: str) -> float:
+    """Take as many seconds as the response says, or end the process."""
+    if text == "exit":
+        os._exit(0)
+    time.sleep(float(text))
+    return float(answer)

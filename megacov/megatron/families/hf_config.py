@@ -23,10 +23,10 @@ def read_sizes(hf: Any, **features: Any) -> ModelShape:
         The sizes.
 
     Raises:
-        ConfigError: the activation or the rotary embedding is not supported.
+        ConfigError: the activation, the rotary embedding or the name of the weights' file is not supported.
         DataError: a parameter of the rotary embedding is missing.
     """
-    refuse_unless(hf, hidden_act="silu")
+    refuse_unless(hf, hidden_act="silu", transformers_weights=None)
     rope: dict[str, Any] = dict(hf.rope_parameters or {})
     return ModelShape(
         family=hf.model_type,

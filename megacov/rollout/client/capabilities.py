@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class Capabilities:
     tensor_parallel: ranks that share the weights. [ranks]
     other_parallel: data-parallel copies times pipeline stages. [copies]
     memory_saver: the server can free its GPU memory and allocate it again.
+    watchdog_s: time without a step after which the server kills itself while requests run; None if it never does. [s]
     """
 
     version: str = NEWEST_TESTED_VERSION
@@ -48,6 +50,7 @@ class Capabilities:
     tensor_parallel: int = 1
     other_parallel: int = 1
     memory_saver: bool = False
+    watchdog_s: float | None = None
 
 
 def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
@@ -82,12 +85,20 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         tensor_parallel=_size(server_info, "tp_size"),
         other_parallel=_size(server_info, "pp_size") * _size(server_info, "dp_size"),
         memory_saver=bool(server_info.get("enable_memory_saver", False)),
+        watchdog_s=_seconds(server_info, "watchdog_timeout"),
     )
 
 
 def _size(server_info: Mapping[str, Any], name: str) -> int:
     size = server_info.get(name, 1)
     return size if isinstance(size, int) else 1
+
+
+def _seconds(server_info: Mapping[str, Any], name: str) -> float | None:
+    seconds = server_info.get(name)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return None
+    return float(seconds) if 0 < seconds < math.inf else None
 
 
 def refuse_unsafe(version: str, *, server: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -60,6 +61,8 @@ class ServerProcess(ABC):
             RolloutError: the process cannot be started.
         """
         if self.pid is None:
+            with suppress(OSError):  # somebody may have deleted the folder of logs since the last start
+                self._log_path.parent.mkdir(exist_ok=True)
             self._process = self._launch()
 
     def __enter__(self) -> Self:

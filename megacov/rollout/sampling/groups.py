@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megacov.rollout.sampling.carried import CarriedGroup
-from megacov.types import Completion, Prompt, Sample
+from megacov.types import Completion, Prompt, Sample, Verdict
 
 
 @dataclass(slots=True)
@@ -19,7 +20,8 @@ class SamplingReport:
     """
 
     retries: int = 0  # of HTTP calls
-    refill_rounds: int = 0
+    refills: int = 0  # further prompts that replaced dropped groups
+    refill_rounds: float = 0.0  # refills, divided by the number of groups that the batch started with
     dropped_groups: int = 0
     all_right_groups: int = 0  # every reward equal, and above 0
     all_wrong_groups: int = 0  # every reward equal, and not above 0
@@ -30,6 +32,7 @@ class SamplingReport:
     carried: int = 0  # finished or begun, left for the next batch
     continued_tokens: int = 0  # tokens from earlier batches in completions that were continued
     stale_dropped: int = 0  # begun under weights that are too old by now, and sampled again
+    verifier_failures: Counter[str] = field(default_factory=Counter)  # by the kind of failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,16 @@ class SampledGroups:
 
 @dataclass(frozen=True, slots=True)
 class JudgedGroup:
-    """The completions of a prompt with their rewards."""
+    """The completions of a prompt with their verdicts."""
 
     prompt: Prompt
     completions: list[Completion]
-    rewards: list[float]
+    verdicts: list[Verdict]
+
+    @property
+    def rewards(self) -> list[float]:
+        """One reward for each completion."""
+        return [verdict.reward for verdict in self.verdicts]
 
     @property
     def rewards_differ(self) -> bool:
@@ -62,15 +70,16 @@ class JudgedGroup:
     def samples(self, number: int) -> list[Sample]:
         """The group's samples, with `number` as their group."""
         return [
-            Sample(prompt=self.prompt, completion=completion, group=number, reward=reward)
-            for completion, reward in zip(self.completions, self.rewards, strict=True)
+            Sample(self.prompt, completion, group=number, reward=verdict.reward, failure=verdict.failure)
+            for completion, verdict in zip(self.completions, self.verdicts, strict=True)
         ]
 
     def count(self, report: SamplingReport) -> None:
         """Add the group's completions to the report."""
         report.truncated += sum(completion.finish_reason == "length" for completion in self.completions)
         report.empty += sum(not completion.token_ids for completion in self.completions)
-        if self.rewards and not self.rewards_differ:
+        report.verifier_failures.update(verdict.failure for verdict in self.verdicts if verdict.failure is not None)
+        if self.verdicts and not self.rewards_differ:
             report.all_right_groups += self.rewards[0] > 0
             report.all_wrong_groups += self.rewards[0] <= 0
 
@@ -82,7 +91,7 @@ class SamplingCall:
     expected_version: weight version that every new token must come from.
     seed: seed of the call; None sends no seeds.
     on_group: called after each group, for a progress bar.
-    slots: limits the prompts under way.
+    slots: limits the prompts that are generated at a time; a group that waits for its verdicts holds none.
     """
 
     report: SamplingReport
@@ -90,6 +99,12 @@ class SamplingCall:
     seed: int | None
     on_group: Callable[[], None] | None
     slots: asyncio.Semaphore
+
+    def count(self, group: JudgedGroup) -> None:
+        """Count a judged group in the report and for the progress bar."""
+        group.count(self.report)
+        if self.on_group is not None:
+            self.on_group()
 
     def seed_of(self, *place: int) -> int | None:
         """A 63-bit seed for one request, from its place: the number of its prompt in this call, its attempt, ..."""

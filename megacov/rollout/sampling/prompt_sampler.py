@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from megacov.errors import RewardError, RolloutError
@@ -12,9 +12,10 @@ from megacov.rollout.client.client import RolloutClient
 from megacov.rollout.client.wire import GenerateRequest, Prefix
 from megacov.rollout.fleet.fleet import Fleet
 from megacov.rollout.sampling.groups import JudgedGroup, SamplingCall, SamplingReport
-from megacov.types import Completion, Prompt
+from megacov.rollout.tasks import gather_all
+from megacov.types import Completion, Prompt, Verdict
 
-Verifier = Callable[[str, str], float]
+Verifier = Callable[[Prompt, Completion], Awaitable[Verdict]]
 
 _LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
 
@@ -24,14 +25,14 @@ class PromptSampler:
     """How completions are sampled and judged. Use it within the clients' event loop.
 
     clients: servers of the same model; a request goes to the one with the fewest requests under way. A fleet is one.
-    verify: (text of the completion, answer of the prompt) -> finite reward; called on the event loop.
+    verify: awaited for each completion, all completions of a group at once; cancelled where the batch ends without it.
     samples_per_prompt: completions in a group.
     max_response_length: longest completion. [tokens]
-    temperature, top_p, top_k, stop: how tokens are drawn and completions ended.
-    max_concurrency: largest number of prompts under way.
+    temperature, top_p, top_k, stop, stop_token_ids: how tokens are drawn and completions ended.
+    max_concurrency: largest number of prompts that are generated at a time.
     max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
-    max_filter_rounds: largest number of refills.
+    max_filter_rounds: largest number of further prompts, as a multiple of the groups that a batch starts with.
     """
 
     clients: Sequence[RolloutClient | Fleet]
@@ -42,6 +43,7 @@ class PromptSampler:
     top_p: float = 1.0
     top_k: int = -1
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     max_concurrency: int = 256
     max_resamples: int = 3
     filter_groups: bool = False
@@ -87,6 +89,7 @@ class PromptSampler:
             top_p=self.top_p,
             top_k=self.top_k,
             stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
             sampling_seed=seed,
             prefix=prefix,
         )
@@ -97,13 +100,10 @@ class PromptSampler:
         finally:
             self._under_way[client] -= 1
 
-    def judge(self, call: SamplingCall, prompt: Prompt, completions: list[Completion]) -> JudgedGroup:
-        """Reward a finished group, and count it in the call's report; raises RewardError if a reward is not finite."""
-        group = JudgedGroup(prompt, completions, [self._reward(prompt, completion) for completion in completions])
-        group.count(call.report)
-        if call.on_group is not None:
-            call.on_group()
-        return group
+    async def judge(self, prompt: Prompt, completions: list[Completion]) -> JudgedGroup:
+        """Judge all completions of a finished group at once; raises RewardError if a reward is not finite."""
+        verdicts = await gather_all(self._verdict(prompt, completion) for completion in completions)
+        return JudgedGroup(prompt, completions, verdicts)
 
     def keeps(self, group: JudgedGroup) -> bool:
         """Whether the group is trained on; dynamic filtering drops groups whose rewards are all equal."""
@@ -119,7 +119,7 @@ class PromptSampler:
 
     def too_few_error(self, report: SamplingReport, *, num_kept: int, num_groups: int) -> RolloutError:
         """The error for a batch with too few groups after the last refill."""
-        got = f"Only {num_kept} of {num_groups} groups can be used after {report.refill_rounds} refills"
+        got = f"Only {num_kept} of {num_groups} groups can be used after {report.refills} further prompts"
         if not self.filter_groups:
             return RolloutError(f"{got}; give at least {num_groups} prompts.")
         return RolloutError(
@@ -128,11 +128,11 @@ class PromptSampler:
             "prompts that the model answers rightly some of the time."
         )
 
-    def _reward(self, prompt: Prompt, completion: Completion) -> float:
-        reward = float(self.verify(completion.text, prompt.answer))
-        if not abs(reward) <= _LARGEST_REWARD:
+    async def _verdict(self, prompt: Prompt, completion: Completion) -> Verdict:
+        verdict = await self.verify(prompt, completion)
+        if not abs(verdict.reward) <= _LARGEST_REWARD:
             raise RewardError(
-                f"The verifier gave {reward} for a completion of prompt {prompt.index}; it must give a finite number "
-                "that float32 can hold."
+                f"The verifier gave {verdict.reward} for a completion of prompt {prompt.index}; it must give a finite "
+                "number that float32 can hold."
             )
-        return reward
+        return verdict

@@ -1,26 +1,48 @@
-"""Groups of judged samples: n completions of each prompt, refilled until there are enough groups to learn from."""
+"""Batches of judged groups: n completions of each prompt, and a further prompt as soon as a group is dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from megacov.rollout.client.wire import Prefix
-from megacov.rollout.sampling.groups import JudgedGroup, SampledGroups, SamplingCall, number_groups
+from megacov.rollout.sampling.batch import Batch, GrowingGroup
+from megacov.rollout.sampling.carried import CarriedGroup
+from megacov.rollout.sampling.groups import JudgedGroup, SampledGroups
+from megacov.rollout.sampling.partial import PartialRollouts, abort_everything
 from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.rollout.tasks import gather_all
-from megacov.types import Completion, Prompt
+from megacov.types import Prompt
+
+_ABORT_AGAIN_S = 0.2
+_END_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Samples batches in which every completion is finished. Use it within the clients' event loop.
+    """Samples batches of judged groups. Use it within the clients' event loop.
+
+    Prompts start in the order of the data. When a group is dropped, the next prompt starts at once, so the groups kept
+    and those under way always add up to the number that the batch started with.
+
+    A whole batch is therefore the shortest prefix of the data that holds `num_groups` kept groups, whatever the order
+    in which groups finish. It ends when nothing is under way, so all groups that started were judged, and `num_groups`
+    of them were kept. The last prompt to start replaced a dropped group: at that time fewer than `num_groups` of the
+    groups before it could still be kept, so no shorter prefix is enough. A request's seed depends on the place of its
+    prompt in that prefix and not on time. No group is sampled in vain except those that filtering drops.
+
+    In partial rollouts a batch takes the groups that finish first, so it depends on time.
 
     A program without an event loop keeps an `asyncio.Runner` and calls `runner.run(sampler.sample_groups(...))`.
+
+    prompt_sampler: how completions are sampled and judged.
+    partial: how batches may leave completions unfinished; None for whole batches only.
     """
 
     prompt_sampler: PromptSampler
+    partial: PartialRollouts | None = None
 
     async def sample_groups(
         self,
@@ -28,72 +50,122 @@ class Sampler:
         num_groups: int,
         *,
         expected_version: str,
+        trained_version: int | None = None,
+        carried: Sequence[CarriedGroup] = (),
         seed: int | None = None,
         on_group: Callable[[], None] | None = None,
     ) -> SampledGroups:
-        """Sample and judge groups until there are enough of them.
+        """Continue carried groups, begin further ones as needed, and stop once enough groups are kept.
 
         Args:
             prompts: source of prompts; only those needed are taken, so an iterator can be used again.
-            num_groups: groups wanted.
-            expected_version: weight version that every token must come from.
+            num_groups: groups wanted; after `partial_after_s` fewer are enough.
+            expected_version: weight version that every new token must come from.
+            trained_version: version of the weights that will be trained on the groups; for partial rollouts.
+            carried: groups left by the previous batch of partial rollouts; they come first.
             seed: makes the samples repeatable on the embedded server; a new one for every call. None sends no seed.
-            on_group: called after each group, for a progress bar.
+            on_group: called after each judged group, for a progress bar.
 
         Returns:
-            num_groups groups.
+            The kept groups: in the order of the data, or in partial rollouts shuffled, with those left for the next
+            batch.
 
         Raises:
             RolloutError: a server failed, or too few groups are left.
             RewardError: a reward is not finite.
             DataError: a prompt has a token outside the vocabulary.
         """
-        source, prompt_sampler = iter(prompts), self.prompt_sampler
-        retries_before = prompt_sampler.num_retries
-        call = prompt_sampler.start_call(expected_version=expected_version, seed=seed, on_group=on_group)
-        report = call.report
-        kept: list[JudgedGroup] = []
-        dropped: list[JudgedGroup] = []
-        for refill_round in range(prompt_sampler.max_filter_rounds + 1):
-            batch = list(islice(source, num_groups - len(kept)))
-            if not batch:
-                break
-            report.refill_rounds = refill_round
-            first = len(kept) + len(dropped)
-            for group in await gather_all(
-                self._sample(call, first + index, prompt) for index, prompt in enumerate(batch)
-            ):
-                (kept if prompt_sampler.keeps(group) else dropped).append(group)
-        report.retries = prompt_sampler.num_retries - retries_before
-        report.dropped_groups = len(dropped)
-        if len(kept) < num_groups:
-            raise prompt_sampler.too_few_error(report, num_kept=len(kept), num_groups=num_groups)
-        return number_groups(kept, dropped, report)
+        source, retries_before = iter(prompts), self.prompt_sampler.num_retries
+        call = self.prompt_sampler.start_call(expected_version=expected_version, seed=seed, on_group=on_group)
+        batch, num_first = Batch(call), num_groups
+        if self.partial is not None and (carried or self.partial.end_early):
+            assert trained_version is not None
+            batch.partial, batch.oldest = self.partial, trained_version - self.partial.max_staleness
+            num_first += self.partial.extra_prompts
+        assert batch.partial is not None or not carried
+        try:
+            for group in [*carried, *map(_fresh, islice(source, max(0, num_first - len(carried))))]:
+                self._start(batch, group)
+            await self._fill(batch, source, num_groups)
+            await self._end(batch)
+        finally:
+            for task in batch.tasks:
+                task.cancel()
+            await asyncio.gather(*batch.tasks, return_exceptions=True)
+        call.report.retries = self.prompt_sampler.num_retries - retries_before
+        return batch.result(num_groups)
 
-    async def _sample(self, call: SamplingCall, number: int, prompt: Prompt) -> JudgedGroup:
-        async with call.slots:
-            completions = await self._complete(call, number, prompt)
-        return self.prompt_sampler.judge(call, prompt, completions)
+    def _start(self, batch: Batch, carried: CarriedGroup) -> None:
+        group = batch.add(carried, num_completions=self.prompt_sampler.samples_per_prompt)
+        batch.start(group, self._complete(batch, group))
 
-    async def _complete(self, call: SamplingCall, number: int, prompt: Prompt) -> list[Completion]:
-        prompt_sampler = self.prompt_sampler
-        completions: list[Completion] = []
-        num_missing, prefix = prompt_sampler.samples_per_prompt, Prefix()
-        for attempt in range(prompt_sampler.max_resamples + 1):
-            for completion in await prompt_sampler.generate(
-                prompt.token_ids,
-                n=num_missing,
-                max_new_tokens=prompt_sampler.max_response_length,
-                seed=call.seed_of(number, attempt),
-                prefix=prefix,
-            ):
-                if completion.finish_reason == "abort":
-                    call.report.aborted += 1
-                elif any(span.version != call.expected_version for span in completion.version_spans):
-                    call.report.wrong_version += 1
-                else:
-                    completions.append(completion)
-                    num_missing -= 1
-            if num_missing == 0:
-                return completions
-        raise prompt_sampler.unusable_error(call, prompt, num_missing=num_missing)
+    async def _fill(self, batch: Batch, source: Iterator[Prompt], num_groups: int) -> None:
+        """Wait until enough groups are kept. Groups that end after that stay under way, as if they had not ended."""
+        num_first, report = batch.num_started, batch.call.report
+        after_s = None if batch.partial is None else batch.partial.partial_after_s
+        late_at = None if after_s is None else time.monotonic() + after_s
+        while len(batch.kept) < num_groups:
+            left_s = None if late_at is None else late_at - time.monotonic()
+            is_late = left_s is not None and left_s <= 0.0
+            if is_late and batch.partial is not None and batch.partial.usable(len(batch.kept)) > 0:
+                return
+            if not batch.tasks:
+                raise self.prompt_sampler.too_few_error(report, num_kept=len(batch.kept), num_groups=num_groups)
+            ended = await batch.next_ended(timeout_s=None if is_late else left_s)
+            if ended is None:
+                continue
+            batch.call.count(ended[1])
+            if self.prompt_sampler.keeps(ended[1]):
+                batch.kept.append(ended)
+                continue
+            batch.dropped.append(ended)
+            if report.refills < self.prompt_sampler.max_filter_rounds * num_first:
+                for group in map(_fresh, islice(source, 1)):
+                    self._start(batch, group)
+                    report.refills += 1
+                    report.refill_rounds = report.refills / num_first
+
+    async def _complete(self, batch: Batch, group: GrowingGroup) -> JudgedGroup | None:
+        """Generate and judge a group; None if the batch is over before, with what there is in the group's pieces."""
+        async with batch.call.slots:
+            for attempt in range(self.prompt_sampler.max_resamples + 1):
+                if batch.is_over or group.is_finished:
+                    break
+                await gather_all(self._extend(batch, group, copies, attempt) for copies in group.requests())
+        if batch.is_over:
+            return None
+        num_missing = sum(piece.finish_reason == "abort" for piece in group.pieces)
+        if num_missing:
+            raise self.prompt_sampler.unusable_error(batch.call, group.prompt, num_missing=num_missing)
+        return await self.prompt_sampler.judge(group.prompt, group.pieces)
+
+    async def _extend(self, batch: Batch, group: GrowingGroup, copies: list[int], attempt: int) -> None:
+        piece, place = group.pieces[copies[0]], (group.number, attempt)
+        completions = await self.prompt_sampler.generate(
+            group.prompt.token_ids + piece.token_ids,
+            n=len(copies),
+            max_new_tokens=self.prompt_sampler.max_response_length - len(piece.token_ids),
+            seed=batch.call.seed_of(*place, *copies) if piece.token_ids else batch.call.seed_of(*place),
+            prefix=group.prefix,
+        )
+        for copy, completion in zip(copies, completions, strict=True):
+            batch.extend(group, copy, completion, stop=self.prompt_sampler.stop)
+
+    async def _end(self, batch: Batch) -> None:
+        """Have the servers answer with what they have. Completions that are not answered keep their tokens so far."""
+        batch.is_over = True
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        judged = {task for task, group in batch.tasks.items() if group.is_finished}
+        for task in judged:
+            task.cancel()  # the next batch judges what it carries
+        under_way = batch.tasks.keys() - judged
+        while under_way and time.monotonic() < deadline:
+            # Repeat: a request may have been on its way to a server, or have moved to another one.
+            await abort_everything(self.prompt_sampler.clients)
+            _, under_way = await asyncio.wait(under_way, timeout=_ABORT_AGAIN_S)
+        for task in batch.tasks.keys() - judged - under_way:
+            task.result()
+
+
+def _fresh(prompt: Prompt) -> CarriedGroup:
+    return CarriedGroup(prompt, ())

@@ -182,6 +182,7 @@ class SkippedUpdates:
             }
         )
         try:
+            self._file.parent.mkdir(exist_ok=True)
             self._file.write_text(json.dumps(self._reports, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             # The run can continue without its report.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from megacov.config import RunConfig
+from megacov.errors import DataError
 from megacov.rollout import Capabilities, UnusableServerError, refuse_unsafe, version_warning
 from megacov.weight_sync import why_out_of_reach
 
@@ -31,4 +34,21 @@ def check_server(config: RunConfig, capabilities: Capabilities, *, address: str,
         raise UnusableServerError(
             f"rollout.colocated is true and {address} cannot give its memory back: start it with --enable-memory-saver "
             "on a GPU (with the package torch_memory_saver), or set rollout.colocated=false."
+        )
+
+
+def check_stop_tokens(ids: Sequence[int], *, vocab_size: int) -> None:
+    """Refuse `rollout.stop_token_ids` that no response can hold.
+
+    Args:
+        ids: the setting.
+        vocab_size: rows of the model's embedding.
+
+    Raises:
+        DataError: names the first id outside the vocabulary.
+    """
+    outside = next((token for token in ids if token >= vocab_size), None)
+    if outside is not None:
+        raise DataError(
+            f"rollout.stop_token_ids holds {outside}, and the model's vocabulary has {vocab_size} tokens: correct it."
         )

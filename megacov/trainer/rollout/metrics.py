@@ -6,6 +6,7 @@ import torch
 
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
 from megacov.rollout import SampledGroups
+from megacov.types import VERIFIER_FAILURES
 
 
 def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
@@ -25,6 +26,8 @@ def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
         **rollout_metrics(groups.samples),
         **entropy_before_filter(sampled),
         **version_lag(groups.samples, version=version),
+        "reward/verifier_failed": report.verifier_failures.total() / len(sampled),
+        **{f"reward/verifier_{kind}": report.verifier_failures[kind] for kind in VERIFIER_FAILURES},
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,

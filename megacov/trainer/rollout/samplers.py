@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from megacov.config import RunConfig
-from megacov.rollout import DecodeTokens, Fleet, PartialSampler, PromptSampler, Verifier
+from megacov.rollout import DecodeTokens, Fleet, PartialRollouts, PromptSampler, Sampler, Verifier
 
 
-def make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
-    """Sample and judge completions of one prompt at a time."""
+def make_sampler(config: RunConfig, fleet: Fleet, verify: Verifier, decode: DecodeTokens) -> Sampler:
+    """Sample batches of judged groups."""
+    return Sampler(_make_prompt_sampler(config, fleet, verify), _make_partial_rollouts(config, decode))
+
+
+def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
     rollout = config.rollout
     return PromptSampler(
         clients=[fleet],
@@ -18,17 +22,16 @@ def make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> Pr
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         stop=rollout.stop,
+        stop_token_ids=rollout.stop_token_ids,
         max_concurrency=rollout.max_concurrency,
         filter_groups=rollout.filter_groups,
         max_filter_rounds=rollout.max_filter_rounds,
     )
 
 
-def make_partial_sampler(config: RunConfig, prompt_sampler: PromptSampler, decode: DecodeTokens) -> PartialSampler:
-    """Sample batches that may leave completions unfinished."""
+def _make_partial_rollouts(config: RunConfig, decode: DecodeTokens) -> PartialRollouts:
     rollout = config.rollout
-    return PartialSampler(
-        prompt_sampler=prompt_sampler,
+    return PartialRollouts(
         decode=decode,
         max_staleness=rollout.max_staleness,
         extra_prompts=rollout.extra_prompts,

@@ -67,7 +67,7 @@ def find_keys(config: RunConfig) -> ServerKeys:
     return make_keys() if config.rollout.servers else ServerKeys()
 
 
-def check_own_servers(config: RunConfig) -> None:
+def _check_servers(config: RunConfig) -> None:
     """Check command, address and port of servers, and the file that lists them; raises RolloutError. Starts nothing."""
     rollout = config.rollout
     if rollout.addresses_file is not None:
@@ -93,7 +93,12 @@ def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[Serv
 
     Returns:
         The servers; none where addresses of running servers are given.
+
+    Raises:
+        RolloutError: their command does not exist, they cannot listen at their address, or the file of addresses is
+            unusable.
     """
+    _check_servers(config)
     if config.rollout.engine == "embedded":
         return [_embedded(config, folder)]
     return [_sglang(config, folder, keys, number) for number in range(config.rollout.servers)]

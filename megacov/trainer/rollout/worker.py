@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,23 +17,18 @@ from typing import Any
 from torch import Tensor
 
 from megacov.config import RunConfig
+from megacov.config.advice import prompts_repeat
 from megacov.data import PromptStream, load_prompts, load_tokenizer
-from megacov.data.packing import build_rollout_batch
+from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
-from megacov.rewards import get_verifier
-from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, Sampler, UnreachableError
-from megacov.trainer.rollout.checks import check_server
+from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
+from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
+from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
-from megacov.trainer.rollout.samplers import make_partial_sampler, make_prompt_sampler
-from megacov.trainer.rollout.servers import (
-    allow_open_files,
-    check_own_servers,
-    find_keys,
-    make_fleet,
-    make_servers,
-)
+from megacov.trainer.rollout.samplers import make_sampler
+from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -61,7 +57,7 @@ class _UnderWay:
 
 
 class RolloutWorker:
-    """Prompts, servers and verifier of a run. Clients and verifier run on an event loop in a thread of their own.
+    """Prompts, servers and verifier of a run. Their clients run on an event loop in a thread of its own.
 
     carried: groups that the last collected batch of partial rollouts left unfinished.
     push_times: what the last push cost.
@@ -70,7 +66,7 @@ class RolloutWorker:
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
-        """Read all that the run reads. Nothing is written, and no server started: `start_servers` does that.
+        """Import the verifier and read all that the run reads. Nothing is written, and no server started.
 
         Args:
             config: the run's configuration.
@@ -79,42 +75,45 @@ class RolloutWorker:
             on_group: called on another thread after each sampled group, with the number of groups so far in the batch.
 
         Raises:
-            ConfigError: the verifier is unknown, or the keys are unusable.
+            ConfigError: the verifier cannot be imported, or the keys are unusable.
             DataError: prompts or tokenizer do not fit the model.
             RolloutError: a server could not be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
-        self._stack = ExitStack()
         self._is_interrupted = False
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
         self.carried: tuple[CarriedGroup, ...] = ()
-        self._verify = get_verifier(config.rewards.verifier)
-        tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
-        self._decode = partial(tokenizer.decode, skip_special_tokens=True)
-        self._prompts = load_prompts(
-            config.data.path,
-            tokenizer,
-            vocab_size=vocab_size,
-            prompt_field=config.data.prompt_field,
-            answer_field=config.data.answer_field,
-            chat_template=config.data.chat_template,
-            max_prompt_length=config.data.max_prompt_length,
-        )
-        allow_open_files(config)
-        self._keys = find_keys(config)
-        check_own_servers(config)
-        # The loop starts before the servers, so that it ends after them.
-        self._loop = self._stack.enter_context(LoopThread())
-        self._servers = make_servers(config, folder, self._keys)
+        check_stop_tokens(config.rollout.stop_token_ids, vocab_size=vocab_size)
+        with ExitStack() as stack:
+            # The loop starts before servers and verifiers, so that it ends after them.
+            self._loop = stack.enter_context(LoopThread())
+            self._judge = Judge(config, folder, self._loop, stack)
+            tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
+            self._decode = partial(tokenizer.decode, skip_special_tokens=True)
+            self._judge.wait_ready()
+            self._prompts = load_prompts(
+                config.data.path,
+                tokenizer,
+                vocab_size=vocab_size,
+                prompt_field=config.data.prompt_field,
+                answer_field=config.data.answer_field,
+                chat_template=config.data.chat_template,
+                chat_template_kwargs=config.data.chat_template_kwargs,
+                max_prompt_length=config.data.max_prompt_length,
+                keep_rows=self._judge.wants_row,
+            )
+            warning = prompts_repeat(config, len(self._prompts))
+            if warning is not None:
+                print(f"megacov: warning: {warning}", file=sys.stderr)
+            allow_open_files(config)
+            self._keys = find_keys(config)
+            self._servers = make_servers(config, folder, self._keys)
+            self._stack = stack.pop_all()
 
     def start_servers(self) -> None:
-        """Start the run's own servers, whose logs go to the run folder; `wait_ready` waits for them.
-
-        Raises:
-            RolloutError: a server cannot be started.
-        """
+        """Start the run's own servers, whose logs go to the run folder; raises RolloutError if one cannot be started."""
         for server in self._servers:
             self._stack.callback(server.stop)
             server.start()
@@ -143,9 +142,7 @@ class RolloutWorker:
         self._loop.run(self._members.wait_ready())
         self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
-        prompt_sampler = make_prompt_sampler(self._config, self._fleet, self._verify)
-        self._sampler = Sampler(prompt_sampler)
-        self._partial_sampler = make_partial_sampler(self._config, prompt_sampler, self._decode)
+        self._sampler = make_sampler(self._config, self._fleet, self._judge.verify, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
         """Push new weights to every server as one transaction. Servers that fail go out of service.
@@ -193,16 +190,15 @@ class RolloutWorker:
         assert self._under_way is None
         run, rollout = self._config.run, self._config.rollout
         stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
+        self._judge.begin(step=step + 1)
         numbers, on_group = count(1), self._on_group
-        sample: Callable[..., Coroutine[None, None, SampledGroups]] = self._sampler.sample_groups
-        if rollout.is_partial or self.carried:
-            # A step trains the weights whose version is the step's number.
-            sample = partial(self._partial_sampler.sample_batch, carried=self.carried, trained_version=step)
         sample = partial(
-            sample,
+            self._sampler.sample_groups,
             _one_by_one(stream),
             rollout.prompts_per_step,
             expected_version=str(version),
+            trained_version=step,  # a step trains the weights whose version is the step's number
+            carried=self.carried,
             # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
@@ -221,7 +217,7 @@ class RolloutWorker:
 
         Raises:
             RolloutError: the servers gave no full batch.
-            RewardError: a reward is not a finite number.
+            RewardError: the verifier failed on too many responses.
             DataError: no completion holds a token.
             LeaveRequested: `interrupt` was called.
             ServersWaitError: all servers that are left need a push of the current weights.
@@ -231,10 +227,16 @@ class RolloutWorker:
         groups = begun.sampling.result()
         self.carried = groups.carried
         self._give_memory()
-        batch = build_rollout_batch(groups.samples, max_response_length=self._config.rollout.max_response_length)
+        rollout = self._config.rollout
+        batch = build_rollout_batch(
+            groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
+        )
         kept = groups.samples[: self._config.monitor.samples_per_step]
         write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
+        verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, version=state.weight_version) | {
+            **verifier_metrics,
+            "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,

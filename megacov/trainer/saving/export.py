@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from megacov.megatron.model import DTYPES
 from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.saving.export_check import check_as_transformers
 from megacov.trainer.saving.restore import GoodCheckpoint, find_good_checkpoint, read_good_checkpoint
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -37,7 +37,8 @@ class Exported:
 def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> Exported:
     """Write the policy of a run as a model folder with configuration, tokenizer and generation settings.
 
-    It verifies every file of the checkpoint first.
+    It verifies every file of the checkpoint first, and compares the new folder with what transformers expects there
+    before the folder appears under its name.
 
     Args:
         run: run folder.
@@ -51,7 +52,7 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
     Raises:
         ConfigError: the run's configuration cannot be read.
         DataError: the run or its model cannot be read, or `out` is not empty.
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, it is damaged, or transformers would not load what it gives.
         WeightSyncError: the weights cannot be written.
     """
     config = load_config(run / "config.yaml", [])
@@ -65,16 +66,24 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
         saved_dtype = good.about["config"]["model"]["dtype"]
         weights = read_hf_weights(good.folder, shape, dtype=saved_dtype, groups=groups)
         converted = ((name, tensor.to(DTYPES[dtype])) for name, tensor in weights)
-        num_bytes = write_snapshot(out, converted, source_model=config.model.path, max_shard_bytes=_MAX_SHARD_BYTES)
+        num_bytes = write_snapshot(
+            out,
+            converted,
+            source_model=config.model.path,
+            max_shard_bytes=_MAX_SHARD_BYTES,
+            check=lambda fresh: check_as_transformers(fresh, dtype=DTYPES[dtype]),
+        )
     return Exported(good.about["step"], dtype, num_bytes)
 
 
 def _source_dtype(model: Path) -> str:
-    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    name = values.get("dtype") or values.get("torch_dtype") or "float32"
-    if name not in DTYPES:
-        raise ConfigError(f"{model} has weights in {name}: choose --dtype {' or '.join(DTYPES)}.")
-    return str(name)
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32
+    name = next((name for name, each in DTYPES.items() if each == dtype), None)
+    if name is None:
+        raise ConfigError(f"{model} has weights in {dtype}: choose --dtype {' or '.join(DTYPES)}.")
+    return name
 
 
 def _checkpoint_of(store: CheckpointStore, step: int, groups: ParallelGroups) -> GoodCheckpoint:

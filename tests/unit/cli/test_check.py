@@ -250,7 +250,7 @@ def test_servers_lie_where_a_job_puts_them(overrides: tuple[str, ...]) -> None:
 def test_what_is_suggested_passes(name: str, overrides: tuple[str, ...]) -> None:
     path = RUNS / f"{name}.yaml"
     plan = plan_run(load_config(path, overrides))
-    found = plan.suggestions()
+    found = plan.search().fitting
     assert found
     for one in found[:: max(1, len(found) // 12)]:
         settings = [f"parallel.{name}={str(value).lower()}" for name, value in asdict(one.layout).items()]

@@ -45,6 +45,16 @@ def test_the_partition_of_the_run_wins_over_that_of_the_site() -> None:
     assert job_of("slurm.partition=b", site=Site(partition="a")).partition == "b"
 
 
+def test_options_of_sbatch_follow_from_the_configuration() -> None:
+    site = Site(partition="a", qos="low", account="ours")
+    job = job_of(
+        "slurm.partition=[h100, h200]", "slurm.qos=high", "slurm.gres=gpu:8", "slurm.exclude=n[1-3]", site=site
+    )
+    assert (job.partition, job.qos, job.node_options) == ("h100,h200", "high", ("--gres=gpu:8", "--exclude=n[1-3]"))
+    assert job_of("slurm.extra=['--mail-type=END']", site=site).job_options == ("--mail-type=END",)
+    assert job_of("slurm.extra=['--account=mine']").job_options == ("--account=mine",)
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -72,6 +82,19 @@ def test_what_makes_no_job(overrides: list[str], sentence: str) -> None:
 def test_what_is_not_submitted(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(app, ["launch", str(ONE), *arguments, "--dry-run"])
     assert isinstance(result.exception, ConfigError) and sentence in str(result.exception)
+
+
+def test_launch_names_the_secrets_that_it_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "site.env").write_text("NCCL_DEBUG=WARN\nWANDB_API_KEY=abc123\n")
+    result = CliRunner().invoke(app, ["launch", str(ONE), "--dry-run", "--site", str(tmp_path / "site.env")])
+    assert result.exit_code == 0, result.output
+    assert "abc123" not in result.output and "export NCCL_DEBUG=WARN" in result.stdout
+    assert "site.env, line 2: WANDB_API_KEY looks like a secret and stays out of the job script" in result.stderr
+
+
+def test_an_account_is_given_once() -> None:
+    with pytest.raises(ConfigError, match="the site sets MEGACOV_ACCOUNT"):
+        job_of("slurm.extra=['--acc=mine']", site=Site(account="ours"))
 
 
 def test_a_run_whose_files_are_missing_is_not_queued(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_it_runs_where_torch_is_not_installed() -> None:
     result = run_without_torch("check", ONE, "--suggest")
     assert result.returncode == 0, result.stderr
     assert "fullest moment" in result.stdout
-    assert "Layouts of the same GPUs that fit" in result.stdout
+    assert "Layouts of 32 GPUs that fit" in result.stdout
 
 
 def test_a_loss_that_is_imported_is_checked_where_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,15 @@ MISTAKES = {
     "data.shuffle=maybe": "data.shuffle is 'maybe': it must be true or false.",
     "run.name=12": 'run.name is 12: it must be text. Quote it to make it text: "12".',
     "model.path=3": 'model.path is 3: it must be a path. Quote it to make it text: "3".',
+    "rollout.stop_token_ids=[-1]": "rollout.stop_token_ids[0] is -1: it must be a whole number, at least 0.",
+    "rollout.stop_token_ids=[1, end]": "rollout.stop_token_ids[1] is 'end': it must be a whole number.",
+    "data={chat_template: false, chat_template_kwargs: {thinking: true}}": (
+        "data: chat_template_kwargs sets thinking and chat_template is false, which does not read them: remove them, "
+        "or set chat_template to true."
+    ),
+    "data.chat_template_kwargs={tokenize: true}": (
+        "data: chat_template_kwargs sets tokenize, which megacov decides itself: remove it."
+    ),
     "rollout.stop=x": "rollout.stop is 'x': it must be a list in brackets, such as [a, b].",
     "rollout.stop=[x, 1]": 'rollout.stop[1] is 1: it must be text. Quote it to make it text: "1".',
     # values

@@ -52,6 +52,9 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
     del saved["rollout"]["max_staleness"]
     assert contradictions(saved, _config()) == {}
     assert list(contradictions(saved, _config("rollout.max_staleness=1"))) == ["rollout.max_staleness"]
+    del saved["rollout"]["stop_token_ids"], saved["data"]["chat_template_kwargs"]
+    assert contradictions(saved, _config()) == {}
+    assert list(contradictions(saved, _config("rollout.stop_token_ids=[7]"))) == ["rollout.stop_token_ids"]
 
 
 def test_every_free_setting_is_one() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from megacov.config import check_experts, check_model, config_warnings, make_config
-from megacov.config.advice import ADVICE
+from megacov.config import check_experts, check_model, make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
 
@@ -27,6 +26,18 @@ def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
 
 
 BROKEN = {
+    "secrets_stay_out_of_files (environment)": (
+        {"rollout": {"server_environment": {"GITHUB_PAT": "abc"}}},
+        "rollout.server_environment.GITHUB_PAT looks like a secret, and RUN/config.yaml, .* export it in the shell",
+    ),
+    "secrets_stay_out_of_files (option)": (
+        {"rollout": {"server_arguments": {"ssl-keyfile-password": "abc"}}},
+        "rollout.server_arguments.ssl-keyfile-password looks like a secret",
+    ),
+    "secrets_stay_out_of_files (anywhere)": (
+        {"rewards": {"verifier": "https://me:abc@host/judge"}},
+        "rewards.verifier looks like a secret",
+    ),
     "ratio_is_a_fraction": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2)},
         r"algorithm.selection.ratio is 0.2, .* less than 0.05: if it was a percentage set 0.002, .*allow_large",
@@ -160,6 +171,7 @@ BROKEN = {
 
 HELD = [
     {},
+    {"rollout": {"server_environment": {"KEYBOARD": "us"}, "server_arguments": {"max-total-tokens": 4096}}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.0499)},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2, allow_large_ratio=True)},
     {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
@@ -252,41 +264,3 @@ def test_experts_that_divide_are_let_through(changes):
 def test_experts_that_cannot_be_shared_out_are_refused(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_experts(**(EXPERTS | changes))
-
-
-WARNED = {
-    "kl_cov_needs_a_second_update": {
-        "algorithm": algorithm("kl_cov", name="kl_cov"),
-        "batch": {"updates_per_rollout": 1},
-    },
-    "band_needs_normalized_advantages": {
-        "algorithm": algorithm("clip_cov", name="clip_cov") | {"advantages": {"normalize_std": False}}
-    },
-    "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
-    "micro_batch_scope_depends_on_the_layout": {
-        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
-        "batch": {"micro_batch_tokens": 20480},
-    },
-    "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
-    "warmup_ends": {"optimizer": {"warmup_steps": 40}},
-    "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
-}
-
-
-@pytest.mark.parametrize("name", WARNED)
-def test_each_warning_comes_alone(name):
-    config = make_config(values(**WARNED[name]))
-    (sentence,) = config_warnings(config)
-    assert sentence == next(advise for advise in ADVICE if advise.__name__ == name)(config)
-    assert sentence.endswith(".")
-
-
-def test_every_warning_has_a_case():
-    assert {advise.__name__ for advise in ADVICE} == set(WARNED)
-
-
-@pytest.mark.parametrize(
-    "sections", [{}, {"optimizer": {"warmup_steps": 39}}, {"optimizer": {"min_lr": 1e-7, "decay": "cosine"}}]
-)
-def test_a_plain_run_has_no_warning(sections):
-    assert config_warnings(make_config(values(**sections))) == []

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout, make_micro_batch
 from megacov.data.packing import (
     MicroBatchSettings,
     balance,
     build_rollout_batch,
     cut,
+    num_overlong,
     plan_micro_batches,
     update_ranges,
 )
 from megacov.errors import DataError
-from megacov.types import Completion, MicroBatch, Prompt, RolloutBatch, Sample, VersionSpan
+from megacov.types import Completion, FinishReason, MicroBatch, Prompt, RolloutBatch, Sample, VersionSpan
 
 
 def _sample(prompt: tuple[int, ...], response: tuple[int, ...], *, group: int = 0, reward: float = 0.0) -> Sample:
@@ -58,6 +60,35 @@ def test_rollout_batch_lays_samples_out() -> None:
 def test_rollout_batch_refuses_what_cannot_be_learned_from(samples: list[Sample], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         build_rollout_batch(samples, max_response_length=2)
+
+
+def _ended(response: tuple[int, ...], reason: FinishReason, *, group: int, reward: float) -> Sample:
+    sample = _sample((5, 6), response, group=group, reward=reward)
+    return replace(sample, completion=replace(sample.completion, finish_reason=reason))
+
+
+def test_overlong_responses_carry_no_loss_and_keep_their_place_and_reward() -> None:
+    samples = [
+        _ended((7, 8, 9), "length", group=0, reward=0.0),
+        _ended((7, 8), "stop", group=0, reward=1.0),
+        _ended((), "length", group=1, reward=0.0),
+        _ended((7, 8, 9), "stop", group=1, reward=1.0),
+    ]
+    plain = build_rollout_batch(samples, max_response_length=3)
+    masked = build_rollout_batch(samples, max_response_length=3, mask_overlong=True)
+    assert plain.loss_mask.sum(dim=1).tolist() == [3, 2, 0, 3]
+    assert masked.loss_mask.tolist() == [[False] * 3, [True, True, False], [False] * 3, [True] * 3]
+    for field in fields(RolloutBatch):
+        if field.name not in ("loss_mask", "max_response_length"):
+            assert torch.equal(getattr(plain, field.name), getattr(masked, field.name)), field.name
+    assert num_overlong(samples) == 1, "one without a token has nothing to mask"
+    advantages = group_relative(masked.rewards, masked.group_ids, normalize_std=False)
+    assert advantages.tolist() == [-0.5, 0.5, -0.5, 0.5], "an overlong response counts in the mean of its group"
+    for masks, micro_batches in ((plain, [8]), (masked, [5])):
+        (plan,) = plan_micro_batches(masks, MicroBatchSettings(64, SequenceLayout(packed=True)), num_updates=1)
+        assert [int(micro_batch.loss_mask.sum()) for micro_batch in plan] == micro_batches
+    with pytest.raises(DataError, match="mask_overlong leaves no token .* cut all 1 responses"):
+        build_rollout_batch([samples[0], samples[2]], max_response_length=3, mask_overlong=True)
 
 
 LAYOUTS = [

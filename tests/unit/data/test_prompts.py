@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megacov.data import load_prompts, load_tokenizer
 from megacov.errors import DataError
@@ -134,3 +136,74 @@ def test_a_folder_without_a_tokenizer_is_a_data_error(files: dict[str, str], tmp
         (tmp_path / name).write_text(content, encoding="ascii")
     with pytest.raises(DataError, match="no tokenizer that transformers can load"):
         load_tokenizer(tmp_path, vocab_size=VOCAB_SIZE)
+
+
+def tokenizer_with(added: str, *, folder: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer of letters that puts special tokens around a text, as Llama's does with add_eos_token."""
+    backend = Tokenizer(models.BPE(vocab={"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}, merges=[]))
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.post_processor = TemplateProcessing(single=added, special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    return load_tokenizer(folder, vocab_size=5)
+
+
+@pytest.mark.parametrize(
+    ("added", "expected", "remarks"),
+    [
+        ("$A", [[3, 4], [1, 3], [3, 2], [1]], 0),
+        ("<s> $A", [[1, 3, 4], [1, 3], [1, 3, 2], [1]], 1),
+        ("$A </s>", [[3, 4], [1, 3], [3, 2], [1]], 1),
+        ("<s> $A </s>", [[1, 3, 4], [1, 3], [1, 3, 2], [1]], 2),
+        ("<s> $A <s> </s>", [[1, 3, 4], [1, 3], [1, 3, 2], [1]], 2),
+    ],
+)
+def test_a_prompt_has_its_bos_once_and_no_end(tmp_path: Path, capsys, added, expected, remarks) -> None:
+    texts = ("ab", "<s>a", "a</s>", "<s>")
+    path = write(tmp_path, "\n".join(json.dumps({"prompt": text, "answer": ""}) for text in texts))
+    prompts = load_prompts(path, tokenizer_with(added, folder=tmp_path / "model"), vocab_size=5)
+    assert [list(prompt.token_ids) for prompt in prompts] == expected
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == remarks
+    if "</s>" in added:
+        assert "puts <" in printed[0] and "</s> after every text; prompts are used without it" in printed[0]
+    if added.startswith("<s>"):
+        assert "2 prompts begin with the special tokens that the tokenizer puts before every text" in printed[-1]
+
+
+THINKING = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is defined and not enable_thinking %}+"
+    "{% endif %}{% if effort == 'none' %}{{ raise_exception('no such effort') }}{% endif %}="
+)
+
+
+def test_values_for_the_chat_template_reach_it(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, capsys) -> None:
+    path = write(tmp_path, '{"prompt": "12", "answer": "12"}')
+    tokenizer.chat_template = THINKING
+
+    def text_with(**values) -> str:
+        (prompt,) = load_prompts(
+            path, tokenizer, vocab_size=VOCAB_SIZE, chat_template=True, chat_template_kwargs=values
+        )
+        assert tokenizer.decode(prompt.token_ids) == prompt.text
+        return prompt.text
+
+    assert text_with() == text_with(enable_thinking=True) == "12="
+    assert text_with(enable_thinking=False) == "12+="
+    assert capsys.readouterr().out == ""
+    assert text_with(enable_thinking=False, thinking=False) == "12+="
+    printed = capsys.readouterr().out
+    assert "chat_template_kwargs sets thinking, and the tokenizer's chat template reads nothing of that" in printed
+    with pytest.raises(DataError, match=r"chat template fails with .*'effort': 'none'.* \(no such effort\)"):
+        text_with(effort="none")
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('roles must alternate') }}", "{{ 1 + 'a' }}"])
+def test_a_chat_template_that_fails_is_a_data_error(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    path = write(tmp_path, '{"prompt": "12", "answer": "12"}')
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match=r"chat template fails \(.*\): correct") as error:
+        load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, chat_template=True)
+    assert "\n" not in str(error.value)

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from megacov.errors import ConfigError
-from megacov.launch.local_ranks import RankEnvironment, rank_from_environment, run_local_ranks
+from megacov.launch.local_ranks import run_local_ranks
 from tests.support.processes import is_running, read_pids, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -29,14 +30,17 @@ def rank_command(code: str) -> list[str]:
     return [sys.executable, "-c", head + code]
 
 
-def start_launcher(command: list[str], *, grace_s: float) -> subprocess.Popen[bytes]:
+def start_launcher(
+    command: list[str], *, grace_s: float, output: IO[bytes] | None = None, before: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """A separate process that runs two local ranks, so that it can be signalled and killed."""
     code = (
         "import sys\n"
         "from megacov.launch.local_ranks import run_local_ranks\n"
         f"sys.exit(run_local_ranks(sys.argv[1:], num_ranks=2, grace_s={grace_s}))"
     )
-    return subprocess.Popen([sys.executable, "-c", code, *command], cwd=ROOT)
+    command = [*before, sys.executable, "-c", code, *command]
+    return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
 
 
 def test_every_rank_learns_its_place(tmp_path, monkeypatch):
@@ -123,7 +127,7 @@ def test_ranks_that_end_well_have_ended_well_whatever_was_asked(tmp_path, number
     assert launcher.wait(timeout=30.0) == 0
 
 
-def test_a_second_signal_kills(tmp_path):
+def test_a_second_ctrl_c_kills_ranks_that_were_not_asked_to_save(tmp_path):
     code = (
         "signal.signal(signal.SIGINT, lambda *_: None)\n"
         f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
@@ -137,6 +141,61 @@ def test_a_second_signal_kills(tmp_path):
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(timeout=30.0) == 130
     assert not any(is_running(pid) for pid in pids)
+
+
+# Notes each signal and saves until a file appears.
+SAVING = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+names = []
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(number, lambda number, _: names.append(signal.Signals(number).name))
+pathlib.Path(FOLDER, str(os.getpid())).touch()
+while not pathlib.Path(FOLDER, 'saved').exists(): time.sleep(0.01)
+os.write(1, f'rank {rank} got {names}\\n'.encode())
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_repeated_signal_does_not_end_a_save_but_says_how_long_is_left(tmp_path, first):
+    output = tmp_path / "output"
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    with output.open("wb") as file:
+        launcher = start_launcher(rank_command(f"FOLDER = {str(folder)!r}{SAVING}"), grace_s=100.0, output=file)
+    read_pids(folder, 2)
+    launcher.send_signal(first)
+    for count, number in enumerate((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT), start=1):
+        time.sleep(0.2)
+        launcher.send_signal(number)
+        wait_until(lambda count=count: output.read_text().count("s left to save") == count)
+    assert launcher.poll() is None
+    shown = output.read_text()
+    assert "the ranks have 100 s left" in shown or "the ranks have 99 s left" in shown
+    assert shown.splitlines()[-1].endswith("one more Ctrl-C ends them unsaved.")
+    (folder / "saved").touch()
+    assert launcher.wait(timeout=30.0) == 75
+    assert sorted(output.read_text().splitlines()[-2:]) == [f"rank {rank} got {[first.name]}" for rank in range(2)]
+
+
+def test_the_second_ctrl_c_ends_a_save(tmp_path):
+    launcher = start_launcher(rank_command(f"FOLDER = {str(tmp_path)!r}{SAVING}"), grace_s=600.0)
+    pids = read_pids(tmp_path, 2)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+        assert launcher.poll() is None
+        launcher.send_signal(number)
+        time.sleep(0.3)
+    assert launcher.wait(timeout=30.0) == 143
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_nohup_still_outlives_its_terminal(tmp_path):
+    launcher = start_launcher(rank_command(f"FOLDER = {str(tmp_path)!r}{SAVING}"), grace_s=100.0, before=["nohup"])
+    read_pids(tmp_path, 2)
+    launcher.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    (tmp_path / "saved").touch()
+    assert launcher.wait(timeout=30.0) == 75  # of the ranks themselves: they were asked nothing
 
 
 def test_ranks_that_ignore_a_signal_are_killed_after_the_grace(tmp_path):
@@ -165,49 +224,3 @@ def test_no_rank_outlives_a_killed_launcher(tmp_path):
     launcher.wait(timeout=30.0)
     wait_until(lambda: not any(is_running(pid) for pid in pids))
     assert [pid for pid in pids if is_running(pid)] == []
-
-
-OWN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MEGACOV_STORE": "/tmp/store"}
-TORCHRUN = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-SRUN = {
-    "SLURM_STEP_ID": "0",
-    "SLURM_PROCID": "5",
-    "SLURM_LOCALID": "1",
-    "SLURM_NTASKS": "8",
-    "MASTER_ADDR": "node0",
-    "MASTER_PORT": "29500",
-}
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, None),
-        (OWN, (1, 1, 4, "file:///tmp/store")),
-        (TORCHRUN, (9, 1, 16, "env://")),
-        (SRUN, (5, 1, 8, "env://")),
-        ({**SRUN, **TORCHRUN}, (9, 1, 16, "env://")),
-        ({**SRUN, **TORCHRUN, **OWN}, (1, 1, 4, "file:///tmp/store")),
-        ({**SRUN, "SLURM_NTASKS": "1"}, None),
-        ({name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}, None),
-        # The shell that salloc opens is an interactive step and not a rank.
-        ({**SRUN, "SLURM_STEP_ID": str(0xFFFFFFFA)}, None),
-    ],
-)
-def test_the_rank_is_read_from_the_environment(environment, expected):
-    rank = rank_from_environment(environment)
-    assert rank == (None if expected is None else RankEnvironment(*expected))
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({name: value for name, value in SRUN.items() if name != "MASTER_PORT"}, "8 ranks without MASTER_PORT"),
-        ({**TORCHRUN, "RANK": "one"}, "RANK='one'"),
-        ({name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"}, "LOCAL_RANK=''"),
-        ({**OWN, "RANK": "4"}, "RANK=4 and WORLD_SIZE=4"),
-    ],
-)
-def test_a_broken_environment_is_named(environment, message):
-    with pytest.raises(ConfigError, match=message):
-        rank_from_environment(environment)

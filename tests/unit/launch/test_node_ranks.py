@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megacov.launch.local_ranks import rank_from_environment
+from megacov.launch.rank_environment import rank_from_environment
 
 ROOT = Path(__file__).parents[3]
 

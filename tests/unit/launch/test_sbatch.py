@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megacov.config.slurm import FIXED, SET_BY
 from megacov.errors import ConfigError, DataError
 from megacov.launch.job import Job, JobLayout, Servers, as_arguments, lay_out
 from megacov.launch.sbatch import PLACEHOLDER, TEMPLATES, render
@@ -193,9 +195,8 @@ def test_templates_are_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("HF_TOKEN=hf_123", "HF_TOKEN looks like a secret"),
-        ("WANDB_API_KEY=1", "WANDB_API_KEY looks like a secret"),
-        ("export A=1", "is not NAME=value"),
+        ("export A=1", "'export A' does not begin as NAME=value does"),
+        ("MEGACOV_IMAGE=docker://me:secret@registry/megacov", "MEGACOV_IMAGE holds what looks like a secret"),
         ("MEGACOV_QUEUE=a", "there is no setting MEGACOV_QUEUE"),
         ("MEGACOV_CONTAINER=docker", "set pyxis or apptainer"),
         ("MEGACOV_IMAGE=a.sif", "set both or neither"),
@@ -206,6 +207,76 @@ def test_a_site_file_that_cannot_be_used(tmp_path: Path, line: str, sentence: st
     (tmp_path / "site.env").write_text(f"# a site\n{line}\n")
     with pytest.raises(ConfigError, match=sentence):
         read_site(tmp_path / "site.env")
+
+
+def test_a_secret_of_the_site_stays_out_of_the_script_and_is_named(tmp_path: Path) -> None:
+    secrets = {
+        "GITHUB_PAT": "one1111",
+        "HF_TOKEN": "two2222",
+        "DB_PASSWORD": "three333",
+        "PIP_INDEX_URL": "https://me:four4444@example.org/simple",
+        "EXTRA": "hf_five5555555555555555",
+    }
+    plain = {
+        "PATH": "/opt/bin:/bin",
+        "KEYBOARD": "us",
+        "MONKEY": "yes",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MAX_TOKENS": "4096",
+        "SSH_KEY_FILE": "/home/me/key",
+        "GIT_URL": "ssh://git@example.org/x",
+    }
+    lines = [f"{name}={value}\n" for name, value in (secrets | plain).items()]
+    (tmp_path / "site.env").write_text("".join(lines))
+    site = read_site(tmp_path / "site.env")
+    assert site.environment == plain
+    assert [sentence.partition(": ")[2].split()[0] for sentence in site.left_out] == list(secrets)
+    text = render(make_job(SHAPES["split"], site)) + "".join(site.left_out)
+    assert not any(f"{word}{digit * 4}" in text for word, digit in zip(WORDS, "12345", strict=True))
+    # Neither do the logs of the job hold what it inherits.
+    dump = text[text.index("dump_environment() {") : text.index("check_gpus() {")]
+    shown = subprocess.run(
+        ["bash", "-c", f"{dump}\ndump_environment"],
+        env=os.environ | secrets | plain | {"URL": "https://x.org/?api_key=six"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+    assert {f"{name}=(hidden)" for name in (*secrets, "URL")} <= set(shown)
+    assert "TERM_PROGRAM=(hidden)" not in shown and any(line.startswith("PATH=/opt") for line in shown)
+
+
+WORDS = ("one", "two", "three", "four", "five")
+
+# As sbatch must read them, whatever they hold.
+FREE_OPTIONS = ('--comment=it\'s "mine" $(touch x) `id` # \\ @RUN@ ; hetjob', "--mail-type=END", "--licenses=a:1,b:2")
+
+
+def test_options_of_sbatch_are_quoted() -> None:
+    nodes = ("--constraint=[a|b]&c", "--gres=shard:1,gpu:h100:8", "--exclude=node[1-3],node7", "--reservation=r")
+    job = replace(make_job(SHAPES["heterogeneous"]), qos="high", node_options=nodes, job_options=FREE_OPTIONS)
+    script = render(job)
+    check_shell(script)
+    trainer, servers = options_of(script)
+    assert {'"--constraint=[a|b]&c"', "--qos=high", "--licenses=a:1,b:2"} <= trainer
+    assert '"--comment=it\'s \\"mine\\" $(touch x) `id` # \\\\ @RUN@ ; hetjob"' in trainer
+    assert {'"--constraint=[a|b]&c"', "--gres=shard:1,gpu:h100:8", "--reservation=r"} <= servers
+    # The job asks for its GPUs once, by --gres, and the options of the whole job are given once.
+    assert not any(option.startswith("--gpus-per-node") for option in trainer | servers)
+    assert not servers & {"--qos=high", "--mail-type=END"}
+    fewer = render(replace(job, node_options=("--gres=gpufs:1",)))
+    assert "--gpus-per-node=8" in options_of(fewer)[1]
+
+
+def test_extra_options_cannot_repeat_those_of_the_script() -> None:
+    site = read_site(TEMPLATES / "sites" / "apptainer.env")
+    own = set()
+    for layout in SHAPES.values():
+        job = replace(make_job(layout, site), partition="a", node_options=("--constraint=a", "--gres=a", "--exclude=a"))
+        for component in options_of(render(job)):
+            own |= {option.partition("=")[0].removeprefix("--") for option in component}
+    assert own - {"account"} <= {*SET_BY, *FIXED}  # of the account, `megacov launch` knows whether the site sets it
 
 
 def test_options_become_words() -> None:

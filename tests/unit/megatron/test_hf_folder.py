@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from megacov.errors import DataError
+from megacov.megatron import hf_folder
 from megacov.megatron.hf_folder import HfFolder
 from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.weights import check_hf_weights
@@ -133,3 +135,84 @@ def test_frequencies_that_old_llama_folders_hold_are_passed_over(tmp_path):
     check(write(llama, tmp_path / "old", **changes))
     with pytest.raises(DataError, match="rotary_emb.inv_freq, which this model does not have"):
         check(write(make_model(tmp_path / "qwen", "qwen2"), tmp_path / "odd", **changes))
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("num_files", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_beside_tied_embeddings_must_be_the_same(tmp_path, monkeypatch, num_files, dtype):
+    monkeypatch.setattr(hf_folder, "_ROWS", 5)  # the vocabulary is compared in several parts
+    tied = make_model(tmp_path / "tied", "qwen2", dtype=dtype)
+    embedding = load_file(tied / "model.safetensors")[EMBEDDING]
+    check(write(tied, tmp_path / "equal", num_files=num_files, **{HEAD: embedding.clone()}))
+    changed = embedding.clone()
+    changed[-1, -1] += 1
+    for number, head in enumerate((changed, embedding[:, :-1].contiguous())):
+        folder = write(tied, tmp_path / f"other{number}", num_files=num_files, **{HEAD: head})
+        with pytest.raises(DataError, match=f"tie_word_embeddings is true .* {HEAD} differs from {EMBEDDING}"):
+            check(folder)
+
+
+def test_a_head_that_differs_is_what_transformers_would_keep(tmp_path):
+    tied = make_model(tmp_path / "tied", "qwen2")
+    head = torch.ones_like(load_file(tied / "model.safetensors")[EMBEDDING])
+    folder = write(tied, tmp_path / "other", **{HEAD: head})
+    (folder / "part-0.safetensors").rename(folder / "model.safetensors")
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder).lm_head.weight, head)
+
+
+def test_an_index_is_refused_beside_another_model_in_one_file(source, tmp_path):
+    folder = write(source, tmp_path, num_files=3)
+    stray = {name: torch.zeros_like(tensor) for name, tensor in load_file(source / "model.safetensors").items()}
+    save_file(stray, folder / "model.safetensors")
+    assert not AutoModelForCausalLM.from_pretrained(folder).model.norm.weight.any(), "transformers takes the one file"
+    with pytest.raises(DataError, match=r"model.safetensors, which transformers .* part-\d.safetensors, which SGLang"):
+        check(folder)
+
+
+def test_an_index_of_the_one_file_is_no_second_model(source, tmp_path):
+    folder = write(source, tmp_path)
+    (folder / "part-0.safetensors").rename(folder / "model.safetensors")
+    names = load_file(folder / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check(folder)
+
+
+def test_weights_of_other_formats_and_variants_are_passed_over_as_transformers_does(source, tmp_path):
+    folder = write(source, tmp_path)
+    (folder / "part-0.safetensors").rename(folder / "model.safetensors")
+    torch.save({NORM: torch.zeros(32)}, folder / "pytorch_model.bin")
+    for name in ("pytorch_model.bin", "model.fp16.safetensors", "consolidated.safetensors"):
+        (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": {NORM: "absent"}}))
+    check(folder)
+    expected = load_file(source / "model.safetensors")[NORM]
+    assert torch.equal(HfFolder(folder).read(NORM), expected)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder).model.norm.weight, expected)
+
+
+@pytest.mark.parametrize("stray", ["model-00001-of-00002.safetensors", "a.safetensors"])
+def test_one_file_beside_others_with_its_tensors_is_refused(source, tmp_path, stray):
+    folder = write(source, tmp_path)
+    (folder / "part-0.safetensors").rename(folder / "model.safetensors")
+    save_file({"elsewhere": torch.ones(2)}, folder / stray)
+    check(folder)
+    save_file({NORM: torch.ones(32)}, folder / stray)
+    with pytest.raises(DataError, match=rf"model.safetensors holds {NORM}, and so does {stray}: keep one"):
+        check(folder)
+
+
+def test_an_adapter_is_refused(source, tmp_path):
+    folder = write(source, tmp_path)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError, match="holds an adapter .* merge it"):
+        check(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantized_weights_without_scales_are_refused(source, tmp_path, dtype):
+    folder = write(source, tmp_path, **{Q: torch.ones(64, 32).to(dtype)})
+    with pytest.raises(DataError, match=rf"{Q} has dtype (F8_E4M3|I8), .* take the model that is not quantized"):
+        check(folder)

@@ -11,6 +11,7 @@ import pytest
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.model_shape import check_length, read_model_shape
+from megacov.plan.model_sizes import read_model_sizes
 from tests.support.families import LINEAR_ROPE, LLAMA3_ROPE, MODELS, SIZES, YARN_ROPE
 
 
@@ -66,6 +67,30 @@ def test_what_cannot_be_laid_into_megatron_is_refused(tmp_path, model_type, fiel
     with pytest.raises(ConfigError, match=sentence) as caught:
         read_model_shape(folder)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, "quantized by fp8"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq"),
+        ({"quantization_config": {"bits": 4}}, "quantized by a method without a name"),
+        ({"compression_config": {"format": "pack-quantized"}}, "quantized by pack-quantized"),
+        ({"file": {"quantization": {"quant_algo": "NVFP4"}}}, "hf_quant_config.json says .* quantized"),
+    ],
+)
+def test_a_quantized_model_is_refused_by_both_readers_of_its_configuration(tmp_path, fields, named):
+    folder = config(tmp_path, "llama", **{name: value for name, value in fields.items() if name != "file"})
+    if "file" in fields:
+        (folder / "hf_quant_config.json").write_text(json.dumps(fields["file"]))
+    for read in (read_model_shape, lambda folder: read_model_sizes(folder / "config.json")):
+        with pytest.raises(ConfigError, match=named):
+            read(folder)
+
+
+def test_weights_under_another_name_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"transformers_weights is 'ema.safetensors' in its config.json"):
+        read_model_shape(config(tmp_path, "llama", transformers_weights="ema.safetensors"))
 
 
 def test_a_rotary_embedding_that_lacks_a_parameter_is_said(tmp_path):

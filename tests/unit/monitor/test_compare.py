@@ -136,7 +136,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(name, reason, groups, 
 
 def test_of_a_step_logged_twice_the_later_counts_and_non_finite_steps_do_not(make_run):
     folder = make_run("a", [0.0, 0.25, 0.5, float("nan")], [4.0, 3.0, 2.0, 1.0])
-    with MetricWriter(folder / "tensorboard") as writer:
+    with MetricWriter(folder / "tensorboard", first_step=4) as writer:
         writer.write_scalars({"reward/mean": 0.75, "entropy/token_mean": 1.5}, step=2)
         writer.write_scalars({"reward/mean": 0.75}, step=4)  # without its entropy
     run = read_run(folder)

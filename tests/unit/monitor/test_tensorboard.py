@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import threading
@@ -82,7 +83,13 @@ def test_the_custom_scalars_page_shows_entropy_and_reward(tmp_path):
     assert patterns["reward"] == ["reward/mean$"]
     assert patterns["entropy (nats)"] == ["entropy/token_mean$", "entropy/sequence_mean$"]
     for pattern in chain.from_iterable(patterns.values()):
-        assert TAGS[pattern.removesuffix("$")].kind == "scalar"
+        (tag,) = (tag for tag in TAGS if re.match(pattern, tag))
+        assert TAGS[tag].kind == "scalar" and not re.match(pattern, f"{tag}_total")
+    # A point in a tag is no wildcard.
+    tails = patterns["covariance by tail (nats)"]
+    assert tails and not any(re.match(pattern, "cov/top_0x02pct") for pattern in tails)
+    (clip,) = (tags for tags in patterns.values() if "policy/ppo_clip_fraction$" in tags)
+    assert clip == ["policy/ppo_clip_fraction$"]
 
 
 def test_an_imported_loss_brings_its_tags(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from megacov.plan import (
     plan_trainer,
     read_model_sizes,
     suggest,
+    suggest_more_gpus,
 )
 from megacov.plan.activations import ActivationSettings, Recompute, kept_by_layer, layers_in_flight
 from megacov.plan.memory import LOGIT_BLOCK_BYTES, StageMemory, optimizer_bytes
@@ -154,13 +155,13 @@ def test_a_server_that_is_too_small_holds_nothing() -> None:
     assert server.key_value < 0 == server.tokens == server.sequences
 
 
-def fits_h100(layout: Layout, recompute: Recompute, tokens: int, stages: Sequence[StageMemory]) -> bool:
-    return max(stage.peak for stage in stages) <= H100.usable_bytes
+def why_not_h100(layout: Layout, recompute: Recompute, tokens: int, stages: Sequence[StageMemory]) -> str | None:
+    return None if max(stage.peak for stage in stages) <= H100.usable_bytes else "too large"
 
 
 def test_suggestions_fit_use_all_gpus_and_come_fastest_first() -> None:
     asked = Layout(2, data=16)
-    found = suggest(QWEN_32B, asked, PAPER, BF16, H100, fits=fits_h100)
+    found = suggest(QWEN_32B, asked, PAPER, BF16, H100, why_not=why_not_h100).fitting
     assert len(found) > 5
     for one in found:
         batch = replace(PAPER, micro_batch_tokens=one.micro_batch_tokens)
@@ -173,5 +174,14 @@ def test_suggestions_fit_use_all_gpus_and_come_fastest_first() -> None:
     assert relative == sorted(relative)
 
 
-def test_nothing_is_suggested_where_nothing_fits() -> None:
-    assert suggest(QWEN_32B, Layout(2), PAPER, BF16, H100, fits=fits_h100) == []
+def test_where_nothing_fits_the_layout_that_needs_least_is_nearest_and_more_gpus_are_searched() -> None:
+    search = suggest(QWEN_32B, Layout(2), PAPER, BF16, H100, why_not=why_not_h100)
+    assert search.fitting == [] and search.nearest is not None and search.nearest.why_not == "too large"
+    layouts = [Layout(2, True), Layout(pipeline=2), Layout(context=2), Layout(data=2)]
+    peaks = [max(stage.peak for stage in stages(each, BF16, PAPER)) for each in layouts]
+    assert H100.usable_bytes < search.nearest.peak <= min(peaks)
+    more = suggest_more_gpus(QWEN_32B, Layout(2), PAPER, BF16, H100, why_not=why_not_h100)
+    assert more is not None and more.fitting and more.nearest is None
+    fewer = Layout(data=more.world_size - H100.gpus_per_node)
+    assert suggest(QWEN_32B, fewer, PAPER, BF16, H100, why_not=why_not_h100).fitting == []
+    assert suggest_more_gpus(QWEN_32B, Layout(2), PAPER, BF16, H100, why_not=lambda *_: "never") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -18,15 +19,17 @@ from megacov.rollout import (
     GenerateRequest,
     Member,
     Membership,
-    PartialSampler,
+    PartialRollouts,
     PromptSampler,
     RolloutClient,
+    Sampler,
     ServerKeys,
     SglangServer,
 )
 from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
+from tests.support.judging import judged_by
 from tests.support.sglang_servers import (
     MODEL,
     PROMPT,
@@ -127,6 +130,28 @@ def test_pause_modes_decide_what_happens_to_running_requests(running, tmp_path, 
             torch.testing.assert_close(torch.tensor(each.log_probs).double(), expected, atol=1e-4, rtol=0.0)
 
 
+@pytest.mark.slow
+def test_a_pause_in_place_that_outlasts_the_watchdog_kills_no_server(tmp_path):
+    weights, watchdog_s = changed_weights(9), 8
+
+    def gathered_slowly() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, (name, tensor) in enumerate(weights.items()):
+            time.sleep(0.3 * watchdog_s if number < 6 else 0.0)
+            yield name, tensor
+
+    with sglang_servers(1, tmp_path, **{"watchdog-timeout": watchdog_s}) as running, asyncio.Runner() as runner:
+        client = clients_of(running)[0]
+        assert runner.run(client.learn_capabilities()).watchdog_s == watchdog_s
+        transport = make_transport("ipc", [client], runner.run, tmp_path, pause_mode="in_place", bucket_bytes=1)
+        request = GenerateRequest(input_ids=PROMPT, n=128, max_new_tokens=56)
+        task = runner.get_loop().create_task(client.generate(request))
+        runner.run(wait_for_running(running[0][0], running[1], 2))
+        transport.push(1, gathered_slowly())
+        completions = runner.run(asyncio.wait_for(task, 60.0))
+        assert {span.version for span in completions[-1].version_spans} <= {"default", "1"}
+        runner.run(assert_hold([client], weights, "1"))
+
+
 def test_a_server_that_stops_in_a_broadcast_is_named_and_takes_a_later_one(running, tmp_path):
     server = psutil.Process(running[0][0].pid)
     scheduler = next(each for each in server.children(recursive=True) if "scheduler" in each.name())
@@ -201,19 +226,17 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
         transport = make_transport("disk", clients, runner.run, tmp_path)
         prompt_sampler = PromptSampler(
             clients=clients,
-            verify=lambda text, _: float(len(text)),
+            verify=judged_by(lambda text, _: float(len(text))),
             samples_per_prompt=8,
             max_response_length=48,
         )
-        sampler = PartialSampler(
-            prompt_sampler=prompt_sampler,
-            decode=partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True),
-            max_staleness=4,
-        )
-        for version, num_groups, sampler.extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+        decode = partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True)
+        for version, num_groups, extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
-            sampled = runner.run(sampler.sample_batch(source, num_groups, carried=carried, **versions))
+            settings = PartialRollouts(decode=decode, max_staleness=4, extra_prompts=extra_prompts)
+            sampler = Sampler(prompt_sampler, settings)
+            sampled = runner.run(sampler.sample_groups(source, num_groups, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
     assert carried == ()
     assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))

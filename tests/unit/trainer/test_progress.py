@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
+
 import pytest
 
 from megacov.trainer import progress
@@ -38,3 +42,19 @@ def test_bars_are_drawn_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     assert "1/3" in shown
     assert "reward 0.250" in shown
+
+
+def test_a_terminal_that_closes_leaves_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with ProgressReport("name", num_steps=3, num_groups=2, choice="auto") as report:
+            report.step(1, {"reward/mean": 0.25})
+            assert "0/3" in os.read(ours, 10_000).decode()
+            monkeypatch.undo()  # as after `keep_output` has replaced a closed terminal
+            report.step(2, {"reward/mean": 0.25})
+            report.group_sampled(1)
+    os.close(ours)
+    assert capsys.readouterr().out == "name  step 2/3  reward 0.250\n"

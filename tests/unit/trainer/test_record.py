@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.config import load_config
 from megacov.monitor.status_file import StatusFile, read_logged_steps
@@ -35,11 +37,18 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
         for step in range(1, 5):
             run.state.step = step
             run.record(StepReport({"reward/mean": step / 8, "entropy/token_mean": 1.0}, None))
+            if step == 2:  # everything but what the test itself reads again
+                shutil.rmtree(tmp_path / "tensorboard")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(4, 0.5)]
+    assert events.Tensors("run/config/text_summary") and events.Tensors("custom_scalars__config__")
     assert [(each.step, each.values["reward/mean"]) for each in read_logged_steps(tmp_path) or ()] == [
         (2, 0.25),
         (4, 0.5),
     ]
-    assert capsys.readouterr().out.count("tiny  step ") == 4
+    shown = capsys.readouterr().out
+    assert shown.count("tiny  step ") == 4
+    assert shown.count("tensorboard was deleted: it is made again, without earlier steps.") == 1
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from megacov.trainer.signals import SignalExit, leave_on_signals
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Restore the signal handlers of this process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -72,20 +73,53 @@ def test_a_signal_inside_a_finalizer_is_remembered() -> None:
     assert _code_left_with(interrupted) == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
-def test_with_something_to_save_a_request_is_noted_once(number: signal.Signals, handlers: None) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
+def test_with_something_to_save_a_request_is_noted_once(
+    number: signal.Signals, handlers: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     del handlers
     interrupted: list[int] = []
     with leave_on_signals() as leaving:
         leaving.save_first(grace_s=60, interrupt=lambda: interrupted.append(1))
         os.kill(os.getpid(), number)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for repeated in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            os.kill(os.getpid(), repeated)
         leaving.check()
         assert leaving.asked is number
         assert interrupted == [1]
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 3 and all(
+            re.search(r"saving, with (60|59) s of checkpoint.grace_s left", line) for line in lines
+        )
+        assert "Ctrl-C twice" in lines[0] and "one more Ctrl-C" in lines[2]
     # No signal interrupts the shutdown of a process that has saved.
-    os.kill(os.getpid(), signal.SIGUSR1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    for late in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), late)
+
+
+def test_the_second_ctrl_c_ends_a_save(handlers: None) -> None:
+    del handlers
+
+    def interrupted(leaving: SignalExit) -> None:
+        leaving.save_first(grace_s=60, interrupt=lambda: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it still saves")
+
+    assert _code_left_with(interrupted) == 128 + signal.SIGINT
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with leave_on_signals() as leaving:
+            leaving.save_first(grace_s=60, interrupt=lambda: None)
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert leaving.asked is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_does_not_wait_for_a_save() -> None:

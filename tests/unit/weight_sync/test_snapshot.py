@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -70,6 +71,60 @@ def test_the_index_of_the_source_is_not_copied(source, weights, tmp_path):
     names = {path.name for path in (tmp_path / "v1").iterdir()}
     assert "model.safetensors.index.json" not in names
     assert "code.py" not in names
+
+
+STALE = [
+    "pytorch_model.bin.index.json",
+    "model.fp16.safetensors.index.json",
+    "pytorch_model.bin",
+    "model.gguf",
+    "consolidated.00.pth",
+    "consolidated.safetensors",
+    "params.json",
+    "adapter_config.json",
+    "optimizer.pt",
+    "hf_quant_config.json",
+    "quantize_config.json",
+    "original/params.json",
+    "original/consolidated.00.pth",
+]
+KEPT = ("generation_config.json", "chat_template.jinja", "additional_chat_templates/rag.jinja", "vocab.txt")
+
+
+def test_nothing_is_copied_that_describes_weights_which_are_not_there(source, weights, tmp_path):
+    model = shutil.copytree(source, tmp_path / "model")
+    for name in (*STALE, *KEPT):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}")
+    write_snapshot(tmp_path / "v1", weights.items(), source_model=model, max_shard_bytes=HUGE)
+    found = {path.relative_to(tmp_path / "v1").as_posix() for path in (tmp_path / "v1").rglob("*") if path.is_file()}
+    expected = {path.name for path in source.iterdir()} | set(KEPT)
+    assert found == expected, "every file of the model, and none of the stale ones"
+
+
+@pytest.mark.parametrize("keys", [("dtype",), ("torch_dtype",), ("dtype", "torch_dtype"), ()])
+def test_the_configuration_names_the_dtype_of_the_weights(source, weights, tmp_path, keys):
+    model = shutil.copytree(source, tmp_path / "model")
+    values = json.loads((model / "config.json").read_text())
+    del values["dtype"]
+    (model / "config.json").write_text(json.dumps(values | dict.fromkeys(keys, "float32")))
+    half = {name: tensor.bfloat16() for name, tensor in weights.items()}
+    write_snapshot(tmp_path / "v1", half.items(), source_model=model, max_shard_bytes=HUGE)
+    written = json.loads((tmp_path / "v1" / "config.json").read_text())
+    assert written == values | dict.fromkeys(keys or ("dtype",), "bfloat16")
+    loaded_model = AutoModelForCausalLM.from_pretrained(tmp_path / "v1")
+    assert all(torch.equal(value, half[name]) for name, value in loaded_model.named_parameters())
+    assert loaded_model.dtype == torch.bfloat16
+
+
+def test_a_folder_that_fails_its_check_does_not_appear(source, weights, tmp_path):
+    def refuse(folder):
+        assert (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        write_snapshot(tmp_path / "v1", weights.items(), source_model=source, max_shard_bytes=HUGE, check=refuse)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_views_and_shared_storage_are_written_by_value(source, tmp_path):

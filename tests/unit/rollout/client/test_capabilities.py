@@ -50,7 +50,12 @@ def test_a_server_follows_seeds_if_it_reports_deterministic_inference():
 
 def test_the_info_of_a_real_server_is_read():
     info = json.loads((CAPTURES / "sglang_0.5.23" / "get_server_info.json").read_text())["response"]
-    assert read_capabilities(info, server="S") == Capabilities(request_seeds=False)
+    assert read_capabilities(info, server="S") == Capabilities(request_seeds=False, watchdog_s=300.0)
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, True, "300", float("inf"), float("nan")])
+def test_a_server_without_a_readable_watchdog_is_taken_to_have_none(value):
+    assert of("0.5.23", watchdog_timeout=value).watchdog_s is None
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from megacov.rollout.sampling.groups import SampledGroups
 from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
+from tests.support.judging import judged_by
 from tests.support.scripted_fleet import VOCAB_SIZE, fleet_of
 from tests.support.scripted_server import DROP, Call, Reply, completion, hang
 
@@ -155,7 +156,7 @@ async def sample(fleet: Fleet, *, is_watched: bool = True) -> SampledGroups:
     sampler = Sampler(
         PromptSampler(
             clients=[fleet],
-            verify=lambda *_: 1.0,
+            verify=judged_by(lambda *_: 1.0),
             samples_per_prompt=NUM_SAMPLES,
             max_response_length=4,
             max_concurrency=6,

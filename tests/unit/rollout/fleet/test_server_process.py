@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megacov.errors import RolloutError
-from megacov.rollout import EmbeddedServer, GenerateRequest, PartialSampler, PromptSampler, RolloutClient, Sampler
+from megacov.rollout import EmbeddedServer, GenerateRequest, PartialRollouts, PromptSampler, RolloutClient, Sampler
 from megacov.types import Prompt
 from megacov.weight_sync import DiskTransport
+from tests.support.judging import judged_by
 from tests.support.processes import is_running, wait_until
 
 ROOT = Path(__file__).parents[4]
@@ -68,7 +69,10 @@ def test_a_whole_step_of_sampling_and_new_weights(server, model_folder, other_fo
         client = client_of(server)
         sampler = Sampler(
             PromptSampler(
-                clients=[client], verify=lambda text, _: float(len(text)), samples_per_prompt=4, max_response_length=6
+                clients=[client],
+                verify=judged_by(lambda text, _: float(len(text))),
+                samples_per_prompt=4,
+                max_response_length=6,
             )
         )
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
@@ -92,21 +96,17 @@ def test_unfinished_completions_continue_from_their_last_token(server, model_fol
         client = client_of(server)
         prompt_sampler = PromptSampler(
             clients=[client],
-            verify=lambda text, _: float(len(text)),
+            verify=judged_by(lambda text, _: float(len(text))),
             samples_per_prompt=2,
             max_response_length=50,
         )
-        sampler = PartialSampler(
-            prompt_sampler=prompt_sampler,
-            decode=partial(decode, skip_special_tokens=True),
-            max_staleness=4,
-            extra_prompts=6,
-        )
+        decode = partial(decode, skip_special_tokens=True)
+        sampler = Sampler(prompt_sampler, PartialRollouts(decode=decode, max_staleness=4, extra_prompts=6))
         transport = DiskTransport([client], run=runner.run, source_model=model_folder, directory=tmp_path / "weights")
         for version in range(12):
             transport.push(version, weights.items())
             versions = {"expected_version": str(version), "trained_version": version + 1}
-            phases.append(runner.run(sampler.sample_batch(source, 2, carried=carried, **versions)))
+            phases.append(runner.run(sampler.sample_groups(source, 2, carried=carried, **versions)))
             carried = phases[-1].carried
         runner.run(client.aclose())
     samples = [sample for phase in phases for sample in phase.samples]

@@ -75,6 +75,18 @@ def test_what_ended_it_is_no_part_of_the_text():
     assert joined(first, piece("c##", "stop", ("2", 3), shown="c"), "##").text == "abc"
 
 
+@pytest.mark.parametrize("end", [END, 5, ord("#")], ids=["eos", "another eos", "a stop token with text"])
+@pytest.mark.parametrize("split", [0, 1, 2])
+def test_any_of_several_stop_tokens_ends_it_as_one_request_would(end: int, split: int):
+    """The server's reason is "stop" for each of them, and its text ends before that token."""
+    ids = bytes([97, 98, end])
+    first = piece(ids[:split], "abort", ("1", split)) if split else NOT_BEGUN
+    whole = joined(first, piece(ids[split:], "stop", ("1", 3 - split), shown="ab"[split:]), "zz")
+    assert whole == piece(ids, "stop", ("1", 3), shown="ab")
+    # The stop token itself was not checked where an abort came right after it: it is drawn again.
+    assert unchecked_token_dropped(piece(ids, "abort", ("1", 3)), decode=decode) == piece("ab", "abort", ("1", 2))
+
+
 @pytest.mark.parametrize("before", [1, 2])
 def test_a_stop_text_on_both_sides_ends_it_where_one_server_would_have(before: int):
     text = "ab###cd"

@@ -10,7 +10,8 @@ import pytest
 
 from megacov.errors import RolloutError
 from megacov.rollout.sampling.carried import dump_carried, load_carried
-from megacov.rollout.sampling.partial import PartialSampler
+from megacov.rollout.sampling.sampler import Sampler
+from tests.support.judging import judged_by
 from tests.support.partial_rollouts import BIG, LENGTH, MADE, N, Server, phase, prompt, sampler_of, trained
 from tests.support.scripted_server import DROP, Call, Reply
 
@@ -152,7 +153,7 @@ def test_groups_with_equal_rewards_are_replaced():
             rewards[answer] += 1
             return 0.0 if int(answer) in (0, 2) else float(rewards[answer] % 2)
 
-        settings = {"extra_prompts": 1, "filter_groups": True, "verify": verify}
+        settings = {"extra_prompts": 1, "filter_groups": True, "verify": judged_by(verify)}
         async with sampler_of(server, **settings) as sampler:
             return await phase(sampler, server, map(prompt, range(20)))
 
@@ -161,7 +162,7 @@ def test_groups_with_equal_rewards_are_replaced():
     assert [one.prompt.index for one in sampled.dropped[::N]] == [0, 2]
     assert [group.prompt.index for group in sampled.carried] == [1]
     report = sampled.report
-    assert (report.dropped_groups, report.all_wrong_groups, report.refill_rounds) == (2, 2, 1)
+    assert (report.dropped_groups, report.all_wrong_groups, report.refills) == (2, 2, 2)
 
 
 def test_filtering_gives_up_with_a_sentence():
@@ -173,7 +174,7 @@ def test_filtering_gives_up_with_a_sentence():
 
     with pytest.raises(
         RolloutError,
-        match=r"Only 0 of 2 groups .* after 2 refills: all completions were right in 0 groups and wrong in 9;",
+        match=r"Only 0 of 2 groups .* after 6 further prompts: all completions were right in 0 groups and wrong in 9;",
     ):
         asyncio.run(run())
 
@@ -221,7 +222,7 @@ def test_an_abort_that_nobody_asked_for_is_gone_on_with_at_once():
 
 
 async def _run_on(
-    sampler: PartialSampler, server: Server, start: tuple[int, int, str], phases: int, slow: set[int]
+    sampler: Sampler, server: Server, start: tuple[int, int, str], phases: int, slow: set[int]
 ) -> list[Any]:
     """Run batches from a state (version, position, carried as text); gives each batch and the next state."""
     version, position, text = start
@@ -239,7 +240,7 @@ async def _run_on(
 
         sampled = await phase(sampler, server, source(), carried, version=version, num_groups=3)
         lags = [version + 1 - int(span.version) for one in sampled.samples for span in one.completion.version_spans]
-        assert max(lags) <= sampler.max_staleness
+        assert max(lags) <= sampler.partial.max_staleness
         version, position, text = version + 1, position + taken, dump_carried(sampled.carried)
         states.append((trained(sampled), (version, position, text)))
     return states

@@ -16,6 +16,7 @@ from megacov.rollout.sampling.groups import SampledGroups
 from megacov.rollout.sampling.prompt_sampler import PromptSampler
 from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Prompt
+from tests.support.judging import judged_by
 from tests.support.scripted_server import Call, Reply, Script, completion, scripted_server
 
 N = 4
@@ -56,7 +57,11 @@ def sample(
 
     async def run() -> tuple[SampledGroups, list[list[Call]]]:
         async with asyncio.timeout(30.0), servers(script, num_servers) as (clients, calls):
-            options = {"verify": lambda text, _: float(text or 0.0), "samples_per_prompt": N, "max_response_length": 5}
+            options = {
+                "verify": judged_by(lambda text, _: float(text or 0.0)),
+                "samples_per_prompt": N,
+                "max_response_length": 5,
+            }
             sampler = Sampler(PromptSampler(clients=clients, **(options | settings)))
             return await sampler.sample_groups(
                 prompts(num_prompts), num_groups, expected_version="v0", seed=seed
@@ -82,7 +87,7 @@ def test_groups_are_complete_judged_and_in_the_order_of_the_prompts():
 
 def test_the_verifier_gets_text_and_answer():
     seen = []
-    sample(mixed, num_groups=1, verify=lambda text, answer: seen.append((text, answer)) or 0.5)
+    sample(mixed, num_groups=1, verify=judged_by(lambda text, answer: seen.append((text, answer)) or 0.5))
     assert seen == [("0", "0"), ("1", "0"), ("0", "0"), ("1", "0")]
 
 
@@ -105,8 +110,8 @@ def test_groups_with_equal_rewards_are_dropped_and_refilled():
     assert len(sampled.dropped) == 3 * N
     report = sampled.report
     assert (report.all_right_groups, report.all_wrong_groups, report.dropped_groups) == (2, 1, 3)
-    assert report.refill_rounds == 2
-    # Never more prompts than are missing: 3, then 2, then 1.
+    assert (report.refills, report.refill_rounds) == (3, 1.0)
+    # Never more prompts than are missing.
     assert len(calls) == 6
 
 
@@ -137,7 +142,9 @@ def test_an_iterator_of_prompts_continues_where_it_stopped():
 
         async with servers(script, 1) as (clients, _):
             sampler = Sampler(
-                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+                PromptSampler(
+                    clients=clients, verify=judged_by(lambda *_: 0.0), samples_per_prompt=N, max_response_length=5
+                )
             )
             source = prompts(8)
             return [await sampler.sample_groups(source, 3, expected_version="v0") for _ in range(2)]
@@ -194,7 +201,7 @@ def test_a_reward_that_is_not_finite_names_the_prompt(reward):
         return reward if answer == "2" else 0.0
 
     with pytest.raises(RewardError, match="of prompt 2"):
-        sample(mixed, verify=verify)
+        sample(mixed, verify=judged_by(verify))
 
 
 def test_empty_and_truncated_completions_are_counted():
@@ -217,7 +224,9 @@ def test_retries_are_counted_per_call():
     async def run():
         async with servers(script, 1) as (clients, _):
             sampler = Sampler(
-                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+                PromptSampler(
+                    clients=clients, verify=judged_by(lambda *_: 0.0), samples_per_prompt=N, max_response_length=5
+                )
             )
             return [(await sampler.sample_groups(prompts(3), 3, expected_version="v0")).report for _ in range(2)]
 
@@ -241,7 +250,7 @@ def test_prompts_under_way_are_bounded_and_spread_over_servers():
             sampler = Sampler(
                 PromptSampler(
                     clients=clients,
-                    verify=lambda *_: 0.0,
+                    verify=judged_by(lambda *_: 0.0),
                     samples_per_prompt=N,
                     max_response_length=5,
                     max_concurrency=4,
@@ -273,7 +282,9 @@ def test_progress_is_reported_group_by_group():
         done = []
         async with servers(script, 1) as (clients, _):
             sampler = Sampler(
-                PromptSampler(clients=clients, verify=lambda *_: 0.0, samples_per_prompt=N, max_response_length=5)
+                PromptSampler(
+                    clients=clients, verify=judged_by(lambda *_: 0.0), samples_per_prompt=N, max_response_length=5
+                )
             )
             await sampler.sample_groups(prompts(5), 5, expected_version="v0", on_group=lambda: done.append(1))
         return len(done)

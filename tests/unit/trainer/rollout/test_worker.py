@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from megacov.config import load_config
 from megacov.data import PromptStream
-from megacov.errors import LeaveRequested, RewardError
-from megacov.trainer.rollout.worker import RolloutWorker
+from megacov.errors import DataError, LeaveRequested, RewardError
+from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.run_folder import write_config
 from megacov.trainer.state import TrainState
 
@@ -36,8 +36,12 @@ def opened(folder: Path, *overrides: str) -> Iterator[RolloutWorker]:
         worker.close()
 
 
+STOP_ID = 7
+
+
 def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
-    with opened(tmp_path) as worker:
+    endings = (f"rollout.stop_token_ids=[{STOP_ID}]", "rollout.mask_overlong=true", "rollout.max_response_length=4")
+    with opened(tmp_path, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
         prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
@@ -50,10 +54,42 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
         with pytest.raises(LeaveRequested):
             worker.collect(TrainState(step=5, prompt_position=12))
     assert collected.prompt_position == 12
+    _check_endings(collected)
     assert collected.metrics["rollout/version_lag"] == collected.metrics["rollout/version_lag_max"] == 1
     lines = [json.loads(line) for line in (tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [prompt.text for prompt in prompts for _ in range(2)]
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
+
+
+def test_fewer_prompts_than_a_step_has_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tmp_path / "prompts.jsonl"
+    data.write_text('{"prompt": "1=", "answer": "1"}\n')
+    with opened(tmp_path / "run", f"data.path={data}"):
+        pass
+    assert "warning: data.path has 1 prompts and rollout.prompts_per_step is 4" in capsys.readouterr().err
+
+
+def _check_endings(collected: Collected) -> None:
+    """A stop token ends a response and is its last loss token; responses that the limit cut carry no loss."""
+    batch, limit = collected.batch, collected.batch.max_response_length
+    num_stopped = num_masked = 0
+    for tokens, prompt, response, mask in zip(
+        batch.tokens, batch.prompt_lengths.tolist(), batch.response_lengths.tolist(), batch.loss_mask, strict=True
+    ):
+        ids = tokens[prompt : prompt + response].tolist()
+        assert STOP_ID not in ids[:-1]
+        num_stopped += ids[-1] == STOP_ID
+        is_cut = response == limit  # the server looks at the length first
+        num_masked += is_cut
+        assert mask.tolist() == [not is_cut and place < response for place in range(len(mask))]
+    assert num_stopped > 0 and num_masked > 0, "the responses show both"
+    assert collected.metrics["rollout/overlong_masked"] == num_masked
+
+
+def test_stop_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(DataError, match="stop_token_ids holds 16, .* vocabulary has 16 tokens")
+    with refused, opened(tmp_path, "rollout.stop_token_ids=[3, 16]"):
+        pass
 
 
 def test_a_failure_while_sampling_is_raised_by_collect(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Cuts a run's TensorBoard event files back to a step, so that a resumed run shows every step once.
+
+SummaryWriter's purge_step does not do that: TensorBoard's default data server ignores it, and keeps the old points of
+tags that are not written again (TensorBoard 2.21).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
+
+# Checksums of values are slow in Python; a crash damages the end of a file.
+_CHECKED_BYTES = 1 << 16
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+_CUT = re.compile(r"\.until_(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Bytes of an event file that stay, and those that go."""
+
+    kept: bytes
+    removed: bytes
+
+
+def cut_event_files(directory: Path, *, first_step: int, config_tag: str) -> None:
+    """Remove all points of a step or later from the event files of earlier writers, and whatever follows damage.
+
+    A file that loses something is continued under a new name, `<its name>.until_<first_step>`, so that servers that
+    have read it read it again. The removed bytes go to a file beside it with `removed` in place of `tfevents`, which no
+    reader of event files opens. The old name stays as an empty file until the next call, because
+    `tensorboard --load_fast=false` waits for ever for a file that it was reading. A crash at any moment loses nothing:
+    the next call finishes the work. It also removes what a dying process has meanwhile written under the old name.
+
+    Args:
+        directory: folder of the event files; may be missing.
+        first_step: smallest step to remove.
+        config_tag: tag of the configuration; the resumed run writes it anew at `first_step - 1`.
+
+    Raises:
+        OSError: the files cannot be read or written.
+    """
+    _drop_superseded(directory)
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        cut = _cut(path.read_bytes(), first_step=first_step, config_tag=config_tag)
+        if cut.removed:
+            _replace(path, cut, first_step=first_step)
+
+
+def _drop_superseded(directory: Path) -> None:
+    """Remove empty files of an earlier call, and the longer file where a crash has left both a file and its cut."""
+    by_original: dict[str, list[tuple[float, Path]]] = {}
+    for path in directory.glob("events.out.tfevents.*"):
+        until = _CUT.search(path.name)
+        if path.stat().st_size == 0:
+            path.unlink()
+        else:
+            found = by_original.setdefault(_CUT.sub("", path.name), [])
+            found.append((float(until[1]) if until else float("inf"), path))
+    for found in by_original.values():
+        for _, path in sorted(found)[1:]:  # each cut of a file ends earlier than the one before
+            _replace(path, _Cut(b"", path.read_bytes()), first_step=0)
+
+
+def _replace(path: Path, cut: _Cut, *, first_step: int) -> None:
+    aside = path.name.replace("tfevents", "removed", 1)
+    removed = next(name for i in count(1) if not (name := path.with_name(f"{aside}.{i}")).exists())
+    _write(removed, cut.removed)
+    fresh = path.with_name(f"{_CUT.sub('', path.name)}.until_{first_step}")
+    if cut.kept:
+        _write(fresh, cut.kept)
+    if fresh != path or not cut.kept:
+        _write(path, b"")
+
+
+def _write(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f"tmp_{path.name.replace('tfevents', 'unfinished')}")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _cut(content: bytes, *, first_step: int, config_tag: str) -> _Cut:
+    kept: list[bytes] = []
+    removed: list[bytes] = []
+    has_points, end = False, 0
+    for record, event in _records(content):
+        end += len(record)
+        is_removed = _is_removed(event, first_step=first_step, config_tag=config_tag)
+        (removed if is_removed else kept).append(record)
+        has_points |= not is_removed and any(value.tag != CONFIG_SUMMARY_TAG for value in event.summary.value)
+    damaged = content[end:]
+    if not has_points:
+        return _Cut(b"", content)
+    return _Cut(b"".join(kept), b"".join(removed) + damaged)
+
+
+def _is_removed(event: Event, *, first_step: int, config_tag: str) -> bool:
+    is_config = any(value.tag.startswith(config_tag) for value in event.summary.value)
+    return event.HasField("summary") and event.step >= first_step - is_config
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
+    """Yield each record, framed as it is in the file, with its event; end where the file is damaged."""
+    start = 0
+    while start + 12 <= len(content):
+        header = content[start : start + 8]
+        if _CHECKSUM.pack(masked_crc32c(header)) != content[start + 8 : start + 12]:
+            return
+        end = start + 16 + _LENGTH.unpack(header)[0]
+        data = content[start + 12 : end - 4]
+        if end > len(content):
+            return
+        is_checked = end > len(content) - _CHECKED_BYTES
+        if is_checked and _CHECKSUM.pack(masked_crc32c(data)) != content[end - 4 : end]:
+            return
+        try:
+            event = Event.FromString(data)
+        except DecodeError:
+            return
+        yield content[start:end], event
+        start = end

@@ -1,0 +1,188 @@
+"""A pool of warm processes that judge responses, each verdict with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from megacov.errors import ConfigError, RewardError
+from megacov.rewards.call import Outcome
+from megacov.rewards.frames import pack
+from megacov.rewards.process import ProcessSettings, VerifierProcess, end_processes, wait_for_first
+
+_STARTS = 3  # attempts to replace a process
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The outcome of one verdict, and its times.
+
+    wait_s: until a process was free. [s]
+    call_s: from there to the outcome. [s]
+    """
+
+    outcome: Outcome
+    wait_s: float
+    call_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    message: bytes
+    since: float
+    judged: asyncio.Future[Judged]
+
+
+class VerifierPool:
+    """Processes that call one verifier. Each judges one response at a time, in the main thread of its process.
+
+    A process that is late or dies is ended with everything that it has started, and replaced.
+    """
+
+    def __init__(
+        self, settings: ProcessSettings, *, num_workers: int, timeout_s: float, start_timeout_s: float
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            settings: how a process is started.
+            num_workers: number of processes.
+            timeout_s: deadline of a verdict, from the moment that a process gets it. [s]
+            start_timeout_s: deadline for the import of the verifier. [s]
+        """
+        self._settings, self._num_workers = settings, num_workers
+        self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
+        self._processes: list[VerifierProcess] = []
+        self._slots: list[asyncio.Task[None]] = []
+        self._jobs: asyncio.Queue[_Job] | None = None
+        self._broken: str | None = None
+        self._is_quiet = False
+
+    @property
+    def name(self) -> str:
+        """Name of the verifier."""
+        return self._settings.name
+
+    def start(self, *, is_quiet: bool = False) -> None:
+        """Start the processes and return at once; `close` ends them.
+
+        Args:
+            is_quiet: whether they open the log with the first verdict only, and print nowhere before.
+        """
+        self._is_quiet = is_quiet
+        settings = replace(self._settings, log_path=Path(os.devnull)) if is_quiet else self._settings
+        self._processes = [VerifierProcess.start(settings) for _ in range(self._num_workers)]
+
+    def wait_for_first(self) -> tuple[str, ...]:
+        """Wait until one process has imported the verifier. Blocks; call it between `start` and the first verdict.
+
+        Returns:
+            Names of the values that the verifier asks for.
+
+        Raises:
+            ConfigError: the verifier cannot be imported or called, or not in time.
+        """
+        return wait_for_first(self._processes, timeout_s=self._start_timeout_s)
+
+    async def judge(self, values: Mapping[str, Any]) -> Judged:
+        """Have the next free process judge one response. If the caller is cancelled, the process finishes the verdict.
+
+        Args:
+            values: the values that the verifier asks for, by name; they must be JSON.
+
+        Returns:
+            The outcome; a failure of the verifier is one.
+
+        Raises:
+            RewardError: the verifier's processes cannot be started again.
+        """
+        if self._jobs is None:
+            self._jobs = asyncio.Queue()
+            self._slots = [asyncio.create_task(self._serve(slot)) for slot in range(self._num_workers)]
+        if self._broken is not None:
+            raise RewardError(self._broken)
+        job = _Job(pack(dict(values)), time.monotonic(), asyncio.get_running_loop().create_future())
+        self._jobs.put_nowait(job)
+        return await job.judged
+
+    async def aclose(self) -> None:
+        """Give up all verdicts; call it on the event loop, before `close`."""
+        for task in self._slots:
+            task.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+
+    def close(self) -> None:
+        """End all processes and everything that their verifiers have started. Safe to call again."""
+        end_processes(self._processes)
+        self._processes = []
+
+    async def _serve(self, slot: int) -> None:
+        assert self._jobs is not None
+        job, why = None, "its pool was closed"
+        try:
+            await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
+            await self._open_log(slot)
+            while True:
+                job = await self._jobs.get()
+                if not job.judged.done():
+                    await self._judge(slot, job)
+        except (ConfigError, OSError) as error:
+            why = str(error)
+        finally:
+            self._break(why, job)
+
+    async def _open_log(self, slot: int) -> None:
+        if self._is_quiet and self._settings.log_path is not None:
+            message = pack({"log": str(self._settings.log_path.absolute())})
+            answer = await self._processes[slot].ask(message, timeout_s=self._start_timeout_s)
+            if answer is None or "died" in answer:
+                await self._replace(slot)
+
+    async def _judge(self, slot: int, job: _Job) -> None:
+        since = time.monotonic()
+        for _ in range(_STARTS):
+            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
+            if answer is None or "died" not in answer or self._processes[slot].has_begun:
+                break
+            await self._replace(slot)  # it died while it was idle, which is not this response's failure
+        outcome = _outcome(answer, timeout_s=self._timeout_s)
+        if not job.judged.done():
+            job.judged.set_result(Judged(outcome, since - job.since, time.monotonic() - since))
+        if answer is None or "died" in answer:
+            await self._replace(slot)
+
+    async def _replace(self, slot: int) -> None:
+        for attempt in range(1, _STARTS + 1):
+            await self._processes[slot].end()
+            self._processes[slot] = VerifierProcess.start(self._settings)
+            try:
+                await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
+            except ConfigError:
+                if attempt == _STARTS:
+                    raise
+            else:
+                return
+
+    def _break(self, why: str, job: _Job | None) -> None:
+        """Fail this verdict and all from now on. Other slots may serve, but a run must not slow down unnoticed."""
+        assert self._jobs is not None
+        self._broken = f"The verifier {self.name} could not be started again: {why}"
+        jobs = [] if job is None else [job]
+        while not self._jobs.empty():
+            jobs.append(self._jobs.get_nowait())
+        for each in jobs:
+            if not each.judged.done():
+                each.judged.set_exception(RewardError(self._broken))
+
+
+def _outcome(answer: dict[str, Any] | None, *, timeout_s: float) -> Outcome:
+    if answer is None:
+        return Outcome(0.0, "timeout", f"did not return within rewards.timeout_s = {timeout_s:g} s")
+    if "died" in answer:
+        return Outcome(0.0, "died", f"ended its process ({answer['died']})")
+    return Outcome(float(answer["reward"]), answer["failure"], answer["reason"])

@@ -1,0 +1,103 @@
+"""The verdicts of a run: a pool of verifier processes, and the failures of each batch."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from megacov.config import RunConfig
+from megacov.rewards.failures import FailureCount
+from megacov.rewards.pool import VerifierPool
+from megacov.rewards.process import ProcessSettings
+from megacov.rollout.fleet.server_process import environment_without_rank
+from megacov.trainer.rollout.loop_thread import LoopThread
+from megacov.types import Completion, Prompt, Verdict
+
+_CLOSE_TIMEOUT_S = 3.0
+
+
+class Judge:
+    """Judges responses on the event loop of a thread, and counts the verifier's failures batch by batch."""
+
+    def __init__(self, config: RunConfig, folder: Path, loop: LoopThread, stack: ExitStack) -> None:
+        """Start the verifier's processes; `wait_ready` waits for the first.
+
+        They print into a log in the run folder, but only from the first verdict on: before, that folder may be an
+        earlier run's.
+
+        Args:
+            config: the run's configuration.
+            folder: run folder, which may not exist yet.
+            loop: thread on which verdicts are awaited.
+            stack: owner of the processes from now on; it ends them before the thread.
+        """
+        rewards = config.rewards
+        self._folder, self._loop, self._max_failed_share = folder, loop, rewards.max_failed_share
+        settings = ProcessSettings(
+            name=rewards.verifier,
+            log_path=folder / "logs" / "verifier.log",
+            environment=environment_without_rank(),
+        )
+        self._pool = VerifierPool(
+            settings,
+            num_workers=rewards.workers,
+            timeout_s=rewards.timeout_s,
+            start_timeout_s=rewards.start_timeout_s,
+        )
+        self._wanted: tuple[str, ...] = ()
+        self._num_expected = config.sequences_per_step
+        stack.callback(self._close)
+        self._pool.start(is_quiet=True)
+
+    def wait_ready(self) -> None:
+        """Wait until the verifier is imported; raises ConfigError if it cannot be."""
+        self._wanted = self._pool.wait_for_first()
+
+    @property
+    def wants_row(self) -> bool:
+        """Whether the verifier asks for the row of the data."""
+        return "row" in self._wanted
+
+    def begin(self, *, step: int) -> None:
+        """Begin to count the failures of a batch, which step `step` trains on, from 1."""
+        self._failures = FailureCount(
+            self._pool.name,
+            self._folder,
+            step=step,
+            num_expected=self._num_expected,
+            max_share=self._max_failed_share,
+        )
+
+    async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
+        """Judge a response; several at once.
+
+        Args:
+            prompt: prompt of the response.
+            completion: response with its text.
+
+        Returns:
+            Its reward, 0 for a failure.
+
+        Raises:
+            RewardError: the verifier failed on too many responses, or its processes cannot be started again.
+        """
+        values = {
+            "text": completion.text,
+            "answer": prompt.answer,
+            "prompt": prompt.text,
+            "row": prompt.row,
+            "finish_reason": completion.finish_reason,
+            "num_tokens": len(completion.token_ids),
+        }
+        judged = await self._pool.judge({name: values[name] for name in self._wanted})
+        self._failures.add(prompt, completion, judged)
+        return Verdict(judged.outcome.reward, judged.outcome.failure)
+
+    def finish(self) -> dict[str, float]:
+        """Mean times of the batch's verdicts; raises RewardError if too many of them are failures."""
+        return self._failures.finish()
+
+    def _close(self) -> None:
+        with suppress(TimeoutError):
+            self._loop.run(self._pool.aclose(), timeout_s=_CLOSE_TIMEOUT_S)
+        self._pool.close()

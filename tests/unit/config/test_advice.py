@@ -1,0 +1,75 @@
+"""Warnings: a case that gives each, alone, and plain runs that give none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from megacov.config import config_warnings, make_config
+from megacov.config.advice import ADVICE
+
+
+def values(**sections: dict[str, Any]) -> dict[str, Any]:
+    needed: dict[str, Any] = {
+        "run": {"name": "x", "steps": 5},
+        "model": {"path": "m"},
+        "data": {"path": "d"},
+        "rewards": {"verifier": "sum_pairs"},
+    }
+    return needed | sections
+
+
+def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
+    return {"loss": {"name": loss}, "selection": selection}
+
+
+WARNED = {
+    "kl_cov_needs_a_second_update": {
+        "algorithm": algorithm("kl_cov", name="kl_cov"),
+        "batch": {"updates_per_rollout": 1},
+    },
+    "band_needs_normalized_advantages": {
+        "algorithm": algorithm("clip_cov", name="clip_cov") | {"advantages": {"normalize_std": False}}
+    },
+    "sampling_is_the_policy": {"rollout": {"top_p": 0.95}},
+    "micro_batch_scope_depends_on_the_layout": {
+        "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch", ratio=2e-3),
+        "batch": {"micro_batch_tokens": 20480},
+    },
+    "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
+    "warmup_ends": {"optimizer": {"warmup_steps": 40}},
+    "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
+    "ratio_selects_some_tokens": {
+        "algorithm": algorithm("clip_cov", name="clip_cov"),
+        "rollout": {"prompts_per_step": 8, "max_response_length": 300},
+    },
+    "memory_is_in_gib": {"cluster": {"gpu_memory_gib": 81920.0}},
+    "bucket_is_in_bytes": {
+        "weight_sync": {"transport": "ipc", "bucket_bytes": 512},
+        "rollout": {"engine": "sglang", "servers": 1},
+    },
+    "a_pause_in_place_is_shorter_than_the_watchdog": {
+        "rollout": {"engine": "sglang", "servers": 1, "server_arguments": {"watchdog-timeout": 100}},
+        "weight_sync": {"pause_mode": "in_place", "transport": "ipc"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_each_warning_comes_alone(name):
+    config = make_config(values(**WARNED[name]))
+    (sentence,) = config_warnings(config)
+    assert sentence == next(advise for advise in ADVICE if advise.__name__ == name)(config)
+    assert sentence.endswith(".")
+
+
+def test_every_warning_has_a_case():
+    assert {advise.__name__ for advise in ADVICE} == set(WARNED)
+
+
+@pytest.mark.parametrize(
+    "sections", [{}, {"optimizer": {"warmup_steps": 39}}, {"optimizer": {"min_lr": 1e-7, "decay": "cosine"}}]
+)
+def test_a_plain_run_has_no_warning(sections):
+    assert config_warnings(make_config(values(**sections))) == []

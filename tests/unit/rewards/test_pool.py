@@ -1,0 +1,234 @@
+"""A pool of verifier processes: whatever a verifier does becomes a reward or a counted failure, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from megacov.errors import ConfigError, RewardError
+from megacov.rewards.call import Outcome
+from megacov.rewards.pool import VerifierPool
+from megacov.rewards.process import ProcessSettings, check_verifier
+from tests.support.command import still_there
+from tests.support.unruly import ACTIONS
+
+UNRULY = "tests.support.unruly"
+
+
+@contextlib.contextmanager
+def opened(
+    name: str,
+    tmp_path: Path,
+    *,
+    num_workers: int = 1,
+    timeout_s: float = 30.0,
+    environment: dict[str, str] | None = None,
+) -> Iterator[VerifierPool]:
+    """A pool that has imported its verifier; afterwards no process of it may be left."""
+    before = set(psutil.Process().children(recursive=True))
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    settings = ProcessSettings(name=name, log_path=tmp_path / "verifier.log", environment=environment)
+    pool = VerifierPool(settings, num_workers=num_workers, timeout_s=timeout_s, start_timeout_s=60.0)
+    pool.start()
+    try:
+        pool.wait_for_first()
+        yield pool
+    finally:
+        own = [each for each in psutil.Process().children(recursive=True) if each not in before]
+        pool.close()
+        assert still_there(own) == []
+
+
+def judge(pool: VerifierPool, texts: Sequence[str]) -> list[Outcome]:
+    """The outcomes of responses that are judged at the same time."""
+
+    async def all_at_once() -> list[Outcome]:
+        try:
+            judged = await asyncio.gather(*(pool.judge({"text": text, "answer": "a"}) for text in texts))
+        finally:
+            await pool.aclose()
+        return [each.outcome for each in judged]
+
+    return asyncio.run(all_at_once())
+
+
+def sleepers() -> list[psutil.Process]:
+    """Processes that `leaves a process` has started and that have not ended."""
+    return [each for each in psutil.process_iter() if _is_sleeper(each)]
+
+
+def _is_sleeper(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline() == ["sleep", "1234.5"] and process.cwd() == str(Path.cwd())
+    return False
+
+
+def test_whatever_a_verifier_does_is_a_reward_or_a_failure(tmp_path: Path) -> None:
+    with opened(f"{UNRULY}:judge", tmp_path, num_workers=3, timeout_s=2.0) as pool:
+        # The last one again and again: processes that were replaced judge like the others.
+        texts = [*ACTIONS, *["true"] * 9]
+        got = dict(zip(texts, judge(pool, texts), strict=True))
+        assert {text: (each.reward, each.failure) for text, each in got.items()} == {
+            text: (reward, failure) for text, (_, reward, failure) in ACTIONS.items()
+        }
+    assert still_there(sleepers()) == []
+    assert "SystemExit: 3" in got["sys.exit"].reason
+    assert got["os._exit"].reason == "ended its process (exit code 0)"
+    assert got["killpg"].reason == "ended its process (SIGKILL)"
+    assert got["hangs"].reason == "did not return within rewards.timeout_s = 2 s"
+    assert all(len(each.reason) < 600 for each in got.values())
+    assert "y" * 100 in (tmp_path / "verifier.log").read_text()
+
+
+def test_an_async_verifier_fails_in_the_same_ways(tmp_path: Path) -> None:
+    texts = ("true", "nan", "sys.exit", "CancelledError", "KeyboardInterrupt", "os._exit", "np.float32")
+    with opened(f"{UNRULY}:judge_later", tmp_path) as pool:
+        got = [(each.reward, each.failure) for each in judge(pool, texts)]
+    assert got == [ACTIONS[text][1:] for text in texts]
+
+
+def test_a_verifier_gets_what_it_asks_for_and_a_clean_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    values: dict[str, Any] = {
+        "text": "lone \udc80 surrogate",
+        "answer": "42",
+        "prompt": "short",
+        "row": {"level": [1, None, 10**30]},
+        "finish_reason": "stop",
+        "num_tokens": 7,
+    }
+
+    async def one(pool: VerifierPool) -> Outcome:
+        judged = await pool.judge(values)
+        await pool.aclose()
+        return judged.outcome
+
+    with opened(f"{UNRULY}:report", tmp_path) as pool:
+        assert set(check_verifier(f"{UNRULY}:report", timeout_s=60.0)) == set(values)
+        outcome = asyncio.run(one(pool))
+    assert outcome == Outcome(0.0, "raised", f"raised ValueError: {(*values.values(), [], [], True)!r}")
+
+
+def test_the_event_loop_goes_on_while_verdicts_are_awaited(tmp_path: Path) -> None:
+    """Each verdict waits for something that only the event loop does."""
+
+    async def run(pool: VerifierPool) -> list[float]:
+        paths = [tmp_path / f"{number}" for number in range(6)]
+        verdicts = [asyncio.create_task(pool.judge({"text": str(path), "answer": ""})) for path in paths]
+        for path in paths:
+            await asyncio.sleep(0.01)
+            path.touch()
+        judged = await asyncio.gather(*verdicts)
+        await pool.aclose()
+        return [each.outcome.reward for each in judged]
+
+    with opened(f"{UNRULY}:wait_for_file", tmp_path, num_workers=2) as pool:
+        assert asyncio.run(run(pool)) == [1.0] * 6
+
+
+def test_a_cancelled_verdict_does_not_spoil_the_next(tmp_path: Path) -> None:
+    async def run(pool: VerifierPool) -> float:
+        first = asyncio.create_task(pool.judge({"text": str(tmp_path / "first"), "answer": ""}))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        await asyncio.wait([first])
+        for name in ("first", "second"):
+            (tmp_path / name).touch()
+        judged = await pool.judge({"text": str(tmp_path / "second"), "answer": ""})
+        await pool.aclose()
+        return judged.outcome.reward
+
+    with opened(f"{UNRULY}:wait_for_file", tmp_path) as pool:
+        assert asyncio.run(run(pool)) == 1.0
+
+
+def _write(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    (folder / f"{name}.py").write_text(f"{source}\ndef judge(text, answer): return 1.0\n", encoding="ascii")
+    monkeypatch.syspath_prepend(str(folder))
+    return f"{name}:judge"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise KeyboardInterrupt", "importing .* raised KeyboardInterrupt"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("import os; os._exit(0)", r"ended while importing it \(exit code 0\)"),
+        ("import time; time.sleep(1000)", "not imported within rewards.start_timeout_s = 1 s"),
+    ],
+)
+def test_an_import_that_fails_in_any_way_is_a_config_error(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = _write(tmp_path, f"import_{abs(hash(source))}", source, monkeypatch)
+    with pytest.raises(ConfigError, match=words):
+        check_verifier(name, timeout_s=1.0 if "sleep" in source else 60.0)
+
+
+def test_a_process_killed_while_idle_costs_no_verdict(tmp_path: Path) -> None:
+    with opened(f"{UNRULY}:judge", tmp_path) as pool:
+
+        async def run() -> list[Outcome]:
+            outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
+            (guard,) = [each.process.pid for each in pool._processes]
+            (child,) = psutil.Process(guard).children()
+            child.kill()
+            psutil.wait_procs([child])
+            outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
+            await pool.aclose()
+            return outcomes
+
+        assert asyncio.run(run()) == [Outcome(1.0), Outcome(1.0)]
+
+
+def test_a_pool_that_cannot_be_refilled_fails_all_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "imported"
+    source = f"import pathlib, os\nif pathlib.Path({str(mark)!r}).exists(): raise OSError('no more')\n"
+    name = _write(tmp_path, "imported_once", source, monkeypatch)
+    with opened(name, tmp_path) as pool:
+        mark.touch()
+        os.kill(psutil.Process(pool._processes[0].process.pid).children()[0].pid, signal.SIGKILL)
+        with pytest.raises(RewardError, match="could not be started again: .*no more"):
+            judge(pool, ["true"] * 3)
+
+
+_PARENT = f"""
+import asyncio, pathlib, sys
+from megacov.rewards.pool import VerifierPool
+from megacov.rewards.process import ProcessSettings
+
+async def main():
+    pool = VerifierPool(ProcessSettings(name="{UNRULY}:judge"), num_workers=1, timeout_s=60.0, start_timeout_s=60.0)
+    pool.start()
+    await pool.judge({{"text": "leaves a process and hangs", "answer": ""}})
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot find orphans")
+def test_a_killed_trainer_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _PARENT])
+    try:
+        deadline = time.monotonic() + 60
+        everything: list[psutil.Process] = []
+        while not any(map(_is_sleeper, everything)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+            everything = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(everything) == 3
+    assert still_there(everything) == []
