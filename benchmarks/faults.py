@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from tests.support import faults
+from tests.support import faults, verifier_faults
 from tests.support.faults import Outcome
 
 _COLUMNS = "{:<34} {:<76} {:>10} {:>5} {:>15} {:>6}"
@@ -57,10 +57,10 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
             run = folder / f"verifier_{kind}_{often}"
             yield (
                 f"verifier {words} {often}",
-                lambda k=kind, o=often, d=run: faults.verifier_fails(k, d, reference, often=o),
+                lambda k=kind, o=often, d=run: verifier_faults.verifier_fails(k, d, reference, often=o),
             )
     waits = folder / "verifier_waits"
-    yield "SIGTERM while the verifier hangs", lambda: faults.signalled_while_verifier_hangs(waits, reference)
+    yield "SIGTERM while the verifier hangs", lambda: verifier_faults.signalled_while_verifier_hangs(waits, reference)
     hangs = ("checkpoint.deadline_s=15.0",)
     yield "writer hangs", lambda: faults.rank_fails("writer hangs", 1, folder / "hangs", reference, overrides=hangs)
     stops = ("parallel.timeout_s=30.0", "parallel.control_timeout_s=30.0", "checkpoint.deadline_s=30.0")

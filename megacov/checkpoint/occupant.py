@@ -16,9 +16,10 @@ Occupant = Literal["nothing", "a start", "a run"]
 
 # Written before the configuration: by the lock, and by the job that starts the run.
 _BEFORE_A_RUN = {LOCK_NAME, "logs", "tmp_config.yaml"}
+_ENDS = {"ended.json", "tmp_ended.json"}
 # Made empty at the start. What lies in them later is of value, apart from TensorBoard's logs.
 _EMPTY_AT_FIRST = {"samples", "weights", "checkpoints"}
-_OF_A_START = _BEFORE_A_RUN | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
+_OF_A_START = _BEFORE_A_RUN | _ENDS | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
 
 
 def look_at_run_folder(folder: Path) -> Occupant:

@@ -47,6 +47,8 @@ def render(found: RunStatus) -> Iterator[tuple[str, str]]:
     """Yield a name and a sentence, for people, for each thing that is known."""
     yield "run", f"{found.name}, {found.run}"
     yield "state", found.state.sentence
+    if found.end is not None and found.end.reason and found.state.exit_code:
+        yield "why", found.end.reason
     yield "step", f"not known: {found.unread}" if found.unread else _progress(found.progress, found.steps)
     if found.state.word == "training" and found.progress is not None and _is_silent(found.progress):
         longest = _span(found.progress.longest_s or 0.0)

@@ -8,32 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from megacov.checkpoint.lock import LOCK_NAME, Holder, find_holder
+from megacov.checkpoint.lock import Holder, find_holder
 from megacov.checkpoint.manifest import MANIFEST_NAME
 from megacov.checkpoint.store import CheckpointStore
-from megacov.errors import CheckpointError, DataError, LeaveRequested, SubmitError, exit_meaning
+from megacov.cli.status_state import State, tell_state
+from megacov.errors import CheckpointError, DataError, SubmitError
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.run_end import RunEnd, read_end
 from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
 
 RECENT = 10
 """Number of logged steps over which changes and usual times are computed."""
-
-Word = Literal["training", "starting", "waiting", "leaving", "ended", "failed", "stopped", "not started", "unknown"]
-
-
-@dataclass(frozen=True)
-class State:
-    """A word for programs, a sentence for people, and the exit code if the run has ended or is about to."""
-
-    word: Word
-    sentence: str
-    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,7 @@ class Saved:
 class RunStatus:
     """Everything known about a run. None or empty if something is not known.
 
+    end: how the process that held the run last has ended; None while it holds the run, or if it was killed.
     steps: number of steps that the run will have at its end.
     unread: why the logged steps are not known; empty if they are.
     restarts: restarts of the run's jobs, over the whole chain.
@@ -85,6 +77,7 @@ class RunStatus:
     run: Path
     name: str
     state: State
+    end: RunEnd | None
     steps: int | None
     progress: Progress | None
     unread: str
@@ -128,6 +121,7 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         name, steps = _read_config(run / "config.yaml") if has_config else (run.name, None)
         holder = find_holder(run)
         attempts = read_attempts(run, since=holder.since if holder else 0.0)
+        end = None if holder is None or holder.is_held else read_end(run, since=holder.since)
         saved = _find_saved(run, now)
         logged, unread = _read_logged(run, is_begun=saved is not None)
     except OSError as error:
@@ -138,8 +132,14 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         run=run,
         name=name,
         state=tell_state(
-            holder, asked.job, attempts, is_certain=asked.is_certain, is_done=steps is not None and done >= steps
+            holder,
+            asked.job,
+            attempts,
+            end_code=None if end is None else end.code,
+            is_certain=asked.is_certain,
+            is_done=steps is not None and done >= steps,
         ),
+        end=end,
         steps=steps,
         progress=_progress(logged, now),
         unread=unread,
@@ -222,76 +222,3 @@ def _ask(run: Path, holder: Holder | None, attempts: Attempts) -> _Asked:
         return _Asked(problem=str(error), is_certain=False)
     waiting = [each for each in jobs if each.state == "PENDING" and each != chosen]
     return _Asked(job, len(waiting), "" if job else "SLURM no longer knows a job of the run.")
-
-
-def tell_state(
-    holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool
-) -> State:
-    """Derive the state of a run from its sources, the most reliable first: lock, SLURM, notes of its jobs, steps.
-
-    Args:
-        holder: process that holds the run or held it last.
-        job: job of the run that says most about it.
-        attempts: attempts of the run's jobs.
-        is_certain: whether `job` None means that there is no job.
-        is_done: whether all steps are logged or saved.
-
-    Returns:
-        The state.
-    """
-    if holder is not None and holder.is_held:
-        is_of_newest = attempts.newest.startswith(f"slurm_{holder.slurm_job}_")
-        leaving = _leaving(attempts) if is_of_newest else None
-        return leaving or State("training", f"training: {holder.description}")
-    if job is not None and job.is_waiting and not (job.is_later_of_chain and attempts.ended is not None):
-        reason = f" ({job.reason})" if job.reason else ""
-        return State("waiting", f"{'requeued, and ' if job.restarts else ''}waiting in the queue{reason}")
-    if job is not None and not job.is_waiting and not job.is_over:
-        return _running(holder, job, attempts)
-    return _over(holder, job, attempts, is_certain=is_certain, is_done=is_done)
-
-
-def _leaving(attempts: Attempts) -> State | None:
-    code = attempts.last_code if attempts.ended is None else attempts.ended
-    return None if code is None else State("leaving", f"leaving with code {code}: {exit_meaning(code)}", code)
-
-
-def _running(holder: Holder | None, job: SlurmJob, attempts: Attempts) -> State:
-    """State of a job that runs while the lock looks free: not every file system shows locks of other nodes."""
-    is_begun = attempts.newest == f"slurm_{job.job_id}_{job.restarts}"
-    if is_begun and (leaving := _leaving(attempts)):
-        return leaving
-    if job.state == "COMPLETING":
-        return State("leaving", "leaving: its job is completing")
-    is_taken = holder is not None and holder.slurm_job == job.job_id and holder.since >= (attempts.began or 0.0)
-    if holder is not None and is_begun and is_taken:
-        return State(
-            "training", f"training: {holder.description}, according to SLURM: the lock cannot be seen from here"
-        )
-    if job.state == "RUNNING":
-        return State("starting", "starting: its job runs, but no process has locked the run yet")
-    return State("starting", f"starting: its job is {job.state}")
-
-
-def _over(holder: Holder | None, job: SlurmJob | None, attempts: Attempts, *, is_certain: bool, is_done: bool) -> State:
-    """State of a run that, as far as can be seen, no process holds and no job continues."""
-    code = attempts.last_code if attempts.ended is None else attempts.ended
-    if code == 0 or (code is None and is_done):
-        return State("ended", "ended normally", 0)
-    if code is not None:
-        word: Word = "stopped" if code == LeaveRequested.exit_code else "failed"
-        return State(word, f"ended with code {code}: {exit_meaning(code)}", code)
-    if job is not None:
-        why = f" with code {job.exit_code} ({exit_meaning(job.exit_code)})" if job.exit_code else ""
-        return State(
-            "failed" if job.state == "FAILED" else "stopped", f"its job is {job.state}{why}", job.exit_code or None
-        )
-    if not is_certain:
-        return State("unknown", "not known: no process holds the run here, and SLURM has not answered")
-    if holder is None:
-        return State("not started", "not started")
-    if holder.is_held is None:
-        return State(
-            "unknown", f"not known: {LOCK_NAME} cannot be locked here; the last holder was {holder.description}"
-        )
-    return State("stopped", f"stopped: {holder.description} held the run last, and did not finish it")

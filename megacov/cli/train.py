@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from megacov.checkpoint.lock import find_holder
 from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_at_loss
 from megacov.config import RunConfig, load_config
@@ -23,6 +25,7 @@ from megacov.launch import (
     start_heartbeat,
 )
 from megacov.launch.output import keep_output
+from megacov.monitor.run_end import settle_end
 
 # Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
@@ -61,8 +64,18 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         refuse_impossible(look_at_loss(config))
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
-        raise SystemExit(run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s))
+        started = time.time()
+        code = run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
+        _note_end(config.run.directory, code, started=started)
+        raise SystemExit(code)
     _train_as_rank(config, place, resumed_with)
+
+
+def _note_end(run_folder: Path, code: int, *, started: float) -> None:
+    """Write down the exit code, if these ranks and no others have held the run."""
+    holder = find_holder(run_folder)
+    if holder is not None and not holder.is_held and holder.since >= started:
+        settle_end(run_folder, code, since=started)
 
 
 def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tuple[str, ...] | None) -> None:

@@ -191,9 +191,10 @@ class MonitorSection(Section):
     cov_histogram_every: StrictInt = Field(10, ge=0)
     """Steps between two histograms of the covariance; 0 writes none. [steps]"""
     progress: Literal["auto", "on", "off"] = "auto"
-    """Progress bars; auto shows them on a terminal and prints plain lines elsewhere."""
+    """Progress bars below the lines of finished steps; auto shows them on a terminal."""
     samples_per_step: StrictInt = Field(8, ge=0)
-    """Responses written to RUN/samples in each step. [sequences]"""
+    """Responses of each step in RUN/samples: best and worst reward, the longest, one that was cut, then some of as many
+    prompts as possible. [sequences]"""
 
 
 class RunConfig(Section):

@@ -83,8 +83,18 @@ def _end_children() -> None:
 def _children() -> list[int]:
     try:
         return [int(pid) for pid in Path("/proc/thread-self/children").read_text(encoding="ascii").split()]
-    except OSError:  # not Linux, or a kernel without this file
-        return []
+    except OSError:  # a kernel without this file
+        return _children_by_parent()
+
+
+def _children_by_parent() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended, or this is not Linux
+            # "PID (NAME) STATE PARENT ...", and the name may hold anything.
+            if int(path.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _meaning(status: int) -> str:

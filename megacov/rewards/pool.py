@@ -33,7 +33,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    message: bytes
+    values: dict[str, Any]
     since: float
     judged: asyncio.Future[Judged]
 
@@ -73,10 +73,20 @@ class VerifierPool:
 
         Args:
             is_quiet: whether they open the log with the first verdict only, and print nowhere before.
+
+        Raises:
+            RewardError: a process cannot be started.
         """
         self._is_quiet = is_quiet
         settings = replace(self._settings, log_path=Path(os.devnull)) if is_quiet else self._settings
-        self._processes = [VerifierProcess.start(settings) for _ in range(self._num_workers)]
+        try:
+            for _ in range(self._num_workers):
+                self._processes.append(VerifierProcess.start(settings))
+        except OSError as error:
+            raise RewardError(
+                f"Process {len(self._processes) + 1} of rewards.workers = {self._num_workers} cannot be started: "
+                f"{error.strerror}."
+            ) from error
 
     def wait_for_first(self) -> tuple[str, ...]:
         """Wait until one process has imported the verifier. Blocks; call it between `start` and the first verdict.
@@ -106,7 +116,7 @@ class VerifierPool:
             self._slots = [asyncio.create_task(self._serve(slot)) for slot in range(self._num_workers)]
         if self._broken is not None:
             raise RewardError(self._broken)
-        job = _Job(pack(dict(values)), time.monotonic(), asyncio.get_running_loop().create_future())
+        job = _Job(dict(values), time.monotonic(), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.judged
 
@@ -144,9 +154,9 @@ class VerifierPool:
                 await self._replace(slot)
 
     async def _judge(self, slot: int, job: _Job) -> None:
-        since = time.monotonic()
+        since, message = time.monotonic(), pack(job.values)
         for _ in range(_STARTS):
-            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
+            answer = await self._processes[slot].ask(message, timeout_s=self._timeout_s)
             if answer is None or "died" not in answer or self._processes[slot].has_begun:
                 break
             await self._replace(slot)  # it died while it was idle, which is not this response's failure

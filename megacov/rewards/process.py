@@ -21,6 +21,7 @@ from megacov.rewards.frames import FrameBuffer
 _PROGRAM = "import sys; _, fd, name, *sys.path = sys.argv; from megacov.rewards.worker import main; main(int(fd), name)"
 _END_S = 6.0  # the guard takes up to 5
 _POLL_S = 0.002
+_STANDARD_ERROR = 2
 _CLOSED = {"died": "SIGKILL"}
 
 
@@ -65,8 +66,8 @@ class VerifierProcess:
             process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), settings.name, *sys.path],
                 stdin=subprocess.PIPE,
-                stdout=log or sys.stderr.fileno(),
-                stderr=log or sys.stderr.fileno(),
+                stdout=log or _STANDARD_ERROR,
+                stderr=log or _STANDARD_ERROR,
                 pass_fds=(theirs.fileno(),),
                 env=None if settings.environment is None else dict(settings.environment),
                 # The terminal's Ctrl-C must not end it before the trainer has saved.

@@ -7,6 +7,7 @@ it, the trainer is gone, or the child has ended. Neither imports torch, Megatron
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -62,7 +63,8 @@ def _leave_guard() -> None:
     os.dup2(nothing, sys.stdin.fileno())
     os.close(nothing)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     # A handler and not SIG_IGN, which programs started by the verifier would inherit: it could not terminate them.
     for number in _KEPT_OFF:
         signal.signal(number, lambda *_: None)

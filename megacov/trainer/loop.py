@@ -20,10 +20,12 @@ from megacov.errors import (
 )
 from megacov.launch import RankEnvironment
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
+from megacov.monitor.run_end import explain_end
 from megacov.parallel.collectives import any_rank
 from megacov.trainer.build import Resumption, Run, opened_run
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
+from megacov.trainer.where import where_everything_is
 
 # Words in torch.distributed's errors when another rank has died; gloo raises a plain RuntimeError, no DistError.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
@@ -57,10 +59,14 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
         # gloo's messages begin with a place in its source.
         message = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])[:80]
         if _is_lost_peer(error):
-            raise RankError(f"rank {place.rank} lost another rank ({message}): look at its log.") from error
-        if _is_broken_device(error):
-            raise RankError(f"rank {place.rank} lost its GPU ({message}).") from error
-        raise
+            failure = RankError(f"rank {place.rank} lost another rank ({message}): look at its log.")
+        elif _is_broken_device(error):
+            failure = RankError(f"rank {place.rank} lost its GPU ({message}).")
+        else:
+            raise
+        if place.rank == 0:
+            explain_end(config.run.directory, failure)
+        raise failure from error
     finally:
         leave_job()
 
@@ -114,6 +120,8 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         with run.saved_if_servers_are_lost():
             run.rollout.push_weights(run.policy, version=run.state.weight_version)
         run.checkpointer.save_now(run.policy, run.state)
+    if groups.world_rank == 0:
+        print("\n".join(where_everything_is(config)), flush=True)
 
 
 def _step(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Shows the progress of a run: bars on a terminal, elsewhere a line per step and one a minute during long rollouts."""
+"""Shows the progress of a run: a line per step, below them bars on a terminal, or a line a minute in long rollouts."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class ProgressReport:
         self._is_on_terminal = sys.stderr.isatty()
         if choice == "on" or (choice == "auto" and self._is_on_terminal):
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            text = TextColumn("{task.fields[numbers]}", markup=False)
+            text = TextColumn("{task.fields[unit]}", markup=False)
             label = TextColumn("{task.description}", markup=False)
             self._bar = Progress(label, *columns, text, console=Console(stderr=True))
-            self._steps_task = self._bar.add_task(name, total=num_steps, numbers="")
-            self._groups_task = self._bar.add_task("sampling", total=num_groups, numbers="groups", visible=False)
+            self._steps_task = self._bar.add_task(name, total=num_steps, unit="steps")
+            self._groups_task = self._bar.add_task("sampling", total=num_groups, unit="groups", visible=False)
 
     def __enter__(self) -> ProgressReport:
         """Start drawing the bar, if there is one."""
@@ -87,12 +87,14 @@ class ProgressReport:
             metrics: metrics of the last one, by tag.
         """
         self._line_at = time.monotonic() + _LINE_EVERY_S
+        line = f"{self._name}  step {step}/{self._num_steps}  {describe(metrics)}"
         bar = self._shown_bar()
         if bar is not None:
             bar.update(self._groups_task, visible=False)
-            bar.update(self._steps_task, completed=step, numbers=describe(metrics))
+            bar.update(self._steps_task, completed=step)
+            bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(f"{self._name}  step {step}/{self._num_steps}  {describe(metrics)}", flush=True)
+            print(line, flush=True)
 
     def _shown_bar(self) -> Progress | None:
         """The bar, as long as its terminal is open; lines then follow, in the run's log file."""

@@ -80,12 +80,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update=changed)
 
 
-def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version: int) -> None:
+def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]], *, step: int, version: int) -> None:
     """Write some responses of a step to a file for readers, one JSON object per line.
 
     Args:
         folder: run folder.
-        samples: judged responses.
+        samples: judged responses, each with what is notable about it.
         step: step that trains on them, from 1.
         version: version of the weights in training.
 
@@ -100,6 +100,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version
                 "response": sample.completion.text,
                 "answer": sample.prompt.answer,
                 "reward": sample.reward,
+                "notable": list(notable),
                 "tokens": len(sample.completion.token_ids),
                 "finish_reason": sample.completion.finish_reason,
                 "versions": [span.version for span in sample.completion.version_spans],
@@ -107,7 +108,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], *, step: int, version
             },
             ensure_ascii=False,
         )
-        for sample in samples
+        for sample, notable in samples
     ]
     try:
         if not path.parent.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megacov.monitor.run_end import read_end
 from tests.support.command import Ended, descendants, run, started, still_there
 from tests.support.forked import name_of
 from tests.support.policies import TINY_POLICY
@@ -198,6 +199,8 @@ def test_updates_that_are_not_finite_are_left_out_until_there_are_too_many(tmp_p
     assert last.startswith("megacov: step 2, update 2 was left out on all ranks: values of sample")
     assert "2 in a row, and optimizer.max_skipped_updates is 1" in last
     assert (ended.code, ended.left) == (7, [])
+    noted = read_end(folder, since=0.0)
+    assert noted is not None and (noted.code, f"megacov: {noted.reason}") == (7, last)
     assert "step 1/9" in ended.output
     assert "Traceback" not in ended.output
     for step in (1, 2):

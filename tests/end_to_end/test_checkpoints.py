@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.monitor.status_file import read_logged_steps
-from tests.support import faults
+from tests.support import faults, verifier_faults
 from tests.support.command import run, started, wait_for_line
 
 pytestmark = pytest.mark.dist
@@ -86,7 +87,7 @@ def test_a_server_killed_again_and_again_ends_the_run_and_loses_nothing(tmp_path
 
 
 def test_a_verifier_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, reference: bytes) -> None:
-    result = faults.signalled_while_verifier_hangs(tmp_path / "run", reference)
+    result = verifier_faults.signalled_while_verifier_hangs(tmp_path / "run", reference)
     assert result.code == 75
     _check(result, lost=0)
 
@@ -94,10 +95,10 @@ def test_a_verifier_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, referen
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hangs", "dies", "nonsense"])
 def test_a_verifier_that_fails_costs_no_step(kind: str, tmp_path: Path, reference: bytes) -> None:
-    once = faults.verifier_fails(kind, tmp_path / "once", reference, often="once")
+    once = verifier_faults.verifier_fails(kind, tmp_path / "once", reference, often="once")
     assert once.code == 0
     _check(once, lost=0)
-    always = faults.verifier_fails(kind, tmp_path / "always", reference, often="always")
+    always = verifier_faults.verifier_fails(kind, tmp_path / "always", reference, often="always")
     assert always.code == 6 and "more than rewards.max_failed_share = 0.05 allows" in always.output
     assert "step 3 is saved; continue with" in always.output
     _check(always, lost=0)
@@ -112,6 +113,9 @@ def test_a_rank_killed_in_a_save_costs_an_interval(fault: str, rank: int, tmp_pa
     assert result.code == 128 + signal.SIGKILL
     # The step after the one being saved may have ended before the rank was killed.
     _check(result, lost=faults.EVERY + 1)
+    # The steps after the checkpoint were logged twice, and are shown once.
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("reward/mean")] == list(range(1, faults.STEPS + 1))
 
 
 @pytest.mark.parametrize("fault", ["disk full", pytest.param("writer dies", marks=pytest.mark.slow)])

@@ -41,6 +41,7 @@ def model_with_a_large_tokenizer(folder: Path) -> Path:
         (["rewards.verifier=sum_triples"], 2, "sum_triples"),
         (["rewards.verifier=tests.support.verifiers:one_and_a_half"], 2, "one_and_a_half"),
         (["data.chat_template=true"], 3, "no chat template"),
+        (["model.transformer_engine=on"], 2, "transformer_engine cannot be imported"),
         (["data.prompt_field=question"], 3, "question"),
         (["data.max_prompt_length=1"], 3, "data.max_prompt_length"),
         (["model.path={model}"], 3, "17 tokens"),

@@ -58,6 +58,7 @@ LAYOUTS = {
     "filtered": (
         "rollout.filter_groups=true",
         "rewards.verifier=tests.support.verifiers:length",
+        "algorithm.selection.ratio=0.02",
         "algorithm.ref_kl_coef=0.01",
         "algorithm.entropy_coef=0.01",
     ),
@@ -78,6 +79,9 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
         "train", KL_COV, "run.steps=2", f"run.directory={folder}", *SMALL, *LAYOUTS[layout], log=tmp_path / "log"
     )
     assert ended.code == 0, ended.output
+    selects_few = layout == "filtered"
+    for words in ("warning: algorithm.selection.ratio is 0.02", "warning: step 1: algorithm.selection.ratio is 0.02"):
+        assert (words in ended.output) == selects_few
     assert ended.left == []
     assert "step 2/2" in ended.output
     assert "Traceback" not in ended.output
@@ -91,7 +95,10 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert min(scalars["policy/grad_norm"]) > 0
     assert sorted(path.name for path in (folder / "weights").iterdir()) == ["v1", "v2"]
     samples = [json.loads(line) for line in (folder / "samples" / "step_000002.jsonl").read_text().splitlines()]
-    assert len(samples) == 8
+    assert len(samples) == 8 and len({sample["prompt"] for sample in samples}) > 1
+    assert {"best reward", "worst reward", "longest"} <= {reason for sample in samples for reason in sample["notable"]}
+    last = ended.output.splitlines()[-6:]
+    assert "has done all 2 steps" in ended.output and any(str(folder / "samples") in line for line in last)
     assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)
 
 
@@ -104,7 +111,7 @@ def test_a_deterministic_run_repeats_itself_bit_by_bit(tmp_path: Path) -> None:
         overrides = (f"run.directory={folder}", "run.deterministic=true", "parallel.data=2", "run.steps=2")
         ended = run("train", KL_COV, *overrides, *SMALL, log=tmp_path / f"{name}.log", real=real)
         assert (ended.code, ended.left) == (0, []), ended.output
-        lines = [line.rpartition("  s ")[0] for line in ended.output.splitlines()]
+        lines = [line.rpartition("  s ")[0] for line in ended.output.splitlines() if "  step " in line]
         assert len(lines) == 2
         scalars = {tag: values for tag, values in scalars_of(folder).items() if not tag.startswith("perf/")}
         samples = (folder / "samples" / "step_000002.jsonl").read_text()

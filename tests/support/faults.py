@@ -14,15 +14,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.command import Ended, descendants, run, started, wait_for_line
 from tests.support.fault_rank import NUM_RANKS
 from tests.support.forked import name_of
-from tests.support.verifiers import FAULT_VARIABLE
 
 STEPS, EVERY = 6, 2
 STORM_STEPS = 40
@@ -36,8 +34,6 @@ SETTINGS = (
     "rollout.prompts_per_step=8",
     "batch.micro_batch_tokens=128",
 )
-FAULTY_VERIFIER = "rewards.verifier=tests.support.verifiers:sum_pairs_with_fault"
-_RESPONSES_PER_STEP = 8 * 8
 _CONTINUED = re.compile(r"continuing after step (\d+)")
 _STEP = re.compile(rf"step (\d+)/{STEPS}")
 
@@ -167,50 +163,6 @@ def server_killed(folder: Path, reference: bytes, *, max_restarts: int) -> Outco
             next(child for child in descendants(process.pid) if name_of(child) == "serve").kill()
         code = process.wait(timeout=120)
     return outcome("server killed", folder, Ended(code, log.read_text(), []), reference)
-
-
-def verifier_fails(kind: str, folder: Path, reference: bytes, *, often: str) -> Outcome:
-    """The verifier hangs, dies or returns nonsense on wrong responses, from the fourth step on.
-
-    Wrong responses score 0 either way, so that the run must come out the same. Failing "once" is within what a run
-    allows; "always" ends it.
-    """
-    settings = (FAULTY_VERIFIER, "rewards.timeout_s=1.0", f"run.directory={folder}")
-    with _verifier_fault(kind, folder, often=often):
-        ended = run("train", KL_COV, *SETTINGS, *settings, log=folder.with_suffix(".log"))
-    if ended.code != 0:
-        return outcome(f"verifier {kind}", folder, ended, reference)
-    is_same = final_weights(folder) == reference
-    warning = next(line for line in ended.output.splitlines() if "warning: step 4: the verifier" in line)
-    return Outcome(
-        f"verifier {kind}", warning.removeprefix("megacov: warning: "), 0, 0, bool(ended.left), is_same, ended.output
-    )
-
-
-def signalled_while_verifier_hangs(folder: Path, reference: bytes) -> Outcome:
-    """SIGTERM while the fourth step waits for a verifier that never returns, far from its deadline."""
-    log = folder.with_suffix(".log")
-    settings = (FAULTY_VERIFIER, "rewards.timeout_s=1000.0", f"run.directory={folder}")
-    with (
-        _verifier_fault("hangs", folder, often="always"),
-        started("train", KL_COV, *SETTINGS, *settings, log=log) as process,
-    ):
-        wait_for_line(log, f"step 3/{STEPS}", process)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=60)
-    return outcome("SIGTERM while the verifier hangs", folder, Ended(code, log.read_text(), []), reference)
-
-
-@contextmanager
-def _verifier_fault(kind: str, folder: Path, *, often: str) -> Iterator[None]:
-    """A fault of the verifier in commands that are started inside, from the fourth step on."""
-    mark = folder.with_suffix(".mark")
-    os.environ[FAULT_VARIABLE] = f"{kind} {3 * _RESPONSES_PER_STEP} {mark} {often}"
-    try:
-        yield
-    finally:
-        del os.environ[FAULT_VARIABLE]
 
 
 def damaged(fault: str, damage: Callable[[Path], None], template: Path, folder: Path, reference: bytes) -> Outcome:

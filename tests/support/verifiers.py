@@ -60,6 +60,13 @@ def sum_pairs_with_fault(text: str, answer: str) -> Any:
     return reward
 
 
+def sum_pairs_by_name(text: str, prompt: str, row: dict[str, Any], finish_reason: str, *, num_tokens: int) -> float:
+    """The verifier of the sum-pairs task from other values than text and answer."""
+    assert row["prompt"] == prompt and finish_reason in ("stop", "length")
+    assert num_tokens >= max(1, len(text))
+    return sum_pairs(text, prompt.removesuffix("="))
+
+
 def takes_its_time(text: str, answer: str) -> float:
     """Take as many seconds as the response says, or end the process."""
     if text == "exit":

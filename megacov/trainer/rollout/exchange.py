@@ -105,7 +105,7 @@ class RolloutExchange:
 
         Raises:
             RolloutError: the servers gave no full batch; raised on every rank.
-            RewardError: a reward is not a finite number; raised on every rank.
+            RewardError: the verifier failed on too many responses; raised on every rank.
             LeaveRequested: `interrupt` was called; raised on every rank, with the state unchanged.
         """
         self.is_under_way = False

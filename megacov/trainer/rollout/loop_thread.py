@@ -14,7 +14,7 @@ import torch
 
 Result = TypeVar("Result")
 
-# A verifier that hangs blocks the loop, but not the end of the process, since the thread is a daemon.
+# Work that blocks the loop does not hold up the end of the process, since the thread is a daemon.
 _CLOSE_TIMEOUT_S = 3.0
 
 
@@ -87,7 +87,7 @@ class LoopThread:
         if self._device is not None:
             torch.cuda.set_device(self._device)
         while not self._is_closing:
-            # A verifier may raise SystemExit; the caller that waits for its result gets it if the loop continues.
+            # Work may raise SystemExit; the caller that waits for its result gets it if the loop continues.
             with contextlib.suppress(SystemExit):
                 self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())

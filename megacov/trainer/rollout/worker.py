@@ -29,6 +29,7 @@ from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
+from megacov.trainer.rollout.shown_samples import representative
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import TrainState
 from megacov.types import Prompt, RolloutBatch
@@ -113,7 +114,7 @@ class RolloutWorker:
             self._stack = stack.pop_all()
 
     def start_servers(self) -> None:
-        """Start the run's own servers, whose logs go to the run folder; raises RolloutError if one cannot be started."""
+        """Start the run's own servers, which write into the run folder; raises RolloutError if that fails."""
         for server in self._servers:
             self._stack.callback(server.stop)
             server.start()
@@ -231,8 +232,8 @@ class RolloutWorker:
         batch = build_rollout_batch(
             groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
         )
-        kept = groups.samples[: self._config.monitor.samples_per_step]
-        write_samples(self._folder, kept, step=state.step + 1, version=state.weight_version)
+        shown = representative(groups.samples, self._config.monitor.samples_per_step)
+        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
         verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, version=state.weight_version) | {
             **verifier_metrics,

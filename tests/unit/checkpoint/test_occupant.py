@@ -31,7 +31,7 @@ def fill(folder: Path, entries: Iterable[tuple[str, ...]]) -> Path:
         ((), "nothing"),
         ((("run.lock", "{}"), ("logs/slurm_1_0/environment.txt", "")), "nothing"),
         (START, "a start"),
-        ((*START, ("weights/",), ("checkpoints/",)), "a start"),
+        ((*START, ("weights/",), ("checkpoints/",), ("ended.json", "{}")), "a start"),
         ((*START, ("samples/step_000001.jsonl", "")), "a run"),
         ((*START, ("status.json", "{}")), "a run"),
         ((*START, ("checkpoints/step_00000001/MANIFEST.json", "{}")), "a run"),

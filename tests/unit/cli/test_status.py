@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import yaml
 from megacov.checkpoint import RunLock
 from megacov.checkpoint.lock import Holder
 from megacov.cli.status import render
-from megacov.cli.status_run import RunStatus, read_status, tell_state
-from megacov.errors import DataError
+from megacov.cli.status_run import RunStatus, read_status
+from megacov.cli.status_state import tell_state
+from megacov.errors import DataError, RankError, RolloutError, exit_meaning
 from megacov.launch.attempts import Attempts
 from megacov.launch.jobs import SlurmJob
+from megacov.monitor.run_end import ENDED_NAME, NotedEnd, explain_end, settle_end
 from megacov.monitor.status_file import STATUS_NAME, StatusFile
 from tests.support.kill_points import save
 
@@ -98,6 +101,54 @@ def test_the_end_of_a_job_is_told_with_its_meaning(make_run):
     assert found.logs == run / "logs" / "slurm_7_1"
     # Without an answer from SLURM it is unknown whether a job waits, but the content of the folder is shown.
     assert found.slurm and found.progress is not None
+
+
+def test_why_a_run_ended_is_shown(make_run):
+    run = make_run(12)
+    with RunLock(run), suppress(RolloutError), NotedEnd(run):
+        raise RolloutError("server 1 is lost; continue with `megacov resume RUN`.")
+    found = read_status(run)
+    assert (found.state.word, found.state.exit_code) == ("failed", 4)
+    assert found.state.sentence == f"ended with code 4: {exit_meaning(4)}"
+    assert shown(found)["why"] == "server 1 is lost; continue with `megacov resume RUN`."
+    assert found.end is not None and found.end.reason == shown(found)["why"]
+    # The launcher knows the code of the rank that ended first, and rank 0 the reason.
+    settle_end(run, 137, since=found.end.time)
+    found = read_status(run)
+    assert found.state.sentence == "ended with code 137: it was ended by SIGKILL"
+    assert shown(found)["why"].startswith("server 1 is lost")
+    # A process that continues the run makes the old end void, also if it is killed before it can write its own.
+    time.sleep(0.02)
+    with RunLock(run):
+        assert read_status(run).state.word == "training" and "why" not in shown(read_status(run))
+    assert read_status(run).state.word == "stopped" and "why" not in shown(read_status(run))
+    settle_end(run, 137, since=time.time())
+    assert read_status(run).state.sentence == "ended with code 137: it was ended by SIGKILL"
+    with RunLock(run), NotedEnd(run):
+        pass
+    assert read_status(run).state.sentence == "ended normally" and "why" not in shown(read_status(run))
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, '{"code": 4}', '{"code": "4", "reason": 1}', "null"])
+def test_a_damaged_end_is_no_end(make_run, text):
+    run = make_run(12)
+    (run / ENDED_NAME).write_text(text)
+    assert read_status(run).end is None and read_status(run).state.word == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [(KeyboardInterrupt(), 130, ""), (SystemExit(143), 143, ""), (ValueError("two\nlines"), 1, "ValueError: two")],
+)
+def test_other_ends_are_noted_too(make_run, error, code, reason):
+    run = make_run(12)
+    with pytest.raises(type(error)), RunLock(run), NotedEnd(run):
+        raise error
+    end = read_status(run).end
+    assert end is not None and (end.code, end.reason) == (code, reason)
+    explain_end(run, RankError("rank 0 lost another rank."))
+    end = read_status(run).end
+    assert end is not None and (end.code, end.reason) == (8, "rank 0 lost another rank.")
 
 
 def test_silence_is_longer_than_any_recent_step(make_run):

@@ -32,6 +32,9 @@ def write(folder: Path, content: str | bytes) -> Path:
 def test_prompts_keep_their_order_text_and_answer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = write(tmp_path, '{"prompt": "12=", "answer": "12"}\n\n  \n{"answer": 7, "prompt": "7=", "more": [1]}')
     first, second = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE)
+    assert first.row is None is second.row
+    _, kept = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, keep_rows=True)
+    assert kept.row == {"answer": 7, "prompt": "7=", "more": [1]}
     assert (first.index, first.text, first.answer) == (0, "12=", "12")
     assert (second.index, second.text, second.answer) == (1, "7=", "7")
     assert first.token_ids == tuple(tokenizer.convert_tokens_to_ids(list("12=")))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from megacov.errors import ConfigError, RewardError
+from megacov.rewards import guard
 from megacov.rewards.call import Outcome
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings, check_verifier
@@ -176,20 +177,48 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
         check_verifier(name, timeout_s=1.0 if "sleep" in source else 60.0)
 
 
-def test_a_process_killed_while_idle_costs_no_verdict(tmp_path: Path) -> None:
+def _kill_verifier(process: psutil.Process) -> None:
+    process.children()[0].kill()
+
+
+def _kill_guard(process: psutil.Process) -> None:
+    process.kill()
+
+
+def _signal_both(process: psutil.Process) -> None:
+    """As a scheduler signals all processes of a job."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        for each in (process, *process.children()):
+            each.send_signal(number)
+
+
+@pytest.mark.parametrize("disturb", [_kill_verifier, _kill_guard, _signal_both])
+def test_a_process_disturbed_while_idle_costs_no_verdict(
+    disturb: Callable[[psutil.Process], None], tmp_path: Path
+) -> None:
+    async def run(pool: VerifierPool) -> list[Outcome]:
+        outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
+        first = psutil.Process(pool._processes[0].process.pid)
+        verifier = first.children()
+        disturb(first)
+        outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
+        is_replaced = disturb is not _signal_both
+        assert (first.pid != pool._processes[0].process.pid) == is_replaced
+        assert not is_replaced or still_there(verifier) == []
+        await pool.aclose()
+        return outcomes
+
     with opened(f"{UNRULY}:judge", tmp_path) as pool:
+        assert asyncio.run(run(pool)) == [Outcome(1.0), Outcome(1.0)]
 
-        async def run() -> list[Outcome]:
-            outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
-            (guard,) = [each.process.pid for each in pool._processes]
-            (child,) = psutil.Process(guard).children()
-            child.kill()
-            psutil.wait_procs([child])
-            outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
-            await pool.aclose()
-            return outcomes
 
-        assert asyncio.run(run()) == [Outcome(1.0), Outcome(1.0)]
+def test_children_are_found_with_and_without_the_kernels_list() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            assert process.pid in guard._children() and process.pid in guard._children_by_parent()
+            assert os.getpid() not in guard._children_by_parent()
+        finally:
+            process.kill()
 
 
 def test_a_pool_that_cannot_be_refilled_fails_all_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,12 @@ def test_bars_are_drawn_on_request(capsys: pytest.CaptureFixture[str]) -> None:
         for number in range(3):
             report.group_sampled(number + 1)
         report.step(1, {"reward/mean": 0.25})
+        report.step(2, {"reward/mean": 0.5})
     shown = capsys.readouterr().err
-    assert "1/3" in shown
-    assert "reward 0.250" in shown
+    # Each finished step stays on the screen, above the bars.
+    lines = [line.strip() for line in shown.splitlines() if " step " in line]
+    assert lines == ["name  step 1/3  reward 0.250", "name  step 2/3  reward 0.500"]
+    assert "2/3" in shown.splitlines()[-1]
 
 
 def test_a_terminal_that_closes_leaves_lines(

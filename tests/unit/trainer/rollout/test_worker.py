@@ -16,6 +16,7 @@ from megacov.errors import DataError, LeaveRequested, RewardError
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.run_folder import write_config
 from megacov.trainer.state import TrainState
+from megacov.types import VERIFIER_FAILURES
 
 OVERRIDES = ("rollout.prompts_per_step=4", "rollout.samples_per_prompt=2", "rollout.max_staleness=1")
 
@@ -40,8 +41,9 @@ STOP_ID = 7
 
 
 def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
+    by_name = ("rewards.verifier=tests.support.verifiers:sum_pairs_by_name", "rewards.max_failed_share=0.0")
     endings = (f"rollout.stop_token_ids=[{STOP_ID}]", "rollout.mask_overlong=true", "rollout.max_response_length=4")
-    with opened(tmp_path, *endings) as worker:
+    with opened(tmp_path, *by_name, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
         prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
@@ -54,6 +56,11 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
         with pytest.raises(LeaveRequested):
             worker.collect(TrainState(step=5, prompt_position=12))
     assert collected.prompt_position == 12
+    assert {name: value for name, value in collected.metrics.items() if "verifier" in name and "_s" not in name} == {
+        f"reward/verifier_{kind}": 0 for kind in ("failed", *VERIFIER_FAILURES)
+    }
+    assert collected.metrics["reward/verifier_call_s"] > 0
+    assert all(prompt.row is not None for prompt in prompts)
     _check_endings(collected)
     assert collected.metrics["rollout/version_lag"] == collected.metrics["rollout/version_lag_max"] == 1
     lines = [json.loads(line) for line in (tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()]

@@ -1,0 +1,33 @@
+"""Says at the end of a run where everything is and how to look at it."""
+
+from __future__ import annotations
+
+import shlex
+
+from megacov.config import RunConfig
+
+
+def where_everything_is(config: RunConfig) -> list[str]:
+    """At most six lines for the end of a run.
+
+    Args:
+        config: configuration of the run, which has done all its steps.
+
+    Returns:
+        Lines of text.
+    """
+    folder = config.run.directory
+    run = shlex.quote(str(folder))
+    lines = [f"megacov: {config.run.name} has done all {config.run.steps} steps; everything is in {folder}"]
+    if config.checkpoint.every > 0:
+        lines += [
+            f"  checkpoint   {folder}/checkpoints/step_{config.run.steps:08d}",
+            f"  model        megacov export {run} OUT  writes it as a Hugging Face folder",
+        ]
+    if config.monitor.samples_per_step > 0:
+        lines.append(f"  samples      {folder}/samples")
+    return [
+        *lines,
+        f"  metrics      tensorboard --logdir {shlex.quote(f'{folder}/tensorboard')}",
+        f"  comparison   megacov compare {run} OTHER_RUN",
+    ]
