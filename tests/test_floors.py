@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "files": 0,
     "functions": 1,
     "config": 1,
     "plan": 2,

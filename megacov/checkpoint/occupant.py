@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +14,19 @@ Occupant = Literal["nothing", "a start", "a run"]
 """Nothing of value; what a start that failed before its first step has left; a run that has made steps."""
 
 # Written before the configuration: by the lock, and by the job that starts the run.
-_BEFORE_A_RUN = {LOCK_NAME, "logs", "tmp_config.yaml"}
-_ENDS = {"ended.json", "tmp_ended.json"}
+_BEFORE_A_RUN = {LOCK_NAME, "logs"}
+_SMALL_FILES = {"run_id", "ended.json"}
+_OF_AN_OWNER = {"owner.json", LOCK_NAME}
 # Made empty at the start. What lies in them later is of value, apart from TensorBoard's logs.
 _EMPTY_AT_FIRST = {"samples", "weights", "checkpoints"}
-_OF_A_START = _BEFORE_A_RUN | _ENDS | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
+_OF_A_START = _BEFORE_A_RUN | _SMALL_FILES | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
 
 
 def look_at_run_folder(folder: Path) -> Occupant:
     """Find out what a run's folder holds; raises DataError if it is something else than a run. Changes nothing."""
     try:
-        entries = {entry.name for entry in os.scandir(folder)}
+        # Written under another name first, by `megacov.files`.
+        entries = {entry.name.removeprefix("tmp_") for entry in folder.iterdir()}
     except FileNotFoundError:
         return "nothing"
     except OSError as error:
@@ -38,8 +39,12 @@ def look_at_run_folder(folder: Path) -> Occupant:
             f"run.directory is {folder}, which is not empty and holds no run of megacov (it holds {known[0]}): choose "
             "another folder."
         )
-    is_full = any((folder / name).is_dir() and any((folder / name).iterdir()) for name in entries & _EMPTY_AT_FIRST)
+    is_full = any(_holds_something(folder / name) for name in entries & _EMPTY_AT_FIRST)
     return "a run" if is_full or entries - _OF_A_START else "a start"
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.name not in _OF_AN_OWNER for entry in folder.iterdir())
 
 
 def _is_of_a_run(folder: Path, entries: set[str]) -> bool:

@@ -12,10 +12,12 @@ import typer
 from megacov.cli.checks import Remark, Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_deeper
 from megacov.cli.job_places import container_mounts
+from megacov.cli.model_source import with_local_model
 from megacov.cli.server_layout import job_layout, leave_seconds, server_arguments, signal_lead_problem
 from megacov.config import RunConfig, load_config
 from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
+from megacov.files import write_atomically
 from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
@@ -36,16 +38,19 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
+    run, fetched = with_local_model(run, downloads=not dry_run)
     cluster = read_site(site) if site else Site()
     is_elsewhere = dry_run or bool(cluster.container)
     found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=True))
     refuse_impossible(found)
     found = [*(Remark("warning", sentence) for sentence in cluster.left_out), *found]
-    job = make_job(run, config, overrides or [], cluster)
+    job = make_job(run, config, [*(overrides or []), *fetched], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
+    if len(numbers) > 1:
+        _refuse_shared(run)
     script = render(job)
     found += look_deeper(run, same_python=not dry_run and _is_python_of_job(cluster))
     refuse_impossible(found)
@@ -60,7 +65,7 @@ def launch(
         for folder in (path.parent, run.weight_sync.directory):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(script, encoding="utf-8")
+        write_atomically(path, script)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     for job_id in submit_chain(path, links=chain, seeds=numbers):
@@ -154,6 +159,21 @@ def _check_partitions(job: Job) -> None:
         wanted = {job.partition: job.layout.train_nodes, job.server_partition: job.layout.server_nodes}
     for name, nodes in wanted.items():
         check_partition(partitions, name, nodes=nodes, minutes=job.time_limit_min)
+
+
+def _refuse_shared(run: RunConfig) -> None:
+    """Refuse what the runs of several seeds would share, each overwriting the weights of the others."""
+    if run.weight_sync.traits.keeps_copy and run.weight_sync.directory is not None:
+        raise ConfigError(
+            f"weight_sync.directory is {run.weight_sync.directory}, and the runs of --seeds need a folder each: leave "
+            "it out, so that each run keeps its weights in its own folder, or submit the seeds one by one."
+        )
+    if run.rollout.addresses or run.rollout.addresses_file is not None:
+        name = "addresses" if run.rollout.addresses else "addresses_file"
+        raise ConfigError(
+            f"rollout.{name} names servers that the runs of --seeds would share, and each run gives them its own "
+            "weights: submit the seeds one by one, each with servers of its own."
+        )
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -14,6 +14,7 @@ import typer
 from megacov.checkpoint.lock import find_holder
 from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_at_loss
+from megacov.cli.model_source import with_local_model
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -54,6 +55,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     """
     keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
+    config, overrides = with_local_model(config, place)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         found = find_remarks(Subject(config, "train" if resumed_with is None else "resume"))
         refuse_impossible(found)
@@ -65,7 +67,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         started = time.time()
-        code = run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
+        code = run_local_ranks([*command, *overrides], num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
         _note_end(config.run.directory, code, started=started)
         raise SystemExit(code)
     _train_as_rank(config, place, resumed_with)

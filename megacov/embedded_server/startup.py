@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from pathlib import Path
 
 from megacov.errors import DataError, RolloutError
+from megacov.files import write_atomically
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _BACKLOG = 2048
@@ -58,6 +58,4 @@ def listen(host: str, port: int) -> socket.socket:
 
 def write_port_file(path: Path, port: int) -> None:
     """Write the port atomically, in decimal with a newline. An existing file is replaced."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(f"{port}\n", encoding="ascii")
-    temporary.replace(path)
+    write_atomically(path, f"{port}\n")

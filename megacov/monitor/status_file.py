@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megacov.errors import DataError
+from megacov.files import write_atomically
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 STATUS_NAME = "status.json"
@@ -69,10 +69,8 @@ class StatusFile:
         self._write()
 
     def _write(self) -> None:
-        fresh = self._path.with_name(f"tmp_{STATUS_NAME}")
         try:
-            fresh.write_text(_render(self._head, self._steps), encoding="utf-8")
-            os.replace(fresh, self._path)
+            write_atomically(self._path, _render(self._head, self._steps))
         except OSError as error:
             if not self._is_failing:
                 print(

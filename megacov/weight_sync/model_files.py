@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from megacov.checkpoint.manifest import MANIFEST_NAME
+
 _SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 _TEMPLATES = "additional_chat_templates"
 _CONFIG_FILE = "config.json"
-# These describe weights in other formats, which are not copied: Mistral's and Meta's own, and quantized ones.
-_OF_OTHER_WEIGHTS = frozenset({"params.json", "adapter_config.json", "hf_quant_config.json", "quantize_config.json"})
+# These describe other weights, which are not copied: Mistral's and Meta's own, quantized ones, and files by sha256.
+_OF_OTHER_WEIGHTS = frozenset(
+    {"params.json", "adapter_config.json", "hf_quant_config.json", "quantize_config.json", MANIFEST_NAME}
+)
 _INDEX_SUFFIX = ".index.json"
 
 

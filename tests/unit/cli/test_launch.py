@@ -133,3 +133,20 @@ def test_the_line_of_the_readme_mounts_model_and_working_folder(monkeypatch: pyt
     assert result.exception is None, result.output
     mounts = next(word for word in result.output.split() if word.startswith("--container-mounts="))
     assert f"{root}:{root}" in mounts and "/models/Qwen2.5-32B:/models/Qwen2.5-32B" in mounts
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("weight_sync.directory=/shared/weights", "weight_sync.directory"),
+        ("rollout.addresses=[http://10.0.0.1:30000]", "rollout.addresses"),
+    ],
+)
+def test_seeds_do_not_share_weights(override: str, name: str) -> None:
+    tiny = str(RUNS / "tiny_grpo.yaml")
+    settings = [override, *(["rollout.engine=sglang"] if name == "rollout.addresses" else [])]
+    dry = ["launch", tiny, *settings, "--dry-run", "--seeds"]
+    refused = CliRunner().invoke(app, [*dry, "0,1"])
+    assert isinstance(refused.exception, ConfigError) and f"{name} " in str(refused.exception), refused.exception
+    assert "the runs of --seeds" in str(refused.exception)
+    assert CliRunner().invoke(app, [*dry, "1"]).exit_code == 0
