@@ -8,6 +8,14 @@ from typing import Any
 from megacov.errors import ConfigError
 
 
+def split_function_name(name: str, *, setting: str) -> tuple[str, str]:
+    """Split "package.module:function" into module and function; raises ConfigError if `name` has another form."""
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name.isidentifier() or module_name.startswith("."):
+        raise ConfigError(f"{setting}: {name!r} does not have the form package.module:function.")
+    return module_name, function_name
+
+
 def import_function(name: str, *, setting: str) -> Any:
     """Import what a setting names.
 
@@ -21,9 +29,7 @@ def import_function(name: str, *, setting: str) -> Any:
     Raises:
         ConfigError: the name has another form, its module cannot be imported, or it leads to nothing callable.
     """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name.isidentifier() or module_name.startswith("."):
-        raise ConfigError(f"{setting}: {name!r} does not have the form package.module:function.")
+    module_name, function_name = split_function_name(name, setting=setting)
     try:
         module = import_module(module_name)
     except (Exception, SystemExit) as error:

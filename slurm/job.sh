@@ -5,6 +5,7 @@
 readonly NAME=@NAME@
 readonly CONFIG=@CONFIG@
 readonly OUTPUT=@OUTPUT@
+readonly MODEL=@MODEL@
 readonly TRAIN_NODES=@TRAIN_NODES@ RANKS_PER_NODE=@RANKS_PER_NODE@
 readonly GPUS_PER_NODE=@GPUS_PER_NODE@ # 0 if the run uses none
 readonly SERVERS=@SERVERS@ SERVERS_PER_NODE=@SERVERS_PER_NODE@ NODES_PER_SERVER=@NODES_PER_SERVER@
@@ -97,10 +98,12 @@ choose_verb() {
   fi
 }
 
-# A run that ended before its first checkpoint begins anew. Its folder is moved now, before it holds logs of this job.
+# A run that ended before its first checkpoint begins anew. Its folder is moved now, before it holds logs of this job. What
+# is left of a start that failed before its first step stays, and the new run takes its place.
 move_aside() {
   local number=1
   [[ -e $run/config.yaml ]] || return 0
+  [[ -e $run/status.json ]] || compgen -G "$run/samples/*" >/dev/null || return 0
   while [[ -e $run.$number ]]; do number=$((number + 1)); done
   mv "$run" "$run.$number"
   say "$run had no checkpoint and is now $run.$number"

@@ -17,7 +17,7 @@ preflight() {
   ((!leave_asked)) || return 0
   (step "${train_step[@]}" --nodes=1 --ntasks=1 --nodelist="${train_hosts[0]}" --time=$((meeting_s / 60 + 2)) \
     "${CONTAINER_COMMAND[@]}" "$PYTHON" -m megacov.launch.preflight judge "$logs/preflight" "${all_hosts[@]}") || code=$?
-  if ((code != 0 && code != 11 && code != SLURM_EXIT_ERROR)) && grep -q megacov-report "$logs/preflight/reports"; then
+  if ((code != 0 && code != 3 && code != 11 && code != SLURM_EXIT_ERROR)) && grep -q megacov-report "$logs/preflight/reports"; then
     say "preflight: ${train_hosts[0]} is bad: it cannot judge the others ($code)"
     echo "${train_hosts[0]}" >"$logs/preflight/bad_nodes"
     code=11
@@ -33,8 +33,8 @@ examine() {
   shift
   step "$@" --nodes="$count" --ntasks="$count" --nodelist="$(IFS=,; printf '%s' "${names[*]}")" \
     --job-name=preflight "${CONTAINER_COMMAND[@]}" \
-    "$PYTHON" -m megacov.launch.preflight node "$logs/preflight" "$preflight_port" "$GPUS_PER_NODE" "$meeting_s" "${places[@]}" \
-    >>"$logs/preflight/reports" 2>>"$logs/preflight/log" &
+    "$PYTHON" -m megacov.launch.preflight node "$logs/preflight" "$preflight_port" "$GPUS_PER_NODE" "$meeting_s" "$MODEL" \
+    "${places[@]}" >>"$logs/preflight/reports" 2>>"$logs/preflight/log" &
   pids+=($!)
 }
 

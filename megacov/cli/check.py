@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov.config import dump_config, load_config
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, MegacovError
 
 _LOG_WIDTH = 120
 """Columns of the tables where there is no terminal."""
@@ -18,39 +18,42 @@ def check(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as in parallel.data=2.")] = None,
     suggest: Annotated[bool, typer.Option("--suggest", help="Also show layouts that fit, fastest first.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also import what settings name, and open tokenizer and prompts.")
+    ] = False,
     resolved: Annotated[bool, typer.Option("--resolved", help="Also show every setting, as YAML.")] = False,
 ) -> None:
-    """Show a run's batches, its layout on nodes, and the memory of each GPU. Needs neither GPU nor torch.
+    """Show a run's batches, layout, and memory of each GPU, and what is wrong with it. Needs neither GPU nor torch.
 
-    Exits with 2 if it does not fit.
+    Exits with 2 if the run is impossible, or with 3 if that is due to its data or its model.
     """
     from rich.console import Console
 
-    from megacov.cli.check_plan import plan_run, problems
-    from megacov.cli.check_remarks import remarks
     from megacov.cli.check_suggest import render_advice, render_unplanned
     from megacov.cli.check_tables import render_plan
-    from megacov.cli.loss import check_imported_loss
+    from megacov.cli.checks import Subject, find_remarks, refuse_impossible
+    from megacov.cli.deep import look_deeper
 
     run = load_config(config, overrides or [])
-    check_imported_loss(run)
     if resolved:
         print(dump_config(run))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH, highlight=False)
-    try:
-        plan = plan_run(run)
-    except ConfigError:
-        if suggest:
+    subject = Subject(run, "check", is_deep=deep)
+    found, plan = find_remarks(subject), subject.plan
+    if isinstance(plan, MegacovError):
+        if suggest and isinstance(plan, ConfigError):
             console.print(render_unplanned(run))
-        raise
+        refuse_impossible(found)
+        raise plan
     console.print(render_plan(plan))
-    for remark in remarks(plan):
-        console.print(f"warning: {remark}", soft_wrap=True, markup=False)
+    found += look_deeper(run) if deep else []
+    for remark in found:
+        if remark.severity != "impossible":
+            console.print(f"{remark.severity}: {remark.sentence}", soft_wrap=True, markup=False)
     if suggest:
         console.print(render_advice(plan))
-    found = list(problems(plan))
-    if found:
-        raise ConfigError(" ".join(found))
-    console.print("The run fits.")
+    refuse_impossible(found)
+    is_complete = not any(remark.severity == "not looked at" for remark in found)
+    console.print("The run fits." if is_complete else "The run fits, as far as has been looked at.")

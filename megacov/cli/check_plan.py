@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from megacov.cli.server_layout import check_server_heads, server_arguments, server_request
+from megacov.cli.server_layout import (
+    check_server_heads,
+    check_server_numbers,
+    longest_of,
+    server_arguments,
+    server_request,
+    servers_are_foreign,
+    too_long,
+)
 from megacov.config import RunConfig, check_experts, check_model
 from megacov.config.rules import check_rules
 from megacov.errors import ConfigError, DataError
@@ -97,8 +105,10 @@ def plan_run(config: RunConfig) -> RunPlan:
 
     Raises:
         DataError: there is no model to read sizes from.
-        ConfigError: the model does not allow this layout, or the nodes have too few GPUs.
+        ConfigError: the model does not allow this layout, the nodes have too few GPUs, or an option of the servers has
+            no meaning.
     """
+    check_server_numbers(config)
     model_file = _model_file(config)
     sizes, parallel = read_model_sizes(model_file), config.parallel
     check_model(
@@ -157,13 +167,21 @@ def plan_unsplit(config: RunConfig) -> RunPlan:
 
 def problems(plan: RunPlan) -> Iterator[str]:
     """Yield a sentence for each reason why a run does not fit."""
-    yield from _trainer_problems(plan)
-    server, longest, window = plan.server, longest_of(plan.config), plan.sizes.sliding_window
+    yield from memory_problems(plan)
+    longest, window = longest_of(plan.config), plan.sizes.sliding_window
+    if not servers_are_foreign(plan.config):
+        yield from too_long(plan.config, plan.sizes)
     if window is not None and longest > window:
         yield (
             f"data.max_prompt_length + rollout.max_response_length is {longest} and the model attends through a "
             f"sliding window of {window} tokens: lower them to fit into it."
         )
+
+
+def memory_problems(plan: RunPlan) -> Iterator[str]:
+    """Problems of memory, which is estimated."""
+    yield from _trainer_problems(plan)
+    server, longest = plan.server, longest_of(plan.config)
     if plan.request is not None and server is not None and server.sequences == 0:
         yield (
             f"a server of {plan.request.gpus} GPUs has {max(0, server.key_value) / GIB:.1f} GiB a GPU for keys and "
@@ -197,11 +215,6 @@ def _trainer_problems(plan: RunPlan) -> Iterator[str]:
             f"{static / GIB:.1f} GiB of the same GPU, which has {limit}: lower "
             "rollout.server_arguments.mem-fraction-static."
         )
-
-
-def longest_of(config: RunConfig) -> int:
-    """Number of tokens of the longest possible sequence, prompt included."""
-    return config.data.max_prompt_length + config.rollout.max_response_length
 
 
 def _model_file(config: RunConfig) -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import islice
 
-from megacov.cli.check_plan import RunPlan, longest_of
-from megacov.cli.server_layout import server_arguments
+from megacov.cli.check_plan import RunPlan
+from megacov.cli.server_layout import longest_of, longest_served, servers_are_foreign, too_long
 from megacov.config import RunConfig, config_warnings
 from megacov.config.advice import prompts_repeat
 from megacov.plan import ServerRequest
@@ -27,13 +27,9 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
     peak, usable = max(stage.peak for stage in plan.stages), plan.cluster.usable_bytes
     if _TIGHT * usable < peak <= usable:
         yield f"the fullest GPU is planned at {peak / usable:.0%} of its memory, within the error of the plan."
-    longest = longest_of(config)
-    if longest > plan.sizes.max_position_embeddings:
-        yield (
-            f"data.max_prompt_length + rollout.max_response_length is {longest} and the model has "
-            f"max_position_embeddings {plan.sizes.max_position_embeddings}: servers refuse longer sequences."
-        )
-    yield from _context_remarks(plan, longest)
+    if servers_are_foreign(config):
+        yield from too_long(config, plan.sizes)
+    yield from _context_remarks(plan, longest_of(config))
     yield from _data_remarks(config)
     if batch.sequences_per_update % plan.layout.data:
         yield (
@@ -46,8 +42,7 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
 
 def _context_remarks(plan: RunPlan, longest: int) -> Iterator[str]:
     """SGLang ends a response before its sequence fills the context."""
-    config, most = plan.config, plan.sizes.max_position_embeddings
-    context = int(server_arguments(config).get("context-length", most))
+    config, context = plan.config, longest_served(plan.config, plan.sizes)
     if config.rollout.engine == "sglang" and context - SGLANG_SPARE_TOKENS < longest <= context:
         cut = longest - (context - SGLANG_SPARE_TOKENS)
         yield (

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from megacov.cli.check_plan import plan_run, problems
-from megacov.cli.loss import check_imported_loss
+from megacov.cli.checks import Remark, Subject, find_remarks, refuse_impossible, show_remarks
+from megacov.cli.deep import look_deeper
+from megacov.cli.job_places import container_mounts
 from megacov.cli.model_source import with_local_model
-from megacov.cli.server_layout import job_layout, server_arguments
-from megacov.cli.train import check_files
+from megacov.cli.server_layout import job_layout, leave_seconds, server_arguments, signal_lead_problem
 from megacov.config import RunConfig, load_config
 from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
@@ -23,9 +24,6 @@ from megacov.launch.sbatch import render
 from megacov.launch.site import Site, read_site
 from megacov.launch.submit import submit_chain
 
-# Seconds that ranks need beyond their own grace to close everything, and by which a signal from SLURM may be late.
-_CLOSING_S = 10
-_LATE_S = 60
 # Size of the all-reduce that checks the network: enough to fill the links.
 _CPU_MIB, _GPU_MIB = 8, 512
 
@@ -41,13 +39,11 @@ def launch(
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
     run, fetched = with_local_model(run, downloads=not dry_run)
-    found = list(problems(plan_run(run)))
-    if found:
-        raise ConfigError(" ".join(found))
-    check_imported_loss(run)
     cluster = read_site(site) if site else Site()
-    for sentence in cluster.left_out:
-        print(f"megacov: warning: {sentence}", file=sys.stderr)
+    is_elsewhere = dry_run or bool(cluster.container)
+    found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=True))
+    refuse_impossible(found)
+    found = [*(Remark("warning", sentence) for sentence in cluster.left_out), *found]
     job = make_job(run, config, [*(overrides or []), *fetched], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
@@ -56,20 +52,29 @@ def launch(
     if len(numbers) > 1:
         _refuse_shared(run)
     script = render(job)
+    found += look_deeper(run, same_python=not dry_run and _is_python_of_job(cluster))
+    refuse_impossible(found)
     _check_partitions(job)
+    show_remarks(found)
     if dry_run:
         print(script)
         return
-    if not job.site.container:  # inside a container, paths may differ
-        check_files(run)
     path = Path(f"{job.run}.sbatch")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # What is mounted into a container must exist.
+        for folder in (path.parent, run.weight_sync.directory):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, script)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     for job_id in submit_chain(path, links=chain, seeds=numbers):
         print(f"submitted job {job_id}: {path}")
+
+
+def _is_python_of_job(site: Site) -> bool:
+    """Whether the job's Python finds what the one of this command finds."""
+    return not (site.container or site.python or site.modules or "PYTHONPATH" in site.environment)
 
 
 def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> Job:
@@ -85,16 +90,15 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         The job.
 
     Raises:
-        ConfigError: the run does not fit its nodes, or has too little time to leave.
+        ConfigError: the run does not fit its nodes, has too little time to leave, or reads what its container does not
+            see.
     """
     slurm, sync = run.slurm, run.weight_sync
-    leave_s = _CLOSING_S + (int(run.checkpoint.grace_s) if run.checkpoint.every else 0)
-    if slurm.signal_lead_s < leave_s + _LATE_S or slurm.signal_lead_s >= slurm.time_limit_min * 60:
-        raise ConfigError(
-            f"slurm.signal_lead_s is {slurm.signal_lead_s}, checkpoint.grace_s {run.checkpoint.grace_s:g} and "
-            f"slurm.time_limit_min {slurm.time_limit_min}: set it to at least {leave_s + _LATE_S} s and below the time "
-            "limit."
-        )
+    problem = signal_lead_problem(run)
+    if problem is not None:
+        raise ConfigError(problem)
+    if site.container:
+        site = replace(site, mounts=container_mounts(run, config, site))
     layout = job_layout(run)
     servers = _servers(run) if layout.servers else None
     return Job(
@@ -102,6 +106,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         folder=Path.cwd(),
         config=config.absolute(),
         run=run.run.directory.absolute(),
+        model=run.model.path.absolute(),
         overrides=tuple(each for each in overrides if each.partition("=")[0].strip() != "run.directory"),
         seed=run.run.seed,
         layout=layout,
@@ -112,7 +117,7 @@ def make_job(run: RunConfig, config: Path, overrides: list[str], site: Site) -> 
         max_requeues=slurm.max_requeues,
         preflight=slurm.preflight,
         all_reduce=_all_reduce(run),
-        leave_s=leave_s,
+        leave_s=leave_seconds(run),
         hang_s=run.parallel.hang_s,
         reached_by_servers=servers is not None and sync.traits.servers_call_back and sync.host == "127.0.0.1",
         python=site.python or ("python" if site.container else sys.executable),

@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from megacov.checkpoint.lock import find_holder
-from megacov.cli.loss import check_imported_loss
+from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
+from megacov.cli.deep import look_at_loss
 from megacov.cli.model_source import with_local_model
-from megacov.config import RunConfig, config_warnings, load_config
+from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
     PARENT_PID_VARIABLE,
@@ -55,13 +56,14 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
     config, overrides = with_local_model(config, place)
-    if place is None or place.local_rank == 0:  # each node has file systems of its own
-        check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
-        for warning in config_warnings(config):
-            print(f"megacov: warning: {warning}", file=sys.stderr)
+        found = find_remarks(Subject(config, "train" if resumed_with is None else "resume"))
+        refuse_impossible(found)
+        show_remarks(found)
+    elif place.local_rank == 0:  # each node has file systems of its own
+        check_files(config)
     if place is None:
-        check_imported_loss(config)
+        refuse_impossible(look_at_loss(config))
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         started = time.time()

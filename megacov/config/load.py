@@ -46,6 +46,18 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     return make_config(_merge(values, _parse_overrides(overrides)))
 
 
+def config_files(path: Path) -> list[Path]:
+    """A configuration file that can be read, and all files that it extends, directly or not."""
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file.resolve() not in found:
+            found[file.resolve()] = None
+            waiting += _parents(_read_file(file, extended_by=None).get("extends"), file)
+    return list(found)
+
+
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Check values and freeze them.
 

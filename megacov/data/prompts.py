@@ -80,6 +80,11 @@ def load_prompts(
     ]
 
 
+def check_prompt_file(path: str | Path, *, prompt_field: str, answer_field: str) -> None:
+    """Read a file of prompts without a tokenizer; raises DataError as `load_prompts` does."""
+    _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=False)
+
+
 def _read_records(path: str | Path, *, prompt_field: str, answer_field: str, keep_rows: bool) -> list[_Record]:
     try:
         lines = Path(path).read_bytes().split(b"\n")

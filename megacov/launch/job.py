@@ -74,6 +74,7 @@ class Job:
     folder: Path
     config: Path
     run: Path
+    model: Path
     overrides: tuple[str, ...]
     seed: int
     layout: JobLayout

@@ -38,6 +38,7 @@ class NodeReport:
     write_s: seconds to write 4 MiB to the shared folder and read them back.
     offsets: clocks of the nodes that this one has reached, minus its own. [s]
     unreachable: nodes that this one has not reached.
+    missing: why the run cannot read its model here; empty if it can.
     """
 
     node: str
@@ -47,6 +48,7 @@ class NodeReport:
     write_s: float = 0.0
     offsets: Mapping[str, float] = field(default_factory=dict)
     unreachable: tuple[str, ...] = ()
+    missing: str = ""
 
     def to_lines(self) -> list[str]:
         """The report in lines so short that srun passes each on whole, even if other nodes' lines come between."""
@@ -101,10 +103,16 @@ def _from_json(text: str) -> NodeReport | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """bad: reasons by node. notes: phrases about the good nodes, for the log."""
+    """What the reports of all nodes mean.
+
+    bad: reasons by node.
+    notes: phrases about the good nodes, for the log.
+    missing: what no node has, so that the cause is not a node; empty otherwise.
+    """
 
     bad: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    missing: str = ""
 
 
 def check_space() -> list[str]:
@@ -151,28 +159,41 @@ def check_shared_folder(folder: Path, node: str) -> tuple[float, list[str]]:
     return seconds, []
 
 
-def examine_node(node: str, folder: Path, *, gpus: int, deadline_s: float) -> NodeReport:
+def find_missing(model: Path) -> str:
+    """Why a run cannot read its model on this node; empty if it can."""
+    if (model / "config.json").is_file():
+        return ""
+    return f"model.path {model} {'has no config.json' if model.is_dir() else 'does not exist'}"
+
+
+def examine_node(node: str, folder: Path, *, model: Path, gpus: int, deadline_s: float) -> NodeReport:
     """Do all checks of this node that need no other node.
 
     Args:
         node: name of this node.
         folder: folder on the file system that all nodes share.
+        model: folder of the run's model, which each node may have on a disk of its own.
         gpus: number of GPUs on this node that the run is laid out for; 0 for a run on the CPU.
-        deadline_s: seconds for the check of the shared folder, which may hang.
+        deadline_s: seconds for the check of each of the two folders, which may hang.
 
     Returns:
         The report, without offsets.
     """
     written: list[tuple[float, list[str]]] = []
+    looked: list[str] = []
+    looking = threading.Thread(target=lambda: looked.append(find_missing(model)), daemon=True)
+    looking.start()
     writing = threading.Thread(target=lambda: written.append(check_shared_folder(folder, node)), daemon=True)
     writing.start()
     found = examine_gpus(gpus) if gpus else None
     problems = check_space() + list(found.problems if found else ())
     writing.join(deadline_s)
+    looking.join(deadline_s)
     seconds, of_folder = written[0] if written else (0.0, [f"{folder} has not answered for {deadline_s:.0f} s"])
     return NodeReport(
         node,
-        problems=(*problems, *of_folder),
+        problems=(*problems, *of_folder, *([] if looked else [f"{model} has not answered for {deadline_s:.0f} s"])),
+        missing=looked[0] if looked else "",
         driver=found.driver if found else "",
         gpus=found.names if found else (),
         write_s=seconds,
@@ -193,6 +214,13 @@ def judge(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> Verdict:
         The verdict.
     """
     bad: dict[str, list[str]] = {node: list(reports[node].problems) for node in nodes if node in reports}
+    without = {node: report.missing for node, report in reports.items() if report.missing and not bad.get(node)}
+    if without and len(without) == sum(not problems for problems in bad.values()):
+        return Verdict(
+            {node: tuple(reasons) for node, reasons in bad.items() if reasons}, (), next(iter(without.values()))
+        )
+    for node, missing in without.items():
+        bad[node].append(missing)
     bad |= {node: ["it has not reported"] for node in nodes if node not in reports}
     apart = {
         frozenset((node, other))

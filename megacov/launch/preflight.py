@@ -1,10 +1,11 @@
 """Checks of a job's nodes before anything starts on them; slurm/job.sh runs both parts.
 
-`python -m megacov.launch.preflight node FOLDER PORT GPUS SECONDS NODE=ADDRESS...` runs on each node, waits up to
+`python -m megacov.launch.preflight node FOLDER PORT GPUS SECONDS MODEL NODE=ADDRESS...` runs on each node, waits up to
 SECONDS for the other nodes, and prints the node's report.
 
 `python -m megacov.launch.preflight judge FOLDER NODE...` reads the output of all nodes from FOLDER/reports and prints
 its verdict. If there are bad nodes, it writes their names to FOLDER/bad_nodes and ends with the code of PreflightError.
+If no node has the model, it ends with the code of DataError.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from megacov.errors import PreflightError
+from megacov.errors import DataError, PreflightError
 from megacov.files import write_atomically
 from megacov.launch.node_report import NodeReport, examine_node, judge, read_reports
 from megacov.launch.output import keep_output
@@ -29,13 +30,14 @@ _CLOSING_S = 70.0
 
 
 def report_node(
-    node: str, folder: Path, *, port: int, gpus: int, meeting_s: float, addresses: Mapping[str, str]
+    node: str, folder: Path, *, model: Path, port: int, gpus: int, meeting_s: float, addresses: Mapping[str, str]
 ) -> NodeReport:
     """Check this node, while all other nodes do the same.
 
     Args:
         node: name of this node.
         folder: folder on the shared file system.
+        model: folder of the run's model.
         port: port on which every node listens during the check.
         gpus: number of GPUs of each node; 0 for a run on the CPU.
         meeting_s: seconds within which the other nodes must have begun.
@@ -44,7 +46,7 @@ def report_node(
     Returns:
         The report.
     """
-    report = examine_node(node, folder, gpus=gpus, deadline_s=_FOLDER_S)
+    report = examine_node(node, folder, model=model, gpus=gpus, deadline_s=_FOLDER_S)
     try:
         peers = meet_peers(node, addresses, port=port, deadline_s=meeting_s)
     except OSError as error:
@@ -64,6 +66,12 @@ def judge_folder(folder: Path, nodes: Sequence[str]) -> int:
     """
     text = (folder / REPORTS).read_text(encoding="utf-8", errors="replace")
     verdict = judge(nodes, read_reports(text.splitlines()))
+    if verdict.missing:
+        print(
+            f"megacov: preflight: {verdict.missing} on any of the nodes: correct model.path, or copy the model there; "
+            "in a container, mount it."
+        )
+        return DataError.exit_code
     for node, reasons in verdict.bad.items():
         print(f"megacov: preflight: {node} is bad: {'; '.join(reasons)}.")
     if not verdict.bad:
@@ -79,13 +87,14 @@ def main(arguments: Sequence[str]) -> int:
     part, folder, *words = arguments
     if part == "judge":
         return judge_folder(Path(folder), words)
-    port, gpus, meeting_s, *places = words
+    port, gpus, meeting_s, model, *places = words
     ending = threading.Timer(float(meeting_s) + _CLOSING_S, os._exit, (1,))
     ending.daemon = True
     ending.start()
     report = report_node(
         os.environ["SLURMD_NODENAME"],
         Path(folder),
+        model=Path(model),
         port=int(port),
         gpus=int(gpus),
         meeting_s=float(meeting_s),

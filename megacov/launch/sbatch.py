@@ -63,6 +63,7 @@ def _values(job: Job) -> dict[str, str]:
         "CONFIG": shlex.quote(str(job.config)),
         "RUN": shlex.quote(str(job.run)),
         "OUTPUT": str(job.run),
+        "MODEL": shlex.quote(str(job.model)),
         "OVERRIDES": shlex.join(job.overrides),
         "SEED": str(job.seed),
         "NODES": str(layout.nodes),

@@ -23,7 +23,7 @@ class Site:
 
     modules: environment modules that the job loads.
     container: pyxis, apptainer or neither.
-    image, mounts: image and mounts of the container.
+    image, mounts: image and mounts of the container; without mounts, they follow from the run.
     python: interpreter that runs the trainer.
     environment: variables that the job exports.
     left_out: a sentence for each variable that looks like a secret, which the job script must not hold.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from megacov.errors import ConfigError, RewardError
@@ -59,17 +61,27 @@ class VerifierPool:
         self._slots: list[asyncio.Task[None]] = []
         self._jobs: asyncio.Queue[_Job] | None = None
         self._broken: str | None = None
+        self._is_quiet = False
 
     @property
     def name(self) -> str:
         """Name of the verifier."""
         return self._settings.name
 
-    def start(self) -> None:
-        """Start the processes and return at once; `close` ends them. Raises RewardError if that fails."""
+    def start(self, *, is_quiet: bool = False) -> None:
+        """Start the processes and return at once; `close` ends them.
+
+        Args:
+            is_quiet: whether they open the log with the first verdict only, and print nowhere before.
+
+        Raises:
+            RewardError: a process cannot be started.
+        """
+        self._is_quiet = is_quiet
+        settings = replace(self._settings, log_path=Path(os.devnull)) if is_quiet else self._settings
         try:
             for _ in range(self._num_workers):
-                self._processes.append(VerifierProcess.start(self._settings))
+                self._processes.append(VerifierProcess.start(settings))
         except OSError as error:
             raise RewardError(
                 f"Process {len(self._processes) + 1} of rewards.workers = {self._num_workers} cannot be started: "
@@ -124,6 +136,7 @@ class VerifierPool:
         job, why = None, "its pool was closed"
         try:
             await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
+            await self._open_log(slot)
             while True:
                 job = await self._jobs.get()
                 if not job.judged.done():
@@ -132,6 +145,13 @@ class VerifierPool:
             why = str(error)
         finally:
             self._break(why, job)
+
+    async def _open_log(self, slot: int) -> None:
+        if self._is_quiet and self._settings.log_path is not None:
+            message = pack({"log": str(self._settings.log_path.absolute())})
+            answer = await self._processes[slot].ask(message, timeout_s=self._start_timeout_s)
+            if answer is None or "died" in answer:
+                await self._replace(slot)
 
     async def _judge(self, slot: int, job: _Job) -> None:
         since, message = time.monotonic(), pack(job.values)

@@ -14,7 +14,7 @@ from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
 from megacov.errors import CheckpointError, LeaveRequested, RewardError, RolloutError, WeightSyncError
-from megacov.megatron.model import ModelSettings
+from megacov.megatron.model import ModelSettings, use_transformer_engine
 from megacov.megatron.model_shape import ModelShape, check_expert_split, check_length, check_split, read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
@@ -168,19 +168,21 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     with ExitStack() as stack:
         # An imported loss may be missing on one node alone.
         algorithm = on_every_rank(lambda: build_algorithm(config), groups)
+        # Rank 0 checks all that the run reads before it writes anything, and before it moves an earlier run aside.
+        use_transformer_engine(config.model.transformer_engine, group=groups.control)
+        on_rank_zero(lambda: _check_model_folder(config), groups)
+        shape = read_model_shape(config.model.path)
+        progress = _make_progress(config) if groups.world_rank == 0 else None
+        on_group = None if progress is None else progress.group_sampled
+        worker = on_rank_zero(lambda: _make_worker(config, shape.vocab_size, on_group, stack), groups)
         lock = on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         if groups.world_rank == 0:
             stack.enter_context(NotedEnd(config.run.directory))
-        # Rank 0 reports what is wrong with the model folder before every rank reads it.
-        on_rank_zero(lambda: _check_model_folder(config), groups)
-        shape = read_model_shape(config.model.path)
         store = CheckpointStore(config.run.directory)
         about_run = describe_run(config, shape, groups)
         allowed = None if resumption is None else resumption.allowed
         good = find_accepted_checkpoint(config, store, about_run, groups, allowed=allowed)
-        progress = _make_progress(config) if groups.world_rank == 0 else None
-        on_group = None if progress is None else progress.group_sampled
-        worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
+        on_rank_zero(lambda: _start_servers(worker, stack), groups)
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutExchange(groups, worker)
@@ -190,10 +192,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         writer = status = None
         if progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
-            extra_tags = metric_tags(algorithm.loss.metrics)
-            writer = stack.enter_context(
-                MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=extra_tags)
-            )
+            tags = metric_tags(algorithm.loss.metrics)
+            writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
             stack.enter_context(progress)
@@ -256,9 +256,16 @@ def _make_progress(config: RunConfig) -> ProgressReport:
     )
 
 
-def _start_worker(
+def _make_worker(
     config: RunConfig, vocab_size: int, on_group: Callable[[int], None] | None, stack: ExitStack
 ) -> RolloutWorker:
     worker = RolloutWorker(config, config.run.directory, vocab_size=vocab_size, on_group=on_group)
     stack.callback(worker.close)
     return worker
+
+
+def _start_servers(worker: RolloutWorker | None, stack: ExitStack) -> None:
+    assert worker
+    # Again, now that the folder is locked: servers write to it, so they end before it is unlocked.
+    stack.callback(worker.close)
+    worker.start_servers()

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from megacov.checkpoint.lock import RunLock
+from megacov.checkpoint.occupant import look_at_run_folder
 from megacov.config import RunConfig, dump_config
 from megacov.errors import CheckpointError, DataError
 from megacov.files import write_atomically
@@ -18,6 +19,8 @@ from megacov.weight_sync.folder_owner import check_weights_folder, own_weights_f
 
 def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> RunLock:
     """Create and lock the run folder and write the configuration into it. An earlier run with its name is moved aside.
+
+    What a start that failed before its first step has left is not worth a folder: the new run takes its place.
 
     Args:
         config: resolved configuration.
@@ -29,17 +32,23 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
         The lock of the folder.
 
     Raises:
-        DataError: the folder cannot be written, or another process still runs in it, or weight_sync.directory belongs
-            to another run.
+        DataError: the folder cannot be written, holds something else than a run, or is in use, or weight_sync.directory
+            belongs to another run.
     """
     folder = config.run.directory
     check_weights_folder(config, is_resumed=is_resumed)
+    if not is_resumed:
+        look_at_run_folder(folder)  # before the lock, which would be written into a folder of something else
     lock = stack.enter_context(RunLock(folder))
     if is_resumed:
         own_weights_folder(config, stack)
         return lock
     try:
-        if (folder / "config.yaml").exists():
+        occupant = look_at_run_folder(folder)
+        if occupant == "a start":
+            for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+                events.unlink()
+        if occupant == "a run":
             aside = next(path for i in count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             print(f"megacov: the earlier run in {folder} is now {aside}", flush=True)

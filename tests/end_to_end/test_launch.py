@@ -63,7 +63,8 @@ def test_slurm_reads_options_of_the_configuration_as_they_are(cluster: SlurmClus
     ],
 )
 def test_what_could_never_start_is_refused(cluster: SlurmCluster, settings: tuple[str, ...], sentence: str) -> None:
-    refused = cluster.megacov("launch", str(RUNS / "qwen2.5_32b_kl_cov_16n.yaml"), *settings)
+    here = ("data.path=examples/sum_pairs/prompts.jsonl", "rewards.verifier=sum_pairs")
+    refused = cluster.megacov("launch", str(RUNS / "qwen2.5_32b_kl_cov_16n.yaml"), *here, *settings)
     assert refused.returncode == 2
     assert sentence in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert cluster.run("squeue", "--noheader").stdout == ""
@@ -71,7 +72,19 @@ def test_what_could_never_start_is_refused(cluster: SlurmCluster, settings: tupl
 
 def test_a_permanent_error_is_not_requeued(cluster: SlurmCluster, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    job = submit(cluster, TINY, *TWO_NODES, f"run.directory={folder}", "rewards.verifier=nowhere:judge")
+    verifier = "rewards.verifier=tests.support.verifiers:not_a_number"
+    job = submit(cluster, TINY, *TWO_NODES, f"run.directory={folder}", verifier)
     shown = cluster.wait(job, ("FAILED", "COMPLETED"))
-    assert "JobState=FAILED" in shown and "Restarts=0" in shown and "ExitCode=2:0" in shown
-    assert (folder / "logs" / "ended").read_text() == "2\n"
+    assert "JobState=FAILED" in shown and "Restarts=0" in shown and "ExitCode=6:0" in shown
+    assert (folder / "logs" / "ended").read_text() == "6\n"
+
+
+def test_a_model_that_is_on_no_node_ends_the_job_with_a_sentence(cluster: SlurmCluster, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    elsewhere = ("model.path=/models/tiny", "model.config_file=examples/tiny_policy/config.json")
+    launched = cluster.megacov("launch", TINY, *TWO_NODES, *elsewhere, f"run.directory={folder}")
+    assert launched.returncode == 0 and "not looked at: model.path /models/tiny is not on this" in launched.stderr
+    shown = cluster.wait(launched.stdout.split()[2].rstrip(":"), ("FAILED", "COMPLETED"))
+    assert "Restarts=0" in shown and "ExitCode=3:0" in shown
+    said = (folder / "logs" / "latest" / "batch.log").read_text()
+    assert "megacov: preflight: model.path /models/tiny does not exist on any of the nodes" in said

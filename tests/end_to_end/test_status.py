@@ -21,7 +21,7 @@ def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
     with slurm_cluster(nodes=2) as cluster:
         blocking = cluster.run("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600").stdout
         cluster.wait(blocking.split()[-1], ("RUNNING",))
-        settings = (*TWO_NODES, f"run.directory={folder}", "rewards.verifier=nowhere:judge")
+        settings = (*TWO_NODES, f"run.directory={folder}", "rewards.verifier=tests.support.verifiers:not_a_number")
         submitted = cluster.megacov("launch", TINY, *settings).stdout
         job = submitted.removeprefix("submitted job ").partition(":")[0]
 
@@ -42,8 +42,8 @@ def test_a_job_is_shown_before_while_and_after_it_runs(tmp_path: Path) -> None:
 
         cluster.wait(job, ("FAILED",))
         ended = status(str(folder))
-        assert ended["state"]["sentence"].startswith("ended with code 2: the configuration is impossible")
-        assert ended["state"]["exit_code"] == 2 and ended["logs"] == str(folder / "logs" / f"slurm_{job}_0")
-        assert f"job         {job} is FAILED with exit code 2 on node[0-1]" in cluster.megacov("status", job).stdout
+        assert ended["state"]["sentence"].startswith("ended with code 6: ")
+        assert ended["state"]["exit_code"] == 6 and ended["logs"] == str(folder / "logs" / f"slurm_{job}_0")
+        assert f"job         {job} is FAILED with exit code 6 on node[0-1]" in cluster.megacov("status", job).stdout
         unknown = cluster.megacov("status", "4711")
         assert unknown.returncode == 3 and "SLURM does not know job 4711, or no longer does" in unknown.stderr

@@ -124,6 +124,7 @@ def test_a_second_run_of_a_name_moves_the_first_aside(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text("run: {name: earlier}\n")
+    (folder / "status.json").write_text("{}")
     ended = run("train", KL_COV, "run.steps=1", f"run.directory={folder}", *SMALL, log=tmp_path / "log")
     assert ended.code == 0, ended.output
     assert (tmp_path / "run.1" / "config.yaml").read_text() == "run: {name: earlier}\n"

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 
 _MODULES = (
     "megacov",
+    "megacov.cli.deep_check",
     "benchmarks.conversion_plan",
     "examples.sum_pairs.quickstart",
     "tests.support.fault_rank",

@@ -11,6 +11,7 @@ import importlib
 MODULES = (
     "megacov.megatron",  # before anything else imports Megatron, which it keeps quiet
     "megacov.cli.main",
+    "megacov.cli.deep_check",
     "megacov.trainer.loop",
     "megacov.embedded_server.server",
     "anyio._backends._asyncio",

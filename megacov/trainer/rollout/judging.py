@@ -22,9 +22,12 @@ class Judge:
     def __init__(self, config: RunConfig, folder: Path, loop: LoopThread, stack: ExitStack) -> None:
         """Start the verifier's processes; `wait_ready` waits for the first.
 
+        They print into a log in the run folder, but only from the first verdict on: before, that folder may be an
+        earlier run's.
+
         Args:
             config: the run's configuration.
-            folder: run folder.
+            folder: run folder, which may not exist yet.
             loop: thread on which verdicts are awaited.
             stack: owner of the processes from now on; it ends them before the thread.
         """
@@ -44,7 +47,7 @@ class Judge:
         self._wanted: tuple[str, ...] = ()
         self._num_expected = config.sequences_per_step
         stack.callback(self._close)
-        self._pool.start()
+        self._pool.start(is_quiet=True)
 
     def wait_ready(self) -> None:
         """Wait until the verifier is imported; raises ConfigError if it cannot be."""

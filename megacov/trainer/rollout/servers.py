@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from megacov.config import RunConfig
 from megacov.config.addresses import is_loopback
+from megacov.embedded_server.startup import listen
+from megacov.errors import RolloutError
 from megacov.rollout import (
     AddressFile,
     EmbeddedServer,
@@ -67,6 +70,22 @@ def find_keys(config: RunConfig) -> ServerKeys:
     return make_keys() if rollout.servers or is_open else ServerKeys()
 
 
+def _check_servers(config: RunConfig) -> None:
+    """Check command, address and port of servers, and the file that lists them; raises RolloutError. Starts nothing."""
+    rollout = config.rollout
+    if rollout.addresses_file is not None:
+        AddressFile(rollout.addresses_file).read()
+    if rollout.servers and shutil.which(rollout.server_command[0]) is None:
+        raise RolloutError(
+            f"rollout.server_command begins with {rollout.server_command[0]!r}, and there is no such program: correct "
+            "it, or put its folder on PATH."
+        )
+    if rollout.engine == "embedded":
+        listen(rollout.host, rollout.port).close()
+    elif rollout.servers:
+        listen(rollout.host, 0).close()
+
+
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
     """Make the servers that the trainer starts, without starting them.
 
@@ -77,7 +96,12 @@ def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[Serv
 
     Returns:
         The servers; none where addresses of running servers are given.
+
+    Raises:
+        RolloutError: their command does not exist, they cannot listen at their address, or the file of addresses is
+            unusable.
     """
+    _check_servers(config)
     if config.rollout.engine == "embedded":
         return [_embedded(config, folder, keys)]
     return [_sglang(config, folder, keys, number) for number in range(config.rollout.servers)]

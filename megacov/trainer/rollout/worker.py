@@ -68,7 +68,7 @@ class RolloutWorker:
     def __init__(
         self, config: RunConfig, folder: Path, *, vocab_size: int, on_group: Callable[[int], None] | None = None
     ) -> None:
-        """Import the verifier, read the data and start the run's own servers; `wait_ready` waits for them.
+        """Import the verifier and read all that the run reads. Nothing is written, and no server started.
 
         Args:
             config: the run's configuration.
@@ -79,7 +79,7 @@ class RolloutWorker:
         Raises:
             ConfigError: the verifier cannot be imported, or the keys are unusable.
             DataError: prompts or tokenizer do not fit the model.
-            RolloutError: a server cannot be started.
+            RolloutError: a server could not be started.
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._is_interrupted = False
@@ -108,16 +108,18 @@ class RolloutWorker:
                 max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
             )
-            warning = prompts_repeat(config, len(self._prompts))
-            if warning is not None:
+            if (warning := prompts_repeat(config, len(self._prompts))) is not None:
                 print(f"megacov: warning: {warning}", file=sys.stderr)
             allow_open_files(config)
             self._keys = find_keys(config)
             self._servers = make_servers(config, folder, self._keys)
-            for server in self._servers:
-                stack.callback(server.stop)
-                server.start()
             self._stack = stack.pop_all()
+
+    def start_servers(self) -> None:
+        """Start the run's own servers, which write into the run folder; raises RolloutError."""
+        for server in self._servers:
+            self._stack.callback(server.stop)
+            server.start()
 
     def wait_ready(self) -> None:
         """Wait until the servers generate, and connect to them. One of several running servers is enough.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megacov.cli.check_plan import plan_run
+from megacov.cli.check_plan import plan_run, problems
 from megacov.cli.check_remarks import remarks
 from megacov.config import load_config
 
@@ -26,11 +26,11 @@ def test_sglang_leaves_two_tokens_of_its_context_free(prompt: int, response: int
     if found:
         assert f"the longest sequences lose {cut} and count as truncated" in found[0]
         assert "lower rollout.max_response_length to 54." in found[0]
-    # The embedded server fills its context, and a longer sequence has a warning of its own.
+    # The embedded server fills its context, and a longer sequence is impossible.
     assert not [each for each in remarks_of(*lengths) if "free" in each]
-    longer = remarks_of("data.max_prompt_length=8", "rollout.max_response_length=57", *SGLANG)
-    assert not [each for each in longer if "free" in each]
-    assert any("servers refuse longer sequences" in each for each in longer)
+    longer = plan_run(load_config(TINY, ["data.max_prompt_length=8", "rollout.max_response_length=57", *SGLANG]))
+    assert not [each for each in remarks(longer) if "free" in each]
+    assert any("servers refuse more than 64 tokens" in each for each in problems(longer))
 
 
 def test_the_context_may_be_an_argument_of_the_servers() -> None:

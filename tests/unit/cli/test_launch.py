@@ -99,8 +99,40 @@ def test_an_account_is_given_once() -> None:
 
 def test_a_run_whose_files_are_missing_is_not_queued(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["launch", str(ONE), f"run.directory={tmp_path / 'run'}"])
-    assert isinstance(result.exception, DataError) and "model.path is" in str(result.exception)
+    assert isinstance(result.exception, DataError) and "data.path is" in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_container_sees_what_the_run_reads_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_ins = tmp_path / "plug_ins"
+    plug_ins.mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"/not/there:{plug_ins}")
+    site, asked = Site(container="pyxis", image="a.sqsh"), "/scratch/x/weights"
+    job = job_of(
+        f"run.directory={tmp_path}/runs/one",
+        "model.path=/models/Qwen2.5-32B",
+        "data.path=/data/dapo/all.jsonl",
+        f"weight_sync.directory={asked}",
+        "rollout.server_arguments.chat-template=/templates/mine.jinja",
+        site=site,
+    )
+    roots = [mount.partition(":")[0] for mount in job.site.mounts.split(",")]
+    assert {"/models/Qwen2.5-32B", "/data/dapo", asked, "/templates/mine.jinja", str(Path.cwd())} <= set(roots)
+    for needed in (job.folder, job.config, job.run, plug_ins, RUNS.parent / "models"):
+        assert any(needed.is_relative_to(root) for root in roots), needed
+    assert job_of(site=Site()).site.mounts == ""
+    with pytest.raises(ConfigError, match=r"does not see PYTHONPATH .* and run\.directory .* and the current folder"):
+        job_of(f"run.directory={tmp_path}/runs/one", site=Site(container="pyxis", image="a", mounts="/shared:/shared"))
+
+
+def test_the_line_of_the_readme_mounts_model_and_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = RUNS.parents[1]
+    monkeypatch.chdir(root)
+    (line,) = (line for line in (root / "README.md").read_text().splitlines() if line.startswith("megacov launch "))
+    result = CliRunner().invoke(app, [*line.split()[1:], "--dry-run"])
+    assert result.exception is None, result.output
+    mounts = next(word for word in result.output.split() if word.startswith("--container-mounts="))
+    assert f"{root}:{root}" in mounts and "/models/Qwen2.5-32B:/models/Qwen2.5-32B" in mounts
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,19 @@ def test_it_runs_where_torch_is_not_installed() -> None:
 
 def test_a_loss_that_is_imported_is_checked_where_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    result = CliRunner().invoke(app, ["check", IMPORTED])
+    result = CliRunner().invoke(app, ["check", "--deep", IMPORTED])
     assert result.exception is None, result.output
-    result = CliRunner().invoke(app, ["check", IMPORTED, "algorithm.loss.powr=0.5"])
+    assert result.output.endswith("The run fits.\n")
+    result = CliRunner().invoke(app, ["check", "--deep", IMPORTED, "algorithm.loss.powr=0.5"])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == "algorithm.loss.powr is not a setting: did you mean algorithm.loss.power?"
 
 
-def test_without_torch_it_says_that_the_loss_is_not_checked() -> None:
+def test_a_check_that_is_not_deep_imports_no_plug_in() -> None:
     result = run_without_torch("check", IMPORTED, "algorithm.loss.powr=0.5")
     assert result.returncode == 0, result.stderr
-    assert "is not checked, since torch is not installed here" in result.stderr
+    words = (
+        "algorithm.loss.name examples.custom_loss.power_ratio:power_ratio is imported by `megacov check --deep` only."
+    )
+    assert f"not looked at: {words}" in result.stdout
+    assert result.stdout.endswith("The run fits, as far as has been looked at.\n")

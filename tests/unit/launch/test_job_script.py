@@ -199,6 +199,7 @@ def judged(tmp_path: Path, code: int) -> list[str]:
 def test_a_node_that_cannot_judge_is_bad(tmp_path: Path) -> None:
     assert judged(tmp_path, 0) == []
     assert judged(tmp_path, 11) == ["code 11"]
+    assert judged(tmp_path, 3) == ["code 3"]  # no node has the model
     *said, code = judged(tmp_path, 143)
     assert "n0 is bad: it cannot judge the others (143)" in said[0] and code == "code 11"
     assert (tmp_path / "preflight" / "bad_nodes").read_text() == "n0\n"

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacov.errors import PreflightError
+from megacov.errors import DataError, PreflightError
 from megacov.launch.gpus import judge_gpus
-from megacov.launch.node_report import NodeReport, check_shared_folder, judge, read_reports
+from megacov.launch.node_report import NodeReport, check_shared_folder, find_missing, judge, read_reports
 from megacov.launch.peers import Peers, meet_peers
+from megacov.launch.preflight import judge_folder
+from tests.support.policies import TINY_POLICY
 
 ROOT = Path(__file__).parents[3]
 NODES = tuple(f"n{i}" for i in range(5))
@@ -133,7 +135,7 @@ def test_one_node_reports_and_is_judged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "megacov.launch.preflight"]
     environment = os.environ | {"SLURMD_NODENAME": "n0"}
     report = subprocess.run(
-        [*command, "node", str(tmp_path), str(_free_port()), "0", "20", "n0=127.0.0.1"],
+        [*command, "node", str(tmp_path), str(_free_port()), "0", "20", str(TINY_POLICY), "n0=127.0.0.1"],
         capture_output=True,
         text=True,
         env=environment,
@@ -156,6 +158,22 @@ def test_one_node_reports_and_is_judged(tmp_path: Path) -> None:
         )
         assert judged.returncode == code and said in judged.stdout
     assert (tmp_path / "bad_nodes").read_text() == "n1\n"
+
+
+def test_a_model_that_no_node_has_is_no_fault_of_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reports of nodes without the model, and the exit code of the job for it."""
+    gone = find_missing(tmp_path / "gone")
+    assert gone == f"model.path {tmp_path / 'gone'} does not exist"
+    assert find_missing(tmp_path) == f"model.path {tmp_path} has no config.json" and not find_missing(TINY_POLICY)
+    reports = {node: replace(report, missing=gone) for node, report in healthy().items()}
+    (tmp_path / "reports").write_text("\n".join(line for each in reports.values() for line in each.to_lines()))
+    assert judge_folder(tmp_path, NODES) == DataError.exit_code
+    assert f"megacov: preflight: {gone} on any of the nodes: correct model.path" in capsys.readouterr().out
+    assert not (tmp_path / "bad_nodes").exists()
+    # One node that has it shows that the others are at fault.
+    verdict = judge(NODES, reports | {"n2": healthy()["n2"]})
+    assert set(verdict.bad) == set(NODES) - {"n2"} and not verdict.missing
+    assert verdict.bad["n0"] == (gone,)
 
 
 GPU = """<gpu id="{i}"><product_name>NVIDIA H100 80GB HBM3</product_name>

@@ -34,6 +34,7 @@ def make_job(layout: JobLayout, site: Site | None = None, overrides: tuple[str, 
         folder=Path("/shared/project"),
         config=Path("/shared/project/a run.yaml"),
         run=Path("/shared/runs/a_run"),
+        model=Path("/models/a model"),
         overrides=overrides,
         seed=7,
         layout=layout,
@@ -121,7 +122,11 @@ def test_a_site_says_where_and_in_what() -> None:
     assert "--account=my_project" in options_of(pyxis)[0]
     assert "--container-image=/shared/images/megacov.sqsh" in pyxis
     assert "export NCCL_IB_HCA=mlx5" in pyxis
-    apptainer = render(make_job(SHAPES["split"], read_site(TEMPLATES / "sites" / "apptainer.env")))
+    assert "--container-mounts" not in pyxis
+    site = replace(read_site(TEMPLATES / "sites" / "pyxis.env"), mounts="/shared:/shared,/models:/models")
+    assert "--container-mounts=/shared:/shared,/models:/models" in render(make_job(SHAPES["split"], site))
+    site = replace(read_site(TEMPLATES / "sites" / "apptainer.env"), mounts="/shared:/shared")
+    apptainer = render(make_job(SHAPES["split"], site))
     assert "apptainer exec --nv --bind /shared:/shared /shared/images/megacov.sif" in apptainer
     assert "module load apptainer" in apptainer
 

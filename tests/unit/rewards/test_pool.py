@@ -36,13 +36,14 @@ def opened(
     num_workers: int = 1,
     timeout_s: float = 30.0,
     environment: dict[str, str] | None = None,
+    is_quiet: bool = False,
 ) -> Iterator[VerifierPool]:
     """A pool that has imported its verifier; afterwards no process of it may be left."""
     before = set(psutil.Process().children(recursive=True))
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     settings = ProcessSettings(name=name, log_path=tmp_path / "verifier.log", environment=environment)
     pool = VerifierPool(settings, num_workers=num_workers, timeout_s=timeout_s, start_timeout_s=60.0)
-    pool.start()
+    pool.start(is_quiet=is_quiet)
     try:
         pool.wait_for_first()
         yield pool
@@ -91,6 +92,15 @@ def test_whatever_a_verifier_does_is_a_reward_or_a_failure(tmp_path: Path) -> No
     assert got["hangs"].reason == "did not return within rewards.timeout_s = 2 s"
     assert all(len(each.reason) < 600 for each in got.values())
     assert "y" * 100 in (tmp_path / "verifier.log").read_text()
+
+
+def test_a_log_in_a_folder_that_is_made_later_has_what_the_verdicts_print(tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    with opened(f"{UNRULY}:judge", later, is_quiet=True, num_workers=2) as pool:
+        assert not later.exists()
+        later.mkdir()
+        assert [each.reward for each in judge(pool, ["writes everywhere"] * 3)] == [0.5] * 3
+    assert "y" * 100 in (later / "verifier.log").read_text()
 
 
 def test_an_async_verifier_fails_in_the_same_ways(tmp_path: Path) -> None:

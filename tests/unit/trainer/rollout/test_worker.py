@@ -29,6 +29,7 @@ def opened(folder: Path, *overrides: str) -> Iterator[RolloutWorker]:
     shape = json.loads((config.model.path / "config.json").read_text())
     worker = RolloutWorker(config, folder, vocab_size=shape["vocab_size"])
     try:
+        worker.start_servers()
         worker.wait_ready()
         worker.push_weights(list(load_file(config.model.path / "model.safetensors").items()), version=3)
         yield worker

@@ -1,0 +1,234 @@
+"""The checks before a run, one list of small functions: `check` shows what they find, `launch` and `train` act on it.
+
+All of them are static: they import neither torch nor anything that a setting names. `megacov.cli.deep` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib.machinery import PathFinder
+from typing import Literal
+
+from megacov.checkpoint.occupant import look_at_run_folder
+from megacov.cli.check_plan import RunPlan, memory_problems, plan_run, problems
+from megacov.cli.check_remarks import remarks
+from megacov.cli.server_layout import signal_lead_problem
+from megacov.config import RunConfig, config_warnings
+from megacov.config.loss_section import ImportedLoss
+from megacov.errors import ConfigError, DataError, MegacovError
+from megacov.functions import split_function_name
+from megacov.plan import read_model_sizes
+from megacov.rewards.registry import find_verifier
+
+Verb = Literal["check", "launch", "train", "resume"]
+Severity = Literal["impossible", "warning", "not looked at"]
+
+# The model of a folder may be trained for other lengths than that of model.config_file: the folder's own are used.
+_MAY_DIFFER = ("max_position_embeddings", "sliding_window")
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a check has found. `kind` is the error that refuses the run if it is impossible."""
+
+    severity: Severity
+    sentence: str
+    kind: type[MegacovError] = ConfigError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the checks look at.
+
+    verb: the command that checks.
+    is_elsewhere: whether a job's files and Python are not those of this machine: they are in a container, or nothing is
+        submitted.
+    is_deep: whether a process of its own will also import what settings name and open the data.
+    """
+
+    config: RunConfig
+    verb: Verb
+    is_elsewhere: bool = False
+    is_deep: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether a file that is missing on this machine will be missing in the run."""
+        return self.verb in ("train", "resume") or (self.verb == "launch" and not self.is_elsewhere)
+
+    @cached_property
+    def plan(self) -> RunPlan | MegacovError:
+        """The plan of the run, or why there is none."""
+        try:
+            return plan_run(self.config)
+        except MegacovError as error:
+            return error
+
+
+Check = Callable[[Subject], Iterator[Remark]]
+
+
+def model_folder_is_there(subject: Subject) -> Iterator[Remark]:
+    """A folder that is missing here may be on the nodes, if `model.config_file` has the sizes of its model."""
+    folder, named = subject.config.model.path, subject.config.model.config_file
+    if (folder / "config.json").is_file():
+        return
+    if subject.verb in ("train", "resume") or (folder.is_dir() and not subject.is_elsewhere):
+        sentence = f"model.path is {folder}, which is not a model folder: it has no config.json."
+        yield Remark("impossible", sentence, DataError)
+    elif named is not None:
+        yield Remark(
+            "not looked at",
+            f"model.path {folder} is not on this machine, and the run is planned with the sizes in model.config_file "
+            f"{named}{_on_nodes(subject)}.",
+        )
+
+
+def model_files_agree(subject: Subject) -> Iterator[Remark]:
+    """`model.config_file` describes the model of `model.path`."""
+    own, named = subject.config.model.path / "config.json", subject.config.model.config_file
+    if named is None or not (own.is_file() and named.is_file()):
+        return
+    try:
+        sizes, other = read_model_sizes(own), read_model_sizes(named)
+    except MegacovError as error:
+        yield Remark("impossible", str(error), type(error))
+        return
+    for name in (field.name for field in fields(sizes) if field.name not in _MAY_DIFFER):
+        if getattr(sizes, name) != getattr(other, name):
+            yield Remark(
+                "impossible",
+                f"model.config_file {named} is of another model than {own}: {name} is {getattr(other, name)} there and "
+                f"{getattr(sizes, name)} in the folder; set model.config_file=null, or correct model.path.",
+            )
+            return
+
+
+def prompts_are_there(subject: Subject) -> Iterator[Remark]:
+    """The file of prompts exists and is not empty."""
+    path = subject.config.data.path
+    if path.is_file() and os.access(path, os.R_OK):
+        if path.stat().st_size == 0:
+            yield Remark("impossible", f"data.path is {path}, which is empty.", DataError)
+        elif subject.verb == "check" and not subject.is_deep:
+            yield Remark(
+                "not looked at",
+                f"data.path {path}, the tokenizer and its chat template are opened by `megacov check --deep` only.",
+            )
+    elif subject.is_here or path.exists():
+        problem = "cannot be read: correct it" if path.exists() else "and there is no such file: correct data.path"
+        yield Remark("impossible", f"data.path is {path}, {problem}.", DataError)
+    else:
+        yield Remark("not looked at", f"data.path {path} is not on this machine.")
+
+
+def verifier_has_a_name(subject: Subject) -> Iterator[Remark]:
+    """The verifier is one of megacov's own, or a function that could be imported."""
+    name = subject.config.rewards.verifier
+    if ":" not in name:
+        find_verifier(name)
+    else:
+        yield from _imported(subject, name, setting="rewards.verifier")
+
+
+def loss_has_a_name(subject: Subject) -> Iterator[Remark]:
+    """The same for a loss; the configuration knows megacov's own."""
+    if isinstance(subject.config.algorithm.loss, ImportedLoss):
+        yield from _imported(subject, subject.config.algorithm.loss.name, setting="algorithm.loss.name")
+
+
+def _imported(subject: Subject, name: str, *, setting: str) -> Iterator[Remark]:
+    module, _ = split_function_name(name, setting=setting)
+    if subject.verb == "check" and not subject.is_deep:
+        top = module.partition(".")[0]
+        # Finding the topmost module runs none of its code. The run looks for it in the working folder too.
+        is_found = top in sys.builtin_module_names or PathFinder.find_spec(top, [*sys.path, os.getcwd()]) is not None
+        missing = "" if is_found else f"; there is no module {top} on this machine"
+        yield Remark("not looked at", f"{setting} {name} is imported by `megacov check --deep` only{missing}.")
+
+
+def job_can_save_in_time(subject: Subject) -> Iterator[Remark]:
+    """SLURM's signal leaves time to save. A run that is started without `megacov launch` gets no such signal."""
+    problem = signal_lead_problem(subject.config)
+    if problem is not None:
+        yield Remark("impossible" if subject.verb in ("check", "launch") else "warning", problem)
+
+
+def run_fits(subject: Subject) -> Iterator[Remark]:
+    """Model, layout, memory and servers fit together and onto the machines."""
+    plan = subject.plan
+    if isinstance(plan, MegacovError):
+        if (subject.config.model.path / "config.json").is_file() or subject.verb in ("check", "launch"):
+            yield Remark("impossible", str(plan), type(plan))
+        return
+    # Memory is an estimate: it stops no run that has been running, and none that uses no GPU.
+    is_lenient = subject.verb == "resume" or (subject.verb == "train" and subject.config.parallel.backend == "gloo")
+    estimates = set(memory_problems(plan)) if is_lenient else ()
+    for problem in problems(plan):
+        yield Remark("warning" if problem in estimates else "impossible", problem)
+
+
+def run_is_what_is_meant(subject: Subject) -> Iterator[Remark]:
+    """Warnings: the run can be made, and may still not be what the user wants."""
+    plan = subject.plan
+    found = config_warnings(subject.config) if isinstance(plan, MegacovError) else remarks(plan)
+    for sentence in found:
+        yield Remark("warning", sentence)
+
+
+def run_folder_is_free(subject: Subject) -> Iterator[Remark]:
+    """The run's folder holds nothing, or a run."""
+    if subject.verb != "resume":
+        look_at_run_folder(subject.config.run.directory)
+    yield from ()
+
+
+CHECKS: tuple[Check, ...] = (
+    model_folder_is_there,
+    prompts_are_there,
+    model_files_agree,
+    run_fits,
+    verifier_has_a_name,
+    loss_has_a_name,
+    job_can_save_in_time,
+    run_folder_is_free,
+    run_is_what_is_meant,
+)
+
+
+def find_remarks(subject: Subject) -> list[Remark]:
+    """Apply all checks. A check that raises a MegacovError has found its sentence impossible."""
+    found: list[Remark] = []
+    for check in CHECKS:
+        try:
+            found += check(subject)
+        except MegacovError as error:
+            found.append(Remark("impossible", str(error), type(error)))
+    return list(dict.fromkeys(found))
+
+
+def refuse_impossible(found: Iterable[Remark]) -> None:
+    """Raise all sentences that make the run impossible, if there are any, as the error of the first."""
+    refused = _refused(found)
+    if refused:
+        raise refused[0].kind(" ".join(remark.sentence for remark in refused))
+
+
+def show_remarks(found: Iterable[Remark]) -> None:
+    """Print warnings, and what has not been looked at, on stderr."""
+    for remark in found:
+        if remark.severity != "impossible":
+            print(f"megacov: {remark.severity}: {remark.sentence}", file=sys.stderr)
+
+
+def _refused(found: Iterable[Remark]) -> list[Remark]:
+    return [remark for remark in found if remark.severity == "impossible"]
+
+
+def _on_nodes(subject: Subject) -> str:
+    looks = subject.verb == "launch" and subject.config.slurm.preflight
+    return "; the job looks for it on its nodes before it starts anything" if looks else ""
