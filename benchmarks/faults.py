@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from tests.support import faults, faults_at_ends, verifier_faults
+from tests.support import faults, faults_at_ends, folder_faults, verifier_faults
 from tests.support.faults import Outcome
 
 _COLUMNS = "{:<34} {:<76} {:>10} {:>5} {:>15} {:>6}"
@@ -67,10 +67,12 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     yield "rank stops", lambda: faults.rank_fails("rank stops", 1, folder / "stops", reference, overrides=stops)
     template = folder / "template"
     faults.make_template(template)
-    for fault, damage in faults.DAMAGES.items():
+    for fault, damage in (faults.DAMAGES | folder_faults.STRAYS).items():
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, h=damage, d=run: faults.damaged(f, h, template, d, reference)
     yield "two processes resume one run", lambda: faults.resumed_twice(template, folder / "twice", reference)
+    yield "two runs, one folder of weights", lambda: folder_faults.two_runs_in_one_folder(folder / "one", reference)
+    yield "run folder renamed", lambda: folder_faults.renamed(folder / "moved", reference)
 
 
 def main(

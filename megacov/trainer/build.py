@@ -99,7 +99,7 @@ class Run:
             CheckpointError: the disk refuses it.
         """
         self.checkpointer.save_now(self.policy, self.state)
-        if self.writer is not None and self.config.checkpoint.every > 0:
+        if self.writer is not None:
             note_finished(self.checkpointer.run_folder, step=self.state.step)
 
     @contextmanager

@@ -137,7 +137,7 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
     ]
     try:
         if not path.parent.is_dir():
-            path.parent.mkdir()
+            path.parent.mkdir(parents=True)  # the run folder itself may have been renamed
             print(f"megacov: warning: {path.parent} was deleted: it is made again.", flush=True)
         write_atomically(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:

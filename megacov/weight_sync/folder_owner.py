@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megacov.checkpoint.finished import read_finished
 from megacov.checkpoint.lock import RunLock, find_holder
+from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig
 from megacov.errors import DataError
 from megacov.files import write_atomically
@@ -80,6 +82,7 @@ def check_weights_folder(config: RunConfig, *, is_resumed: bool) -> None:
 
     Raises:
         DataError: another run uses the folder, or has left weights there.
+        CheckpointError: the checkpoints of an earlier start of this run cannot be listed.
     """
     directory, run_folder = _shared_folder(config), config.run.directory
     if directory is None or (not is_resumed and directory.absolute().is_relative_to(run_folder.absolute())):
@@ -94,7 +97,7 @@ def check_weights_folder(config: RunConfig, *, is_resumed: bool) -> None:
         raise DataError(
             f"{_SETTING} {directory} holds {versions[0]}, which this run did not write: choose another folder."
         )
-    if owner is not None and _is_another(owner, run_folder if is_resumed else None):
+    if owner is not None and not (_is_own(owner, run_folder) if is_resumed else _is_failed_start(owner, run_folder)):
         raise DataError(
             f"{_SETTING} {directory} holds the weights of the run in {owner.run}: give each run a folder of its own, "
             "or remove these weights."
@@ -126,12 +129,19 @@ def _shared_folder(config: RunConfig) -> Path | None:
     return config.weight_sync.directory if config.weight_sync.traits.keeps_copy else None
 
 
-def _is_another(owner: FolderOwner, run_folder: Path | None) -> bool:
-    if run_folder is None or owner.run_id != _read_id(run_folder):
-        return True
+def _is_own(owner: FolderOwner, run_folder: Path) -> bool:
+    if owner.run_id != _read_id(run_folder):
+        return False
     # The id is the same: is this the run itself, perhaps renamed, or a copy beside it?
     before = Path(owner.run)
-    return _read_id(before) == owner.run_id and not before.samefile(run_folder)
+    return _read_id(before) != owner.run_id or before.samefile(run_folder)
+
+
+def _is_failed_start(owner: FolderOwner, run_folder: Path) -> bool:
+    """Whether the owner is an earlier start of this run that left nothing to keep, as when a job is started again."""
+    if owner.run_id != _read_id(run_folder) or read_finished(run_folder) is not None:
+        return False
+    return not CheckpointStore(run_folder).find().candidates
 
 
 def _read_id(run_folder: Path) -> str | None:

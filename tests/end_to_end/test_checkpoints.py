@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.monitor.status_file import read_logged_steps
-from tests.support import faults, faults_at_ends, verifier_faults
+from tests.support import faults, faults_at_ends, folder_faults, verifier_faults
 from tests.support.command import run, started, wait_for_line
 
 pytestmark = pytest.mark.dist
@@ -158,6 +158,28 @@ def test_damaged_files_cost_an_interval(
     result = faults.damaged(damage, faults.DAMAGES[damage], template, tmp_path / "run", reference)
     _check(result)
     assert ("is damaged and is skipped" in result.output) == (result.lost_steps > 0)
+
+
+def test_a_run_folder_that_is_renamed_is_the_one_to_resume(tmp_path: Path, reference: bytes) -> None:
+    result = folder_faults.renamed(tmp_path / "run", reference)
+    assert result.code in (75, 5)  # 5 if the folder of weights went away while they were being written
+    _check(result, lost=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stray", folder_faults.STRAYS)
+def test_what_does_not_belong_there_costs_nothing(
+    stray: str, tmp_path: Path, reference: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    template = tmp_path_factory.getbasetemp() / "template"
+    if not template.is_dir():
+        faults.make_template(template)
+    _check(faults.damaged(stray, folder_faults.STRAYS[stray], template, tmp_path / "run", reference), lost=0)
+
+
+@pytest.mark.slow
+def test_two_runs_never_share_a_folder_of_weights(tmp_path: Path, reference: bytes) -> None:
+    _check(folder_faults.two_runs_in_one_folder(tmp_path / "run", reference), lost=0)
 
 
 @pytest.mark.slow

@@ -47,9 +47,9 @@ def test_a_file_is_replaced_whole(tmp_path, is_synced):
     path = tmp_path / "file"
     write_atomically(path, "old", is_synced=is_synced)
     with path.open() as opened:
-        write_atomically(path, "nöw", is_synced=is_synced)
+        write_atomically(path, "n\u00f6w", is_synced=is_synced)
         assert opened.read() == "old"
-    assert path.read_text(encoding="utf-8") == "nöw" and os.listdir(tmp_path) == ["file"]
+    assert path.read_text(encoding="utf-8") == "n\u00f6w" and os.listdir(tmp_path) == ["file"]
 
 
 def test_the_old_content_stays_if_writing_fails(tmp_path):

@@ -13,6 +13,7 @@ from megacov.config import RunConfig, load_config
 from megacov.errors import DataError
 from megacov.trainer.run_folder import open_run_folder
 from megacov.weight_sync.folder_owner import OWNER_NAME, RUN_ID_NAME, FolderOwner, read_owner
+from tests.support.kill_points import save
 
 
 def _config(run: Path, directory: Path | None, *overrides: str) -> RunConfig:
@@ -40,7 +41,12 @@ def test_another_run_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(DataError, match="holds the weights of the run in"):
         _open(second, shared, is_resumed=True)
     assert not (tmp_path / "second.1").exists() and read_owner(shared) == owner
-    # A new run under the same name moves the first one aside, and would delete its weights.
+    # A start that left no checkpoint left nothing to keep: a job that is started again takes the folder over.
+    before, owner = owner, _open(first, shared)
+    assert owner not in (None, before) and (tmp_path / "first.1").is_dir()
+    shutil.rmtree(tmp_path / "first.1")
+    # A new run under the same name would move a run with checkpoints aside, and delete its weights.
+    save(first, 6, "six")
     with pytest.raises(DataError, match="holds the weights of the run in"):
         _open(first, shared)
     assert not (tmp_path / "first.1").exists()
