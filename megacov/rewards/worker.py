@@ -6,6 +6,7 @@ it, the trainer is gone, or the child has ended. Neither imports torch, Megatron
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import os
@@ -48,7 +49,8 @@ def main(descriptor: int, name: str) -> NoReturn:
         os._exit(1)
     _prctl(_PR_SET_NAME, b"verifier")
     _leave_guard()
-    _serve(connection, name)
+    with contextlib.suppress(ConnectionError):  # the trainer has ended this process, or is gone
+        _serve(connection, name)
     os._exit(0)
 
 

@@ -13,8 +13,8 @@ def test_every_verdict_comes() -> None:
     pool = VerifierPool(ProcessSettings(name=VERIFIER), num_workers=2, timeout_s=30.0, start_timeout_s=60.0)
     pool.start()
     try:
-        _, silence, right = asyncio.run(judged(pool, num_responses=12, num_replaced=2))
+        _, (silence, work), right = asyncio.run(judged(pool, num_responses=12, num_replaced=2))
     finally:
         pool.close()
     assert right == 12
-    assert silence > 0
+    assert silence > 0 < work

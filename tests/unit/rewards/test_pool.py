@@ -199,9 +199,10 @@ def _kill_guard(process: psutil.Process) -> None:
 def _kill(process: psutil.Process) -> None:
     process.kill()
     deadline = time.monotonic() + 10
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    with contextlib.suppress(psutil.NoSuchProcess):  # once its parent has reaped it
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def _signal_both(process: psutil.Process) -> None:
