@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from megacov.errors import DataError
+from megacov.json_text import parse_json
 
 LOCK_NAME = "run.lock"
 
@@ -197,7 +198,7 @@ def _is_held(descriptor: int) -> bool | None:
 
 def _slurm_job(text: bytes) -> str | None:
     try:
-        job = json.loads(text)["slurm_job"]
+        job = parse_json(text)["slurm_job"]
     except (ValueError, KeyError, TypeError):
         return None
     return job if isinstance(job, str) else None
@@ -215,7 +216,7 @@ def _this_process() -> dict[str, object]:
 def _describe(text: bytes) -> str:
     """The holder as a phrase, from the text in the lock, which may be half-written or from another version."""
     try:
-        holder = json.loads(text)
+        holder = parse_json(text)
         job = f", SLURM job {holder['slurm_job']}," if holder["slurm_job"] else ""
         return f"process {holder['pid']} on {holder['host']}{job} since {holder['started']}"
     except (ValueError, KeyError, TypeError):

@@ -16,6 +16,7 @@ from typing import Any
 from megacov.checkpoint.disk import disk_errors
 from megacov.errors import CheckpointError
 from megacov.files import write_atomically
+from megacov.json_text import parse_json
 
 MANIFEST_NAME = "MANIFEST.json"
 
@@ -133,12 +134,12 @@ def read_manifest(folder: Path) -> Manifest:
         text = path.read_bytes().decode("utf-8")
         if not text.strip("\0 \n"):
             raise CheckpointError(f"{path} is empty: it was never written out.")
-        manifest = _parse(json.loads(text))
+        manifest = _parse(parse_json(text))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the checkpoint was never finished.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is truncated or malformed: {str(error)[:120]}.") from error
     if problem := _problem(manifest):
         raise CheckpointError(f"{path} is malformed: {problem}.")
@@ -158,7 +159,7 @@ def _parse(value: Any) -> Manifest:
     """The manifest in a JSON value; ValueError if the value has another shape."""
     match value:
         case {"format": int(number)} if number != _FORMAT:
-            raise ValueError(f"it has format {number}, and this version of megacov reads format {_FORMAT}")
+            raise ValueError(f"it has format {str(number)[:20]}, and this version of megacov reads format {_FORMAT}")
         case {"format": int(), "step": int(step), "files": list(files)}:
             return Manifest(step, tuple(_parse_record(entry) for entry in files))
     raise ValueError("it does not list the files of a step")

@@ -57,7 +57,10 @@ def find_slurm(environment: Mapping[str, str] = os.environ) -> Finding:
         return Finding("SLURM", "broken", "\n".join([str(error), *lines]), used_for, without)
     if refused := next((answer for answer in (version, partitions) if answer.returncode), None):
         return Finding("SLURM", "broken", "\n".join([complaint(refused), *lines]), used_for, without)
-    found = [version.stdout.strip(), *map(_describe, parse_partitions(partitions.stdout)), *lines]
+    try:
+        found = [version.stdout.strip(), *map(_describe, parse_partitions(partitions.stdout)), *lines]
+    except SubmitError as error:
+        return Finding("SLURM", "broken", "\n".join([str(error), *lines]), used_for, without)
     return Finding("SLURM", "found", "\n".join(found), used_for, without)
 
 

@@ -31,17 +31,25 @@ def serve(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="One request at a time: equal seeds give equal bits, slowly.")
     ] = False,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with api-key and admin-api-key that requests must carry; only you may read it."),
+    ] = None,
     parent_pid: Annotated[int | None, typer.Option(help="Parent process; the server ends when it is gone.")] = None,
 ) -> None:
     """Serve a model on the CPU, speaking SGLang's HTTP contract, until SIGTERM or Ctrl-C."""
-    from megacov.embedded_server.startup import check_model_folder, listen
+    from megacov.embedded_server.startup import check_model_folder, listen, refuse_open_address
     from megacov.launch.process import die_with_parent
+    from megacov.rollout.fleet.keys import ServerKeys, read_keys
 
     if parent_pid is not None:
         die_with_parent(parent_pid)
     # Mistakes are looked for before torch is imported, so that the user sees them at once.
     check_model_folder(model)
+    keys = ServerKeys() if keys_file is None else read_keys(keys_file, setting="--keys-file")
     with listen(host, port) as listener:
+        refuse_open_address(listener.getsockname()[0], has_key=keys.api is not None)
+        from megacov.embedded_server.limits import Keys
         from megacov.embedded_server.server import ServerSettings, run_server
 
         settings = ServerSettings(
@@ -50,6 +58,7 @@ def serve(
             random_seed=random_seed,
             num_threads=num_threads,
             enable_deterministic_inference=deterministic,
+            keys=Keys(keys.api, keys.admin),
         )
         run_server(model.resolve(), listener, settings, port_file=port_file)
     # Nothing is left to do, and the interpreter would take seconds to clean up torch.

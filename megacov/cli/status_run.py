@@ -10,13 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from megacov.checkpoint.lock import Holder, find_holder
 from megacov.checkpoint.manifest import MANIFEST_NAME
 from megacov.checkpoint.store import CheckpointStore
 from megacov.cli.status_state import State, tell_state
-from megacov.errors import CheckpointError, DataError, SubmitError
+from megacov.config.yaml_text import read_yaml
+from megacov.errors import CheckpointError, ConfigError, DataError, SubmitError
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
@@ -156,9 +155,9 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
 
 def _read_config(path: Path) -> tuple[str, int]:
     try:
-        section: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["run"]
+        section: dict[str, Any] = read_yaml(path, source=str(path))["run"]
         return str(section["name"]), int(section["steps"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} does not hold run.name and run.steps: restore the file that `megacov train` wrote there."
         ) from error

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
+from megacov.config.messages import show
+
 
 def is_ip_address(host: str) -> bool:
     """Whether the host of a URL is an address and not a name."""
@@ -58,19 +60,19 @@ def check_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ValueError: an address is not such a URL, is public without TLS, or occurs twice.
     """
-    checked: list[str] = []
+    checked: dict[str, None] = {}  # in order, and quick to look up
     for address in addresses:
         host = _host_of(address)
         if is_ip_address(host):
             refuse_public(host, url=address)
         if address.rstrip("/") in checked:
-            raise ValueError(f"{address} occurs twice: name each server once.")
-        checked.append(address.rstrip("/"))
+            raise ValueError(f"{show(address)[1:-1]} occurs twice: name each server once.")
+        checked[address.rstrip("/")] = None
     return tuple(checked)
 
 
 def _host_of(address: str) -> str:
-    wrong = ValueError(f"{address!r} is not a URL: write it as http://HOST:PORT.")
+    wrong = ValueError(f"{show(address)} is not a URL: write it as http://HOST:PORT.")
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port

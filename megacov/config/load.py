@@ -8,6 +8,7 @@ name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from megacov.config.fields import UNION_KEY, choice_paths
 from megacov.config.messages import first_sentence, show
 from megacov.config.rules import check_rules
 from megacov.config.schema import RunConfig
-from megacov.config.yaml_text import dump_yaml, parse_yaml
+from megacov.config.yaml_text import dump_yaml, parse_yaml, read_yaml
 from megacov.errors import ConfigError
+from megacov.json_text import MAX_DEPTH
 
 _CHOICES = choice_paths(RunConfig)
+_MAX_CHAIN, _MAX_FILES = 20, 100
+_MAY_HOLD_NUL = ("rollout.stop", "data.prompt_field", "data.answer_field")  # compared with text, never a path or name
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -38,7 +42,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: a file is missing or is not YAML, a key is unknown, a value is impossible, or two values
             contradict each other.
     """
-    values = _read_with_parents(Path(path), chain=())
+    values = _Reader().read(Path(path))
     return make_config(_merge(values, _parse_overrides(overrides)))
 
 
@@ -54,6 +58,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key is unknown, a value is impossible, or two values contradict each other.
     """
+    _refuse_nul(values)
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -68,27 +73,50 @@ def dump_config(config: RunConfig) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def _read_with_parents(path: Path, *, chain: tuple[Path, ...]) -> dict[str, Any]:
-    own = _read_file(path, extended_by=chain[-1] if chain else None)
-    here = path.resolve()
-    if here in (file.resolve() for file in chain):
-        loop = " -> ".join(str(file) for file in (*chain, path))
-        raise ConfigError(f"these files extend each other in a circle: {loop}; remove one `extends`.")
-    values: dict[str, Any] = {}
-    for parent in _parents(own.pop("extends", None), path):
-        values = _merge(values, _read_with_parents(parent, chain=(*chain, path)))
-    return _merge(values, own)
+def _refuse_nul(values: Any, at: str = "") -> None:
+    """No path, name or argument of a program can hold a NUL, and Python's own error for it is no sentence."""
+    if isinstance(values, str) and "\0" in values and at not in _MAY_HOLD_NUL:
+        raise ConfigError(f"{at} is {show(values)}: it must not hold a NUL character (\\0).")
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        _refuse_nul(value, f"{at}.{key}" if at else key)
+    for each in values if isinstance(values, list | tuple) else ():
+        _refuse_nul(each, at)
+
+
+class _Reader:
+    """Reads files with those that they extend, each file once, however many others extend it."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, dict[str, Any]] = {}
+
+    def read(self, path: Path, *, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+        """Read a file, over the files that it extends. `chain`: files that led here by their `extends`."""
+        here = os.path.realpath(path)
+        if here in self._read:
+            return self._read[here]
+        if here in (os.path.realpath(file) for file in chain):
+            loop = " -> ".join(str(file) for file in (*chain, path))
+            raise ConfigError(f"these files extend each other in a circle: {loop}; remove one `extends`.")
+        if len(chain) >= _MAX_CHAIN or len(self._read) >= _MAX_FILES:
+            raise ConfigError(
+                f"{chain[0]} extends more than {_MAX_CHAIN} files in a row or {_MAX_FILES} in all; merge some of them."
+            )
+        own = _read_file(path, extended_by=chain[-1] if chain else None)
+        values: dict[str, Any] = {}
+        for parent in _parents(own.pop("extends", None), path):
+            values = _merge(values, self.read(parent, chain=(*chain, path)))
+        self._read[here] = _merge(values, own)
+        return self._read[here]
 
 
 def _read_file(path: Path, *, extended_by: Path | None) -> dict[str, Any]:
     named = f"{extended_by} extends {path}, which" if extended_by else f"the configuration file {path}"
     try:
-        text = path.read_text(encoding="utf-8")
+        values = read_yaml(path, source=str(path))
     except OSError as error:
         raise ConfigError(f"{named} cannot be read ({error.strerror}): correct the path.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{named} is not text in UTF-8: give a YAML file.") from error
-    values = parse_yaml(text, source=str(path))
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds {show(values)}"
         raise ConfigError(f"{path} {found}: it must hold sections, such as run and model.")
@@ -98,7 +126,7 @@ def _read_file(path: Path, *, extended_by: Path | None) -> dict[str, Any]:
 
 def _parents(extends: Any, path: Path) -> list[Path]:
     names = extends if isinstance(extends, list) else [] if extends is None else [extends]
-    if not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise ConfigError(f"{path}: extends is {show(extends)}, but it must be the path of a file or a list of paths.")
     return [path.parent / name for name in names]
 
@@ -119,9 +147,11 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = [key.strip() for key in dotted.split(".")]
-        if not equals or not all(keys):
-            raise ConfigError(f"the override {override!r} does not have the form section.key=value: write it that way.")
-        value = parse_yaml(text, source=f"the value of the override {override!r}")
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+            raise ConfigError(
+                f"the override {show(override)} does not have the form section.key=value: write it that way."
+            )
+        value = parse_yaml(text, source=f"the value of the override {show(override)}")
         for key in reversed(keys):
             value = {key: value}
         values = _merge(values, value)

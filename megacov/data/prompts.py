@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megacov.config.messages import show
 from megacov.data.encoding import apply_chat_template, encode_plain
 from megacov.errors import DataError
+from megacov.json_text import JsonError, parse_json
 from megacov.types import Prompt
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ def _parse_line(
     line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str, keep_row: bool
 ) -> _Record:
     try:
-        values = json.loads(line)
-    except ValueError as error:  # broken JSON and broken UTF-8 alike
+        values = parse_json(line)
+    except JsonError as error:
         raise DataError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(values, dict):
         raise DataError(
@@ -110,7 +111,7 @@ def _parse_line(
         )
     for key, field in (("data.prompt_field", prompt_field), ("data.answer_field", answer_field)):
         if field not in values:
-            found = ", ".join(sorted(values)) or "no field"
+            found = show(", ".join(sorted(values)))[1:-1] or "no field"
             raise DataError(f"{path}, line {number} has no field {field!r} but {found}; correct the line or {key}.")
     text, answer = values[prompt_field], values[answer_field]
     if not isinstance(text, str) or not text.strip():
@@ -127,7 +128,9 @@ def _parse_line(
 def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:
     for record, token_ids in zip(records, encoded, strict=True):
         if not token_ids:
-            raise DataError(f"{path}, line {record.line}: the prompt {record.text!r} has no token; remove the line.")
+            raise DataError(
+                f"{path}, line {record.line}: the prompt {show(record.text)} has no token; remove the line."
+            )
         largest = max(token_ids)
         if largest >= vocab_size:
             raise DataError(

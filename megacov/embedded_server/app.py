@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 
 from megacov.embedded_server.bodies import (
     AbortBody,
@@ -22,6 +24,7 @@ from megacov.embedded_server.generation import EngineRequest
 from megacov.embedded_server.replies import CONTRACT_VERSION, completions_of
 from megacov.embedded_server.requests import is_single
 from megacov.embedded_server.service import Service
+from megacov.json_text import JsonError, parse_json
 
 _FLUSHED = (
     "Cache flushed.\nPlease check backend logs for more details. "
@@ -32,12 +35,32 @@ _FLUSHED = (
 def create_app(service: Service, *, server_info: dict[str, Any]) -> FastAPI:
     """Make the web application; `server_info` holds settings that /server_info shows."""
     app = FastAPI(openapi_url=None)
+    app.router.route_class = _BoundedJsonRoute
     app.add_exception_handler(RequestError, _answer_request_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_body)
     _add_state_routes(app, service, server_info)
     _add_generate_routes(app, service)
     _add_control_routes(app, service)
     return app
+
+
+class _BoundedJsonRequest(Request):
+    async def json(self) -> Any:
+        """The body. FastAPI answers a JSONDecodeError with a validation error."""
+        try:
+            return parse_json(await self.body())
+        except JsonError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+class _BoundedJsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_bounded(request: Request) -> Response:
+            return await handle(_BoundedJsonRequest(request.scope, request.receive))
+
+        return handle_bounded
 
 
 def _json(content: Any, status_code: int = 200) -> Response:

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 
 from megacov.embedded_server.sampling import SamplingParams
 
+MAX_COPIES = 4096
+"""Largest n."""
+MAX_COMPLETIONS = 16_384
+"""Completions of one request: its prompts times n."""
+_MAX_INT32, _MAX_INT64 = 2**31 - 1, 2**63 - 1
+_MAX_STOPS, _MAX_STOP_LENGTH = 256, 4096
+_MAX_NAME_LENGTH = 4096
+_MAX_SHOWN, _MAX_SHOWN_ERRORS = 500, 20
+
+Name = Annotated[StrictStr, Field(max_length=_MAX_NAME_LENGTH)]
 # In SGLang's order. A parameter that the embedded server does not support has its neutral value, the only one allowed.
 _SAMPLING_FIELDS: dict[str, Any] = {
     "max_new_tokens": ...,
@@ -82,7 +92,8 @@ def invalid_body(errors: list[Any], where: str) -> dict[str, Any]:
         The body.
     """
     plural = "error" if len(errors) == 1 else "errors"
-    lines = "".join(f"\n  {error}" for error in errors)
+    # An error shows its input, which may be the whole body.
+    lines = "".join(f"\n  {error}"[:_MAX_SHOWN] for error in errors[:_MAX_SHOWN_ERRORS])
     message = f"{len(errors)} validation {plural}:{lines}\n\n    {where}"
     return {"object": "error", "message": message, "type": "Bad Request", "param": None, "code": 400}
 
@@ -96,7 +107,7 @@ class GenerateBody(_Body):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    rid: StrictStr | list[StrictStr] | None = None
+    rid: Name | list[Name] | None = None
     text: StrictStr | list[StrictStr] | None = None
     input_ids: list[StrictInt] | list[list[StrictInt]] | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -124,8 +135,8 @@ class DiskUpdateBody(_Body):
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    model_path: StrictStr
-    weight_version: StrictStr | None = None
+    model_path: Name
+    weight_version: Name | None = None
     flush_cache: StrictBool = True
     abort_all_requests: StrictBool = False
 
@@ -133,14 +144,14 @@ class DiskUpdateBody(_Body):
 class VersionBody(_Body):
     """POST /update_weight_version. Aborts all requests by default."""
 
-    new_version: StrictStr
+    new_version: Name
     abort_all_requests: StrictBool = True
 
 
 class AbortBody(_Body):
     """POST /abort_request. Does nothing without rid and abort_all."""
 
-    rid: StrictStr | None = None
+    rid: Name | None = None
     abort_all: StrictBool = False
 
 
@@ -205,11 +216,22 @@ def _check_ranges(body: _SamplingBody) -> None:
         raise invalid_value(f"top_p must be in (0, 1], got {body.top_p:g}.")
     if not 0.0 <= body.min_p <= 1.0:
         raise invalid_value(f"min_p must be in [0, 1], got {body.min_p:g}.")
-    if body.top_k < 1 and body.top_k != -1:
-        raise invalid_value(f"top_k must be -1 (disable) or at least 1, got {body.top_k}.")
-    if body.max_new_tokens < 0:
-        raise invalid_value(f"max_new_tokens must be at least 0, got {body.max_new_tokens}.")
-    if body.n < 1:
-        raise invalid_value(f"n must be at least 1, got {body.n}.")
+    if not 1 <= body.top_k <= _MAX_INT32 and body.top_k != -1:
+        raise invalid_value(f"top_k must be -1 (disable) or at least 1, got {_cut(body.top_k)}.")
+    if not 0 <= body.max_new_tokens <= _MAX_INT32:
+        raise invalid_value(f"max_new_tokens must be at least 0, got {_cut(body.max_new_tokens)}.")
+    if not 1 <= body.n <= MAX_COPIES:
+        raise invalid_value(f"n must be at least 1 and at most {MAX_COPIES}, got {_cut(body.n)}.")
+    if body.sampling_seed is not None and not -_MAX_INT64 <= body.sampling_seed <= _MAX_INT64:
+        raise invalid_value(f"sampling_seed must be an integer of 64 bits, got {_cut(body.sampling_seed)}.")
+    if any(not 0 <= token <= _MAX_INT64 for token in body.stop_token_ids):
+        raise invalid_value("stop_token_ids must be token ids.")
     if "" in body.stop:
         raise invalid_value("stop must not hold an empty string.")
+    if len(body.stop) > _MAX_STOPS or max(map(len, body.stop), default=0) > _MAX_STOP_LENGTH:
+        raise invalid_value(f"stop may hold {_MAX_STOPS} texts of {_MAX_STOP_LENGTH} characters.")
+
+
+def _cut(number: int) -> str:
+    text = str(number)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,24 +20,12 @@ from megacov.embedded_server.batch import RunningBatch, prefill, prompt_rows, sh
 from megacov.embedded_server.bodies import PauseMode
 from megacov.embedded_server.generation import DecodeTokens, EngineRequest, Finish, Generation, find_finish
 from megacov.embedded_server.sampling import draw
-from megacov.embedded_server.weights import WeightsDoNotFitError, load_weights
+from megacov.embedded_server.weights import WeightsDoNotFitError, WeightUpdate, load_weights
 
+# What torch, transformers and the tokenizer raise on a value that they cannot take. The engine survives these; its own
+# mistakes (AssertionError) end it.
+FAULTS_OF_A_REQUEST = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _MAX_PREFILL_TOKENS = 16384  # with padding; bounds the activations of one forward pass
-
-
-@dataclass(frozen=True, slots=True)
-class WeightUpdate:
-    """A folder of weights to load.
-
-    version: new version; None keeps the current one.
-    flushes_cache: whether cached keys and values must be dropped.
-    on_done: called once, with success and a sentence.
-    """
-
-    folder: Path
-    version: str | None
-    flushes_cache: bool
-    on_done: Callable[[bool, str], None]
 
 
 class Engine:
@@ -78,6 +65,8 @@ class Engine:
         self._paused: PauseMode | None = None
         self._updates: deque[WeightUpdate] = deque()
         self._behind_update: list[EngineRequest] = []
+        # Requests of which one made the engine fail: until they have ended, requests run one at a time.
+        self._suspects: set[str] = set()
 
     @property
     def has_work(self) -> bool:
@@ -108,12 +97,18 @@ class Engine:
         requests = list(self._requests.values()) if rid is None else [self._requests.get(rid)]
         for request in requests:
             if request is not None:
-                for generation in request.generations:
-                    if generation.finish is None:
-                        self._finish(generation, Finish("abort"))
+                self._end(request, Finish("abort"))
+        self._forget_finished()
+        self._drop_finished()
+
+    def _end(self, request: EngineRequest, finish: Finish) -> None:
+        for generation in request.generations:
+            if generation.finish is None:
+                self._finish(generation, finish)
+
+    def _forget_finished(self) -> None:
         self._waiting = deque(generation for generation in self._waiting if generation.finish is None)
         self._behind_update = [request for request in self._behind_update if not request.is_done]
-        self._drop_finished()
 
     def pause(self, mode: PauseMode) -> None:
         """Make no further token until `resume`; new requests wait.
@@ -157,15 +152,43 @@ class Engine:
         joining = self._take_waiting()
         # Decode before prefill, so that every generation gets at most one token a step.
         if self._running is not None:
-            self._append_tokens(self._running, self._running.decode(self._model))
-            self._drop_finished()
+            self._advance_running(self._running)
         if joining:
             self._join(joining)
         if self._updates and not (self._running or self._waiting):
             self._apply_updates()
 
+    def _advance_running(self, running: RunningBatch) -> None:
+        try:
+            self._append_tokens(running, running.decode(self._model))
+            self._drop_finished()
+        except FAULTS_OF_A_REQUEST as error:
+            self._running = None  # its cache may hold some layers of a token
+            self._set_apart(running.generations, error)
+
+    def _set_apart(self, generations: Sequence[Generation], error: Exception) -> None:
+        """Answer the request that made the engine fail; if it may be one of several, have each run alone from now on.
+
+        Args:
+            generations: generations of the failed forward pass, without their caches.
+            error: the failure.
+        """
+        unfinished = [generation for generation in generations if generation.finish is None]
+        requests = {id(generation.request): generation.request for generation in unfinished}
+        if len(requests) > 1:
+            self._suspects |= {request.rid for request in requests.values()}
+            for generation in reversed(unfinished):
+                generation.num_retractions += bool(generation.output_ids)
+                self._waiting.appendleft(generation)
+            return
+        for request in requests.values():
+            reason = f"The engine failed on this request: {type(error).__name__}: {str(error)[:500]}"
+            print(f"megacov: request {request.rid[:80]}: {reason}", flush=True)
+            self._end(request, Finish("abort", message=reason, status_code=500))
+        self._forget_finished()
+
     def _take_waiting(self) -> list[Generation]:
-        if self._deterministic:
+        if self._deterministic or self._suspects:
             return self._take_next_request()
         room = self.max_running_sequences - (len(self._running.generations) if self._running else 0)
         taken: list[Generation] = []
@@ -186,12 +209,16 @@ class Engine:
         return taken
 
     def _join(self, joining: list[Generation]) -> None:
-        batch, logits = prefill(self._model, prompt_rows(joining))
-        self._append_tokens(batch, logits)
-        rows = [row for row, generation in enumerate(batch.generations) if generation.finish is None]
-        if not rows:
+        try:
+            batch, logits = prefill(self._model, prompt_rows(joining))
+            self._append_tokens(batch, logits)
+            rows = [row for row, generation in enumerate(batch.generations) if generation.finish is None]
+            if not rows:
+                return
+            batch.keep(rows)
+        except FAULTS_OF_A_REQUEST as error:
+            self._set_apart(joining, error)
             return
-        batch.keep(rows)
         if self._running is None:
             self._running = batch
         else:
@@ -223,8 +250,10 @@ class Engine:
             generation.mark_version(self.weight_version)
         generation.finish = finish
         request = generation.request
+        request.num_unfinished -= 1
         if request.is_done:
             del self._requests[request.rid]
+            self._suspects.discard(request.rid)
             request.on_done(request)
 
     def _drop_finished(self) -> None:

@@ -57,6 +57,7 @@ class EngineRequest:
 
     stop_ids: token ids that end a completion, the model's and the request's.
     on_done: called once by the engine, when all completions have ended.
+    num_unfinished: number of completions that have not ended; the engine counts it down.
     """
 
     rid: str
@@ -68,6 +69,7 @@ class EngineRequest:
     wants_input_log_probs: bool = False
     input_log_probs: list[float] | None = None
     generations: list[Generation] = field(default_factory=list)
+    num_unfinished: int = 0
     created_s: float = field(default_factory=time.monotonic)
 
     def start(self, shared_uniform: Callable[[], float]) -> None:
@@ -80,11 +82,12 @@ class EngineRequest:
         for copy in range(self.params.n):
             draw_uniform = shared_uniform if seed is None else random.Random(f"{seed}/{copy}").random
             self.generations.append(Generation(self, draw_uniform))
+        self.num_unfinished = len(self.generations)
 
     @property
     def is_done(self) -> bool:
         """Whether every completion has ended."""
-        return all(generation.finish is not None for generation in self.generations)
+        return self.num_unfinished == 0
 
 
 def find_finish(generation: Generation, *, decode: DecodeTokens) -> Finish | None:

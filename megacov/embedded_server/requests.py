@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from megacov.embedded_server.bodies import GenerateBody, invalid_value, parse_sampling_params
+from megacov.embedded_server.bodies import MAX_COMPLETIONS, GenerateBody, invalid_value, parse_sampling_params
 from megacov.embedded_server.generation import EngineRequest
 from megacov.embedded_server.model import ServedModel
 from megacov.embedded_server.sampling import SamplingParams
@@ -47,6 +47,11 @@ def build_requests(
         raise invalid_value("The parallel_sample_num should be the same for all samples in sample params.")
     wants_log_probs = _spread(body.return_logprob or False, count, "return_logprob")
     starts = _spread(-1 if body.logprob_start_len is None else body.logprob_start_len, count, "logprob_start_len")
+    if all_params and count * all_params[0].n > MAX_COMPLETIONS:
+        raise invalid_value(
+            f"A request may ask for {MAX_COMPLETIONS} completions, and this one asks for n = {all_params[0].n} of "
+            f"{count} prompts; send several."
+        )
     requests = []
     for prompt_ids, params, rid, wants, start in zip(
         prompts, all_params, _rids(body, count), wants_log_probs, starts, strict=True
@@ -75,13 +80,19 @@ def health_request(on_done: Callable[[EngineRequest], None]) -> EngineRequest:
     return EngineRequest(rid=rid, prompt_ids=[0], params=params, stop_ids=frozenset(), on_done=on_done)
 
 
+def tokenize(text: str | list[str], served: ServedModel) -> list[list[int]]:
+    """The token ids of one prompt or of several, always a list of prompts."""
+    ids: list[list[int]] = served.tokenizer([text] if isinstance(text, str) else text)["input_ids"]
+    return ids
+
+
 def _prompts(body: GenerateBody, served: ServedModel) -> list[list[int]]:
     prompts: list[list[int]]
     given: Any = body.input_ids  # ids of one prompt, or of several
     if given is not None:
         prompts = [given] if is_single(body) else given
     elif body.text is not None:
-        prompts = served.tokenizer([body.text] if isinstance(body.text, str) else body.text)["input_ids"]
+        prompts = tokenize(body.text, served)
     else:
         raise invalid_value("Either text, input_ids or input_embeds should be provided.")
     if not prompts or not all(prompts):
@@ -93,7 +104,9 @@ def _check_prompt(prompt_ids: list[int], params: SamplingParams, served: ServedM
     # Such an id kills SGLang, so clients of both servers must get an error here.
     outside = next((token for token in prompt_ids if not 0 <= token < served.vocab_size), None)
     if outside is not None:
-        raise invalid_value(f"input_ids holds {outside}, but the model's vocabulary has {served.vocab_size} tokens.")
+        raise invalid_value(
+            f"input_ids holds {str(outside)[:40]}, but the model's vocabulary has {served.vocab_size} tokens."
+        )
     length, limit, new = len(prompt_ids), served.context_length, params.max_new_tokens
     if length >= limit:
         raise invalid_value(f"The input ({length} tokens) is longer than the model's context length ({limit} tokens).")

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import uvicorn
 
 from megacov.embedded_server.app import create_app
 from megacov.embedded_server.engine import Engine
+from megacov.embedded_server.limits import MAX_BODY_BYTES, OPEN_TIME_S, BoundedConnection, BoundedRequests, Keys
 from megacov.embedded_server.model import ModelDtype, ServedModel, load_model
 from megacov.embedded_server.service import Service
 from megacov.embedded_server.startup import write_port_file
@@ -24,6 +25,7 @@ from megacov.errors import RolloutError
 
 _GRACE_S = 1  # for replies that are being written when the server ends
 _LAST_TOKEN_S = 5.0
+_MORE_CONNECTIONS = 1024
 _KEEP_ALIVE_S = 600  # longer than a training step, or the client's next request would meet a closing connection
 
 
@@ -36,6 +38,7 @@ class ServerSettings:
     random_seed: int
     num_threads: int
     enable_deterministic_inference: bool = False
+    keys: Keys = field(default_factory=Keys)
 
 
 def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, *, port_file: Path | None) -> None:
@@ -75,7 +78,12 @@ async def _serve(
 
     thread = EngineThread(engine, num_threads=settings.num_threads, on_death=on_death)
     host, port = listener.getsockname()[:2]
-    app = create_app(Service(served, engine, thread), server_info=_server_info(served, settings, host, port))
+    app = BoundedRequests(
+        create_app(Service(served, engine, thread), server_info=_server_info(served, settings, host, port)),
+        keys=settings.keys,
+        max_body_bytes=MAX_BODY_BYTES,
+        open_time_s=OPEN_TIME_S,
+    )
 
     def announce() -> None:
         if port_file is not None:
@@ -88,6 +96,10 @@ async def _serve(
             access_log=False,
             log_level="warning",
             lifespan="off",
+            http=BoundedConnection,
+            ws="none",
+            # More than a trainer opens, whose every request may run and is followed by control calls.
+            limit_concurrency=2 * settings.max_running_requests + _MORE_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         ),

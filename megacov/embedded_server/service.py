@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from megacov.embedded_server.bodies import DiskUpdateBody, GenerateBody, PauseMode, invalid_value
-from megacov.embedded_server.engine import Engine, WeightUpdate
+from megacov.embedded_server.engine import Engine
 from megacov.embedded_server.generation import EngineRequest
 from megacov.embedded_server.model import ServedModel
-from megacov.embedded_server.requests import build_requests, health_request
+from megacov.embedded_server.requests import build_requests, health_request, tokenize
 from megacov.embedded_server.thread import EngineThread
+from megacov.embedded_server.weights import WeightUpdate
 
 _DISCONNECT_POLL_S = 1.0
 _HEALTH_TIMEOUT_S = 20.0
@@ -49,6 +50,10 @@ class Service:
             The finished requests in the order of the prompts; aborted ones if the client has disconnected.
         """
         countdown = _Countdown()
+        if body.input_ids is None and body.text is not None:
+            # Long texts take the tokenizer seconds, in which other clients must be answered.
+            ids = await asyncio.to_thread(tokenize, body.text, self.served)
+            body = body.model_copy(update={"input_ids": ids[0] if isinstance(body.text, str) else ids})
         requests = build_requests(body, self.served, on_done=countdown.count)
         for request in requests:
             if request.rid in self._rids:

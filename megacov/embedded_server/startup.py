@@ -6,7 +6,8 @@ import errno
 import socket
 from pathlib import Path
 
-from megacov.errors import DataError, RolloutError
+from megacov.config.addresses import is_loopback
+from megacov.errors import ConfigError, DataError, RolloutError
 from megacov.files import write_atomically
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -54,6 +55,23 @@ def listen(host: str, port: int) -> socket.socket:
             raise RolloutError(f"Port {port} on {host} is in use; choose another one, or 0 for a free one.") from error
         raise RolloutError(f"Cannot listen on {host}, port {port} ({error.strerror}); choose another one.") from error
     return listener
+
+
+def refuse_open_address(host: str, *, has_key: bool) -> None:
+    """Refuse an address that other machines reach if requests need no key: anybody could then replace the weights.
+
+    Args:
+        host: IP address that the server listens on.
+        has_key: whether every request must carry a key.
+
+    Raises:
+        ConfigError: the address is not loopback, and no key is needed.
+    """
+    if not has_key and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached from other machines, and no request would need a key: give --keys-file "
+            "with a file that holds api-key and admin-api-key, or listen on 127.0.0.1."
+        )
 
 
 def write_port_file(path: Path, port: int) -> None:

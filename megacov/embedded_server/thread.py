@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from megacov.embedded_server.engine import Engine
+from megacov.embedded_server.engine import FAULTS_OF_A_REQUEST, Engine
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -78,10 +78,19 @@ class EngineThread:
             **kwargs: keyword arguments of the function.
 
         Returns:
-            The function's result.
+            The function's result, or what it raised.
         """
         future: Future[Result] = Future()
-        self._inbox.put(lambda: future.set_result(function(*args, **kwargs)))
+
+        def act() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except FAULTS_OF_A_REQUEST as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._inbox.put(act)
         return await asyncio.wrap_future(future)
 
     def _run(self) -> None:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from megacov.json_text import read_json
+
+_MAX_INDEX_BYTES = 64 * 2**20
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 
 
 class WeightsDoNotFitError(Exception):
     """The folder is unreadable, or its tensors do not fit the model. The model is unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """A folder of weights to load.
+
+    version: new version; None keeps the current one.
+    flushes_cache: whether cached keys and values must be dropped.
+    on_done: called once, with success and a sentence.
+    """
+
+    folder: Path
+    version: str | None
+    flushes_cache: bool
+    on_done: Callable[[bool, str], None]
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -38,7 +58,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         for file, names in names_in.items():
             with safe_open(file, framework="pt") as opened:
                 tensors.update({name: opened.get_tensor(name) for name in names})
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Beside OSError: an index that is not JSON, a path with a NUL, a dtype that torch does not have.
         raise WeightsDoNotFitError(f"The weights in {folder} cannot be read: {error}.") from error
     _check_complete(folder, tensors, parameters)
     with torch.no_grad():
@@ -64,17 +85,27 @@ def _named_as_in_files(model: nn.Module) -> dict[str, Tensor]:
 def _files_of(folder: Path) -> list[Path]:
     index = folder / _INDEX_FILE
     if index.is_file():
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = read_json(index, max_bytes=_MAX_INDEX_BYTES)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not weight_map:
+        names = set(_file_names(weight_map)) if isinstance(weight_map, dict) else set()
+        if not names:
             raise WeightsDoNotFitError(f"{index} has no weight_map; write the weights again.")
-        files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+        if wrong := next((name for name in names if Path(name).name != name or not name.isprintable()), None):
+            raise WeightsDoNotFitError(f"{index} names {wrong[:60]!r}, which is no file of its folder.")
+        files = [folder / name for name in sorted(names)]
     else:
         files = [folder / _SINGLE_FILE]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise WeightsDoNotFitError(f"{folder} has no {missing[0]}; give a folder of safetensors on this machine.")
     return files
+
+
+def _file_names(weight_map: dict[str, Any]) -> Iterator[str]:
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file:
+            raise WeightsDoNotFitError(f"The index gives no file name for {name[:60]!r}; write the weights again.")
+        yield file
 
 
 def _checked_names(file: Path, parameters: dict[str, Tensor]) -> list[str]:

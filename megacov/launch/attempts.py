@@ -62,7 +62,7 @@ def _code(path: Path, since: float) -> int | None:
         changed, text = path.stat().st_mtime, path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
-    return int(text) if changed >= since and text.isdecimal() else None
+    return int(text) if changed >= since and re.fullmatch("[0-9]{1,3}", text) else None
 
 
 def _changed(path: Path) -> float | None:

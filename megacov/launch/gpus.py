@@ -39,7 +39,12 @@ def examine_gpus(wanted: int) -> Gpus:
 
 def _ask(*options: str) -> str:
     return subprocess.run(
-        ["nvidia-smi", *options], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+        ["nvidia-smi", *options],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=_TIMEOUT_S,
+        check=True,
     ).stdout
 
 

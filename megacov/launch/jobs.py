@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from megacov.errors import DataError, SubmitError
-from megacov.launch.slurm import ask_slurm, complaint
+from megacov.launch.slurm import ask_slurm, complaint, read_count, read_seconds
 
 _OVER = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED")
@@ -101,9 +101,10 @@ def parse_job(text: str, name: str) -> SlurmJob | None:
 
     Raises:
         DataError: the job is an array, and so stands for several runs.
+        SubmitError: a number in the output is none.
     """
     lines = [dict(word.partition("=")[::2] for word in line.split(" ") if "=" in word) for line in text.splitlines()]
-    lines = [line for line in lines if "JobId" in line]
+    lines = [line for line in lines if "JobId" in line and "JobState" in line]
     if not lines:
         return None
     tasks = [line["ArrayTaskId"] for line in lines if "ArrayTaskId" in line]
@@ -112,20 +113,20 @@ def parse_job(text: str, name: str) -> SlurmJob | None:
         raise DataError(f"job {name} is an array, with a run for each of its tasks: name one, as in {one}.")
     components = [line for line in lines if line.get("HetJobId", name) == lines[0].get("HetJobId", name)]
     first = components[0]
-    code, signal = (int(part) for part in first.get("ExitCode", "0:0").split(":"))
+    code, _, signal = first.get("ExitCode", "0:0").partition(":")
     state = first["JobState"]
-    limit, spent = _seconds(first.get("TimeLimit", "")), _seconds(first.get("RunTime", ""))
+    limit, spent = read_seconds(first.get("TimeLimit", "")), read_seconds(first.get("RunTime", ""))
     is_running = state not in _OVER and state not in _WAITING
     return SlurmJob(
         job_id=first["JobId"],
-        name=f"{first['ArrayJobId']}_{tasks[0]}" if tasks else first["JobId"],
+        name=f"{first.get('ArrayJobId', name)}_{tasks[0]}" if tasks else first["JobId"],
         state=state,
         reason=_known(first.get("Reason", "")),
         nodes=",".join(nodes for line in components if (nodes := _known(line.get("NodeList", "")))),
-        num_nodes=sum(int(line.get("NumNodes", "0").partition("-")[0]) for line in components),
-        restarts=int(first.get("Restarts", "0")),
+        num_nodes=sum(read_count(line.get("NumNodes", "0").partition("-")[0]) for line in components),
+        restarts=read_count(first.get("Restarts", "0")),
         left_s=max(0, limit - spent) if is_running and limit is not None and spent is not None else None,
-        exit_code=128 + signal if signal else code,
+        exit_code=128 + read_count(signal) if signal not in ("", "0") else read_count(code),
         command=_command(text.splitlines()[0]),
     )
 
@@ -137,15 +138,6 @@ def _known(value: str) -> str:
 def _command(line: str) -> tuple[str, ...]:
     found = re.search(r" Command=(.*?) WorkDir=", line)
     return tuple(found[1].split()) if found else ()
-
-
-def _seconds(text: str) -> int | None:
-    """Seconds in [days-]hours:minutes:seconds; None for UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def script_of(run: Path) -> tuple[Path, str]:
@@ -205,7 +197,7 @@ def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:
         # The first component of a heterogeneous job stands for all.
         name, _, component = words[0].partition("+")
         number, _, of_array = name.partition("_")
-        if component in ("", "0") and of_array == task[1:]:
+        if component in ("", "0") and of_array == task[1:] and re.fullmatch("[0-9]{1,18}", number):
             found.append((int(number), Listed(name, words[1])))
     return tuple(job for _, job in sorted(found))
 

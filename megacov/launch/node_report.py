@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import threading
@@ -13,10 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from megacov.json_text import JsonError, parse_json
 from megacov.launch.gpus import examine_gpus
 
 CANARY = "canary"
 _MARK = "megacov-report"
+_LINE = re.compile(rf"{_MARK} (\S+) ([0-9]{{1,4}}) ([0-9]{{1,4}}) (.*)")
 _PART = 600  # characters of a report in one line
 _WRITTEN_BYTES = 4 * 2**20
 _SLOWEST_WRITE_S = 30.0
@@ -64,18 +67,36 @@ def read_reports(lines: Iterable[str]) -> dict[str, NodeReport]:
     parts: dict[str, dict[int, str]] = defaultdict(dict)
     sizes: dict[str, int] = {}
     for line in lines:
-        mark, _, rest = line.rstrip("\n").partition(" ")
-        if mark == _MARK:
-            node, number, size, part = rest.split(" ", 3)
+        # Other programs write into the same output: a line that only looks like a part of a report is none.
+        found = _LINE.match(line)
+        if found is not None:
+            node, number, size, part = found.groups()
             parts[node][int(number)], sizes[node] = part, int(size)
-    whole = (node for node in parts if len(parts[node]) == sizes[node])
-    return {node: _from_json("".join(parts[node][i] for i in range(sizes[node]))) for node in whole}
+    whole = (node for node in parts if all(i in parts[node] for i in range(sizes[node])))
+    reports = ((node, _from_json("".join(parts[node][i] for i in range(sizes[node])))) for node in whole)
+    return {node: report for node, report in reports if report is not None}
 
 
-def _from_json(text: str) -> NodeReport:
-    fields = json.loads(text)
-    lists = {name: tuple(fields[name]) for name in ("problems", "gpus", "unreachable")}
-    return NodeReport(**(fields | lists))
+def _from_json(text: str) -> NodeReport | None:
+    """The report; None if it was garbled on its way, as if the node had sent none."""
+    try:
+        fields = parse_json(text)
+    except JsonError:
+        return None
+    match fields:
+        case {
+            "node": str(node),
+            "problems": list(problems),
+            "driver": str(driver),
+            "gpus": list(gpus),
+            "write_s": int() | float() as write_s,
+            "offsets": dict(offsets),
+            "unreachable": list(unreachable),
+        } if all(isinstance(each, str) for each in (*problems, *gpus, *unreachable)) and all(
+            isinstance(offset, int | float) for offset in offsets.values()
+        ):
+            return NodeReport(node, tuple(problems), driver, tuple(gpus), write_s, offsets, tuple(unreachable))
+    return None
 
 
 @dataclass(frozen=True)

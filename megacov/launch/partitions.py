@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megacov.errors import ConfigError, SubmitError
-from megacov.launch.slurm import ask_slurm, complaint
+from megacov.launch.slurm import ask_slurm, complaint, read_count, read_seconds
 
 ASK_PARTITIONS = ("scontrol", "show", "partition", "--oneliner")
 
@@ -31,25 +31,28 @@ def ask_partitions() -> tuple[Partition, ...] | str:
         return f"the partition is not checked: {error}"
     if answer.returncode:
         return f"the partition is not checked: {complaint(answer)}"
-    return parse_partitions(answer.stdout)
+    try:
+        return parse_partitions(answer.stdout)
+    except SubmitError as error:
+        return f"the partition is not checked: {error}"
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
-    """Read the output of `scontrol show partition --oneliner`."""
+    """Read the output of `scontrol show partition --oneliner`. Raises SubmitError if a number in it is none."""
     found = []
     for line in text.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split())
         if "PartitionName" not in words:
             continue
-        max_nodes = words.get("MaxNodes", "UNLIMITED")
+        max_nodes, max_seconds = words.get("MaxNodes", "UNLIMITED"), read_seconds(words.get("MaxTime", "UNLIMITED"))
         found.append(
             Partition(
                 words["PartitionName"],
                 is_default=words.get("Default") == "YES",
                 is_up=words.get("State", "UP") == "UP",
-                nodes=int(words.get("TotalNodes", "0")),
-                max_nodes=int(max_nodes) if max_nodes.isdecimal() else None,
-                max_minutes=_minutes(words.get("MaxTime", "UNLIMITED")),
+                nodes=read_count(words.get("TotalNodes", "0")),
+                max_nodes=read_count(max_nodes) if max_nodes[:1].isdigit() else None,
+                max_minutes=None if max_seconds is None else max_seconds // 60,
             )
         )
     return tuple(found)
@@ -95,12 +98,3 @@ def _refusal(partition: Partition, *, nodes: int, minutes: int, there_are: str) 
             "the run continues in a requeued job."
         )
     return ""
-
-
-def _minutes(text: str) -> int | None:
-    """Minutes in [days-]hours:minutes:seconds; None for UNLIMITED."""
-    if not text[:1].isdecimal():
-        return None
-    days, _, clock = text.rpartition("-")
-    hours, minutes, _ = (int(part) for part in clock.split(":"))
-    return (int(days or 0) * 24 + hours) * 60 + minutes

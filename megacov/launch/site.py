@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacov.config.messages import show
 from megacov.config.secret_values import is_secret, is_secret_value
 from megacov.errors import ConfigError, DataError
 
@@ -68,7 +69,9 @@ def read_site(path: Path) -> Site:
         match = _LINE.fullmatch(line)
         if match is None:
             # The rest of the line may be a secret.
-            raise ConfigError(f"{path}, line {number}: {line.partition('=')[0]!r} does not begin as NAME=value does.")
+            raise ConfigError(
+                f"{path}, line {number}: {show(line.partition('=')[0])} does not begin as NAME=value does."
+            )
         name, value = match[1], match[2].strip()
         if name.startswith(_PREFIX):
             settings[_setting(name, value, where=f"{path}, line {number}")] = value
@@ -93,16 +96,16 @@ def _setting(name: str, value: str, *, where: str) -> str:
     plain = name.removeprefix(_PREFIX)
     if plain not in _SETTINGS:
         known = ", ".join(_PREFIX + each for each in _SETTINGS)
-        raise ConfigError(f"{where}: there is no setting {name}; there are {known}.")
+        raise ConfigError(f"{where}: there is no setting {name[:60]}; there are {known}.")
     if is_secret_value(value):
         raise ConfigError(
             f"{where}: {name} holds what looks like a secret, and would be written into the job script: remove it, and "
             "log in where the job runs, as with a credentials file of enroot or Apptainer."
         )
     if plain == "CONTAINER" and value not in _CONTAINERS:
-        raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value}: set pyxis or apptainer, or remove it.")
+        raise ConfigError(f"{where}: MEGACOV_CONTAINER is {value[:60]}: set pyxis or apptainer, or remove it.")
     if plain in ("PARTITION", "ACCOUNT", "QOS") and not re.fullmatch(r"[A-Za-z0-9._,-]+", value):
         raise ConfigError(
-            f"{where}: {name} is {value!r}, and SLURM's names consist of letters, digits, dots and dashes."
+            f"{where}: {name} is {show(value)}, and SLURM's names consist of letters, digits, dots and dashes."
         )
     return plain.lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megacov.errors import DataError
+from megacov.json_text import JsonError, read_json
 
+_MAX_INDEX_BYTES = 64 * 2**20  # the largest models, of some 100,000 tensors, have indexes of 10 MB
 INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 _ADAPTER_FILE = "adapter_config.json"
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -211,13 +212,17 @@ def _read_index(file: Path) -> dict[str, str] | None:
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(file, max_bytes=_MAX_INDEX_BYTES)
+    except (OSError, JsonError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}.") from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) and name.isprintable() for name in weight_map.values()
+    ):
         raise DataError(f"{file} has no weight_map from tensors to files: fetch or save the model again.")
-    outside = next((name for name in weight_map.values() if Path(name).name != name), None)
+    outside = next((name for name in weight_map.values() if Path(name).name != name or not name), None)
     if outside is not None:
-        raise DataError(f"{file} names {outside}, which is not a file of its folder: fetch or save the model again.")
+        raise DataError(
+            f"{file} names {outside[:60]}, which is not a file of its folder: fetch or save the model again."
+        )
     return weight_map

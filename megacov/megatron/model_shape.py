@@ -6,8 +6,10 @@ from pathlib import Path
 
 from megacov.config.rules import check_experts, check_model
 from megacov.errors import ConfigError, DataError
+from megacov.megatron.families.hf_config import UNUSABLE_VALUES, first_line
 from megacov.megatron.families.registry import FAMILIES
 from megacov.megatron.families.shape import ModelShape
+from megacov.plan.model_sizes import read_model_values
 from megacov.plan.quantization import refuse_quantized
 
 __all__ = ["ModelShape", "check_expert_split", "check_length", "check_split", "read_model_shape"]
@@ -30,15 +32,19 @@ def read_model_shape(path: str | Path) -> ModelShape:
 
     if not Path(path, "config.json").is_file():
         raise DataError(f"model.path {path} has no config.json: give a Hugging Face model folder.")
+    read_model_values(Path(path, "config.json"))
     try:
         hf = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"model.path {path}: config.json cannot be read ({error}).") from error
+    except UNUSABLE_VALUES as error:
+        raise DataError(f"model.path {path}: config.json cannot be read ({first_line(error)}).") from error
     if hf.model_type not in FAMILIES:
         raise ConfigError(f"model.path {path} is a {hf.model_type} model; supported families: {', '.join(FAMILIES)}.")
     quantization = {key: value for key, value in vars(hf).items() if key.endswith("_config")}
     refuse_quantized(quantization, config_file=Path(path, "config.json"))
-    return FAMILIES[hf.model_type].read(hf)
+    try:
+        return FAMILIES[hf.model_type].read(hf)
+    except UNUSABLE_VALUES as error:
+        raise DataError(f"model.path {path}: config.json has values that do not fit ({first_line(error)}).") from error
 
 
 def check_split(shape: ModelShape, *, tensor: int, pipeline: int, virtual_pipeline: int) -> None:

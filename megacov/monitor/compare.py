@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megacov.errors import DataError
+from megacov.config.yaml_text import read_yaml
+from megacov.errors import ConfigError, DataError
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 SMOOTHING_WINDOW = 5
@@ -184,9 +184,9 @@ def _read_config(directory: Path) -> tuple[str, int, str]:
     if not path.is_file():
         raise DataError(f"{directory} has no config.yaml: give the folder of a run, such as runs/<name>.")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = read_yaml(path, source=str(path))
         return str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} does not hold run.name, run.seed and algorithm.loss.name:"
             " restore the file that `megacov train` wrote there."

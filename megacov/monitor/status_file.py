@@ -16,6 +16,7 @@ from typing import Any
 
 from megacov.errors import DataError
 from megacov.files import write_atomically
+from megacov.json_text import JsonError, parse_json
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
 STATUS_NAME = "status.json"
@@ -105,9 +106,9 @@ def read_logged_steps(run_folder: Path) -> tuple[LoggedStep, ...] | None:
     if not text.strip():
         raise DataError(f"{path} is empty; the next logged step writes it anew.")
     try:
-        return _parse(json.loads(text))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        problem = "is no whole JSON" if isinstance(error, json.JSONDecodeError) else f"is malformed: {error}"
+        return _parse(parse_json(text))
+    except (ValueError, TypeError, OverflowError) as error:
+        problem = "is no whole JSON" if isinstance(error, JsonError) else f"is malformed: {error}"
         raise DataError(f"{path} {problem}; the next logged step writes it anew.") from error
 
 

@@ -25,10 +25,11 @@ def refuse_quantized(values: Mapping[str, Any], *, config_file: Path) -> None:
     for key in _KEYS:
         settings = values.get(key)
         if settings:
-            named = settings.get("quant_method") or settings.get("format") if isinstance(settings, Mapping) else None
+            method = settings.get("quant_method") or settings.get("format") if isinstance(settings, Mapping) else None
+            named = str(method)[:60] if method else "a method without a name"
             raise ConfigError(
-                f"{config_file}: {key} says that the weights are quantized by {named or 'a method without a name'}, "
-                "which cannot be trained: take the model that is not quantized."
+                f"{config_file}: {key} says that the weights are quantized by {named}, which cannot be trained: take "
+                "the model that is not quantized."
             )
     if config_file.with_name(_FILE).is_file():
         raise ConfigError(

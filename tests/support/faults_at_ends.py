@@ -21,10 +21,13 @@ def output_closed(folder: Path, reference: bytes, *, hangup: bool) -> Outcome:
         started("train", KL_COV, *SETTINGS, f"run.directory={folder}", log=pipe) as process,
     ):
         while f"step 2/{STEPS}" not in shown:
-            shown += (reader.read(1) or b"").decode()
-            if shown.endswith(f"step 1/{STEPS}"):
+            assert process.poll() is None, shown
+            had_begun = f"step 1/{STEPS}" in shown
+            shown += (reader.read(4096) or b"").decode()
+            if not had_begun and f"step 1/{STEPS}" in shown:
                 for name in ("tensorboard", "samples"):
                     shutil.rmtree(folder / name)
+            time.sleep(0.02)
         reader.close()
         if hangup:
             wait_for_line(folder / "logs" / "output.log", f"step 3/{STEPS}", process)

@@ -20,6 +20,7 @@ WRITES_ELSEWHERE = {
     "launch/heartbeat.py": "stacks, written by faulthandler when a rank hangs",
     "launch/node_report.py": "a file to measure the disk with",
     "launch/node_ranks.py": "created once and for all, by O_EXCL",
+    "rollout/fleet/keys.py": "with a mode of its own, before the process that reads it starts",
     "rollout/fleet/sglang_server.py": "in a new temporary folder, before the process that reads it starts",
     "weight_sync/model_files.py": "in a temporary folder that is renamed as a whole",
     "weight_sync/snapshot.py": "in a temporary folder that is renamed as a whole",
@@ -47,9 +48,9 @@ def test_a_file_is_replaced_whole(tmp_path, is_synced):
     path = tmp_path / "file"
     write_atomically(path, "old", is_synced=is_synced)
     with path.open() as opened:
-        write_atomically(path, "nöw", is_synced=is_synced)
+        write_atomically(path, "n\u00f6w", is_synced=is_synced)
         assert opened.read() == "old"
-    assert path.read_text(encoding="utf-8") == "nöw" and os.listdir(tmp_path) == ["file"]
+    assert path.read_text(encoding="utf-8") == "n\u00f6w" and os.listdir(tmp_path) == ["file"]
 
 
 def test_the_old_content_stays_if_writing_fails(tmp_path):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.shape import ModelShape, RopeScaling
 
+# transformers computes with values of a config.json before it has checked all of them, and raises what comes of that.
+UNUSABLE_VALUES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 SCALED_ROPE = ("linear", "llama3", "yarn")
 
 
@@ -45,6 +58,11 @@ def read_sizes(hf: Any, **features: Any) -> ModelShape:
         tie_word_embeddings=bool(hf.tie_word_embeddings),
         **features,
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters of it; its class if it has none."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def refuse_unless(hf: Any, **values: Any) -> None:
@@ -88,6 +106,8 @@ def _read_rope_scaling(hf: Any, rope: dict[str, Any]) -> RopeScaling | None:
         raise DataError(
             f"model.path {hf.name_or_path}: rope_parameters in its config.json are of type {kind} and have no {error}."
         ) from error
+    if not (bool(frequencies.isfinite().all()) and math.isfinite(factor)):
+        raise DataError(f"model.path {hf.name_or_path}: rope_parameters in its config.json give no finite frequencies.")
     return RopeScaling(tuple(frequencies.tolist()), float(factor))
 
 

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
+from megacov.config.messages import show
 from megacov.errors import RolloutError
 
 OLDEST_VERSION = "0.5.5"
 SAFE_VERSION = "0.5.10"
 NEWEST_TESTED_VERSION = "0.5.23"
 
+_LARGEST_SIZE = 2**20
 _UNSAFE = (
     "which unpickles whatever reaches its ZeroMQ sockets (CVE-2026-3059, CVE-2026-3060: anybody who reaches the "
     f"machine can run code on it); install {SAFE_VERSION} or newer"
@@ -69,9 +71,9 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
     version = server_info.get("version")
     try:
         number = Version(str(version))
-    except InvalidVersion as error:
+    except ValueError as error:  # InvalidVersion, or a number with thousands of digits
         raise UnusableServerError(
-            f"{server} reports the version {version!r}, which is not a version number."
+            f"{server} reports the version {show(version)}, which is not a version number."
         ) from error
     if number < Version(OLDEST_VERSION):
         raise UnusableServerError(f"{server} runs SGLang {version}; install {OLDEST_VERSION} or newer.")
@@ -91,7 +93,7 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
 
 def _size(server_info: Mapping[str, Any], name: str) -> int:
     size = server_info.get(name, 1)
-    return size if isinstance(size, int) else 1
+    return size if type(size) is int and 1 <= size <= _LARGEST_SIZE else 1
 
 
 def _seconds(server_info: Mapping[str, Any], name: str) -> float | None:

@@ -17,6 +17,7 @@ import httpx
 
 from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import RolloutError
+from megacov.json_text import JsonError, parse_json
 from megacov.rollout.client.capabilities import Capabilities
 from megacov.rollout.client.wire import error_sentence
 
@@ -255,8 +256,8 @@ def parsed(response: httpx.Response, server: str) -> dict[str, Any]:
         RolloutError: the reply holds no JSON object.
     """
     try:
-        content = response.json()
-    except ValueError as error:  # JSON, or its encoding
+        content = parse_json(response.content)
+    except JsonError as error:
         raise RolloutError(f"{server} sent a reply to {response.request.url.path} that is no JSON.") from error
     if not isinstance(content, dict):
         raise RolloutError(f"{server} sent a reply to {response.request.url.path} that is no JSON object.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from megacov.config.messages import show
 from megacov.errors import DataError, RolloutError
 from megacov.types import Completion, FinishReason, VersionSpan
 
@@ -162,7 +163,7 @@ def _completion(reply: _CompletionReply, *, vocab_size: int, server: str) -> Com
     outside = _first_outside(ids, vocab_size)
     if outside is not None:
         raise RolloutError(
-            f"{server} sent the token id {outside}, but the vocabulary has {vocab_size} tokens; "
+            f"{server} sent the token id {show(outside)}, but the vocabulary has {vocab_size} tokens; "
             "serve the model that is trained."
         )
     return Completion(
@@ -186,8 +187,10 @@ def _version_spans(meta: _MetaInfo, num_tokens: int, *, server: str) -> tuple[Ve
         )
     starts = [span.start for span in spans]
     ends = [span.end for span in spans]
-    if [*starts, num_tokens] != [0, *ends]:
-        raise RolloutError(f"{server} sent weight versions of tokens {starts} to {ends} for {num_tokens} tokens.")
+    if [*starts, num_tokens] != [0, *ends] or ends != sorted(ends):
+        raise RolloutError(
+            f"{server} sent weight versions of tokens {show(starts)} to {show(ends)} for {num_tokens} tokens."
+        )
     return spans
 
 
@@ -206,4 +209,4 @@ def error_sentence(content: bytes) -> str:
         return " ".join(content.decode(errors="replace").split())[:500] or "no reason given"
     nested = reply.error.get("message") if isinstance(reply.error, dict) else reply.error
     sentence = nested or reply.message or reply.detail or "no reason given"
-    return str(sentence).splitlines()[0]
+    return str(sentence).splitlines()[0][:500]

@@ -7,6 +7,8 @@ from pathlib import Path
 from megacov.config.addresses import check_addresses
 from megacov.errors import RolloutError
 
+_MAX_BYTES = 2**20
+
 
 class AddressFile:
     """Holds one URL a line; comments after a # and empty lines are ignored."""
@@ -27,10 +29,14 @@ class AddressFile:
         """
         named = f"rollout.addresses_file {self._path}"
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            with self._path.open("rb") as file:
+                content = file.read(_MAX_BYTES + 1)
+            lines = content.decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text"
             raise RolloutError(f"{named} cannot be read: {why}.") from error
+        if len(content) > _MAX_BYTES:
+            raise RolloutError(f"{named} has more than {_MAX_BYTES} bytes: write one URL a line.")
         try:
             addresses = check_addresses(url for line in lines if (url := line.partition("#")[0].strip()))
         except ValueError as error:

@@ -16,6 +16,7 @@ import httpx
 
 from megacov.errors import RolloutError
 from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes
+from megacov.rollout.fleet.keys import ServerKeys, write_keys
 
 _POLL_S = 0.05
 _TAIL_BYTES = 16 * 1024  # logs may have gigabytes
@@ -174,6 +175,7 @@ class EmbeddedServer(ServerProcess):
         random_seed: int = 0,
         max_running_requests: int = 512,
         deterministic: bool = False,
+        keys: ServerKeys | None = None,
         start_timeout_s: float = 120.0,
     ) -> None:
         """Start nothing yet.
@@ -188,6 +190,8 @@ class EmbeddedServer(ServerProcess):
             random_seed: seed of the sampled tokens.
             max_running_requests: largest number of completions generated at a time.
             deterministic: run one request at a time, so that equal seeds give equal bits.
+            keys: keys that requests must carry; required off loopback. They are in no command line: the server reads a
+                file that only this user may read, which is removed once it has.
             start_timeout_s: deadline from entering the context until the server must generate. [s]
         """
         super().__init__("embedded server", log_path, start_timeout_s)
@@ -203,6 +207,8 @@ class EmbeddedServer(ServerProcess):
         self._switches = ["--deterministic"] if deterministic else []
         self._model_path = model_path
         self._port_file = log_path.with_suffix(".port")
+        self._keys = keys
+        self._keys_file = log_path.with_suffix(".keys.yaml")
         self._num_threads = num_threads
 
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -211,6 +217,9 @@ class EmbeddedServer(ServerProcess):
         for name, value in self._options.items():
             command += [f"--{name}", str(value)]
         command += self._switches
+        if self._keys is not None:
+            write_keys(self._keys, self._keys_file)
+            command += ["--keys-file", str(self._keys_file)]
         environment = environment_without_rank() | {"OMP_NUM_THREADS": str(self._num_threads)}
         with self._log_path.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal must not end the server before the trainer has finished.
@@ -227,7 +236,10 @@ class EmbeddedServer(ServerProcess):
         """Read the port file; returns whether the server has written it."""
         if not self._port_file.exists():
             return False
-        self.address = f"http://{self._options['host']}:{int(self._port_file.read_text(encoding='ascii'))}"
+        host = str(self._options["host"])
+        shown_host = f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown_host}:{int(self._port_file.read_text(encoding='ascii'))}"
+        self._keys_file.unlink(missing_ok=True)
         return True
 
     def settle(self) -> None:
@@ -235,6 +247,7 @@ class EmbeddedServer(ServerProcess):
 
     def _clean_up(self) -> None:
         self._port_file.unlink(missing_ok=True)
+        self._keys_file.unlink(missing_ok=True)
 
 
 def environment_without_rank() -> dict[str, str]:

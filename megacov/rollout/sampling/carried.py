@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from megacov.config.messages import show
+from megacov.errors import CheckpointError
+from megacov.json_text import parse_json
 from megacov.types import Completion, FinishReason, Prompt, VersionSpan
 
 DecodeTokens = Callable[[Sequence[int]], str]
@@ -125,8 +128,14 @@ def dump_carried(groups: Iterable[CarriedGroup]) -> str:
 
 
 def load_carried(text: str) -> tuple[CarriedGroup, ...]:
-    """Read groups from the text of `dump_carried`; log-probs are equal to the bit."""
-    return tuple(_group(json.loads(line)) for line in text.splitlines())
+    """Read groups from the text of `dump_carried`; log-probs are equal to the bit.
+
+    Raises CheckpointError if the text is of another form.
+    """
+    try:
+        return tuple(_group(parse_json(line)) for line in text.splitlines())
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the carried groups of a checkpoint are malformed: {show(str(error))}.") from error
 
 
 def _group(values: dict[str, Any]) -> CarriedGroup:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from megacov.config import RunConfig
+from megacov.config.addresses import is_loopback
 from megacov.rollout import (
     AddressFile,
     EmbeddedServer,
@@ -61,7 +62,9 @@ def find_keys(config: RunConfig) -> ServerKeys:
     """
     if config.rollout.keys_file is not None:
         return read_keys(config.rollout.keys_file)
-    return make_keys() if config.rollout.servers else ServerKeys()
+    rollout = config.rollout
+    is_open = rollout.engine == "embedded" and not is_loopback(rollout.host)
+    return make_keys() if rollout.servers or is_open else ServerKeys()
 
 
 def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[ServerProcess]:
@@ -76,7 +79,7 @@ def make_servers(config: RunConfig, folder: Path, keys: ServerKeys) -> list[Serv
         The servers; none where addresses of running servers are given.
     """
     if config.rollout.engine == "embedded":
-        return [_embedded(config, folder)]
+        return [_embedded(config, folder, keys)]
     return [_sglang(config, folder, keys, number) for number in range(config.rollout.servers)]
 
 
@@ -141,7 +144,7 @@ def _most_requests(config: RunConfig) -> int:
     return rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
 
 
-def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:
+def _embedded(config: RunConfig, folder: Path, keys: ServerKeys) -> EmbeddedServer:
     rollout = config.rollout
     return EmbeddedServer(
         config.model.path,
@@ -153,6 +156,7 @@ def _embedded(config: RunConfig, folder: Path) -> EmbeddedServer:
         random_seed=config.run.seed,
         max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
         deterministic=config.run.deterministic,
+        keys=None if keys.api is None else keys,
         start_timeout_s=rollout.start_timeout_s,
     )
 

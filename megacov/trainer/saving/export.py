@@ -18,6 +18,7 @@ from megacov.megatron.model import DTYPES
 from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.parallel.groups import ParallelGroups
+from megacov.plan.model_sizes import read_model_values
 from megacov.trainer.saving.export_check import check_as_transformers
 from megacov.trainer.saving.restore import GoodCheckpoint, find_good_checkpoint, read_good_checkpoint
 from megacov.weight_sync.snapshot import write_snapshot
@@ -79,6 +80,7 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
 def _source_dtype(model: Path) -> str:
     from transformers import AutoConfig
 
+    read_model_values(model / "config.json")  # transformers would raise on values that are refused here
     dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32
     name = next((name for name, each in DTYPES.items() if each == dtype), None)
     if name is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +15,8 @@ from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout import CarriedGroup, load_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
-from megacov.trainer.saving.checkpointing import CARRIED_FILE, FORMAT, TRAINER_FILE, random_file
+from megacov.trainer.saving.about import read_about
+from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, random_file
 from megacov.trainer.state import TrainState
 
 
@@ -82,7 +82,7 @@ def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint
     files = frozenset(record.name for record in records)
     for name in () if groups.world_rank else _unlisted(folder, files):
         _print(f"checkpoint {folder.name} holds {name}, which its manifest does not list: it is not read.", groups)
-    about = from_rank_zero(on_rank_zero(lambda: _read_about(folder), groups) or {}, groups)
+    about = from_rank_zero(on_rank_zero(lambda: read_about(folder), groups) or {}, groups)
     return GoodCheckpoint(folder, about, files)
 
 
@@ -124,13 +124,6 @@ def _unlisted(folder: Path, files: Collection[str]) -> list[str]:
     """Names of the files in a checkpoint that its manifest does not list."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return sorted(name for name in names if name not in files and name != MANIFEST_NAME)
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {about.get('format')}, and this version of megacov reads {FORMAT}.")
-    return about
 
 
 def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, layout: Mapping[str, int]) -> TrainState:

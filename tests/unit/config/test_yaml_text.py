@@ -70,7 +70,7 @@ def test_an_error_names_source_and_line():
 SCALARS = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(10**40) + 1, 10**40 - 1)
     | st.floats(allow_nan=False)
     | st.text(max_size=10)
     | st.sampled_from(

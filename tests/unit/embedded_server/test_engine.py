@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 
-from megacov.embedded_server.engine import WeightUpdate
 from megacov.embedded_server.model import load_model
+from megacov.embedded_server.weights import WeightUpdate
 from tests.support.embedded import EngineDriver, make_engine
 from tests.unit.embedded_server.test_generation import plain_log_probs
 
@@ -200,3 +201,58 @@ def test_a_deterministic_engine_gives_the_same_bits_beside_any_requests(served):
         return [(generation.output_ids, generation.log_probs) for generation in request.generations]
 
     assert outputs() == outputs([9, 8, 7, 6, 5, 4, 3, 2], [11]) == outputs([3] * 30)
+
+
+def test_a_prompt_on_which_the_model_fails_ends_its_own_request_only(driver, served):
+    def fail(_model, _args, inputs):
+        if (inputs["input_ids"] == 9).any():
+            raise RuntimeError("no kernel for this")
+
+    alone = [submit(driver, prompt, temperature=0.0, max_new_tokens=6) for prompt in ([5, 6], [7, 8])]
+    driver.finish()
+    with contextlib.ExitStack() as stack:
+        hook = served.model.register_forward_pre_hook(fail, with_kwargs=True)
+        stack.callback(hook.remove)
+        first, bad, last = (
+            submit(driver, prompt, temperature=0.0, max_new_tokens=6) for prompt in ([5, 6], [9, 9], [7, 8])
+        )
+        driver.finish()
+    assert bad.generations[0].finish.status_code == 500
+    assert "no kernel for this" in bad.generations[0].finish.message
+    for request, expected in zip((first, last), alone, strict=True):
+        assert request.generations[0].output_ids == expected.generations[0].output_ids
+        assert request.generations[0].finish == expected.generations[0].finish
+    assert not driver.engine.has_work and driver.engine.flush_cache()
+
+
+def test_a_token_on_which_the_model_fails_ends_its_own_request_only(driver, served):
+    prompts = ([5, 6], [7, 8], [11, 12], [14, 3])
+    alone = [submit(driver, prompt, temperature=0.0, max_new_tokens=6, n=2) for prompt in prompts]
+    driver.finish()
+    expected = [request.generations[0].output_ids for request in alone]
+    # A token that one request makes and is fed with, and another does not.
+    token = next(
+        token
+        for ids in expected
+        for token in ids[:-1]
+        if not all(token in other[:-1] for other in expected) and not any(token in prompt for prompt in prompts)
+    )
+    seen = []
+
+    def fail(_model, _args, inputs):
+        if (inputs["input_ids"] == token).any():
+            seen.append(inputs)
+            raise RuntimeError("no kernel for this")
+
+    hook = served.model.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        requests = [submit(driver, prompt, temperature=0.0, max_new_tokens=6, n=2) for prompt in prompts]
+        driver.finish()
+    finally:
+        hook.remove()
+    assert seen, "the model never failed"
+    for request, ids in zip(requests, expected, strict=True):
+        finishes = {generation.finish.status_code for generation in request.generations}
+        assert finishes == ({500} if token in ids[:-1] else {None})
+        if token not in ids[:-1]:
+            assert all(generation.output_ids == ids for generation in request.generations)

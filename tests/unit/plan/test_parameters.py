@@ -146,7 +146,7 @@ def test_ranks_add_up_to_the_model_and_what_is_repeated(tmp_path: Path, name: st
     ("text", "error", "sentence"),
     [
         ("{", DataError, "is not JSON"),
-        ("[]", ConfigError, "is of a None model; supported families: llama"),
+        ("[]", DataError, "holds [[][]] and no object"),
         (json.dumps({"model_type": "gpt2"}), ConfigError, "is of a gpt2 model"),
         (json.dumps({"model_type": "qwen2"}), DataError, "has no number for num_hidden_layers"),
     ],

@@ -61,7 +61,7 @@ def test_a_server_without_a_readable_watchdog_is_taken_to_have_none(value):
 @pytest.mark.parametrize(
     ("info", "sentence"),
     [
-        ({}, "version None, which is not a version number"),
+        ({}, "version null, which is not a version number"),
         ({"version": "new"}, "'new', which is not a version number"),
         ({"version": "0.5.4"}, "0.5.5"),
     ],

@@ -17,10 +17,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megacov.errors import RolloutError
+from megacov.errors import ConfigError, RolloutError
 from megacov.rollout import EmbeddedServer, GenerateRequest, PartialRollouts, PromptSampler, RolloutClient, Sampler
+from megacov.rollout.fleet.keys import make_keys
 from megacov.types import Prompt
 from megacov.weight_sync import DiskTransport
+from tests.support.command import run
 from tests.support.judging import judged_by
 from tests.support.processes import is_running, wait_until
 
@@ -208,3 +210,33 @@ def test_the_server_ends_at_once_even_with_running_requests(model_folder, tmp_pa
         assert [completion.finish_reason for completion in asyncio.run(run(server))] == ["abort", "abort"]
         with pytest.raises(RolloutError, match="exit code 0"):
             server.check_alive()
+
+
+def test_a_server_with_keys_serves_nobody_without_them(model_folder, tmp_path):
+    keys = make_keys()
+    with EmbeddedServer(model_folder, log_path=tmp_path / "server.log", host="0.0.0.0", keys=keys) as server:
+        # The address is one to listen on; a client takes the machine's own.
+        address = server.address.replace("0.0.0.0", "127.0.0.1")
+        assert not [path for path in tmp_path.iterdir() if "keys" in path.name]
+        assert all(keys.api not in word for word in Path(f"/proc/{server.pid}/cmdline").read_text().split("\0"))
+
+        async def run() -> None:
+            request = GenerateRequest(input_ids=PROMPT, n=1, max_new_tokens=2)
+            client = partial(RolloutClient, address, vocab_size=32, request_timeout_s=30.0)
+            async with client() as nobody, client(api_key=keys.api, admin_key=keys.admin) as owner:
+                with pytest.raises(RolloutError, match="401"):
+                    await nobody.generate(request)
+                with pytest.raises(RolloutError, match="401"):
+                    await nobody.weights.load_from_disk(str(model_folder), weight_version="theirs")
+                assert (await owner.generate(request))[0].token_ids
+                await owner.weights.load_from_disk(str(model_folder), weight_version="1")
+                assert (await owner.model_info())["weight_version"] == "1"
+
+        asyncio.run(run())
+
+
+def test_a_server_that_others_reach_does_not_start_without_a_key(model_folder, tmp_path):
+    ended = run("serve", str(model_folder), "--host", "0.0.0.0", "--port", "0", log=tmp_path / "log")
+    assert ended.code == ConfigError.exit_code
+    assert "megacov: --host 0.0.0.0 can be reached from other machines" in ended.output
+    assert "Traceback" not in ended.output

@@ -6,6 +6,8 @@ import asyncio
 import resource
 from pathlib import Path
 
+import pytest
+
 from megacov.config import load_config
 from megacov.rollout import RolloutClient
 from megacov.trainer.rollout import servers as rollout_servers
@@ -66,3 +68,12 @@ def test_the_limit_of_open_files_is_raised_or_a_warning_printed(monkeypatch, cap
         assert "500 requests may be under way, and this process may open 600 files" in capsys.readouterr().out
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(("host", "has_keys"), [("127.0.0.1", False), ("localhost", False), ("10.0.0.5", True)])
+def test_an_embedded_server_that_others_reach_gets_keys(host: str, has_keys: bool, tmp_path: Path) -> None:
+    config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", [f"rollout.host={host}"])
+    keys = find_keys(config)
+    assert (keys.api is not None) == (keys.admin is not None) == has_keys
+    (server,) = make_servers(config, tmp_path, keys)
+    assert (server._keys is keys) == has_keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,13 @@ from megacov.types import Prompt
 ALONE = ParallelGroups()
 
 
+def about(step: int) -> dict[str, Any]:
+    """What a checkpoint records about its run."""
+    counts = dict.fromkeys(("update", "skipped_in_a_row", "prompt_position", "adam_steps", "scheduler_steps"), step)
+    run = {"config": {"model": {"dtype": "float32"}}, "shape": {}, "layout": {}, "prompts_sha256": "0"}
+    return {"format": 1, "step": step, **counts, **run}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
     """Checkpoints of steps 2 and 4, each with a shard and the trainer's record."""
@@ -32,7 +40,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     for step in (2, 4):
         folder = store.begin(step)
         (folder / "__0_0.distcp").write_bytes(bytes(range(256)) * 16)
-        (folder / TRAINER_FILE).write_text(json.dumps({"format": 1, "step": step}))
+        (folder / TRAINER_FILE).write_text(json.dumps(about(step)))
         store.publish(step, [])
     return store
 
@@ -60,7 +68,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     harm, reason = DAMAGES[damage]
     harm(store.path(4))
     good = find_good_checkpoint(store, ALONE)
-    assert good == GoodCheckpoint(store.path(2), {"format": 1, "step": 2}, frozenset({"__0_0.distcp", TRAINER_FILE}))
+    assert good == GoodCheckpoint(store.path(2), about(2), frozenset({"__0_0.distcp", TRAINER_FILE}))
     said = capsys.readouterr().out
     assert "checkpoint step_00000004 is damaged and is skipped" in said and reason in said
     (aside,) = set_newer_aside(store, good)
