@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megacov.checkpoint.disk import disk_errors
 from megacov.files import write_atomically
+from megacov.json_text import JsonError, read_json
 
 FINISHED_NAME = "finished.json"
 
@@ -21,7 +22,7 @@ def note_finished(run_folder: Path, *, step: int) -> None:
 def read_finished(run_folder: Path) -> int | None:
     """Number of steps with which a run has ended; None if it has not, or if the file is damaged."""
     try:
-        step = json.loads((run_folder / FINISHED_NAME).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        step = read_json(run_folder / FINISHED_NAME)["step"]
+    except (OSError, JsonError, KeyError, TypeError):
         return None
     return step if type(step) is int and step > 0 else None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from megacov.errors import DataError
+from megacov.json_text import parse_json
 from megacov.megatron.hf_folder import HfFolder
 
 _BLOCK_BYTES = 4 << 20
+_MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _stored_in(path: Path) -> Iterator[_Stored]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(min(length, _MAX_HEADER_BYTES + 1)), max_bytes=_MAX_HEADER_BYTES)
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         for name, entry in sorted(entries, key=lambda pair: pair[1]["data_offsets"]):
             start, stop = (8 + length + offset for offset in entry["data_offsets"])

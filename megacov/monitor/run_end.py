@@ -12,6 +12,7 @@ from types import TracebackType
 
 from megacov.errors import MegacovError
 from megacov.files import write_atomically
+from megacov.json_text import JsonError, read_json
 
 ENDED_NAME = "ended.json"
 
@@ -78,10 +79,10 @@ def read_end(run_folder: Path, *, since: float) -> RunEnd | None:
         OSError: the file cannot be read.
     """
     try:
-        content = json.loads((run_folder / ENDED_NAME).read_text(encoding="utf-8", errors="replace"))
+        content = read_json(run_folder / ENDED_NAME)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except JsonError:
         return None
     match content:
         case {"code": int(code), "reason": str(reason), "time": int() | float() as ended, "pid": int(pid)}:

@@ -15,6 +15,7 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig
 from megacov.errors import DataError
 from megacov.files import write_atomically
+from megacov.json_text import JsonError, read_json
 
 OWNER_NAME = "owner.json"
 RUN_ID_NAME = "run_id"
@@ -60,9 +61,9 @@ class FolderOwner:
 def read_owner(directory: Path) -> FolderOwner | None:
     """The run that owns a folder of weights; None if none does, or if the file is damaged."""
     try:
-        values = json.loads((directory / OWNER_NAME).read_text(encoding="utf-8"))
+        values = read_json(directory / OWNER_NAME)
         owner = FolderOwner(values["run_id"], values["run"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, JsonError, KeyError, TypeError):
         return None
     return owner if isinstance(owner.run_id, str) and isinstance(owner.run, str) else None
 

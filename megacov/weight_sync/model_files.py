@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megacov.checkpoint.manifest import MANIFEST_NAME
+from megacov.json_text import read_json
 
 _SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 _TEMPLATES = "additional_chat_templates"
@@ -57,6 +58,6 @@ def write_dtype(folder: Path, dtype: str) -> None:
     file = folder / _CONFIG_FILE
     if not file.is_file():
         return
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_json(file)
     keys = [key for key in ("dtype", "torch_dtype") if key in values] or ["dtype"]
     file.write_text(json.dumps(values | dict.fromkeys(keys, dtype), indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from megacov.config import RunConfig
 from megacov.config.resume import contradictions, settings, too_few_steps
 from megacov.errors import ConfigError, DataError
 from megacov.files import write_atomically
+from megacov.json_text import JsonError, read_json
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_rank_zero
 from megacov.trainer.run_folder import write_config
@@ -119,10 +120,10 @@ def check_continuation(
 def _read_allowed(path: Path) -> dict[str, Any]:
     """Changes that were once allowed. A damaged file counts as empty: what it allowed is then refused by name."""
     try:
-        remembered = json.loads(path.read_text(encoding="utf-8"))
+        remembered = read_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (OSError, JsonError):
         remembered = None
     if not isinstance(remembered, dict):
         print(f"megacov: {path} is damaged and is ignored: name again with --allow what may differ.", flush=True)

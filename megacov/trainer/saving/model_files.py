@@ -10,6 +10,7 @@ from typing import Any
 
 from megacov.config import RunConfig
 from megacov.errors import DataError
+from megacov.json_text import read_json
 from megacov.megatron.weight_digests import combine, hash_tensors
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import from_rank_zero, gather, on_every_rank, on_rank_zero
@@ -112,7 +113,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is no such file."""
     if not path.is_file():
         return {}
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return values
