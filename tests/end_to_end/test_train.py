@@ -93,7 +93,7 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert max(scalars["rollout/mismatch_max"]) < 1e-4
     assert scalars["selection/count"][0] > 0
     assert min(scalars["policy/grad_norm"]) > 0
-    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["v1", "v2"]
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["owner.json", "v1", "v2"]
     samples = [json.loads(line) for line in (folder / "samples" / "step_000002.jsonl").read_text().splitlines()]
     assert len(samples) == 8 and len({sample["prompt"] for sample in samples}) > 1
     assert {"best reward", "worst reward", "longest"} <= {reason for sample in samples for reason in sample["notable"]}

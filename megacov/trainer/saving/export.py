@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from megacov.checkpoint.store import CheckpointStore
-from megacov.config import load_config
+from megacov.config import RunConfig, load_config
 from megacov.errors import CheckpointError, ConfigError, DataError
 from megacov.megatron.export import read_hf_weights
 from megacov.megatron.model import DTYPES
@@ -20,6 +22,7 @@ from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.parallel.groups import ParallelGroups
 from megacov.plan.model_sizes import read_model_values
 from megacov.trainer.saving.export_check import check_as_transformers
+from megacov.trainer.saving.model_files import changed_model_files, small_model_files
 from megacov.trainer.saving.restore import GoodCheckpoint, find_good_checkpoint, read_good_checkpoint
 from megacov.weight_sync.snapshot import write_snapshot
 
@@ -64,6 +67,8 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
     with _alone() as groups:
         store = CheckpointStore(run)
         good = find_good_checkpoint(store, groups) if step is None else _checkpoint_of(store, step, groups)
+        for change in export_warnings(good.about, config):
+            print(f"megacov: warning: {change}", file=sys.stderr, flush=True)
         saved_dtype = good.about["config"]["model"]["dtype"]
         weights = read_hf_weights(good.folder, shape, dtype=saved_dtype, groups=groups)
         converted = ((name, tensor.to(DTYPES[dtype])) for name, tensor in weights)
@@ -75,6 +80,25 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
             check=lambda fresh: check_as_transformers(fresh, dtype=DTYPES[dtype]),
         )
     return Exported(good.about["step"], dtype, written.num_bytes)
+
+
+def export_warnings(about: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Sentences on files that an export copies from model.path, and that have changed since a checkpoint was written.
+
+    Args:
+        about: the checkpoint's record of the run.
+        config: configuration of the run.
+
+    Returns:
+        One sentence for each change.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    changed = changed_model_files(about.get("model_files", {}), small_model_files(config), config.model.path)
+    return [
+        f"{phrase} than the run was trained with; the export gets what is there now." for phrase in changed.values()
+    ]
 
 
 def _source_dtype(model: Path) -> str:

@@ -16,6 +16,7 @@ from megacov.config import load_config
 from megacov.errors import DataError
 from megacov.megatron.weight_digests import combine, hash_tensors
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.saving.export import export_warnings
 from megacov.trainer.saving.model_files import changed_model_files, read_model_files
 
 TINY = Path("examples/tiny_policy")
@@ -119,6 +120,18 @@ def test_only_what_a_run_uses_counts(model: Path) -> None:
     (model / "chat_template.jinja").write_text("{{ messages }}")
     after = _read(model, "data.chat_template=false", "algorithm.ref_kl_coef=0.0")
     assert before == after and before["model.weights"] is None
+
+
+def test_an_export_names_what_it_takes_from_a_changed_folder(model: Path) -> None:
+    config = load_config("yaml_configs/runs/tiny_grpo.yaml", [f"model.path={model}"])
+    about = {"model_files": _read(model)}
+    assert export_warnings(about, config) == [] == export_warnings({}, config)
+    (model / "added_tokens.json").write_text('{"<x>": 9}')
+    (warning,) = export_warnings(about, config)
+    assert warning == (
+        f"model.tokenizer: model.path {model} has another added_tokens.json than the run was trained with; the export "
+        "gets what is there now."
+    )
 
 
 @pytest.mark.parametrize("num_shares", [1, 2, 3, 100])
