@@ -12,6 +12,7 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, load_config
 from megacov.errors import CheckpointError, ConfigError
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.saving.about import read_about
 from megacov.trainer.saving.checkpointing import TRAINER_FILE
 from megacov.trainer.saving.restore import GoodCheckpoint, check_continuation, find_good_checkpoint, set_newer_aside
 
@@ -117,3 +118,24 @@ def test_another_model_or_other_prompts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path .* other prompts"):
         check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"})
     check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"}, allowed=["data.path"])
+
+
+@pytest.mark.parametrize("name", [*about(1).keys() - {"format"}])
+@pytest.mark.parametrize("value", ["gone", None, -1, 1.5, [], "text"])
+def test_a_record_without_a_part_is_one_sentence(tmp_path: Path, name: str, value: object) -> None:
+    if isinstance(about(1)[name], str) and value == "text":
+        return
+    record = about(1) | {name: value}
+    if value == "gone":
+        del record[name]
+    (tmp_path / TRAINER_FILE).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=f"trainer.json: {name} is ") as caught:
+        read_about(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "[" * 3000, '{"format": 1, "step": ' + "9" * 5000 + "}", "\0"])
+def test_a_record_that_is_none_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / TRAINER_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match="trainer.json"):
+        read_about(tmp_path)
