@@ -205,7 +205,6 @@ PARSERS = (
         "words",
         tuple(each.encode() for each in (JOB, TASK + TASK, HETEROGENEOUS, ENDED, LIST)),
         read_job,
-        read_keys_file,
         {
             "launch/jobs.py": ("parse_job", "parse_list", "_known", "_command", "choose_job"),
             "launch/slurm.py": ("read_count", "read_seconds"),
