@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from tests.support import faults, verifier_faults
+from tests.support import faults, faults_at_ends, folder_faults, verifier_faults
 from tests.support.faults import Outcome
 
 _COLUMNS = "{:<34} {:<76} {:>10} {:>5} {:>15} {:>6}"
@@ -47,8 +47,8 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
         run = folder / number.name
         yield number.name, lambda n=number, d=run: faults.signalled(n, d, reference)
     for name, hangup in (("stdout closed", False), ("stdout closed, then SIGHUP", True)):
-        yield name, lambda h=hangup: faults.output_closed(folder / f"closed_{h}", reference, hangup=h)
-    yield "second SIGTERM during a save", lambda: faults.signalled_again(folder / "again", reference)
+        yield name, lambda h=hangup: faults_at_ends.output_closed(folder / f"closed_{h}", reference, hangup=h)
+    yield "second SIGTERM during a save", lambda: faults_at_ends.signalled_again(folder / "again", reference)
     for fault in faults.GOT_OVER:
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, d=run: faults.rank_fails(f, 1, d, reference)
@@ -67,10 +67,12 @@ def all_faults(folder: Path, reference: bytes) -> Iterator[tuple[str, Callable[[
     yield "rank stops", lambda: faults.rank_fails("rank stops", 1, folder / "stops", reference, overrides=stops)
     template = folder / "template"
     faults.make_template(template)
-    for fault, damage in faults.DAMAGES.items():
+    for fault, damage in (faults.DAMAGES | folder_faults.STRAYS).items():
         run = folder / fault.replace(" ", "_")
         yield fault, lambda f=fault, h=damage, d=run: faults.damaged(f, h, template, d, reference)
     yield "two processes resume one run", lambda: faults.resumed_twice(template, folder / "twice", reference)
+    yield "two runs, one folder of weights", lambda: folder_faults.two_runs_in_one_folder(folder / "one", reference)
+    yield "run folder renamed", lambda: folder_faults.renamed(folder / "moved", reference)
 
 
 def main(

@@ -38,6 +38,11 @@ class VersionSpan:
     start: int
     end: int
 
+    @property
+    def number(self) -> int:
+        """The version as a number; a label that servers report may go on after a hyphen."""
+        return int(self.version.partition("-")[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "json_text": 0,
     "types": 0,
+    "files": 0,
     "functions": 1,
     "config": 1,
     "plan": 2,

@@ -1,9 +1,8 @@
-"""Errors of the disk in one sentence, and writes that wait until the data is on the disk."""
+"""Errors of the disk in one sentence."""
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,34 +33,3 @@ def disk_errors(path: Path, action: str) -> Iterator[None]:
 
 def _advice(error: OSError) -> str:
     return "; free space, or raise the quota" if error.errno in _FULL else ""
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
-    _sync(path, os.O_RDONLY)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until a folder's list of names is on the disk: a file is safe only once its name is."""
-    try:
-        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        # Some network file systems have no fsync for folders; they write names through at once.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a small file and wait until its bytes are on the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

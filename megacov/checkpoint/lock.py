@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,9 +52,14 @@ class RunLock:
     process would keep the run locked.
     """
 
-    def __init__(self, run_folder: Path) -> None:
-        """Nothing is touched yet. `__enter__` makes the folder if it does not exist."""
-        self._folder = run_folder
+    def __init__(self, run_folder: Path, *, setting: str = "run.directory") -> None:
+        """Nothing is touched yet. `__enter__` makes the folder if it does not exist.
+
+        Args:
+            run_folder: folder of the run, or another one that a run needs for itself.
+            setting: setting that names the folder.
+        """
+        self._folder, self._setting = run_folder, setting
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
@@ -68,7 +74,7 @@ class RunLock:
         path = self._folder / LOCK_NAME
         try:
             while self._descriptor is None:
-                self._descriptor = _locked(path)
+                self._descriptor = _locked(path, self._setting)
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(_this_process()).encode(), 0)
         except OSError as error:
@@ -76,6 +82,30 @@ class RunLock:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
         os.register_at_fork(after_in_child=self._forget)
         return self
+
+    def find_folder(self) -> Path | None:
+        """Find the locked folder, which may have been renamed since.
+
+        Returns:
+            Its path, as it was given if that still holds; None if the folder was deleted, or moved elsewhere on another
+            machine.
+        """
+        if self._descriptor is None:
+            return None
+        own = os.fstat(self._descriptor)
+        for folder in self._possible_folders(self._descriptor):
+            with suppress(OSError):
+                if os.path.samestat(own, (folder / LOCK_NAME).stat()):
+                    return folder
+        return None
+
+    def _possible_folders(self, descriptor: int) -> Iterator[Path]:
+        yield self._folder
+        with suppress(OSError):
+            yield Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
+        # The kernel does not see a rename that another machine made on a network file system.
+        with suppress(OSError):
+            yield from sorted(self._folder.absolute().parent.iterdir())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -94,7 +124,7 @@ class RunLock:
             self._descriptor = None
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, setting: str) -> int | None:
     """A descriptor of the locked file; None if the folder was moved away in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -111,8 +141,7 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         if error.errno in _TAKEN:
             raise DataError(
-                f"{path.parent} is in use by {_describe(holder)}: "
-                "wait for it, stop it, or choose another run.directory."
+                f"{path.parent} is in use by {_describe(holder)}: wait for it, stop it, or choose another {setting}."
             ) from error
         raise
     if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):

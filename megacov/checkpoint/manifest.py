@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from megacov.checkpoint.disk import disk_errors, write_synced
+from megacov.checkpoint.disk import disk_errors
 from megacov.errors import CheckpointError
+from megacov.files import write_atomically
 from megacov.json_text import parse_json
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -113,7 +114,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     if problem:
         raise CheckpointError(f"{folder / MANIFEST_NAME} cannot be written: {problem}.")
     with disk_errors(folder / MANIFEST_NAME, "written"):
-        write_synced(folder / MANIFEST_NAME, _render(manifest))
+        write_atomically(folder / MANIFEST_NAME, _render(manifest), is_synced=True)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -21,12 +21,15 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from megacov.checkpoint.disk import disk_errors, sync_file, sync_folder, write_synced
-from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, record_file, write_manifest
+from megacov.checkpoint.disk import disk_errors
+from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, record_file, write_manifest
 from megacov.errors import CheckpointError
+from megacov.files import sync_file, sync_folder, write_atomically
 
-_STEP = re.compile(r"step_(\d{8,})")
-_REPLACED = re.compile(r"tmp_replaced_(\d{8,})")
+# At most 12 digits: no run makes more steps, and a folder with such a name must not win over every real one.
+_STEP = re.compile(r"step_(\d{8}|[1-9]\d{8,11})")
+_REPLACED = re.compile(r"tmp_replaced_(\d{8,12})")
+_LEFTOVER = re.compile(r"tmp_(step|delete)_\d{8,12}(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class CheckpointStore:
             CheckpointError: the folder cannot be read or written.
         """
         with disk_errors(self.folder, "written"):
-            names = _names(self.folder, "tmp_")
+            names = self._leftovers()
             for name in names:
                 replaced = _REPLACED.fullmatch(name)
                 if replaced and not self.path(int(replaced[1])).exists():
@@ -146,7 +149,9 @@ class CheckpointStore:
         return aside
 
     def prune(self, keep_last: int, keep_every: int) -> tuple[int, ...]:
-        """Delete old checkpoints. The one that `latest` names and folders without a manifest are left alone.
+        """Delete old checkpoints. The one that `latest` names is left alone, and every folder that is none.
+
+        A folder without a manifest of its own step is no checkpoint: it is not deleted, and not counted as kept.
 
         Args:
             keep_last: number of the newest checkpoints to keep.
@@ -159,8 +164,7 @@ class CheckpointStore:
             CheckpointError: the folder cannot be read or written.
         """
         with disk_errors(self.folder, "removed"):
-            # A folder without a manifest is no checkpoint and must not count as one that is kept.
-            steps = [step for step in self._steps() if (self.path(step) / MANIFEST_NAME).is_file()]
+            steps = [step for step in self._steps() if _is_checkpoint(self.path(step))]
             kept = set(steps[-keep_last:] if keep_last > 0 else ())
             kept |= {step for step in steps if keep_every > 0 and step % keep_every == 0}
             kept |= {step for step in steps if self.path(step).name == self._read_pointer()}
@@ -181,17 +185,26 @@ class CheckpointStore:
         with disk_errors(self.folder, "read"):
             by_step = {step: self.path(step) for step in self._steps()}
             notes = []
-            for name in _names(self.folder, "tmp_"):
+            for name in self._leftovers():
                 notes.append(f"{name} was left behind by a process that was killed.")
                 replaced = _REPLACED.fullmatch(name)
                 if replaced:
                     by_step.setdefault(int(replaced[1]), self.folder / name)
             candidates = tuple(path for _, path in sorted(by_step.items(), reverse=True))
+            bare = (path.name for path in candidates if not (path / MANIFEST_NAME).is_file())
+            notes += [f"{name} has no {MANIFEST_NAME}." for name in bare]
             notes += [
-                f"{path.name} has no {MANIFEST_NAME}." for path in candidates if not (path / MANIFEST_NAME).is_file()
+                f"{name} is ignored: it is not the name of a checkpoint."
+                for name in _names(self.folder, "step_")
+                if name.removeprefix("step_").isdecimal() and not _STEP.fullmatch(name)
             ]
             notes += self._notes_on_pointer(candidates)
         return Found(candidates, tuple(notes))
+
+    def _leftovers(self) -> tuple[str, ...]:
+        """Sorted names of the folders that a killed process may have left behind; others begin with tmp_ by chance."""
+        names = _names(self.folder, "tmp_")
+        return tuple(name for name in names if _LEFTOVER.fullmatch(name) or _REPLACED.fullmatch(name))
 
     def _steps(self) -> list[int]:
         """Steps that have a folder, ascending."""
@@ -218,17 +231,43 @@ class CheckpointStore:
             return None
 
     def _point_to(self, name: str) -> None:
-        fresh = self.pointer.with_name("tmp_latest")
         with disk_errors(self.pointer, "written"):
-            write_synced(fresh, f"{name}\n")
-            os.replace(fresh, self.pointer)
-            sync_folder(self.pointer.parent)
+            write_atomically(self.pointer, f"{name}\n", is_synced=True)
 
     def _delete(self, folder: Path, step: int) -> None:
         doomed = _free_name(self.folder / f"tmp_delete_{step:08d}")
         os.rename(folder, doomed)
         # Files that cannot be deleted yet are left for the next `clean`, now that the good name is gone.
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def read_own_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a checkpoint, which must be that of the step in the folder's name.
+
+    Args:
+        folder: one of the candidates of `CheckpointStore.find`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CheckpointError: the manifest cannot be read, or belongs to another step.
+    """
+    manifest = read_manifest(folder)
+    match = _STEP.fullmatch(folder.name) or _REPLACED.fullmatch(folder.name)
+    if match is None or int(match[1]) != manifest.step:
+        raise CheckpointError(
+            f"its {MANIFEST_NAME} is of step {manifest.step}: the folder was renamed or copied to another step."
+        )
+    return manifest
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    try:
+        read_own_manifest(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _names(folder: Path, prefix: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from megacov.plan import (
     suggest_more_gpus,
 )
 from megacov.plan.activations import Recompute
+from megacov.plan.hub import find_model, hub_id
 from megacov.plan.servers import STATIC_FRACTION
 
 GIB = 2**30
@@ -207,6 +208,8 @@ def _model_file(config: RunConfig) -> Path:
     of_path, named = config.model.path / "config.json", config.model.config_file
     if of_path.is_file():
         return of_path
+    if named is None and (model_id := hub_id(config.model.path)) is not None:
+        return find_model(model_id, config.model.revision) / "config.json"
     if named is None:
         raise DataError(
             f"model.path is {config.model.path}, which has no config.json: correct it, or set model.config_file to "

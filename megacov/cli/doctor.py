@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -36,6 +37,9 @@ def doctor() -> None:
         found = Text(finding.found, style=_STYLES[finding.state])
         table.add_row(Text(finding.part), found, Text(finding.used_for), Text(finding.without))
     Console().print(table)
+    if any(finding.part == "transformer-engine" and finding.state != "found" for finding in findings):
+        how = how_to_build_transformer_engine(_cuda_of_torch(), versions=_engines_of_megatron())
+        print(f"transformer-engine: {how}")
     wrong = [finding.part for finding in findings if finding.state == "wrong"]
     if wrong:
         print(f"megacov cannot run here: fix {', '.join(wrong)}.")
@@ -119,6 +123,47 @@ def _find_transformer_engine() -> Finding:
     used_for, without = "fused attention, norms and linear layers, FP8", "Megatron's local layers and torch's attention"
     state, found = _try_import("transformer_engine.pytorch", package="transformer-engine")
     return Finding("transformer-engine", state, found, used_for, without)
+
+
+def _cuda_of_torch() -> str | None:
+    """CUDA release that torch was built for, as in "13.0"; None without torch, or for one without CUDA."""
+    if find_spec("torch") is None:
+        return None
+    import torch
+
+    cuda: str | None = torch.version.cuda
+    return cuda
+
+
+def _engines_of_megatron() -> str:
+    """Releases of Transformer Engine that the installed Megatron-Core names in an extra; empty if it names none."""
+    with suppress(PackageNotFoundError):
+        for need in map(Requirement, requires("megatron-core") or []):
+            if need.name == "transformer-engine":
+                return str(need.specifier)
+    return ""
+
+
+def how_to_build_transformer_engine(cuda: str | None, *, versions: str) -> str:
+    """The command that builds Transformer Engine against the torch that is installed.
+
+    On PyPI its part for torch is source only. In an isolated build, pip compiles that against another torch, the newest
+    one, and takes the CUDA core library that belongs to it; without isolation and with a torch without CUDA, it fails.
+
+    Args:
+        cuda: CUDA release of that torch, as in "13.0"; None for a torch without CUDA.
+        versions: allowed releases of Transformer Engine, as in "<2.12".
+
+    Returns:
+        A line for a shell, and what it does.
+    """
+    if cuda is None:
+        return "to build it, first install a torch with CUDA, of the release in constraints.txt"
+    core = f"core_cu{cuda.partition('.')[0]}"
+    return (
+        "to build it against the torch that is installed: pip install packaging pybind11 setuptools wheel && "
+        f'NVTE_FRAMEWORK=pytorch pip install --no-build-isolation "transformer-engine[{core},pytorch]{versions}"'
+    )
 
 
 def _find_apex() -> Finding:

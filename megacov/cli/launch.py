@@ -10,11 +10,13 @@ import typer
 
 from megacov.cli.check_plan import plan_run, problems
 from megacov.cli.loss import check_imported_loss
+from megacov.cli.model_source import with_local_model
 from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.cli.train import check_files
 from megacov.config import RunConfig, load_config
 from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
+from megacov.files import write_atomically
 from megacov.launch.job import Job, Servers, as_arguments
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
@@ -38,6 +40,7 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
+    run, fetched = with_local_model(run, downloads=not dry_run)
     found = list(problems(plan_run(run)))
     if found:
         raise ConfigError(" ".join(found))
@@ -45,11 +48,13 @@ def launch(
     cluster = read_site(site) if site else Site()
     for sentence in cluster.left_out:
         print(f"megacov: warning: {sentence}", file=sys.stderr)
-    job = make_job(run, config, overrides or [], cluster)
+    job = make_job(run, config, [*(overrides or []), *fetched], cluster)
     if numbers and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
+    if len(numbers) > 1:
+        _refuse_shared(run)
     script = render(job)
     _check_partitions(job)
     if dry_run:
@@ -60,7 +65,7 @@ def launch(
     path = Path(f"{job.run}.sbatch")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script, encoding="utf-8")
+        write_atomically(path, script)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     for job_id in submit_chain(path, links=chain, seeds=numbers):
@@ -149,6 +154,21 @@ def _check_partitions(job: Job) -> None:
         wanted = {job.partition: job.layout.train_nodes, job.server_partition: job.layout.server_nodes}
     for name, nodes in wanted.items():
         check_partition(partitions, name, nodes=nodes, minutes=job.time_limit_min)
+
+
+def _refuse_shared(run: RunConfig) -> None:
+    """Refuse what the runs of several seeds would share, each overwriting the weights of the others."""
+    if run.weight_sync.traits.keeps_copy and run.weight_sync.directory is not None:
+        raise ConfigError(
+            f"weight_sync.directory is {run.weight_sync.directory}, and the runs of --seeds need a folder each: leave "
+            "it out, so that each run keeps its weights in its own folder, or submit the seeds one by one."
+        )
+    if run.rollout.addresses or run.rollout.addresses_file is not None:
+        name = "addresses" if run.rollout.addresses else "addresses_file"
+        raise ConfigError(
+            f"rollout.{name} names servers that the runs of --seeds would share, and each run gives them its own "
+            "weights: submit the seeds one by one, each with servers of its own."
+        )
 
 
 def _parse_seeds(text: str) -> list[int]:

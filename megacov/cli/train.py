@@ -13,6 +13,7 @@ import typer
 
 from megacov.checkpoint.lock import find_holder
 from megacov.cli.loss import check_imported_loss
+from megacov.cli.model_source import with_local_model
 from megacov.config import RunConfig, config_warnings, load_config
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
@@ -53,6 +54,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     """
     keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
+    config, overrides = with_local_model(config, place)
     if place is None or place.local_rank == 0:  # each node has file systems of its own
         check_files(config)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
@@ -63,7 +65,7 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
         grace_s = config.checkpoint.grace_s + _CLOSING_S if config.checkpoint.every > 0 else _CLOSING_S
         hang_s = config.parallel.hang_s
         started = time.time()
-        code = run_local_ranks(command, num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
+        code = run_local_ranks([*command, *overrides], num_ranks=config.world_size, leave_s=grace_s, hang_s=hang_s)
         _note_end(config.run.directory, code, started=started)
         raise SystemExit(code)
     _train_as_rank(config, place, resumed_with)

@@ -19,6 +19,7 @@ FREE = frozenset(
         "run.steps",
         "run.deterministic",
         "model.path",
+        "model.revision",
         "model.config_file",
         "model.vocab_divisible_by",
         "model.transformer_engine",
@@ -90,6 +91,14 @@ def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str
 def settings(config: RunConfig) -> dict[str, Any]:
     """Every setting as section.key -> JSON value."""
     return dict(_leaves(config.model_dump(mode="json")))
+
+
+def too_few_steps(config: RunConfig, *, done: int) -> str:
+    """The sentence for a run that has done more steps than its configuration asks for."""
+    return (
+        f"run.steps is {config.run.steps}, and the run in {config.run.directory} has done {done} steps: set run.steps "
+        f"higher, or export an earlier checkpoint with `megacov export --step`."
+    )
 
 
 def _default(name: str) -> Any:

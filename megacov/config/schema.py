@@ -52,7 +52,9 @@ class ModelSection(Section):
     """The policy."""
 
     path: Path
-    """Folder of the model in Hugging Face format, with its tokenizer."""
+    """Folder of the model in Hugging Face format, with its tokenizer; or its id on the Hub, as in org/name."""
+    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    """Branch, tag or commit of a model on the Hub; null for the main branch. A run records the commit."""
     config_file: Path | None = None
     """The model's config.json, for `megacov check` if model.path does not exist yet; training does not read it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from pathlib import Path
 
 from megacov.config.addresses import is_loopback
 from megacov.errors import ConfigError, DataError, RolloutError
+from megacov.files import write_atomically
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _BACKLOG = 2048
@@ -76,6 +76,4 @@ def refuse_open_address(host: str, *, has_key: bool) -> None:
 
 def write_port_file(path: Path, port: int) -> None:
     """Write the port atomically, in decimal with a newline. An existing file is replaced."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(f"{port}\n", encoding="ascii")
-    temporary.replace(path)
+    write_atomically(path, f"{port}\n")

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from megacov.errors import PreflightError
+from megacov.files import write_atomically
 from megacov.launch.node_report import NodeReport, examine_node, judge, read_reports
 from megacov.launch.output import keep_output
 from megacov.launch.peers import meet_peers
@@ -69,7 +70,7 @@ def judge_folder(folder: Path, nodes: Sequence[str]) -> int:
         good = f"{len(nodes)} nodes are" if len(nodes) > 1 else f"{nodes[0]} is"
         print(f"megacov: preflight: {good} good; {'; '.join(verdict.notes)}.")
         return 0
-    (folder / BAD_NODES).write_text("".join(f"{node}\n" for node in verdict.bad), encoding="utf-8")
+    write_atomically(folder / BAD_NODES, "".join(f"{node}\n" for node in verdict.bad))
     return PreflightError.exit_code
 
 

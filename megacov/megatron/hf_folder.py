@@ -76,6 +76,11 @@ class HfFolder:
         if not self._files:
             raise DataError(f"{folder} has no tensor in .safetensors files: save the model as safetensors first.")
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the model's tensors, sorted."""
+        return sorted(set(self._files.values()))
+
     def check(self, expected: Mapping[str, tuple[int, ...]], *, optional: AbstractSet[str]) -> None:
         """Check that the folder holds exactly the expected tensors, in their shapes. Reads headers only.
 

@@ -174,14 +174,14 @@ def version_lag(samples: Sequence[Sample], *, version: int) -> dict[str, float]:
     """Age of the weights that sampled each token.
 
     Args:
-        samples: responses whose weight versions are decimal numbers.
+        samples: responses whose weight versions begin with decimal numbers.
         version: version of the current weights.
 
     Returns:
         `rollout/version_lag` and `rollout/version_lag_max`; both 0 if there is no token.
     """
     spans = [span for sample in samples for span in sample.completion.version_spans if span.end > span.start]
-    lags = [(version - int(span.version), span.end - span.start) for span in spans]
+    lags = [(version - span.number, span.end - span.start) for span in spans]
     num_tokens = sum(count for _, count in lags)
     return {
         "rollout/version_lag": sum(lag * count for lag, count in lags) / max(1, num_tokens),

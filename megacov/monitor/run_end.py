@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from megacov.errors import MegacovError
+from megacov.files import write_atomically
+from megacov.json_text import JsonError, read_json
 
 ENDED_NAME = "ended.json"
 
@@ -57,11 +59,9 @@ def write_end(run_folder: Path, code: int, reason: str) -> None:
         reason: sentence that the run ended with, or nothing.
     """
     path = run_folder / ENDED_NAME
-    fresh = path.with_name(f"tmp_{ENDED_NAME}")
     end = RunEnd(code, reason, time.time(), os.getpid())
     with suppress(OSError):  # the run has a sentence of its own, and this file only repeats it
-        fresh.write_text(json.dumps(asdict(end)) + "\n", encoding="utf-8")
-        os.replace(fresh, path)
+        write_atomically(path, json.dumps(asdict(end)) + "\n")
 
 
 def read_end(run_folder: Path, *, since: float) -> RunEnd | None:
@@ -79,10 +79,10 @@ def read_end(run_folder: Path, *, since: float) -> RunEnd | None:
         OSError: the file cannot be read.
     """
     try:
-        content = json.loads((run_folder / ENDED_NAME).read_text(encoding="utf-8", errors="replace"))
+        content = read_json(run_folder / ENDED_NAME)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except JsonError:
         return None
     match content:
         case {"code": int(code), "reason": str(reason), "time": int() | float() as ended, "pid": int(pid)}:

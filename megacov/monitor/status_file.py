@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megacov.errors import DataError
+from megacov.files import write_atomically
 from megacov.json_text import JsonError, parse_json
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 
@@ -70,10 +70,8 @@ class StatusFile:
         self._write()
 
     def _write(self) -> None:
-        fresh = self._path.with_name(f"tmp_{STATUS_NAME}")
         try:
-            fresh.write_text(_render(self._head, self._steps), encoding="utf-8")
-            os.replace(fresh, self._path)
+            write_atomically(self._path, _render(self._head, self._steps))
         except OSError as error:
             if not self._is_failing:
                 print(
@@ -110,7 +108,7 @@ def read_logged_steps(run_folder: Path) -> tuple[LoggedStep, ...] | None:
     try:
         return _parse(parse_json(text))
     except (ValueError, TypeError, OverflowError) as error:
-        problem = "is no whole JSON" if isinstance(error, JsonError) else f"is malformed: {error}"
+        problem = "is no whole JSON" if isinstance(error, JsonError) else f"is malformed: {str(error)[:200]}"
         raise DataError(f"{path} {problem}; the next logged step writes it anew.") from error
 
 

@@ -9,7 +9,11 @@ Every tag that a run may write to `RUN/tensorboard`; writing another one is an e
 step, over all optimizer steps, micro-batches and ranks; *none* marks sums, extremes and settings. Loss tokens are all
 response tokens of the batch that is trained on. Kept tokens are the loss tokens that the high-entropy mask and the
 rollout correction leave in. An optimizer step is applied unless its gradient is not finite. A tag is absent where its
-value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite."""
+value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite.
+
+A resumed run moves the points of the steps that it repeats to `RUN/tensorboard/events.out.removed.*`, which TensorBoard
+does not read, so each step is shown once. Until it is restarted, a TensorBoard that was open meanwhile may keep such
+points of tags that are not logged again."""
 
 SECTIONS = {
     "run": "The task of the run.",

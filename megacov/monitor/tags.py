@@ -151,8 +151,6 @@ _TABLE = (
     Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
     Tag("reward/verifier_failed", "Responses without a verdict; they score 0.", "share", "sequences"),
     *(Tag(f"reward/verifier_{kind}", meaning, "responses", "none") for kind, meaning in VERIFIER_FAILURES.items()),
-    Tag("reward/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),
-    Tag("reward/verifier_call_s", "Mean time that the verifier took for a response.", "s", "sequences"),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
     Tag("rollout/length_max", "Length of the longest response.", "tokens", "none"),
     Tag("rollout/truncated_fraction", "Responses that end at a length limit.", "share", "sequences"),
@@ -229,6 +227,8 @@ _TABLE = (
     Tag("rollout/version_lag_max", "Largest lag of any token.", "versions", "none"),
     Tag("perf/step_s", "The whole step, except saving a checkpoint and writing logs.", "s", "none"),
     Tag("perf/rollout_s", "Waiting for the samples and rewards, and handing them to all ranks.", "s", "none"),
+    Tag("perf/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),
+    Tag("perf/verifier_call_s", "Mean time that the verifier took for a response.", "s", "sequences"),
     Tag(
         "perf/log_probs_s",
         "Forward-only passes (old log-probs, entropy, reference), advantages, token weights.",

@@ -76,8 +76,8 @@ class FailureCount:
         self._check(self._num_judged)
         num_judged = max(1, self._num_judged)
         return {
-            "reward/verifier_wait_s": self._wait_s / num_judged,
-            "reward/verifier_call_s": self._call_s / num_judged,
+            "perf/verifier_wait_s": self._wait_s / num_judged,
+            "perf/verifier_call_s": self._call_s / num_judged,
         }
 
     def _check(self, num_responses: int) -> None:

@@ -62,7 +62,10 @@ class VerifierProcess:
         """Start a process and return at once; the caller must end it."""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as files:
-            log = None if settings.log_path is None else files.enter_context(settings.log_path.open("ab"))
+            log = None
+            if settings.log_path is not None:
+                settings.log_path.parent.mkdir(exist_ok=True)  # somebody may have deleted it during the run
+                log = files.enter_context(settings.log_path.open("ab"))
             process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), settings.name, *sys.path],
                 stdin=subprocess.PIPE,

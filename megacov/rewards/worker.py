@@ -15,6 +15,7 @@ import sys
 from typing import Any, NoReturn
 
 from megacov.errors import ConfigError
+from megacov.launch.output import keep_output
 from megacov.rewards.call import Caller
 from megacov.rewards.frames import FrameBuffer, pack
 from megacov.rewards.guard import guard
@@ -62,6 +63,7 @@ def _leave_guard() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, sys.stdin.fileno())
     os.close(nothing)
+    keep_output()  # a full disk must not make the verifier's `print` fail, and score 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
-from megacov.checkpoint.manifest import record_file
+from megacov.checkpoint.finished import note_finished
 from megacov.checkpoint.store import CheckpointStore
 from megacov.config import RunConfig, dump_config
 from megacov.data.micro_batch import SequenceLayout
@@ -31,16 +30,11 @@ from megacov.trainer.first_steps import first_step_warning
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
-from megacov.trainer.run_folder import open_run_folder, with_absolute_paths, write_config
-from megacov.trainer.saving.checkpointing import FORMAT, Checkpointer, SaveSettings
-from megacov.trainer.saving.restore import (
-    GoodCheckpoint,
-    check_continuation,
-    find_good_checkpoint,
-    read_carried,
-    restore,
-    set_newer_aside,
-)
+from megacov.trainer.run_folder import find_run_folder, open_run_folder
+from megacov.trainer.saving.about_run import describe_run, layout_of
+from megacov.trainer.saving.checkpointing import Checkpointer, SaveSettings
+from megacov.trainer.saving.continuation import find_accepted_checkpoint
+from megacov.trainer.saving.restore import read_carried, restore
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
 
@@ -93,10 +87,20 @@ class Run:
             CheckpointError: it cannot.
         """
         self.checkpointer.save_now(self.policy, self.state)
-        directory = self.config.run.directory
+        folder = self.checkpointer.run_folder
         raise LeaveRequested(
-            f"asked to leave: step {self.state.step} is saved; continue with `megacov resume {directory}`."
+            f"asked to leave: step {self.state.step} is saved; continue with `megacov resume {folder}`."
         )
+
+    def finish(self) -> None:
+        """Save the last step, and note that the run has come to its end. A collective of all ranks.
+
+        Raises:
+            CheckpointError: the disk refuses it.
+        """
+        self.checkpointer.save_now(self.policy, self.state)
+        if self.writer is not None:
+            note_finished(self.checkpointer.run_folder, step=self.state.step)
 
     @contextmanager
     def saved_if_servers_are_lost(self) -> Iterator[None]:
@@ -118,7 +122,7 @@ class Run:
                 self.rollout.carried = carried
                 with suppress(CheckpointError):  # the first error counts, and the checkpointer has reported this one
                     self.checkpointer.save_now(self.policy, before)
-                    resume = f"`megacov resume {self.config.run.directory}`"
+                    resume = f"`megacov resume {self.checkpointer.run_folder}`"
                     error.args = (f"{error} (step {before.step} is saved; continue with {resume})",)
             raise
 
@@ -164,15 +168,16 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
     with ExitStack() as stack:
         # An imported loss may be missing on one node alone.
         algorithm = on_every_rank(lambda: build_algorithm(config), groups)
-        on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
+        lock = on_rank_zero(lambda: open_run_folder(config, stack, is_resumed=resumption is not None), groups)
         if groups.world_rank == 0:
             stack.enter_context(NotedEnd(config.run.directory))
         # Rank 0 reports what is wrong with the model folder before every rank reads it.
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)
         store = CheckpointStore(config.run.directory)
-        about_run = about(config, shape) if groups.world_rank == 0 else {}
-        good = None if resumption is None else _find_checkpoint(config, store, about_run, resumption, groups)
+        about_run = describe_run(config, shape, groups)
+        allowed = None if resumption is None else resumption.allowed
+        good = find_accepted_checkpoint(config, store, about_run, groups, allowed=allowed)
         progress = _make_progress(config) if groups.world_rank == 0 else None
         on_group = None if progress is None else progress.group_sampled
         worker = on_rank_zero(lambda: _start_worker(config, shape.vocab_size, on_group, stack), groups)
@@ -195,50 +200,16 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         last_saved = None if good is None else state.step
         checkpointer = Checkpointer(
-            store, groups, settings, about_run=about_run, carried=lambda: rollout.carried, last_saved=last_saved
+            store,
+            groups,
+            settings,
+            about_run=about_run,
+            carried=lambda: rollout.carried,
+            last_saved=last_saved,
+            find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
         yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress)
-
-
-def _find_checkpoint(
-    config: RunConfig,
-    store: CheckpointStore,
-    about_run: dict[str, Any],
-    resumption: Resumption,
-    groups: ParallelGroups,
-) -> GoodCheckpoint:
-    """The checkpoint to continue from, if the configuration allows it."""
-    good = find_good_checkpoint(store, groups)
-
-    def accept() -> None:
-        check_continuation(good.about, config, about_run, allowed=resumption.allowed)
-        for path in set_newer_aside(store, good):
-            print(f"megacov: the damaged checkpoint is now {path}", flush=True)
-        write_config(config)
-        print(f"megacov: continuing after step {good.about['step']} from {good.folder}", flush=True)
-
-    on_rank_zero(accept, groups)
-    return good
-
-
-def layout_of(config: RunConfig) -> dict[str, int]:
-    """Sizes of a run's layout, by their names in the configuration."""
-    parallel = config.parallel
-    names = ("tensor", "pipeline", "virtual_pipeline", "context", "data", "expert")
-    return {name: getattr(parallel, name) for name in names}
-
-
-def about(config: RunConfig, shape: ModelShape) -> dict[str, Any]:
-    """The JSON values that every checkpoint of a run records about it."""
-    return {
-        "format": FORMAT,
-        "config": with_absolute_paths(config).model_dump(mode="json"),
-        "shape": asdict(shape),
-        "layout": layout_of(config),
-        "prompts_sha256": record_file(config.data.path.parent, config.data.path.name).sha256,
-        "versions": {name: version(name) for name in ("megacov", "megatron-core", "torch")},
-    }
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:

@@ -119,7 +119,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
                 run.save_and_leave()
         with run.saved_if_servers_are_lost():
             run.rollout.push_weights(run.policy, version=run.state.weight_version)
-        run.checkpointer.save_now(run.policy, run.state)
+        run.finish()
     if groups.world_rank == 0:
         print("\n".join(where_everything_is(config)), flush=True)
 

@@ -62,8 +62,9 @@ class ProgressReport:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop drawing and leave the bar on the screen."""
-        if self._bar is not None:
-            self._bar.stop()
+        bar = self._shown_bar()
+        if bar is not None:
+            bar.stop()
 
     def group_sampled(self, num_sampled: int) -> None:
         """Show that the rollout has one more group. Any thread may call this.
@@ -101,5 +102,6 @@ class ProgressReport:
         bar = self._bar
         if bar is not None and self._is_on_terminal and not sys.stderr.isatty():
             bar.stop()
+            print(file=sys.stderr)  # off a terminal, a stopped bar does not end its line
             bar = self._bar = None
         return bar

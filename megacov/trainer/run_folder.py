@@ -10,11 +10,13 @@ from pathlib import Path
 
 from megacov.checkpoint.lock import RunLock
 from megacov.config import RunConfig, dump_config
-from megacov.errors import DataError
+from megacov.errors import CheckpointError, DataError
+from megacov.files import write_atomically
 from megacov.types import Sample
+from megacov.weight_sync.folder_owner import check_weights_folder, own_weights_folder
 
 
-def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> None:
+def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) -> RunLock:
     """Create and lock the run folder and write the configuration into it. An earlier run with its name is moved aside.
 
     Args:
@@ -23,22 +25,56 @@ def open_run_folder(config: RunConfig, stack: ExitStack, *, is_resumed: bool) ->
         is_resumed: whether to continue the run in the folder. Then the folder is only locked, because its configuration
             has not been accepted yet.
 
+    Returns:
+        The lock of the folder.
+
     Raises:
-        DataError: the folder cannot be written, or another process still runs in it.
+        DataError: the folder cannot be written, or another process still runs in it, or weight_sync.directory belongs
+            to another run.
     """
     folder = config.run.directory
-    stack.enter_context(RunLock(folder))
+    check_weights_folder(config, is_resumed=is_resumed)
+    lock = stack.enter_context(RunLock(folder))
     if is_resumed:
-        return
+        own_weights_folder(config, stack)
+        return lock
     try:
         if (folder / "config.yaml").exists():
             aside = next(path for i in count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             print(f"megacov: the earlier run in {folder} is now {aside}", flush=True)
-            stack.enter_context(RunLock(folder))
+            lock = stack.enter_context(RunLock(folder))
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be moved: {error.strerror}.") from error
     write_config(config)
+    own_weights_folder(config, stack)
+    return lock
+
+
+def find_run_folder(config: RunConfig, lock: RunLock) -> Path:
+    """Find the run folder, which a user may have renamed while the run goes on. Rank 0 only.
+
+    A folder that was deleted is made again with the configuration, so that the run can be resumed from it.
+
+    Args:
+        config: resolved configuration.
+        lock: lock of the folder.
+
+    Returns:
+        The folder to save to.
+
+    Raises:
+        CheckpointError: the folder is gone and cannot be made again.
+    """
+    folder = lock.find_folder()
+    if folder is not None:
+        return folder
+    print(f"megacov: warning: {config.run.directory} is gone; checkpoints go to a new folder of that name.", flush=True)
+    try:
+        write_config(config)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    return config.run.directory
 
 
 def write_config(config: RunConfig) -> None:
@@ -47,9 +83,7 @@ def write_config(config: RunConfig) -> None:
     try:
         for name in ("tensorboard", "samples", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        fresh = folder / "tmp_config.yaml"
-        fresh.write_text(dump_config(with_absolute_paths(config)), encoding="utf-8")
-        fresh.replace(folder / "config.yaml")
+        write_atomically(folder / "config.yaml", dump_config(with_absolute_paths(config)), is_synced=True)
     except OSError as error:
         raise DataError(f"run.directory {folder} cannot be written: {error.strerror}.") from error
 
@@ -94,8 +128,8 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
                 "notable": list(notable),
                 "tokens": len(sample.completion.token_ids),
                 "finish_reason": sample.completion.finish_reason,
-                "versions": [span.version for span in sample.completion.version_spans],
-                "staleness": max((version - int(span.version) for span in sample.completion.version_spans), default=0),
+                "versions": [str(span.number) for span in sample.completion.version_spans],
+                "staleness": max((version - span.number for span in sample.completion.version_spans), default=0),
             },
             ensure_ascii=False,
         )
@@ -103,8 +137,8 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
     ]
     try:
         if not path.parent.is_dir():
-            path.parent.mkdir()
+            path.parent.mkdir(parents=True)  # the run folder itself may have been renamed
             print(f"megacov: warning: {path.parent} was deleted: it is made again.", flush=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_atomically(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error

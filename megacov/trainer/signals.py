@@ -18,6 +18,8 @@ AT_ONCE = (signal.SIGINT,)
 # Signals that schedulers send before they end a job, and that a closed terminal sends.
 WITH_CHECKPOINT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SIGNALS = (*AT_ONCE, *WITH_CHECKPOINT)
+# SLURM signals all processes of a step, so a rank gets one signal from it and the same one from its launcher.
+_TWICE_S = 1.0
 
 
 class SignalExit:
@@ -30,7 +32,7 @@ class SignalExit:
         self._grace_s: float | None = None
         self._interrupt: Callable[[], None] = lambda: None
         self._deadline: threading.Timer | None = None
-        self._leave_by = 0.0
+        self._asked_at = self._leave_by = 0.0
         self._has_interrupted = False
 
     def save_first(self, *, grace_s: float, interrupt: Callable[[], None]) -> None:
@@ -54,6 +56,8 @@ class SignalExit:
                 is over, and other signals print how long is left. Further signals are then ignored.
         """
         if self.asked is not None and not (number == signal.SIGINT and self._has_interrupted):
+            if number == self.asked and time.monotonic() < self._asked_at + _TWICE_S:
+                return
             self._has_interrupted |= number == signal.SIGINT
             left_s = max(0.0, self._leave_by - time.monotonic())
             more = "one more Ctrl-C" if self._has_interrupted else "Ctrl-C twice"
@@ -61,7 +65,8 @@ class SignalExit:
             return
         if self.asked is None and number in WITH_CHECKPOINT and self._grace_s is not None:
             self.asked = signal.Signals(number)
-            self._leave_by = time.monotonic() + self._grace_s
+            self._asked_at = time.monotonic()
+            self._leave_by = self._asked_at + self._grace_s
             self._deadline = threading.Timer(self._grace_s, self._give_up, (self._grace_s, number))
             self._deadline.daemon = True
             self._deadline.start()

@@ -116,12 +116,13 @@ class WeightTransport(ABC):
         """
 
     @abstractmethod
-    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]], *, label: str | None = None) -> PushTimes:
         """Replace the weights of all servers. Call it on the thread on which the tensors may be computed.
 
         Args:
-            version: version of the new weights; servers report it in decimal.
+            version: version of the new weights.
             named_tensors: every weight by its Hugging Face name; each is taken when it is sent.
+            label: name by which servers report the weights; None for the version in decimal.
 
         Returns:
             The cost of the push.

@@ -7,11 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from megacov.checkpoint.manifest import MANIFEST_NAME
+from megacov.json_text import read_json
+
 _SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 _TEMPLATES = "additional_chat_templates"
 _CONFIG_FILE = "config.json"
-# These describe weights in other formats, which are not copied: Mistral's and Meta's own, and quantized ones.
-_OF_OTHER_WEIGHTS = frozenset({"params.json", "adapter_config.json", "hf_quant_config.json", "quantize_config.json"})
+# These describe other weights, which are not copied: Mistral's and Meta's own, quantized ones, and files by sha256.
+_OF_OTHER_WEIGHTS = frozenset(
+    {"params.json", "adapter_config.json", "hf_quant_config.json", "quantize_config.json", MANIFEST_NAME}
+)
 _INDEX_SUFFIX = ".index.json"
 
 
@@ -53,6 +58,6 @@ def write_dtype(folder: Path, dtype: str) -> None:
     file = folder / _CONFIG_FILE
     if not file.is_file():
         return
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_json(file)
     keys = [key for key in ("dtype", "torch_dtype") if key in values] or ["dtype"]
     file.write_text(json.dumps(values | dict.fromkeys(keys, dtype), indent=2) + "\n", encoding="utf-8")

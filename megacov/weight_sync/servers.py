@@ -14,6 +14,9 @@ from megacov.weight_sync.base import ServersFailedError
 
 Result = TypeVar("Result")
 
+Checksums = dict[int, str]
+"""Number of ranks of a server -> text of the checksums of its weights."""
+
 
 async def on_every_server(
     clients: Sequence[RolloutClient],
@@ -58,8 +61,13 @@ async def on_every_server(
 
 
 async def verify_servers(
-    clients: Sequence[RolloutClient], version: str, how: Verification, *, timeout_s: float | None = None
-) -> None:
+    clients: Sequence[RolloutClient],
+    version: str,
+    how: Verification,
+    *,
+    timeout_s: float | None = None,
+    like: Checksums | None = None,
+) -> Checksums:
     """Check what servers hold after an update, before they resume.
 
     Args:
@@ -68,23 +76,29 @@ async def verify_servers(
         how: none; version asks each server for it; checksums also compares the weights of servers with equally many
             ranks, which finds a server that has taken only part of the update.
         timeout_s: deadline of each call, where the client's own deadlines are longer. [s]
+        like: checksums of servers that hold the same weights, whom the others must equal.
+
+    Returns:
+        The checksums by number of ranks, where they were compared.
 
     Raises:
         ServersFailedError: a server holds another version, or other weights than most servers do.
     """
     if how == "none":
-        return
+        return {}
     await on_every_server(clients, lambda client: _check_version(client, version), timeout_s=timeout_s)
-    if how == "checksums":
-        sums = await on_every_server(clients, lambda client: client.weights.checksums(), timeout_s=timeout_s)
-        strangers = _unlike_the_others(sums)
-        if strangers:
-            raise ServersFailedError(
-                {
-                    client: RolloutError(f"{client.address} holds other weights than other servers.")
-                    for client in strangers
-                }
-            )
+    if how != "checksums":
+        return {}
+    sums = await on_every_server(clients, lambda client: client.weights.checksums(), timeout_s=timeout_s)
+    contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
+    known = like or {}
+    strangers = [client for client, (size, text) in contents.items() if known.get(size, text) != text]
+    strangers += _unlike_the_others(contents)
+    if strangers:
+        raise ServersFailedError(
+            {client: RolloutError(f"{client.address} holds other weights than other servers.") for client in strangers}
+        )
+    return dict(contents.values())
 
 
 async def _check_version(client: RolloutClient, version: str) -> None:
@@ -93,9 +107,8 @@ async def _check_version(client: RolloutClient, version: str) -> None:
         raise RolloutError(f"{client.address} reports weight version {found} after an update to {version}.")
 
 
-def _unlike_the_others(sums: dict[RolloutClient, tuple[dict[str, str], ...]]) -> list[RolloutClient]:
+def _unlike_the_others(contents: dict[RolloutClient, tuple[int, str]]) -> list[RolloutClient]:
     """Servers outside the largest set with equal weights, among servers with equally many ranks; all in a tie."""
-    contents = {client: (len(ranks), str([sorted(rank.items()) for rank in ranks])) for client, ranks in sums.items()}
     strangers: list[RolloutClient] = []
     for num_ranks in {length for length, _ in contents.values()}:
         counts = Counter(content for content in contents.values() if content[0] == num_ranks).most_common(2)

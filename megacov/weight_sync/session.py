@@ -63,7 +63,7 @@ class SessionTransport(WeightTransport):
         self._clients, self._run, self._settings = clients, run, settings
         self._pause = ServerPause(clients, mode=settings.pause_mode)
 
-    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]]) -> PushTimes:
+    def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]], *, label: str | None = None) -> PushTimes:
         """Hand the weights over while the servers are paused; see `WeightTransport.push`."""
         times = PushTimes()
         if not self._clients:
@@ -75,7 +75,7 @@ class SessionTransport(WeightTransport):
                 with times.phase("transfer"):
                     self._run(self._keep_pause_short())
                     self._run(self._send(bucket))
-            self._run(self._close(str(version), times))
+            self._run(self._close(label or str(version), times))
         except ServersFailedError as error:
             # When one server dies, healthy ones fail too: blame only those that do not answer now.
             raise ServersFailedError(self._run(self._abandon()) or error.failures, str(error)) from error

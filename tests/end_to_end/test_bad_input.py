@@ -153,19 +153,25 @@ def test_a_server_that_dies_while_it_starts(tmp_path: Path) -> None:
     _assert_one_sentence(Ended(code, log.read_text(), left), code=4, words="server")
 
 
-async def _answer_with_nothing(call: Call) -> Reply:
-    """A healthy server with the right weights whose completions hold no token."""
-    if call.path == "/generate":
-        return Reply([completion([], version="0") for _ in range(call.body["sampling_params"]["n"])])
-    if call.path in ("/model_info", "/get_model_info", "/server_info", "/get_server_info"):
-        return Reply({"weight_version": "0", "model_path": "x", "version": "0.5.23"})
-    return Reply({"success": True, "message": ""})
+class _AnswersNothing:
+    """A healthy server with the weights that it was given, whose completions hold no token."""
+
+    version = "default"
+
+    async def __call__(self, call: Call) -> Reply:
+        if call.path == "/generate":
+            return Reply([completion([], version=self.version) for _ in range(call.body["sampling_params"]["n"])])
+        if call.path in ("/model_info", "/get_model_info", "/server_info", "/get_server_info"):
+            return Reply({"weight_version": self.version, "model_path": "x", "version": "0.5.23"})
+        if call.path == "/update_weights_from_disk":
+            self.version = call.body["weight_version"]
+        return Reply({"success": True, "message": ""})
 
 
 @pytest.mark.dist
 def test_completions_without_a_token_teach_nothing(tmp_path: Path) -> None:
     async def run_against_it() -> Ended:
-        async with scripted_server(_answer_with_nothing) as (address, _):
+        async with scripted_server(_AnswersNothing()) as (address, _):
             overrides = ("rollout.engine=sglang", f"rollout.addresses=[{address}]", "parallel.tensor=2")
             arguments = ("train", KL_COV, f"run.directory={tmp_path / 'run'}", *overrides)
             return await asyncio.to_thread(run, *arguments, log=tmp_path / "log")

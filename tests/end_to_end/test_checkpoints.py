@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.monitor.status_file import read_logged_steps
-from tests.support import faults, verifier_faults
+from tests.support import faults, faults_at_ends, folder_faults, verifier_faults
 from tests.support.command import run, started, wait_for_line
 
 pytestmark = pytest.mark.dist
@@ -62,7 +63,7 @@ def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, referenc
 
 @pytest.mark.parametrize("hangup", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, reference: bytes) -> None:
-    result = faults.output_closed(tmp_path / "run", reference, hangup=hangup)
+    result = faults_at_ends.output_closed(tmp_path / "run", reference, hangup=hangup)
     assert result.code == (75 if hangup else 0), result.output
     _check(result, lost=0)
     for name in ("tensorboard", "samples"):
@@ -72,7 +73,7 @@ def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, re
 
 @pytest.mark.slow
 def test_repeated_signals_leave_a_save_its_grace(tmp_path: Path, reference: bytes) -> None:
-    result = faults.signalled_again(tmp_path / "run", reference)
+    result = faults_at_ends.signalled_again(tmp_path / "run", reference)
     assert result.code == 75, result.output
     assert result.output.count("s left to save and leave; ") == 2
     _check(result, lost=0)
@@ -159,6 +160,28 @@ def test_damaged_files_cost_an_interval(
     assert ("is damaged and is skipped" in result.output) == (result.lost_steps > 0)
 
 
+def test_a_run_folder_that_is_renamed_is_the_one_to_resume(tmp_path: Path, reference: bytes) -> None:
+    result = folder_faults.renamed(tmp_path / "run", reference)
+    assert result.code in (75, 5)  # 5 if the folder of weights went away while they were being written
+    _check(result, lost=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stray", folder_faults.STRAYS)
+def test_what_does_not_belong_there_costs_nothing(
+    stray: str, tmp_path: Path, reference: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    template = tmp_path_factory.getbasetemp() / "template"
+    if not template.is_dir():
+        faults.make_template(template)
+    _check(faults.damaged(stray, folder_faults.STRAYS[stray], template, tmp_path / "run", reference), lost=0)
+
+
+@pytest.mark.slow
+def test_two_runs_never_share_a_folder_of_weights(tmp_path: Path, reference: bytes) -> None:
+    _check(folder_faults.two_runs_in_one_folder(tmp_path / "run", reference), lost=0)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_change_nothing(tmp_path: Path) -> None:
     kills, _, is_same = faults.storm(tmp_path / "run", num_kills=20, seed=1)
@@ -172,8 +195,13 @@ def test_another_layout_goes_on_and_contradictions_are_refused(tmp_path: Path, f
 
     folder = tmp_path / "run"
     assert faults.train(folder, "run.steps=2").code == 0
-    refused = faults.resume(folder, f"run.steps={faults.STEPS}", "optimizer.lr=1e-5", "rollout.temperature=0.5")
+    other = tmp_path / "other"
+    shutil.copytree("examples/tiny_policy", other)
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
+    changes = ("optimizer.lr=1e-5", "rollout.temperature=0.5", f"model.path={other}")
+    refused = faults.resume(folder, f"run.steps={faults.STEPS}", *changes)
     assert refused.code == 2
+    assert f"model.tokenizer: model.path {other} has another tokenizer.json" in refused.output
     assert "optimizer.lr was 0.0003 and is 1e-05; rollout.temperature was 1.0 and is 0.5" in refused.output
     layout = ("parallel.tensor=1", "parallel.data=2", "parallel.pipeline=2", f"run.steps={faults.STEPS}")
     resumed = faults.resume(folder, *layout)

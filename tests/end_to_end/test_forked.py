@@ -60,8 +60,9 @@ def test_what_a_forked_command_starts_has_its_name_and_ends_with_it(tmp_path: Pa
     with started(*arguments, log=log) as process:
         wait_for_line(log, "step 1/", process)
         below = descendants(process.pid)
-        assert sorted(map(name_of, below)) == ["rank 0", "rank 1", "serve"]
-        assert all(name_of(each) == each.name() for each in below)  # which forking alone sets
+        names = sorted(map(name_of, below))
+        assert names == ["rank 0", "rank 1", "serve", "verifier", "verifier guard"]
+        assert all(name_of(each) == each.name() for each in below)  # which forking alone sets, or the guard itself
         process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
         assert still_there(below) == []

@@ -119,7 +119,7 @@ def _join_spans(
 
 def is_too_old(completion: Completion, *, oldest: int) -> bool:
     """Whether a token comes from weights older than version `oldest`; False if there is no token."""
-    return any(int(span.version) < oldest for span in completion.version_spans)
+    return any(span.number < oldest for span in completion.version_spans)
 
 
 def dump_carried(groups: Iterable[CarriedGroup]) -> str:

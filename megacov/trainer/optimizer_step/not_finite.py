@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from megacov.errors import NumericsError
+from megacov.files import write_atomically
 from megacov.megatron.policy import UpdateResult
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import gather
@@ -183,7 +184,7 @@ class SkippedUpdates:
         )
         try:
             self._file.parent.mkdir(exist_ok=True)
-            self._file.write_text(json.dumps(self._reports, indent=1) + "\n", encoding="utf-8")
+            write_atomically(self._file, json.dumps(self._reports, indent=1) + "\n")
         except OSError as error:
             # The run can continue without its report.
             print(f"megacov: warning: {self._file} cannot be written: {error.strerror}.", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -82,6 +83,8 @@ class RolloutWorker:
         """
         self._config, self._folder, self._vocab_size, self._on_group = config, folder, vocab_size, on_group
         self._is_interrupted = False
+        # Servers report weights by this name, which no other run uses, nor an earlier start of this one.
+        self._label = f"{{}}-{secrets.token_hex(4)}".format
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
@@ -158,11 +161,11 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
-        self._members.versions.add(str(version))
+        self._members.versions.add(self._label(version))
         try:
             if self._memory is not None:
                 self._loop.run(self._memory.take_weights())
-            self.push_times = self._transport.push(version, weights)
+            self.push_times = self._transport.push(version, weights, label=self._label(version))
             if self._memory is not None:
                 self._loop.run(self._memory.take_everything_else())
         except ServersFailedError as error:
@@ -194,7 +197,7 @@ class RolloutWorker:
             self._sampler.sample_groups,
             _one_by_one(stream),
             rollout.prompts_per_step,
-            expected_version=str(version),
+            expected_version=self._label(version),
             trained_version=step,  # a step trains the weights whose version is the step's number
             carried=self.carried,
             # With a seed, SGLang gives all copies of a request the same tokens.

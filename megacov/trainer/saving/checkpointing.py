@@ -12,16 +12,17 @@ from typing import Any
 
 from torch.distributed import ProcessGroup
 
-from megacov.checkpoint.disk import disk_errors, write_synced
+from megacov.checkpoint.disk import disk_errors
 from megacov.checkpoint.manifest import FileRecord
 from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError
+from megacov.files import write_atomically
 from megacov.megatron.checkpoint import BackgroundSave, make_save_group, plan_save, write_format
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import random_states, write_random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout import CarriedGroup, dump_carried
-from megacov.trainer.agreement import gather, on_rank_zero
+from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
 from megacov.trainer.state import TrainState
 
 TRAINER_FILE = "trainer.json"
@@ -65,6 +66,7 @@ class Checkpointer:
         about_run: dict[str, Any],
         carried: Callable[[], Sequence[CarriedGroup]] = tuple,
         last_saved: int | None = None,
+        find_run_folder: Callable[[], Path] | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -75,10 +77,13 @@ class Checkpointer:
             about_run: record of the run for its checkpoints, as JSON values.
             carried: returns on rank 0 the groups that partial rollouts carry over; called when a save begins.
             last_saved: step of the checkpoint that the run began with.
+            find_run_folder: returns on rank 0 the present path of the run folder, which a user may rename; called when
+                a save begins. None keeps that of the store.
         """
         self._store, self._groups, self._settings, self._about_run = store, groups, settings, about_run
         self._carried = carried
         self._last_saved = last_saved
+        self._find_run_folder = find_run_folder
         self._under_way: _UnderWay | None = None
         self._group: ProcessGroup | None = None
         self._stuck: BackgroundSave | None = None
@@ -125,6 +130,11 @@ class Checkpointer:
         if self.num_failures > failures:
             raise CheckpointError(f"step {state.step} could not be saved: see the warning above.")
 
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run that the last save went to; on rank 0 under its present name."""
+        return self._store.folder.parent
+
     def metrics(self) -> dict[str, float]:
         """`health/failed_saves`, and `perf/save_s` once a periodic save has been made."""
         waited = {} if self._waited_s is None else {"perf/save_s": self._waited_s}
@@ -157,11 +167,17 @@ class Checkpointer:
 
     def _make_folder(self, step: int) -> tuple[Path | None, str | None]:
         """Create the folder that all ranks write into; returns it and None, or None and the failure."""
+
+        def begin() -> str:
+            if self._find_run_folder is not None:
+                self._store = CheckpointStore(self._find_run_folder())
+            return str(self._store.begin(step))
+
         try:
-            on_rank_zero(lambda: self._store.begin(step), self._groups)
+            path = on_rank_zero(begin, self._groups)
         except CheckpointError as error:
             return None, str(error)
-        return self._store.temporary(step), None
+        return Path(from_rank_zero(path or "", self._groups)), None
 
     def _poll(self) -> None:
         """Collect the result of the save in progress, or give it up if a rank is overdue."""
@@ -202,7 +218,7 @@ class Checkpointer:
         folder = self._store.temporary(step)
         write_format(folder)
         with disk_errors(folder / TRAINER_FILE, "written"):
-            write_synced(folder / TRAINER_FILE, json.dumps(about, indent=1))
+            write_atomically(folder / TRAINER_FILE, json.dumps(about, indent=1), is_synced=True)
         self._store.publish(step, records)
         self._store.prune(self._settings.keep_last, self._settings.keep_every)
 
@@ -233,7 +249,7 @@ def _write_more(states: dict[str, Any], carried: Sequence[CarriedGroup], rank: i
     write_random_states(states, folder / name)
     if not carried:
         return [name]
-    write_synced(folder / CARRIED_FILE, dump_carried(carried))
+    write_atomically(folder / CARRIED_FILE, dump_carried(carried), is_synced=True)
     return [name, CARRIED_FILE]
 
 

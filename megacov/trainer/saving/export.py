@@ -67,14 +67,14 @@ def export_run(run: Path, out: Path, *, step: int | None, dtype: str | None) -> 
         saved_dtype = good.about["config"]["model"]["dtype"]
         weights = read_hf_weights(good.folder, shape, dtype=saved_dtype, groups=groups)
         converted = ((name, tensor.to(DTYPES[dtype])) for name, tensor in weights)
-        num_bytes = write_snapshot(
+        written = write_snapshot(
             out,
             converted,
             source_model=config.model.path,
             max_shard_bytes=_MAX_SHARD_BYTES,
             check=lambda fresh: check_as_transformers(fresh, dtype=DTYPES[dtype]),
         )
-    return Exported(good.about["step"], dtype, num_bytes)
+    return Exported(good.about["step"], dtype, written.num_bytes)
 
 
 def _source_dtype(model: Path) -> str:

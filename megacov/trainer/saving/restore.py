@@ -1,18 +1,15 @@
-"""Restores a run from its newest intact checkpoint, if the configuration allows it."""
+"""Restores a run from its newest intact checkpoint."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from megacov.checkpoint.manifest import FileRecord, Manifest, check_file, read_manifest
-from megacov.checkpoint.store import CheckpointStore
-from megacov.config import RunConfig
-from megacov.config.resume import contradictions, settings
-from megacov.errors import CheckpointError, ConfigError, DataError
+from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, check_file
+from megacov.checkpoint.store import CheckpointStore, read_own_manifest
+from megacov.errors import CheckpointError
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
@@ -25,10 +22,14 @@ from megacov.trainer.state import TrainState
 
 @dataclass(frozen=True)
 class GoodCheckpoint:
-    """A verified checkpoint, and its record of the run that wrote it."""
+    """A verified checkpoint, and its record of the run that wrote it.
+
+    files: names of the files in its manifest. Nothing else in the folder may be read.
+    """
 
     folder: Path
     about: Mapping[str, Any]
+    files: frozenset[str] = frozenset()
 
 
 def find_good_checkpoint(store: CheckpointStore, groups: ParallelGroups) -> GoodCheckpoint:
@@ -74,11 +75,15 @@ def read_good_checkpoint(folder: Path, groups: ParallelGroups) -> GoodCheckpoint
     Returns:
         The checkpoint, or one sentence on what is wrong with it; the same on all ranks.
     """
-    problem = _verify(folder, groups)
-    if problem is not None:
-        return problem
-    about = on_rank_zero(lambda: read_about(folder), groups)
-    return GoodCheckpoint(folder, from_rank_zero(about or {}, groups))
+    records = _read_records(folder, groups)
+    problem = records if isinstance(records, str) else _verify(folder, records, groups)
+    if isinstance(records, str) or problem is not None:
+        return str(problem)
+    files = frozenset(record.name for record in records)
+    for name in () if groups.world_rank else _unlisted(folder, files):
+        _print(f"checkpoint {folder.name} holds {name}, which its manifest does not list: it is not read.", groups)
+    about = from_rank_zero(on_rank_zero(lambda: read_about(folder), groups) or {}, groups)
+    return GoodCheckpoint(folder, about, files)
 
 
 def _print(sentence: str, groups: ParallelGroups) -> None:
@@ -86,13 +91,13 @@ def _print(sentence: str, groups: ParallelGroups) -> None:
         print(f"megacov: {sentence}", flush=True)
 
 
-def _verify(folder: Path, groups: ParallelGroups) -> str | None:
-    """One sentence on what is wrong with a checkpoint, or None; the same on all ranks."""
+def _read_records(folder: Path, groups: ParallelGroups) -> list[FileRecord] | str:
+    """Records of all files of a checkpoint, or one sentence on why there are none; the same on all ranks."""
     manifest: Manifest | None = None
     problem = None
     if groups.world_rank == 0:
         try:
-            manifest = read_manifest(folder)
+            manifest = read_own_manifest(folder)
         except CheckpointError as error:
             problem = str(error)
         if manifest is not None and TRAINER_FILE not in {record.name for record in manifest.files}:
@@ -101,7 +106,11 @@ def _verify(folder: Path, groups: ParallelGroups) -> str | None:
     if problem is not None:
         return problem
     entries = from_rank_zero([] if manifest is None else [asdict(record) for record in manifest.files], groups)
-    records = [FileRecord(**entry) for entry in entries]
+    return [FileRecord(**entry) for entry in entries]
+
+
+def _verify(folder: Path, records: Sequence[FileRecord], groups: ParallelGroups) -> str | None:
+    """One sentence on what is wrong with a checkpoint's files, or None; the same on all ranks."""
     own_records = records[groups.world_rank :: groups.world_size]
     problems = [problem for record in own_records if (problem := check_file(folder, record)) is not None]
     everywhere = [problem for part in gather(problems, groups) for problem in part]
@@ -111,50 +120,10 @@ def _verify(folder: Path, groups: ParallelGroups) -> str | None:
     return f"{everywhere[0]}{others}."
 
 
-def check_continuation(
-    saved: Mapping[str, Any], config: RunConfig, about_run: Mapping[str, Any], *, allowed: Sequence[str] = ()
-) -> None:
-    """Check that a run may continue from a checkpoint with this configuration. Rank 0 only.
-
-    The run folder remembers a change that was once allowed, and for older checkpoints too, until its value changes.
-
-    Args:
-        saved: the checkpoint's record of the run that wrote it.
-        config: configuration to continue with.
-        about_run: record that new checkpoints will hold.
-        allowed: settings that the user allows to change.
-
-    Raises:
-        ConfigError: names the settings that contradict the checkpoint.
-        DataError: the folder cannot be written.
-    """
-    conflicts = contradictions(saved["config"], config)
-    shape = json.loads(json.dumps(about_run["shape"]))
-    others = [key for key in shape if saved["shape"].get(key) != shape[key]]
-    if others:
-        before, after = (", ".join(f"{key} {each.get(key)}" for key in others) for each in (saved["shape"], shape))
-        raise ConfigError(
-            f"the checkpoint of step {saved['step']} is of a model with {before}, model.path has {after}."
-        )
-    if saved["prompts_sha256"] != about_run["prompts_sha256"]:
-        conflicts["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
-    now = {**settings(config), "data.path": about_run["prompts_sha256"]}
-    path = config.run.directory / "allowed.json"
-    remembered = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    remembered |= {name: now[name] for name in allowed if name in conflicts}
-    refused = [
-        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now[name]
-    ]
-    if refused:
-        raise ConfigError(
-            f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(refused)}: take the old "
-            "values, or name each with --allow if you mean it."
-        )
-    if remembered:
-        try:
-            path.write_text(json.dumps(remembered, indent=1), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+def _unlisted(folder: Path, files: Collection[str]) -> list[str]:
+    """Names of the files in a checkpoint that its manifest does not list."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in names if name not in files and name != MANIFEST_NAME)
 
 
 def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, layout: Mapping[str, int]) -> TrainState:
@@ -177,15 +146,15 @@ def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, lay
     """
     about = good.about
     policy.restore(good.folder, adam_steps=about["adam_steps"], scheduler_steps=about["scheduler_steps"])
-    if about["layout"] == dict(layout):
-        restore_random_states(good.folder / random_file(groups.world_rank))
+    name = random_file(groups.world_rank)
+    if about["layout"] == dict(layout) and name in good.files:
+        restore_random_states(good.folder / name)
     return TrainState(**{field.name: about[field.name] for field in fields(TrainState)})
 
 
 def read_carried(good: GoodCheckpoint) -> tuple[CarriedGroup, ...]:
     """Groups that partial rollouts carried over, if the checkpoint holds any. Rank 0 only."""
-    path = good.folder / CARRIED_FILE
-    return load_carried(path.read_text(encoding="utf-8")) if path.is_file() else ()
+    return load_carried((good.folder / CARRIED_FILE).read_text("utf-8")) if CARRIED_FILE in good.files else ()
 
 
 def set_newer_aside(store: CheckpointStore, good: GoodCheckpoint) -> list[Path]:

@@ -173,3 +173,17 @@ def test_looks_keep_nobody_out(tmp_path):
     with RunLock(tmp_path):
         assert time.monotonic() - start > 0.05
     looker.join()
+
+
+def test_the_locked_folder_is_found_under_its_new_name(tmp_path):
+    folder, renamed = tmp_path / "run", tmp_path / "renamed"
+    lock = RunLock(folder)
+    assert lock.find_folder() is None
+    with lock:
+        assert lock.find_folder() == folder
+        folder.rename(renamed)
+        assert lock.find_folder() == renamed
+        with RunLock(folder):  # another run takes the old name
+            assert lock.find_folder() == renamed
+        (renamed / "run.lock").unlink()
+        assert lock.find_folder() is None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from megacov.cli import doctor
+
+MEGATRON_NEEDS = [line for line in requires("megatron-core") or [] if line.startswith("transformer-engine")]
 
 
 @pytest.fixture
@@ -70,3 +73,25 @@ def test_the_table_ends_with_a_verdict(capsys):
     shown = capsys.readouterr().out
     assert "transformer-engine" in shown
     assert shown.endswith("megacov can run here.\n")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "expected"),
+    [
+        ("13.0", '--no-build-isolation "transformer-engine[core_cu13,pytorch]<2.12"'),
+        ("12.8", '--no-build-isolation "transformer-engine[core_cu12,pytorch]<2.12"'),
+        (None, "first install a torch with CUDA, of the release in constraints.txt"),
+    ],
+)
+def test_transformer_engine_is_built_against_the_torch_that_is_there(cuda, expected):
+    assert expected in doctor.how_to_build_transformer_engine(cuda, versions="<2.12")
+
+
+def test_without_transformer_engine_the_doctor_says_how_to_build_it(capsys):
+    doctor.doctor()
+    how = "first install a torch with CUDA" if torch.version.cuda is None else "pip install --no-build-isolation"
+    assert doctor._find_transformer_engine().state == "found" or how in capsys.readouterr().out
+
+
+def test_the_engines_are_those_of_the_installed_megatron():
+    assert any(str(Requirement(line).specifier) == doctor._engines_of_megatron() != "" for line in MEGATRON_NEEDS)

@@ -101,3 +101,20 @@ def test_a_run_whose_files_are_missing_is_not_queued(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["launch", str(ONE), f"run.directory={tmp_path / 'run'}"])
     assert isinstance(result.exception, DataError) and "model.path is" in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("weight_sync.directory=/shared/weights", "weight_sync.directory"),
+        ("rollout.addresses=[http://10.0.0.1:30000]", "rollout.addresses"),
+    ],
+)
+def test_seeds_do_not_share_weights(override: str, name: str) -> None:
+    tiny = str(RUNS / "tiny_grpo.yaml")
+    settings = [override, *(["rollout.engine=sglang"] if name == "rollout.addresses" else [])]
+    dry = ["launch", tiny, *settings, "--dry-run", "--seeds"]
+    refused = CliRunner().invoke(app, [*dry, "0,1"])
+    assert isinstance(refused.exception, ConfigError) and f"{name} " in str(refused.exception), refused.exception
+    assert "the runs of --seeds" in str(refused.exception)
+    assert CliRunner().invoke(app, [*dry, "1"]).exit_code == 0

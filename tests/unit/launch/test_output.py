@@ -112,3 +112,14 @@ def test_a_verb_whose_output_closes_ends_with_its_own_code(closed_pipe: int) -> 
             check=False,
         )
         assert ended.returncode == code
+
+
+def test_every_process_of_a_run_keeps_its_output() -> None:
+    found = []
+    for folder in ("launch", "trainer", "rewards", "embedded_server", "cli"):
+        for path in (ROOT / "megacov" / folder).rglob("*.py"):
+            text = path.read_text()
+            is_program = '__name__ == "__main__"' in text or path.name == "main.py"
+            found += [path.name] if is_program else []
+            assert not is_program or "    keep_output()\n" in text, path
+    assert {"main.py", "node_ranks.py", "supervise.py"} <= set(found)

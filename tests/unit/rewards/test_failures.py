@@ -56,7 +56,7 @@ def test_more_responses_than_expected_allow_more_failures(tmp_path: Path) -> Non
     count = make(tmp_path, expected=10, share=0.1)
     for number in range(30):
         add(count, TIMEOUT if number % 10 == 9 else Outcome(1.0))
-    assert count.finish() == {"reward/verifier_wait_s": 1.0, "reward/verifier_call_s": 0.5}
+    assert count.finish() == {"perf/verifier_wait_s": 1.0, "perf/verifier_call_s": 0.5}
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,11 +179,19 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
 
 
 def _kill_verifier(process: psutil.Process) -> None:
-    process.children()[0].kill()
+    _kill(process.children()[0])
 
 
 def _kill_guard(process: psutil.Process) -> None:
+    _kill(process)
+
+
+def _kill(process: psutil.Process) -> None:
     process.kill()
+    deadline = time.monotonic() + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _signal_both(process: psutil.Process) -> None:
@@ -196,10 +205,14 @@ def _signal_both(process: psutil.Process) -> None:
 def test_a_process_disturbed_while_idle_costs_no_verdict(
     disturb: Callable[[psutil.Process], None], tmp_path: Path
 ) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+
     async def run(pool: VerifierPool) -> list[Outcome]:
         outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
         first = psutil.Process(pool._processes[0].process.pid)
         verifier = first.children()
+        shutil.rmtree(logs)  # by somebody who tidies up
         disturb(first)
         outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
         is_replaced = disturb is not _signal_both
@@ -208,7 +221,7 @@ def test_a_process_disturbed_while_idle_costs_no_verdict(
         await pool.aclose()
         return outcomes
 
-    with opened(f"{UNRULY}:judge", tmp_path) as pool:
+    with opened(f"{UNRULY}:judge", logs) as pool:
         assert asyncio.run(run(pool)) == [Outcome(1.0), Outcome(1.0)]
 
 
@@ -219,6 +232,14 @@ def test_children_are_found_with_and_without_the_kernels_list() -> None:
             assert os.getpid() not in guard._children_by_parent()
         finally:
             process.kill()
+
+
+def test_a_verifier_may_print_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "def judge(text, answer):\n    print(text, flush=True)\n    return 1.0\n"
+    name = _write(tmp_path, "prints", source, monkeypatch)
+    (tmp_path / "verifier.log").symlink_to("/dev/full")
+    with opened(name, tmp_path) as pool:
+        assert judge(pool, ["true"]) == [Outcome(1.0)]
 
 
 def test_a_pool_that_cannot_be_refilled_fails_all_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ from megacov.trainer.state import TrainState
 
 class Saves:
     """In place of a checkpointer: keeps what it is given, or fails."""
+
+    run_folder = Path("here")
 
     def __init__(self, *, fails: bool = False) -> None:
         self.states: list[TrainState] = []

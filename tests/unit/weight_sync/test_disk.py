@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from megacov.checkpoint import read_manifest
 from megacov.errors import WeightSyncError
-from megacov.weight_sync import DiskTransport, ServersFailedError, WeightTransport
+from megacov.weight_sync import DiskTransport, ServersFailedError, WeightTransport, write_snapshot
+from megacov.weight_sync.folder_owner import FolderOwner, read_owner, write_owner
 from tests.support.scripted_server import DROP, Call, Reply, scripted_clients
 
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.zeros(4)}
@@ -133,6 +136,71 @@ def test_only_the_last_versions_stay(source, keep):
 def test_a_version_can_be_pushed_again(source):
     first, second = push([FakeServer()], source, versions=(1, 1))
     assert first.num_bytes == second.num_bytes == 40
+
+
+@contextmanager
+def transport_of(servers: list[FakeServer], source: Path, **options: Any) -> Iterator[tuple[DiskTransport, Any, Any]]:
+    """A transport with its clients and the function that runs their coroutines."""
+    with scripted_clients(*servers) as (clients, run):
+        directory = source.parent / "weights"
+        yield DiskTransport(clients, run=run, source_model=source, directory=directory, **options), clients, run
+
+
+def _replace(folder: Path) -> None:
+    """Another run pushes a version of the same number."""
+    write_snapshot(folder, {"a": torch.full((2, 3), 9.0)}.items(), source_model=folder, max_shard_bytes=99, version=1)
+
+
+@pytest.mark.parametrize("damage", [None, _replace, lambda folder: (folder / "config.json").write_text("[]")])
+def test_a_restarted_server_gets_only_what_was_written(source, damage):
+    server = FakeServer()
+    with transport_of([server], source) as (transport, clients, run):
+        transport.push(1, WEIGHTS.items(), label="1-abc")
+        assert server.version == "1-abc"
+        server.version, server.calls = "default", []
+        folder = source.parent / "weights" / "v1"
+        assert read_manifest(folder).step == 1
+        if damage is None:
+            run(transport.bring_up_to_date(clients[0]))
+            assert server.version == "1-abc" and server.calls[-1] == "/continue_generation"
+            return
+        damage(folder)
+        with pytest.raises(WeightSyncError, match="v1 is not as this run wrote it"):
+            run(transport.bring_up_to_date(clients[0]))
+        assert server.version == "default" and server.calls == []
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_restarted_server_must_hold_what_the_others_hold(source, is_right):
+    class Summed(FakeServer):
+        sums = "right"
+
+        async def __call__(self, call: Call) -> Reply:
+            if call.path == "/weights_checker":
+                return Reply({"success": True, "ranks": [{"checksums": {"a": self.sums}}]})
+            return await super().__call__(call)
+
+    server = Summed()
+    with transport_of([server], source, verify="checksums") as (transport, clients, run):
+        transport.push(1, WEIGHTS.items())
+        server.sums = "right" if is_right else "wrong"
+        if is_right:
+            run(transport.bring_up_to_date(clients[0]))
+            return
+        with pytest.raises(WeightSyncError, match="holds other weights than other servers"):
+            run(transport.bring_up_to_date(clients[0]))
+        assert server.calls.count("/continue_generation") == 1
+
+
+def test_a_folder_that_another_run_has_taken_is_not_written_to(source):
+    weights, server = source.parent / "weights", FakeServer()
+    with transport_of([server], source, owner=FolderOwner("mine", "/runs/mine")) as (transport, _, _):
+        transport.push(1, WEIGHTS.items())
+        assert read_owner(weights) == FolderOwner("mine", "/runs/mine")
+        write_owner(weights, FolderOwner("theirs", "/runs/theirs"))
+        with pytest.raises(WeightSyncError, match="now belongs to the run in /runs/theirs"):
+            transport.push(2, WEIGHTS.items())
+    assert not (weights / "v2").exists()
 
 
 def test_old_weights_that_cannot_be_removed_stop_no_push(source, capsys):

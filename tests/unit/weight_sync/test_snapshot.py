@@ -38,8 +38,8 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 def test_a_snapshot_is_a_model_folder(source, weights, tmp_path):
     folder = tmp_path / "deep" / "v1"
-    num_bytes = write_snapshot(folder, weights.items(), source_model=source, max_shard_bytes=HUGE)
-    assert num_bytes == sum(4 * tensor.numel() for tensor in weights.values())
+    written = write_snapshot(folder, weights.items(), source_model=source, max_shard_bytes=HUGE)
+    assert written.records == () and written.num_bytes == sum(4 * tensor.numel() for tensor in weights.values())
     assert_equal(loaded(folder), weights)
     assert (
         AutoTokenizer.from_pretrained(folder)("12")["input_ids"]

@@ -243,9 +243,10 @@ def test_the_file_says_more(tmp_path, capsys):
 
 
 def test_a_file_that_cannot_be_written_is_a_warning(tmp_path, capsys):
-    updates = counter(TrainState(), 1, log_folder=tmp_path / "missing")
+    (tmp_path / "file").touch()
+    updates = counter(TrainState(), 1, log_folder=tmp_path / "file" / "logs")
     updates.count(skipped(), [], update=0)
-    assert "not_finite_step_000001.json cannot be written: No such file or directory." in capsys.readouterr().err
+    assert "not_finite_step_000001.json cannot be written: Not a directory." in capsys.readouterr().err
 
 
 def test_what_is_written_has_a_limit(tmp_path):

@@ -58,7 +58,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     assert {name: value for name, value in collected.metrics.items() if "verifier" in name and "_s" not in name} == {
         f"reward/verifier_{kind}": 0 for kind in ("failed", *VERIFIER_FAILURES)
     }
-    assert collected.metrics["reward/verifier_call_s"] > 0
+    assert collected.metrics["perf/verifier_call_s"] > 0
     assert all(prompt.row is not None for prompt in prompts)
     _check_endings(collected)
     assert collected.metrics["rollout/version_lag"] == collected.metrics["rollout/version_lag_max"] == 1
