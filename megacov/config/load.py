@@ -138,7 +138,7 @@ def _read_file(path: Path, *, extended_by: Path | None) -> dict[str, Any]:
 
 def _parents(extends: Any, path: Path) -> list[Path]:
     names = extends if isinstance(extends, list) else [] if extends is None else [extends]
-    if not all(isinstance(name, str) and "\0" not in name for name in names):
+    if not all(isinstance(name, str) and name.isprintable() and len(name) <= 1000 for name in names):
         raise ConfigError(f"{path}: extends is {show(extends)}, but it must be the path of a file or a list of paths.")
     return [path.parent / name for name in names]
 

@@ -35,7 +35,13 @@ def first_sentence(error: ValidationError, root: type[Section]) -> str:
     details.sort(key=lambda each: _ORDER.index(each["type"]) if each["type"] in _ORDER else len(_ORDER))
     sentence = _sentence(details[0], root)
     others = dict.fromkeys(locate(root, each["loc"]).path for each in details[1:])
-    return sentence + (f" Also wrong: {join_names(others)}." if others else "")
+    return _in_one_line(sentence + (f" Also wrong: {join_names(others)}." if others else ""))
+
+
+def _in_one_line(sentence: str) -> str:
+    """The sentence without the line breaks and half characters that a key may hold, and of a length that is read."""
+    line = " ".join(sentence.split()).encode("utf-8", "backslashreplace").decode()
+    return line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}"
 
 
 def join_names(names: Iterable[str], last: str = "and") -> str:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_FAULTS_OF_FILES = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
 def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face model folder and check that the model's vocabulary covers it.
 
@@ -30,8 +33,12 @@ def load_tokenizer(model_path: str | Path, *, vocab_size: int) -> PreTrainedToke
         raise DataError(f"There is no model folder {model_path}; set model.path to a Hugging Face model folder.")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _no_tokenizer(model_path, str(error).strip().partition("\n")[0]) from error
+    except Exception as error:
+        # transformers works on the files before it has checked them, and the Rust library raises plain Exceptions.
+        if type(error) is not Exception and not isinstance(error, _FAULTS_OF_FILES):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise _no_tokenizer(model_path, reason or type(error).__name__) from error
     # If its files are missing but config.json exists, transformers 5 returns a tokenizer without a vocabulary.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise _no_tokenizer(model_path, "its vocabulary is empty")

@@ -7,15 +7,29 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from megacov.embedded_server.startup import check_model_folder
 from megacov.errors import DataError
+from megacov.plan.model_sizes import read_model_values
 
 ModelDtype = Literal["auto", "float32", "bfloat16"]
 
+# transformers works on the files before it has checked them, and raises what comes of that.
+_FAULTS_OF_FILES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -45,6 +59,7 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
         DataError: the folder is unusable.
     """
     check_model_folder(folder)
+    read_model_values(folder / "config.json")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # the checks below replace its warnings
     try:
@@ -60,7 +75,7 @@ def load_model(folder: Path, *, dtype: ModelDtype) -> ServedModel:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except _FAULTS_OF_FILES as error:
         raise DataError(f"{folder} cannot be loaded as a model: {_first_line(error)}") from error
     _check_weights(folder, missing=report["missing_keys"], mismatched=report["mismatched_keys"])
     vocab_size = int(model.get_input_embeddings().weight.shape[0])

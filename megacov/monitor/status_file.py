@@ -108,7 +108,7 @@ def read_logged_steps(run_folder: Path) -> tuple[LoggedStep, ...] | None:
     try:
         return _parse(parse_json(text))
     except (ValueError, TypeError, OverflowError) as error:
-        problem = "is no whole JSON" if isinstance(error, JsonError) else f"is malformed: {error}"
+        problem = "is no whole JSON" if isinstance(error, JsonError) else f"is malformed: {str(error)[:200]}"
         raise DataError(f"{path} {problem}; the next logged step writes it anew.") from error
 
 

@@ -9,15 +9,14 @@ from pydantic import ValidationError
 
 from megacov.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from megacov.config.yaml_text import parse_yaml
+from megacov.data.tokenizer import load_tokenizer
 from megacov.embedded_server.bodies import RequestError
 from megacov.embedded_server.weights import WeightsDoNotFitError
 from megacov.json_text import JsonError, parse_json
 from megacov.launch.site import read_site
-from megacov.megatron.model_shape import read_model_shape
 from megacov.monitor.status_file import read_logged_steps
 from megacov.plan.model_sizes import read_model_sizes
 from megacov.rollout import AddressFile, load_carried
-from megacov.rollout.fleet.keys import read_keys
 from megacov.trainer.saving.about import read_about
 from tests.support.fuzz.parser import Parser
 from tests.support.fuzz.readers import (
@@ -25,17 +24,20 @@ from tests.support.fuzz.readers import (
     load_run,
     manifest_seed,
     prepare_run,
+    prepare_tokenizer,
     prepare_weights,
     read_body,
     read_gpus,
     read_index,
     read_job,
+    read_keys_file,
     read_node_reports,
     read_overrides,
     read_partitions,
     read_prompts,
     read_reply,
     read_reply_object,
+    read_shape,
     written,
 )
 from tests.support.fuzz.seeds import (
@@ -44,6 +46,8 @@ from tests.support.fuzz.seeds import (
     ALIASES,
     CARRIED,
     ENDED,
+    EXTENDING,
+    GARBLED,
     GPUS,
     HETEROGENEOUS,
     JOB,
@@ -53,25 +57,32 @@ from tests.support.fuzz.seeds import (
     REPORTS,
     RESOLVED,
     ROOT,
+    SITES,
     STATUS,
     TASK,
+    YAML,
     captured,
     dump,
+    indexes,
+    manifests,
     models,
+    replies,
+    requests,
+    server_infos,
 )
 
 PARSERS = (
     Parser(
         "YAML",
         "words",
-        (ALIASES.encode(), RESOLVED[:1500]),
+        (ALIASES.encode(), RESOLVED[:1500], *YAML),
         lambda _folder, content: parse_yaml(as_text(content), source="x"),
         {"config/yaml_text.py": ("_Loader", "parse_yaml", "_cut", "_cut_sentence")},
     ),
     Parser(
         "configuration",
         "yaml",
-        (RESOLVED, b"extends: base.yaml\nrun: {name: a}\noptimizer: {lr: 3e-4}\nalgorithm: {loss: {name: kl_cov}}\n"),
+        (RESOLVED, *EXTENDING),
         written("run.yaml", load_run),
         {"config/load.py": ("_Reader", "_read_file", "_parents", "_merge", "_refuse_nul", "make_config")},
         prepare=prepare_run,
@@ -103,7 +114,7 @@ PARSERS = (
         "config.json, for training",
         "json",
         models(),
-        written("config.json", read_model_shape),
+        written("config.json", read_shape),
         {
             "megatron/model_shape.py": ("read_model_shape",),
             "megatron/families/hf_config.py": (
@@ -115,19 +126,18 @@ PARSERS = (
         },
     ),
     Parser(
+        "tokenizer.json",
+        "json",
+        ((ROOT / "examples" / "tiny_policy" / "tokenizer.json").read_bytes(),),
+        written("tokenizer.json", lambda folder: load_tokenizer(folder, vocab_size=1024)),
+        {},
+        prepare=prepare_tokenizer,
+        weight=0.5,
+    ),
+    Parser(
         "safetensors index",
         "json",
-        (
-            dump(
-                {
-                    "metadata": {},
-                    "weight_map": {
-                        f"{name}.weight": f"{file}.safetensors"
-                        for name, file in (("a", "one"), ("b", "one"), ("c", "two"))
-                    },
-                }
-            ),
-        ),
+        indexes(),
         written("model.safetensors.index.json", read_index),
         {
             "megatron/hf_folder.py": ("HfFolder.__init__", "_files_of", "_read_index"),
@@ -139,7 +149,7 @@ PARSERS = (
     Parser(
         "manifest",
         "json",
-        (manifest_seed(Path(tempfile.mkdtemp())),),
+        (manifest_seed(Path(tempfile.mkdtemp())), *manifests()),
         written(MANIFEST_NAME, read_manifest),
         {
             "checkpoint/manifest.py": (
@@ -176,14 +186,14 @@ PARSERS = (
     Parser(
         "reply to /generate",
         "json",
-        captured("generate_*n2*.json", "response") + captured("abort_all_victim.json", "response"),
+        captured("generate_*n2*.json", "response") + captured("abort_all_victim.json", "response") + replies(),
         read_reply,
         {"rollout/client/wire.py": ("read_completions", "_completion", "_version_spans", "error_sentence")},
     ),
     Parser(
         "other replies",
         "json",
-        captured("get_server_info.json", "response") + captured("err_*.json", "response"),
+        server_infos() + captured("get_server_info.json", "response") + captured("err_*.json", "response"),
         read_reply_object,
         {
             "rollout/client/capabilities.py": ("read_capabilities", "_size", "version_warning"),
@@ -210,7 +220,7 @@ PARSERS = (
     Parser(
         "nodes' reports",
         "words",
-        (REPORTS.encode(),),
+        (REPORTS.encode(), GARBLED),
         read_node_reports,
         {"launch/node_report.py": ("read_reports", "_from_json")},
         refuses=False,
@@ -226,7 +236,7 @@ PARSERS = (
     Parser(
         "site file",
         "words",
-        tuple(path.read_bytes() for path in sorted((ROOT / "slurm" / "sites").glob("*.env"))),
+        tuple(path.read_bytes() for path in sorted((ROOT / "slurm" / "sites").glob("*.env"))) + SITES,
         written("site.env", lambda folder: read_site(folder / "site.env")),
         {"launch/site.py": ("read_site", "refuse_secret", "_setting")},
     ),
@@ -234,7 +244,7 @@ PARSERS = (
         "keys file",
         "yaml",
         (b"api-key: abc\nadmin-api-key: def\nother: 1\n",),
-        written("keys.yaml", lambda folder: read_keys(folder / "keys.yaml")),
+        read_keys_file,
         {"rollout/fleet/keys.py": ("read_keys",)},
     ),
     Parser(
@@ -250,7 +260,7 @@ PARSERS = (
     Parser(
         "request to /generate",
         "json",
-        tuple(seed for seed in captured("generate_*.json", "request")),
+        captured("generate_*.json", "request") + requests(),
         read_body,
         {
             "embedded_server/bodies.py": (

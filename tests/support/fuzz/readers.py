@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,15 +22,18 @@ from megacov.embedded_server.model import ServedModel
 from megacov.embedded_server.requests import build_requests
 from megacov.embedded_server.sampling import SamplingPlan
 from megacov.embedded_server.weights import load_weights
+from megacov.errors import DataError
 from megacov.json_text import parse_json
 from megacov.launch.gpus import judge_gpus
 from megacov.launch.jobs import choose_job, parse_job, parse_list
 from megacov.launch.node_report import judge, read_reports
 from megacov.launch.partitions import check_partition, parse_partitions
 from megacov.megatron.hf_folder import HfFolder
+from megacov.megatron.model_shape import read_model_shape
 from megacov.rollout.client.capabilities import read_capabilities, version_warning
 from megacov.rollout.client.connection import parsed
 from megacov.rollout.client.wire import error_sentence, read_completions
+from megacov.rollout.fleet.keys import read_keys
 from tests.support.fuzz.seeds import RESOLVED, ROOT, TINY_RUN
 
 VOCABULARY = 1024
@@ -59,6 +64,8 @@ def load_run(folder: Path) -> None:
 
 def prepare_run(folder: Path) -> None:
     (folder / "base.yaml").write_bytes(RESOLVED)
+    for each in range(30):
+        (folder / f"c{each}.yaml").write_text(f"extends: c{each + 1}.yaml\n")
 
 
 def read_overrides(_folder: Path, content: bytes) -> None:
@@ -74,9 +81,31 @@ def read_prompts(folder: Path) -> None:
     load_prompts(folder / "p.jsonl", tokenizer(), vocab_size=VOCABULARY, max_prompt_length=64)
 
 
+def read_shape(folder: Path) -> None:
+    with contextlib.suppress(DataError):
+        read_model_shape(folder / "absent")
+    read_model_shape(folder)
+
+
+def read_keys_file(folder: Path, content: bytes) -> None:
+    path = folder / "keys.yaml"
+    path.write_bytes(content)
+    path.chmod(0o640 if len(content) % 16 == 0 else 0o600)
+    read_keys(path)
+
+
+def prepare_tokenizer(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "examples" / "tiny_policy" / name, folder)
+
+
 def prepare_weights(folder: Path) -> None:
     save_file({"a.weight": torch.zeros(2, 2), "b.weight": torch.zeros(2, 2)}, folder / "one.safetensors")
     save_file({"c.weight": torch.zeros(2, 2)}, folder / "two.safetensors")
+    save_file({"e.weight": torch.zeros(2, 2)}, folder / "other.safetensors")
+    save_file({"c.weight": torch.zeros(3, 3)}, folder / "wide.safetensors")
+    (folder / "single").mkdir()
+    save_file({f"{name}.weight": torch.zeros(2, 2) for name in "abc"}, folder / "single" / "model.safetensors")
 
 
 def read_index(folder: Path) -> None:
@@ -84,6 +113,9 @@ def read_index(folder: Path) -> None:
     try:
         HfFolder(folder).check({f"{name}.weight": (2, 2) for name in "abc"}, optional=frozenset())
     finally:
+        # A folder without an index is read alike, whatever came before.
+        HfFolder(folder / "single")
+        load_weights(model, folder / "single")
         load_weights(model, folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import time
@@ -96,6 +97,7 @@ def fuzz(parser: Parser, folder: Path, *, cases: int) -> Outcome:
         max_examples=cases,
         deadline=None,
         database=None,
+        derandomize=os.environ.get("CI") == "true",
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacov.config import RunConfig, dump_config, load_config, make_config
+from megacov.config import RunConfig, dump_config, load, load_config, make_config
 from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError
 
@@ -209,3 +209,31 @@ def test_a_dump_spells_out_every_setting(base):
     assert set(dumped) == set(RunConfig.model_fields)
     assert dumped["optimizer"]["lr"] == 1e-6
     assert dumped["algorithm"]["loss"] == {"name": "ppo_clip", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+
+
+def test_a_file_that_many_extend_is_read_once(base, tmp_path, monkeypatch):
+    for level in range(19):
+        write(tmp_path, f"{level}.yaml", f"extends: [{level + 1}.yaml, {level + 1}.yaml]\nrun: {{seed: {level}}}")
+    write(tmp_path, "19.yaml", "extends: base.yaml")
+    read = []
+    reader = load.read_yaml
+    monkeypatch.setattr(load, "read_yaml", lambda path, *, source: read.append(path) or reader(path, source=source))
+    assert load_config(tmp_path / "1.yaml").run.seed == 1
+    assert len(read) == 20
+    with pytest.raises(ConfigError, match="extends more than 20 files in a row"):
+        load_config(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (".".join("a" * 3000) + "=1", "does not have the form"),
+        ('model.path="a\\0b"', "model.path is 'a.x00b': it must not hold a NUL character"),
+        ('extends="a\\0b"', "extends"),
+        ("x" * 100_000 + "=1", "is not a setting"),
+    ],
+)
+def test_an_odd_override_is_one_short_sentence(base, override, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(base, [override])
+    assert len(str(caught.value)) < 2000

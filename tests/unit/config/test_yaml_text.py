@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megacov.config.yaml_text import dump_yaml, parse_yaml
+from megacov.config.yaml_text import MAX_ALIASES, MAX_NODES, MAX_YAML_BYTES, dump_yaml, parse_yaml, read_yaml
 from megacov.errors import ConfigError
+from megacov.json_text import MAX_DEPTH
 
 
 @pytest.mark.parametrize(
@@ -91,3 +93,47 @@ def test_what_is_written_is_read_back_equal_and_of_the_same_type(value):
     found = parse_yaml(dump_yaml(value), source="test")
     assert found == value
     assert repr(found) == repr(value)
+
+
+DOUBLING = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 3000 + "]" * 3000, f"nested more than {MAX_DEPTH} deep"),
+        ("{a: " * 3000, f"nested more than {MAX_DEPTH} deep"),
+        ("- " * 3000 + "1", f"nested more than {MAX_DEPTH} deep"),
+        (DOUBLING, f"more than {MAX_NODES} values, those behind aliases included"),
+        (DOUBLING.replace("[*", "{<<: [*").replace("]", "]}").replace("[1, 1]}", "{x: 1}"), f"more than {MAX_NODES}"),
+        ("a: &a [1]\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", f"more than {MAX_ALIASES} aliases"),
+        ("a: &a [*a]", "an alias stands inside what it refers to"),
+        ("9" * 5000, "a number has 5000 digits"),
+        ("%YAML " + "9" * 5000 + ".1\n--- a", "digits"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ('"\\UFFFFFFFF"', "too large"),
+        ("!!int abc", "'abc' is not what its tag"),
+        ("!!bool 1", "'1' is not what its tag"),
+        ("!!timestamp 2020-01-01", "could not determine a constructor"),
+        ("!!python/object:os.system a", "could not determine a constructor"),
+        ("a" * (MAX_YAML_BYTES + 1), f"more than {MAX_YAML_BYTES} characters"),
+    ],
+)
+def test_what_is_out_of_bounds_is_one_short_sentence(text, problem):
+    with pytest.raises(ConfigError, match=problem) as caught:
+        parse_yaml(text, source="test")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_what_is_within_bounds_is_read():
+    assert parse_yaml("[" * MAX_DEPTH + "]" * MAX_DEPTH, source="test")
+    assert parse_yaml("a: &a [1]\nb: [" + "*a, " * MAX_ALIASES + "]", source="test")["b"] == [[1]] * MAX_ALIASES
+    assert parse_yaml("!!str 5", source="test") == "5" and parse_yaml("!!float 5", source="test") == 5.0
+
+
+def test_a_long_file_is_not_read_whole(tmp_path):
+    path = tmp_path / "long.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**33)  # a file of 8 GB without any content
+    with pytest.raises(ConfigError, match=f"long.yaml has more than {MAX_YAML_BYTES} bytes"):
+        read_yaml(path, source=str(path))

@@ -69,6 +69,11 @@ def test_the_longest_prompt_allowed_passes(tmp_path: Path, tokenizer: PreTrained
         ('{"prompt": "1=", "answer": "1"}\n{"prompt": ', r"line 2 is not JSON"),
         (b'{"prompt": "1=", "answer": "1"}\n{"prompt": "\xff=", "answer": "1"}', r"line 2 is not JSON"),
         ('["1=", "1"]', "line 1 is a JSON list"),
+        ('{"prompt": "1=", "answer": "1"}\n' + "[" * 3000, "line 2 is not JSON .it is nested more than"),
+        ('{"prompt": "1=", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON .it has a number of 5000 digits"),
+        ('{"prompt": "1=", "answer": 1e999}', "line 1 is not JSON .it has the number 1e999, which is too large"),
+        ('{"prompt": "1=", "answer": NaN}', "line 1 is not JSON .it has NaN"),
+        ('{"prompt": "\\ud800=", "answer": "1"}', "line 1 is not JSON .it has half of a surrogate pair"),
         ('\n"1="', "line 2 is a JSON str"),
         ("null", "line 1 is a JSON NoneType"),
         ('{"answer": "1", "question": "1="}', r"no field 'prompt' but answer, question; .*data\.prompt_field"),
@@ -133,7 +138,14 @@ def test_a_missing_model_folder_is_a_data_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "nowhere", vocab_size=VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("files", [{}, {"tokenizer.json": "{"}, {"config.json": json.dumps({"model_type": "qwen2"})}])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        *({"tokenizer.json": text} for text in ("", "{", "{}", "[]", "null", '{"model": null, "added_tokens": []}')),
+        {"config.json": json.dumps({"model_type": "qwen2"})},
+    ],
+)
 def test_a_folder_without_a_tokenizer_is_a_data_error(files: dict[str, str], tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="ascii")

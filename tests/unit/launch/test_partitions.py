@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, SubmitError
 from megacov.launch.partitions import check_partition, parse_partitions
 
 # As SLURM 22.05 prints it, shortened.
@@ -54,3 +54,11 @@ def test_a_cluster_may_have_no_default() -> None:
 def test_one_of_several_partitions_is_enough() -> None:
     for several in ("short,batch", "old,short", "short"):
         check_partition(PARTITIONS, several, nodes=2, minutes=1)
+
+
+def test_numbers_are_read_as_slurm_prints_them() -> None:
+    """1024 nodes are 1K in its answers."""
+    (large,) = parse_partitions(ANSWER.splitlines()[0].replace("TotalNodes=4", "TotalNodes=2K"))
+    assert large.nodes == 2048
+    with pytest.raises(SubmitError, match="SLURM gives 'many' where a number belongs"):
+        parse_partitions(ANSWER.splitlines()[0].replace("TotalNodes=4", "TotalNodes=many"))

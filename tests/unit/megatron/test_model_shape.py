@@ -123,3 +123,22 @@ def test_sequences_fit_into_a_sliding_window(tmp_path):
 
 def test_every_family_has_a_tiny_model():
     assert {model_type for model_type, _ in MODELS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("value", ["32", None, 0, -1, 1.5, True, [], 10**12, float("nan")])
+def test_a_size_that_is_none_is_one_sentence(tmp_path, name, value):
+    folder = config(tmp_path, "llama", **{name: value})
+    for read in (read_model_shape, lambda folder: read_model_sizes(folder / "config.json")):
+        with pytest.raises(DataError, match=f"{name} is .*: it must be a whole number|NaN where a number belongs"):
+            read(folder)
+
+
+@pytest.mark.parametrize("value", ["1e4", None, 0, -1.0, True, [], float("nan"), float("inf"), 10**200])
+@pytest.mark.parametrize("place", ["old", "new"])
+def test_a_base_period_that_is_no_number_is_one_sentence(tmp_path, value, place):
+    fields = {"rope_theta": value} if place == "old" else {"rope_parameters": {"rope_theta": value}}
+    folder = config(tmp_path, "qwen2", **fields)
+    for read in (read_model_shape, lambda folder: read_model_sizes(folder / "config.json")):
+        with pytest.raises(DataError, match=r"rope_theta is .*: it must be a number above 0|where a number belongs"):
+            read(folder)

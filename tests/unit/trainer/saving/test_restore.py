@@ -13,6 +13,7 @@ from megacov.checkpoint.store import CheckpointStore
 from megacov.errors import CheckpointError
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout.sampling.carried import NOT_BEGUN, CarriedGroup, dump_carried
+from megacov.trainer.saving.about import read_about
 from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, random_file
 from megacov.trainer.saving.restore import (
     GoodCheckpoint,
@@ -139,3 +140,24 @@ def test_a_format_of_another_version_is_refused(store: CheckpointStore) -> None:
     store.publish(6, [])
     with pytest.raises(CheckpointError, match="has format 2, and this version of megacov reads 1"):
         find_good_checkpoint(store, ALONE)
+
+
+@pytest.mark.parametrize("name", [*about(1).keys() - {"format"}])
+@pytest.mark.parametrize("value", ["gone", None, -1, 1.5, [], "text"])
+def test_a_record_without_a_part_is_one_sentence(tmp_path: Path, name: str, value: object) -> None:
+    if isinstance(about(1)[name], str) and value == "text":
+        return
+    record = about(1) | {name: value}
+    if value == "gone":
+        del record[name]
+    (tmp_path / TRAINER_FILE).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=f"trainer.json: {name} is ") as caught:
+        read_about(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "[" * 3000, '{"format": 1, "step": ' + "9" * 5000 + "}", "\0"])
+def test_a_record_that_is_none_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / TRAINER_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match="trainer.json"):
+        read_about(tmp_path)
