@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from megacov.config import RunConfig
 from megacov.errors import MegacovError
+from megacov.launch.output import keep_output
 from megacov.launch.process import die_with_parent
 from megacov.plan import read_model_sizes
 from megacov.rewards.registry import find_verifier
@@ -23,6 +24,7 @@ Look = tuple[str, Callable[[], object]]
 
 def main(arguments: Sequence[str]) -> None:
     """Look at each part, and report."""
+    keep_output()
     parent, *parts = arguments
     die_with_parent(int(parent))
     config = RunConfig.model_validate_json(sys.stdin.buffer.read())

@@ -94,10 +94,12 @@ def _from_json(text: str) -> NodeReport | None:
             "write_s": int() | float() as write_s,
             "offsets": dict(offsets),
             "unreachable": list(unreachable),
+            "missing": str(missing),
         } if all(isinstance(each, str) for each in (*problems, *gpus, *unreachable)) and all(
             isinstance(offset, int | float) for offset in offsets.values()
         ):
-            return NodeReport(node, tuple(problems), driver, tuple(gpus), write_s, offsets, tuple(unreachable))
+            lists = tuple(problems), driver, tuple(gpus), write_s, offsets, tuple(unreachable)
+            return NodeReport(node, *lists, missing=missing)
     return None
 
 
