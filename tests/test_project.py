@@ -118,3 +118,16 @@ def test_the_package_is_run_as_a_module():
     command = [sys.executable, "-m", "megacov", "--version"]
     version = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert version.strip() == "megacov " + tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_tests_that_the_docs_name_exist():
+    text = (ROOT / "docs" / "testing.md").read_text()
+    named = re.findall(r"`((?:unit|distributed|end_to_end|benchmarks)/[\w/]+\.py)`((?:,? `test_\w+(?:\[[^`]*\])?`)*)", text)
+    assert len(named) > 80
+    missing = []
+    for file, tests in named:
+        source = ROOT / "tests" / file
+        functions = set(re.findall(r"^def (\w+)", source.read_text(), re.MULTILINE)) if source.is_file() else set()
+        missing += [f"{file} {name}" for name in re.findall(r"`(\w+)", tests) if name not in functions]
+        missing += [] if source.is_file() else [file]
+    assert missing == []
