@@ -73,7 +73,7 @@ def with_a_larger_tokenizer(folder: Path) -> None:
         (cut_short, "cannot be loaded"),
         (with_a_larger_tokenizer, "tokenizer .* has 33 tokens but the model's vocabulary has 32"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
         (lambda folder: configure(folder, model_type="nothing"), "`nothing`"),
         (lambda folder: configure(folder, hidden_size=32), r"shape \(32, 16\) .* \(32, 32\)"),
