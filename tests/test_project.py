@@ -122,12 +122,13 @@ def test_the_package_is_run_as_a_module():
 
 def test_the_tests_that_the_docs_name_exist():
     text = (ROOT / "docs" / "testing.md").read_text()
-    named = re.findall(r"`((?:unit|distributed|end_to_end|benchmarks)/[\w/]+\.py)`((?:,? `test_\w+(?:\[[^`]*\])?`)*)", text)
+    tests = r"`((?:unit|distributed|end_to_end|benchmarks)/[\w/]+\.py)`((?:,? `test_\w+(?:\[[^`]*\])?`)*)"
+    named = re.findall(tests, text)
     assert len(named) > 80
     missing = []
-    for file, tests in named:
+    for file, names in named:
         source = ROOT / "tests" / file
         functions = set(re.findall(r"^def (\w+)", source.read_text(), re.MULTILINE)) if source.is_file() else set()
-        missing += [f"{file} {name}" for name in re.findall(r"`(\w+)", tests) if name not in functions]
+        missing += [f"{file} {name}" for name in re.findall(r"`(\w+)", names) if name not in functions]
         missing += [] if source.is_file() else [file]
     assert missing == []
