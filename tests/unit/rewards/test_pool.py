@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -216,14 +217,14 @@ def _signal_both(process: psutil.Process) -> None:
 def test_a_process_disturbed_while_idle_costs_no_verdict(
     disturb: Callable[[psutil.Process], None], tmp_path: Path
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
+    logs = tmp_path / "run" / "logs"
+    logs.mkdir(parents=True)
 
     async def run(pool: VerifierPool) -> list[Outcome]:
         outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
         first = psutil.Process(pool._processes[0].process.pid)
         verifier = first.children()
-        shutil.rmtree(logs)  # by somebody who tidies up
+        shutil.move(tmp_path / "run", tmp_path / "renamed")  # as a user may rename a run
         disturb(first)
         outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
         is_replaced = disturb is not _signal_both
@@ -234,6 +235,18 @@ def test_a_process_disturbed_while_idle_costs_no_verdict(
 
     with opened(f"{UNRULY}:judge", logs) as pool:
         assert asyncio.run(run(pool)) == [Outcome(1.0), Outcome(1.0)]
+
+
+def test_processes_start_beside_more_than_a_thousand_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert check_verifier(f"{UNRULY}:judge", timeout_s=60.0) == ("text", "answer")
+    finally:
+        for each in files:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_children_are_found_with_and_without_the_kernels_list() -> None:
