@@ -110,6 +110,12 @@ def check_continuation(
             f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(refused)}: take the old "
             "values, or name each with --allow if you mean it."
         )
+    if "model_files" not in saved:
+        print(
+            f"megacov: the checkpoint of step {saved['step']} is of an older version of megacov, which recorded "
+            "nothing of the model folder: a change of its weights, tokenizer or chat template is not noticed.",
+            flush=True,
+        )
     if remembered:
         try:
             write_atomically(path, json.dumps(remembered, indent=1), is_synced=True)

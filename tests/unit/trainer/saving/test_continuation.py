@@ -69,7 +69,17 @@ def test_another_file_in_the_model_folder_is_refused_by_name_unless_allowed(
         check_continuation(saved, config, now)
     check_continuation(saved, config, now, allowed=[name])
     check_continuation(saved, config, now)  # the run folder remembers it
-    check_continuation({**saved, "model_files": {}}, config, now)  # a checkpoint of an older version of megacov
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_accepted_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = _saved(tmp_path)
+    check_continuation(saved, _config(tmp_path), ABOUT)
+    assert capsys.readouterr().out == ""
+    del saved["model_files"]
+    check_continuation(saved, _config(tmp_path), ABOUT)
+    assert "step 2 is of an older version of megacov, which recorded nothing of the model" in capsys.readouterr().out
 
 
 def test_digests_that_one_side_does_not_need_are_not_compared(tmp_path: Path) -> None:
