@@ -101,9 +101,10 @@ def check_continuation(
         conflicts["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
     path = config.run.directory / _ALLOWED_FILE
     now = {**settings(config), **model_files, "data.path": about_run["prompts_sha256"]}
-    remembered = _read_allowed(path) | {name: now[name] for name in allowed if name in conflicts}
+    # A value that the checkpoint has in a mapping and the run has not is remembered as None.
+    remembered = _read_allowed(path) | {name: now.get(name) for name in allowed if name in conflicts}
     refused = [
-        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now[name]
+        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now.get(name)
     ]
     if refused:
         raise ConfigError(

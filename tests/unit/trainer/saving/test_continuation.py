@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ def test_what_is_allowed_once_stays_allowed_with_its_value(tmp_path: Path) -> No
     check_continuation(saved, changed, ABOUT)
     with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.0003 and is 2e-05"):
         check_continuation(saved, _config(tmp_path, "optimizer.lr=2e-5"), ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [("{}", "{thinks: false}", "was null and is false"), ("{thinks: false}", "{}", "was false and is null")],
+)
+def test_a_value_in_a_mapping_that_was_or_is_empty_can_be_allowed(
+    before: str, after: str, words: str, tmp_path: Path
+) -> None:
+    was, now = (
+        _config(tmp_path, "data.chat_template=true", f"data.chat_template_kwargs={each}") for each in (before, after)
+    )
+    saved = {**_saved(tmp_path), "config": was.model_dump(mode="json")}
+    name = "data.chat_template_kwargs.thinks"
+    with pytest.raises(ConfigError, match=rf"of step 2: {re.escape(name)} {words}: "):
+        check_continuation(saved, now, ABOUT)
+    check_continuation(saved, now, ABOUT, allowed=[name])
+    check_continuation(saved, now, ABOUT)
 
 
 def test_another_model_or_other_prompts_are_refused(tmp_path: Path) -> None:
