@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -235,18 +234,6 @@ def test_a_process_disturbed_while_idle_costs_no_verdict(
 
     with opened(f"{UNRULY}:judge", logs) as pool:
         assert asyncio.run(run(pool)) == [Outcome(1.0), Outcome(1.0)]
-
-
-def test_processes_start_beside_more_than_a_thousand_open_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
-    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-    try:
-        assert check_verifier(f"{UNRULY}:judge", timeout_s=60.0) == ("text", "answer")
-    finally:
-        for each in files:
-            os.close(each)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_children_are_found_with_and_without_the_kernels_list() -> None:
