@@ -72,9 +72,10 @@ def contradictions(saved: Mapping[str, Any], config: RunConfig) -> dict[str, str
     Returns:
         section.key -> "section.key was A and is B".
     """
-    after = settings(config)
+    # An empty mapping sets nothing; by its own name it would differ from one that holds something.
+    after = {name: value for name, value in settings(config).items() if value != {}}
     # A setting that is newer than the checkpoint had no effect at that time, and its default has none now.
-    before = {name: _default(name) for name in after} | dict(_leaves(saved))
+    before = {name: _default(name) for name in after} | {k: v for k, v in _leaves(saved) if v != {}}
     found = {
         name: f"{name} was {show(before.get(name))} and is {show(after.get(name))}"
         for name in sorted(before.keys() | after.keys())

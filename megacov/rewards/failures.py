@@ -48,7 +48,8 @@ class FailureCount:
             judged: outcome and times.
 
         Raises:
-            RewardError: the batch would have too many failures even if all other responses were judged.
+            RewardError: too many failures for a batch of the expected size, even if all others were judged. Responses
+                to prompts that replace dropped groups count only once they are judged.
         """
         self._num_judged += 1
         self._wait_s += judged.wait_s

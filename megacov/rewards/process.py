@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
+import selectors
 import socket
 import subprocess
 import sys
@@ -64,7 +64,7 @@ class VerifierProcess:
         with theirs, contextlib.ExitStack() as files:
             log = None
             if settings.log_path is not None:
-                settings.log_path.parent.mkdir(exist_ok=True)  # somebody may have deleted it during the run
+                settings.log_path.parent.mkdir(parents=True, exist_ok=True)  # a user may have moved the run folder
                 log = files.enter_context(settings.log_path.open("ab"))
             process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), settings.name, *sys.path],
@@ -191,14 +191,16 @@ def wait_for_first(processes: Sequence[VerifierProcess], *, timeout_s: float) ->
         ConfigError: the verifier cannot be imported or called, or not in time.
     """
     deadline = time.monotonic() + timeout_s
-    while (left_s := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([each.socket for each in processes], [], [], left_s)
+    # Not `select.select`, which refuses descriptors from 1024: rank 0 of a large run holds more connections than that.
+    with selectors.DefaultSelector() as selector:
         for each in processes:
-            answer = each.receive() if each.socket in ready else None
-            if answer is not None:
-                each.read_start(answer)
-                assert each.wanted is not None
-                return each.wanted
+            selector.register(each.socket, selectors.EVENT_READ, each)
+        while (left_s := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left_s):
+                answer = key.data.receive()
+                if answer is not None:
+                    key.data.read_start(answer)
+                    return tuple(key.data.wanted)
     raise _late(processes[0].settings.name, timeout_s)
 
 

@@ -121,7 +121,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
             run.rollout.push_weights(run.policy, version=run.state.weight_version)
         run.finish()
     if groups.world_rank == 0:
-        print("\n".join(where_everything_is(config)), flush=True)
+        print("\n".join(where_everything_is(config, run.checkpointer.run_folder)), flush=True)
 
 
 def _step(run: Run) -> None:

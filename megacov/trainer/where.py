@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from megacov.config import RunConfig
 
 
-def where_everything_is(config: RunConfig) -> list[str]:
+def where_everything_is(config: RunConfig, folder: Path) -> list[str]:
     """At most six lines for the end of a run.
 
     Args:
         config: configuration of the run, which has done all its steps.
+        folder: run folder under its present name; a user may have renamed it.
 
     Returns:
         Lines of text.
     """
-    folder = config.run.directory
     run = shlex.quote(str(folder))
     lines = [f"megacov: {config.run.name} has done all {config.run.steps} steps; everything is in {folder}"]
+    if folder != config.run.directory:
+        lines[0] += f", but samples and metrics since it got that name are in {config.run.directory}"
     if config.checkpoint.every > 0:
         lines += [
             f"  checkpoint   {folder}/checkpoints/step_{config.run.steps:08d}",

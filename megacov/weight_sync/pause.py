@@ -85,9 +85,13 @@ class ServerPause:
     async def give_up(self, *, timeout_s: float | None = None) -> None:
         """Let paused servers stay so until a later push, however long that takes; raises ServersFailedError.
 
+        If this pause was too long for one in place, the later push begins with one by retract.
+
         Args:
             timeout_s: deadline of the call, where the client's own is longer. [s]
         """
+        if self._is_paused:
+            self._last_s = time.monotonic() - self._began
         if self._is_paused and self.keeps_cache and self._watchdog_s() is not None:
             self._mode = "retract"
             await on_every_server(self._clients, lambda client: client.pause("retract"), timeout_s=timeout_s)

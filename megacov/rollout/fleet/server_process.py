@@ -62,8 +62,8 @@ class ServerProcess(ABC):
             RolloutError: the process cannot be started.
         """
         if self.pid is None:
-            with suppress(OSError):  # somebody may have deleted the folder of logs since the last start
-                self._log_path.parent.mkdir(exist_ok=True)
+            with suppress(OSError):  # somebody may have deleted the logs, or renamed the run, since the last start
+                self._log_path.parent.mkdir(parents=True, exist_ok=True)
             self._process = self._launch()
 
     def __enter__(self) -> Self:

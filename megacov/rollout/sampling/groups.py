@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from megacov.rollout.sampling.carried import CarriedGroup
 from megacov.types import Completion, Prompt, Sample, Verdict
@@ -32,7 +31,6 @@ class SamplingReport:
     carried: int = 0  # finished or begun, left for the next batch
     continued_tokens: int = 0  # tokens from earlier batches in completions that were continued
     stale_dropped: int = 0  # begun under weights that are too old by now, and sampled again
-    verifier_failures: Counter[str] = field(default_factory=Counter)  # by the kind of failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,6 @@ class JudgedGroup:
         """Add the group's completions to the report."""
         report.truncated += sum(completion.finish_reason == "length" for completion in self.completions)
         report.empty += sum(not completion.token_ids for completion in self.completions)
-        report.verifier_failures.update(verdict.failure for verdict in self.verdicts if verdict.failure is not None)
         if self.verdicts and not self.rewards_differ:
             report.all_right_groups += self.rewards[0] > 0
             report.all_wrong_groups += self.rewards[0] <= 0

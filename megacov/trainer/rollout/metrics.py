@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from megacov.monitor.metrics import entropy_before_filter, reward_metrics, rollout_metrics, version_lag
@@ -21,13 +23,15 @@ def metrics_of(groups: SampledGroups, *, version: int) -> dict[str, float]:
     """
     report, sampled = groups.report, [*groups.samples, *groups.dropped]
     rewards = torch.tensor([sample.reward for sample in sampled], dtype=torch.float64)
+    # Not from the report, which also counts groups that were judged and then left for the next batch.
+    failures = Counter(sample.failure for sample in sampled if sample.failure is not None)
     return {
         **reward_metrics(rewards, torch.tensor([sample.group for sample in sampled])),
         **rollout_metrics(groups.samples),
         **entropy_before_filter(sampled),
         **version_lag(groups.samples, version=version),
-        "reward/verifier_failed": report.verifier_failures.total() / len(sampled),
-        **{f"reward/verifier_{kind}": report.verifier_failures[kind] for kind in VERIFIER_FAILURES},
+        "reward/verifier_failed": failures.total() / len(sampled),
+        **{f"reward/verifier_{kind}": failures[kind] for kind in VERIFIER_FAILURES},
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,

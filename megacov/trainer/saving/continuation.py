@@ -101,14 +101,21 @@ def check_continuation(
         conflicts["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
     path = config.run.directory / _ALLOWED_FILE
     now = {**settings(config), **model_files, "data.path": about_run["prompts_sha256"]}
-    remembered = _read_allowed(path) | {name: now[name] for name in allowed if name in conflicts}
+    # A value that the checkpoint has in a mapping and the run has not is remembered as None.
+    remembered = _read_allowed(path) | {name: now.get(name) for name in allowed if name in conflicts}
     refused = [
-        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now[name]
+        sentence for name, sentence in conflicts.items() if name not in remembered or remembered[name] != now.get(name)
     ]
     if refused:
         raise ConfigError(
             f"the configuration contradicts the checkpoint of step {saved['step']}: {'; '.join(refused)}: take the old "
             "values, or name each with --allow if you mean it."
+        )
+    if "model_files" not in saved:
+        print(
+            f"megacov: the checkpoint of step {saved['step']} is of an older version of megacov, which recorded "
+            "nothing of the model folder: a change of its weights, tokenizer or chat template is not noticed.",
+            flush=True,
         )
     if remembered:
         try:

@@ -216,14 +216,14 @@ def _signal_both(process: psutil.Process) -> None:
 def test_a_process_disturbed_while_idle_costs_no_verdict(
     disturb: Callable[[psutil.Process], None], tmp_path: Path
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
+    logs = tmp_path / "run" / "logs"
+    logs.mkdir(parents=True)
 
     async def run(pool: VerifierPool) -> list[Outcome]:
         outcomes = [(await pool.judge({"text": "true", "answer": ""})).outcome]
         first = psutil.Process(pool._processes[0].process.pid)
         verifier = first.children()
-        shutil.rmtree(logs)  # by somebody who tidies up
+        shutil.move(tmp_path / "run", tmp_path / "renamed")  # as a user may rename a run
         disturb(first)
         outcomes.append((await pool.judge({"text": "true", "answer": ""})).outcome)
         is_replaced = disturb is not _signal_both

@@ -7,10 +7,22 @@ from pathlib import Path
 import pytest
 
 from megacov.cli.main import app
-from megacov.config import load_config
+from megacov.config import RunConfig, load_config
 from megacov.trainer.where import where_everything_is
 
 TINY = "yaml_configs/runs/tiny_grpo.yaml"
+
+
+def _config(folder: Path, *overrides: str) -> RunConfig:
+    return load_config(TINY, (f"run.directory={folder}", "checkpoint.every=2", *overrides))
+
+
+def test_a_run_folder_that_was_renamed_is_named_as_it_is_now(tmp_path: Path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    first, *others = where_everything_is(_config(before), after)
+    assert f"everything is in {after}, but samples and metrics since it got that name are in {before}" in first
+    assert any(f"megacov export {after} OUT" in line for line in others)
+    assert not any(str(before) in line for line in others)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +37,7 @@ def test_at_most_six_lines_name_only_what_is_there(
     tmp_path: Path, overrides: tuple[str, ...], missing: tuple[str, ...]
 ):
     folder = tmp_path / "my run"
-    lines = where_everything_is(load_config(TINY, (f"run.directory={folder}", "checkpoint.every=2", *overrides)))
+    lines = where_everything_is(_config(folder, *overrides), folder)
     assert len(lines) <= 6
     text = "\n".join(lines)
     for words in ("checkpoint ", "export", "samples ", "tensorboard --logdir", "compare"):

@@ -92,7 +92,13 @@ def test_a_call_ends_with_the_watchdog_and_servers_that_stay_paused_are_retracte
     with scripted_clients(server, other) as (clients, run):
         for client in clients:
             client.connection.capabilities = replace(client.connection.capabilities, watchdog_s=2.0)
+        transport = _transport(kind, clients, run, tmp_path)
         with pytest.raises(ServersFailedError, match="did not answer within 2 s"):
-            _transport(kind, clients, run, tmp_path).push(1, [("a", torch.ones(4))])
-    assert time.monotonic() - started < 15.0
-    assert other.calls == ["in_place", "retract"]
+            transport.push(1, [("a", torch.ones(4))])
+        assert time.monotonic() - started < 15.0
+        assert other.calls == ["in_place", "retract"]
+        server.hangs, other.calls = "", []
+        transport.push(1, [("a", torch.ones(4))])
+    assert other.calls == ["retract", "/flush_cache", "/continue_generation"], (
+        "the next push would fail in the same way"
+    )

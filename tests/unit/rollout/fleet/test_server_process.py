@@ -163,8 +163,9 @@ def test_a_server_that_dies_at_the_start_is_reported_with_its_last_line(model_fo
 
 
 def test_a_server_that_is_too_slow_is_stopped(model_folder, tmp_path):
-    # Somebody may have deleted the folder of logs since the run has begun.
-    server = EmbeddedServer(model_folder, log_path=tmp_path / "logs" / "server.log", start_timeout_s=0.3)
+    # A user may have deleted the folder of logs, or renamed that of the run, since the last start.
+    log = tmp_path / "run" / "logs" / "server.log"
+    server = EmbeddedServer(model_folder, log_path=log, start_timeout_s=0.3)
     with pytest.raises(RolloutError, match=r"did not generate within 0.3 s; raise rollout.start_timeout_s"), server:
         pass
     assert server.pid is None

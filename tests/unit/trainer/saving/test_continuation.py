@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,24 @@ def test_what_is_allowed_once_stays_allowed_with_its_value(tmp_path: Path) -> No
         check_continuation(saved, _config(tmp_path, "optimizer.lr=2e-5"), ABOUT)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [("{}", "{thinks: false}", "was null and is false"), ("{thinks: false}", "{}", "was false and is null")],
+)
+def test_a_value_in_a_mapping_that_was_or_is_empty_can_be_allowed(
+    before: str, after: str, words: str, tmp_path: Path
+) -> None:
+    was, now = (
+        _config(tmp_path, "data.chat_template=true", f"data.chat_template_kwargs={each}") for each in (before, after)
+    )
+    saved = {**_saved(tmp_path), "config": was.model_dump(mode="json")}
+    name = "data.chat_template_kwargs.thinks"
+    with pytest.raises(ConfigError, match=rf"of step 2: {re.escape(name)} {words}: "):
+        check_continuation(saved, now, ABOUT)
+    check_continuation(saved, now, ABOUT, allowed=[name])
+    check_continuation(saved, now, ABOUT)
+
+
 def test_another_model_or_other_prompts_are_refused(tmp_path: Path) -> None:
     saved = _saved(tmp_path)
     with pytest.raises(ConfigError, match="num_layers 2, model.path has num_layers 3"):
@@ -69,7 +88,17 @@ def test_another_file_in_the_model_folder_is_refused_by_name_unless_allowed(
         check_continuation(saved, config, now)
     check_continuation(saved, config, now, allowed=[name])
     check_continuation(saved, config, now)  # the run folder remembers it
-    check_continuation({**saved, "model_files": {}}, config, now)  # a checkpoint of an older version of megacov
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_accepted_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = _saved(tmp_path)
+    check_continuation(saved, _config(tmp_path), ABOUT)
+    assert capsys.readouterr().out == ""
+    del saved["model_files"]
+    check_continuation(saved, _config(tmp_path), ABOUT)
+    assert "step 2 is of an older version of megacov, which recorded nothing of the model" in capsys.readouterr().out
 
 
 def test_digests_that_one_side_does_not_need_are_not_compared(tmp_path: Path) -> None:
