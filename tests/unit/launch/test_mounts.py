@@ -54,6 +54,11 @@ def test_links_lead_to_what_must_be_mounted_too(tmp_path: Path) -> None:
     found = [place.path for place in place_of_file("data.path", tmp_path / "snapshot" / "config.json")]
     assert found == [tmp_path / "snapshot", tmp_path / "blobs"]
     assert [place.path for place in place_of_file("data.path", Path("/a.jsonl"))] == [Path("/a.jsonl")]
+    (tmp_path / "snapshot" / "cache").symlink_to("/usr")
+    found = [place.path for place in place_of_folder("PYTHONPATH", tmp_path / "snapshot")]
+    assert found == [tmp_path / "snapshot", tmp_path / "blobs", Path("/usr")], (
+        "a link to a folder is not one to its parent"
+    )
 
 
 @pytest.mark.parametrize("name", ["a,b", "a:b"])
