@@ -14,9 +14,6 @@ from megacov.types import Completion, FinishReason, Prompt, VersionSpan
 
 DecodeTokens = Callable[[Sequence[int]], str]
 
-# 16 responses of 32,768 tokens take some 18 MB. The text is our own, and its sha256 is checked.
-_MAX_LINE_BYTES = 2**30
-
 NOT_BEGUN = Completion(token_ids=(), log_probs=(), text="", finish_reason="abort", version_spans=())
 """A completion without a token; like all completions that end in "abort", it is to be continued."""
 
@@ -136,7 +133,7 @@ def load_carried(text: str) -> tuple[CarriedGroup, ...]:
     Raises CheckpointError if the text is of another form.
     """
     try:
-        return tuple(_group(parse_json(line, max_bytes=_MAX_LINE_BYTES)) for line in text.splitlines())
+        return tuple(_group(parse_json(line)) for line in text.splitlines())
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"the carried groups of a checkpoint are malformed: {show(str(error))}.") from error
 

@@ -108,3 +108,8 @@ def test_files_are_opened_in_a_process_of_their_own() -> None:
     found = look_deeper(config_with("data.chat_template=true"))
     assert [(each.severity, each.kind) for each in found] == [("impossible", DataError)]
     assert "the tokenizer has no chat template" in found[0].sentence
+
+
+def test_files_that_take_long_are_not_looked_at() -> None:
+    (remark,) = look_deeper(config_with(), deadline_s=0.0)
+    assert remark.severity == "not looked at" and "has not been read within 0 s" in remark.sentence

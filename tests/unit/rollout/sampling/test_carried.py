@@ -125,10 +125,3 @@ def test_what_is_written_is_read_to_the_bit():
     assert load_carried(dump_carried(groups)) == groups
     assert [group.prompt.row for group in load_carried(dump_carried(groups))] == [None, {"level": [5, None]}]
     assert load_carried("") == ()
-
-
-def test_a_group_of_many_long_responses_is_read():
-    """16 of 32,768 tokens are more than other JSON may have; the text stands for the tokens, which take longer to read."""
-    completion = Completion(token_ids=(), log_probs=(), text="a" * 2**21, finish_reason="stop", version_spans=())
-    group = CarriedGroup(Prompt(3, "", (1,), ""), (completion,) * 9)
-    assert load_carried(dump_carried([group])) == (group,)
