@@ -51,7 +51,9 @@ def look_at_plugins(config: RunConfig, *, same_python: bool = True, deadline_s: 
 
 def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
     """The same, and open tokenizer, chat template, prompts and keys, as far as they are on this machine."""
-    has_files = (config.model.path / "config.json").is_file() or config.data.path.is_file() or config.rollout.keys_file
+    # os.path: what cannot be read is none, and the static checks have named it.
+    has_files = any(map(os.path.isfile, (config.model.path / "config.json", config.data.path)))
+    has_files = has_files or config.rollout.keys_file is not None
     parts = [*_plugins(config), *([_FILES] if has_files else [])]
     return _look(config, parts, same_python, deadline_s) if parts else []
 

@@ -44,8 +44,8 @@ def look(config: RunConfig, parts: Sequence[str]) -> Iterator[dict[str, object]]
         parts: any of "verifier", "loss" and "files".
 
     Yields:
-        `looks_at` and its part before each look; then, if something was found, its sentence, the name of the error (None if the look
-        itself was impossible), and whether a module is missing; `ends` at last.
+        `looks_at` and its part before each look; then, if something was found, its sentence, the name of the error
+        (None if the look itself was impossible), and whether a module is missing; `ends` at last.
     """
     for part in parts:
         for looks_at, action in _PARTS[part](config):

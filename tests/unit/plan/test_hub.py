@@ -69,6 +69,7 @@ def test_only_what_looks_like_no_local_path_is_an_id(tmp_path: Path, monkeypatch
         "~/name",
         "org/na me",
         "org/",
+        f"local/{'a' * 300}",
     ):
         assert hub_id(Path(path)) is None, path
     assert hub_id(Path("Qwen/Qwen2.5-32B")) == "Qwen/Qwen2.5-32B"
