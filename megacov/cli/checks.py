@@ -34,7 +34,7 @@ _MAY_DIFFER = ("max_position_embeddings", "sliding_window")
 
 @dataclass(frozen=True)
 class Remark:
-    """What a check has found. `kind` is the error that refuses the run if it is impossible."""
+    """A finding of a check. `kind` is the error that refuses the run if it is impossible."""
 
     severity: Severity
     sentence: str
@@ -43,7 +43,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks look at.
+    """The run that the checks look at, and the command that asks.
 
     verb: the command that checks.
     is_elsewhere: whether a job's files and Python are not those of this machine: they are in a container, or nothing is

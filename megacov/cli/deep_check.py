@@ -1,7 +1,7 @@
 """`python -m megacov.cli.deep_check PARENT PART...`: look at a run's plug-ins and files; `megacov.cli.deep` starts it.
 
-The configuration comes as JSON on stdin. Reports go to stdout, one JSON object a line. What plug-ins print goes to
-stderr.
+The configuration comes as JSON on stdin. Reports go to stdout, one JSON object a line. The output of
+plug-ins goes to stderr.
 """
 
 from __future__ import annotations
