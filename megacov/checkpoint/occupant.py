@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from megacov.checkpoint.lock import LOCK_NAME
-from megacov.errors import DataError
+from megacov.config.yaml_text import parse_yaml
+from megacov.errors import ConfigError, DataError
 
 Occupant = Literal["nothing", "a start", "a run"]
 """Nothing of value; what a start that failed before its first step has left; a run that has made steps."""
@@ -52,8 +51,9 @@ def _is_of_a_run(folder: Path, entries: set[str]) -> bool:
     if "config.yaml" not in entries:
         return entries <= _OF_A_START
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        path = folder / "config.yaml"
+        config = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, ValueError, ConfigError):
         # A damaged configuration beside the lock of a run is still that of a run.
         return LOCK_NAME in entries
     section = config.get("run") if isinstance(config, dict) else None

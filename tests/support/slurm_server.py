@@ -8,14 +8,16 @@ import sys
 
 
 def main() -> None:
-    """Become `megacov serve`; keys and what else only SGLang knows are left out."""
+    """Become `megacov serve`; what only SGLang knows is left out."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("model-path", "dtype", "random-seed", "host", "port"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--config")  # SGLang reads keys from there
     found, _ = parser.parse_known_args()
     options = [
         f"--{name}={getattr(found, name.replace('-', '_'))}" for name in ("dtype", "random-seed", "host", "port")
     ]
+    options += [] if found.config is None else [f"--keys-file={found.config}"]
     command = [sys.executable, "-m", "megacov", "serve", found.model_path, *options]
     os.execv(sys.executable, command)
 

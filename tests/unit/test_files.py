@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "megacov"
 # Files that are not small, are appended to, or are only a name: with the reason why they need not be replaced whole.
 WRITES_ELSEWHERE = {
     "files.py": "the function itself",
+    "cli/deep_check.py": "a pipe",
     "launch/output.py": "standard output itself",
     "monitor/event_files.py": "files of events, whose bytes are cut and then renamed",
     "launch/heartbeat.py": "stacks, written by faulthandler when a rank hangs",

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from megacov.config import config_warnings, make_config
 from megacov.config.advice import ADVICE
-
-
-def values(**sections: dict[str, Any]) -> dict[str, Any]:
-    needed: dict[str, Any] = {
-        "run": {"name": "x", "steps": 5},
-        "model": {"path": "m"},
-        "data": {"path": "d"},
-        "rewards": {"verifier": "sum_pairs"},
-    }
-    return needed | sections
-
-
-def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
-    return {"loss": {"name": loss}, "selection": selection}
-
+from tests.support.config_values import algorithm, values
 
 WARNED = {
     "kl_cov_needs_a_second_update": {

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from megacov.config import check_experts, check_model, make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
-
-
-def values(**sections: dict[str, Any]) -> dict[str, Any]:
-    needed: dict[str, Any] = {
-        "run": {"name": "x", "steps": 5},
-        "model": {"path": "m"},
-        "data": {"path": "d"},
-        "rewards": {"verifier": "sum_pairs"},
-    }
-    return needed | sections
-
-
-def algorithm(loss: str, **selection: Any) -> dict[str, Any]:
-    return {"loss": {"name": loss}, "selection": selection}
-
+from tests.support.config_values import algorithm, values
 
 BROKEN = {
     "secrets_stay_out_of_files (environment)": (

@@ -75,7 +75,7 @@ def test_nobody_gets_in_without_the_right_key(running):
 def test_servers_report_their_capabilities(running):
     async def run():
         for client in clients_of(running):
-            assert await client.learn_capabilities() == Capabilities(request_seeds=False)
+            assert await client.learn_capabilities() == Capabilities(request_seeds=False, watchdog_s=300.0)
 
     asyncio.run(run())
 

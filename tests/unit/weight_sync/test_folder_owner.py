@@ -41,7 +41,11 @@ def test_another_run_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(DataError, match="holds the weights of the run in"):
         _open(second, shared, is_resumed=True)
     assert not (tmp_path / "second.1").exists() and read_owner(shared) == owner
-    # A start that left no checkpoint left nothing to keep: a job that is started again takes the folder over.
+    # A start that made no step is started again in its place, and keeps its folder of weights.
+    assert _open(first, shared) == owner and not (tmp_path / "first.1").exists()
+    # A run without a checkpoint left nothing to keep: a job that begins it anew takes the folder over.
+    (first / "samples").mkdir(exist_ok=True)
+    (first / "samples" / "step_000001.jsonl").touch()
     before, owner = owner, _open(first, shared)
     assert owner not in (None, before) and (tmp_path / "first.1").is_dir()
     shutil.rmtree(tmp_path / "first.1")

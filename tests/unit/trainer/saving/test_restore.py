@@ -142,7 +142,7 @@ def test_a_format_of_another_version_is_refused(store: CheckpointStore) -> None:
         find_good_checkpoint(store, ALONE)
 
 
-@pytest.mark.parametrize("name", [*about(1).keys() - {"format"}])
+@pytest.mark.parametrize("name", [name for name in about(1) if name != "format"])
 @pytest.mark.parametrize("value", ["gone", None, -1, 1.5, [], "text"])
 def test_a_record_without_a_part_is_one_sentence(tmp_path: Path, name: str, value: object) -> None:
     if isinstance(about(1)[name], str) and value == "text":
