@@ -1,4 +1,4 @@
-"""What already lies in the folder that a new run is to have. Only looks; `megacov.trainer.run_folder` acts on it."""
+"""Looks at what a new run's folder already holds, and changes nothing; `megacov.trainer.run_folder` acts on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Occupant = Literal["nothing", "a start", "a run"]
 _BEFORE_A_RUN = {LOCK_NAME, "logs"}
 _SMALL_FILES = {"run_id", "ended.json"}
 _OF_AN_OWNER = {"owner.json", LOCK_NAME}
-# Made empty at the start. What lies in them later is of value, apart from TensorBoard's logs.
+# Made empty at the start. Their later content is of value, apart from TensorBoard's logs.
 _EMPTY_AT_FIRST = {"samples", "weights", "checkpoints"}
 _OF_A_START = _BEFORE_A_RUN | _SMALL_FILES | _EMPTY_AT_FIRST | {"config.yaml", "tensorboard"}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from megacov.config import dump_config, load_config
-from megacov.errors import ConfigError, MegacovError
+from megacov.errors import ConfigError, DataError, MegacovError
 
 _LOG_WIDTH = 120
 """Columns of the tables where there is no terminal."""
@@ -33,10 +34,13 @@ def check(
     from megacov.cli.check_tables import render_plan
     from megacov.cli.checks import Subject, find_remarks, refuse_impossible
     from megacov.cli.deep import look_deeper
+    from megacov.cli.model_source import with_local_model
 
     run = load_config(config, overrides or [])
     if resolved:
         print(dump_config(run))
+    with suppress(DataError):  # the plan has the same error, beside what else is wrong
+        run, _ = with_local_model(run, downloads=False)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH, highlight=False)

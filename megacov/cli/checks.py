@@ -19,6 +19,7 @@ from megacov.cli.check_remarks import remarks
 from megacov.cli.server_layout import signal_lead_problem
 from megacov.config import RunConfig, config_warnings
 from megacov.config.loss_section import ImportedLoss
+from megacov.config.messages import show
 from megacov.errors import ConfigError, DataError, MegacovError
 from megacov.functions import split_function_name
 from megacov.plan import read_model_sizes
@@ -33,7 +34,7 @@ _MAY_DIFFER = ("max_position_embeddings", "sliding_window")
 
 @dataclass(frozen=True)
 class Remark:
-    """What a check has found. `kind` is the error that refuses the run if it is impossible."""
+    """A finding of a check. `kind` is the error that refuses the run if it is impossible."""
 
     severity: Severity
     sentence: str
@@ -42,7 +43,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks look at.
+    """The run that the checks look at, and the command that asks.
 
     verb: the command that checks.
     is_elsewhere: whether a job's files and Python are not those of this machine: they are in a container, or nothing is
@@ -67,6 +68,8 @@ class Subject:
             return plan_run(self.config)
         except MegacovError as error:
             return error
+        except OSError as error:
+            return _unreadable(error)
 
 
 Check = Callable[[Subject], Iterator[Remark]]
@@ -208,6 +211,8 @@ def find_remarks(subject: Subject) -> list[Remark]:
             found += check(subject)
         except MegacovError as error:
             found.append(Remark("impossible", str(error), type(error)))
+        except OSError as error:
+            found.append(Remark("impossible", str(_unreadable(error)), DataError))
     return list(dict.fromkeys(found))
 
 
@@ -223,6 +228,11 @@ def show_remarks(found: Iterable[Remark]) -> None:
     for remark in found:
         if remark.severity != "impossible":
             print(f"megacov: {remark.severity}: {remark.sentence}", file=sys.stderr)
+
+
+def _unreadable(error: OSError) -> DataError:
+    """The sentence for a folder of somebody else, or a name that no file can have."""
+    return DataError(f"{show(error.filename)} cannot be read: {error.strerror}.")
 
 
 def _refused(found: Iterable[Remark]) -> list[Remark]:

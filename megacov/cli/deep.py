@@ -34,30 +34,26 @@ def look_at_loss(config: RunConfig) -> list[Remark]:
     return _look(config, [_LOSS], True, DEADLINE_S) if isinstance(config.algorithm.loss, ImportedLoss) else []
 
 
-def look_at_plugins(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
-    """Import what settings name, if they name anything, and look at its signature.
+def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
+    """Import what settings name and look at its signature; open tokenizer, prompts and keys that are on this machine.
 
     Args:
         config: configuration that has passed the static checks.
         same_python: whether the run uses this interpreter; if it does not, a module that is missing here may be there.
-        deadline_s: seconds for each import.
+        deadline_s: seconds for each import, and for the files.
 
     Returns:
         What is impossible, and what could not be looked at.
     """
-    parts = _plugins(config)
-    return _look(config, parts, same_python, deadline_s) if parts else []
-
-
-def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: float = DEADLINE_S) -> list[Remark]:
-    """The same, and open tokenizer, chat template, prompts and keys, as far as they are on this machine."""
-    has_files = (config.model.path / "config.json").is_file() or config.data.path.is_file() or config.rollout.keys_file
+    # os.path: what cannot be read is none, and the static checks have named it.
+    has_files = any(map(os.path.isfile, (config.model.path / "config.json", config.data.path)))
+    has_files = has_files or config.rollout.keys_file is not None
     parts = [*_plugins(config), *([_FILES] if has_files else [])]
     return _look(config, parts, same_python, deadline_s) if parts else []
 
 
 def _plugins(config: RunConfig) -> list[str]:
-    """What settings name as package.module:function."""
+    """The parts that settings name as package.module:function."""
     is_named = {_VERIFIER: ":" in config.rewards.verifier, _LOSS: isinstance(config.algorithm.loss, ImportedLoss)}
     return [part for part in is_named if is_named[part]]
 
@@ -85,11 +81,13 @@ def _collect(
     process: subprocess.Popen[bytes], reports: IO[bytes], complaints: IO[bytes], *, same_python: bool, deadline_s: float
 ) -> list[Remark]:
     found: list[Remark] = []
-    looking_at, is_complete = "", False
+    looking_at, part, is_complete = "", "", False
     for report in _read_reports(reports, deadline_s):
         if report is None:
-            return [*found, Remark("impossible", f"{looking_at} has not been read within {deadline_s:g} s.")]
-        looking_at, is_complete = report.get("looks_at", looking_at), "ends" in report
+            # A login node may need longer for a million prompts without anything being wrong.
+            is_late: Severity = "not looked at" if part == _FILES else "impossible"
+            return [*found, Remark(is_late, f"{looking_at} has not been read within {deadline_s:g} s.")]
+        looking_at, part, is_complete = report.get("looks_at", looking_at), report.get("part", part), "ends" in report
         if "sentence" in report:
             is_elsewhere = report["is_missing"] and not same_python
             severity: Severity = "not looked at" if report["kind"] is None or is_elsewhere else "impossible"

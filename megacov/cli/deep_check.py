@@ -1,7 +1,7 @@
 """`python -m megacov.cli.deep_check PARENT PART...`: look at a run's plug-ins and files; `megacov.cli.deep` starts it.
 
-The configuration comes as JSON on stdin. Reports go to stdout, one JSON object a line. What plug-ins print goes to
-stderr.
+The configuration comes as JSON on stdin. Reports go to stdout, one JSON object a line. The output of
+plug-ins goes to stderr.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def look(config: RunConfig, parts: Sequence[str]) -> Iterator[dict[str, object]]
         parts: any of "verifier", "loss" and "files".
 
     Yields:
-        `looks_at` before each look; then, if something was found, its sentence, the name of the error (None if the look
-        itself was impossible), and whether a module is missing; `ends` at last.
+        `looks_at` and its part before each look; then, if something was found, its sentence, the name of the error
+        (None if the look itself was impossible), and whether a module is missing; `ends` at last.
     """
     for part in parts:
         for looks_at, action in _PARTS[part](config):
-            yield {"looks_at": looks_at}
+            yield {"looks_at": looks_at, "part": part}
             try:
                 action()
             except MegacovError as error:

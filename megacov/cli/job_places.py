@@ -30,7 +30,7 @@ def _places(run: RunConfig, config: Path, site: Site) -> Iterator[Place]:
     yield from place_of_folder("model.path", run.model.path)
     yield from place_of_file("data.path", run.data.path)
     if run.weight_sync.directory is not None:
-        yield Place("weight_sync.directory", run.weight_sync.directory.absolute(), is_written=True)
+        yield Place("weight_sync.directory", Path(os.path.abspath(run.weight_sync.directory)), is_written=True)
     # A job that starts servers lists them, and their keys, in the run's folder.
     if not job_layout(run).servers:
         for name in ("addresses_file", "keys_file"):

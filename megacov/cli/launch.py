@@ -61,7 +61,7 @@ def launch(
         return
     path = Path(f"{job.run}.sbatch")
     try:
-        # What is mounted into a container must exist.
+        # Folders that are mounted into a container must exist.
         for folder in (path.parent, run.weight_sync.directory):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,9 @@ def config_files(path: Path) -> list[Path]:
     found: dict[Path, None] = {}
     waiting = [path]
     while waiting:
-        file = waiting.pop()
-        if file.resolve() not in found:
-            found[file.resolve()] = None
+        file = Path(os.path.abspath(waiting.pop()))  # not resolved: the job reads a link by its own name
+        if file not in found:
+            found[file] = None
             waiting += _parents(_read_file(file, extended_by=None).get("extends"), file)
     return list(found)
 

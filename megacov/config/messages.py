@@ -111,7 +111,7 @@ def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
 
 
 def _expected_item(field: FieldInfo, detail: ErrorDetails) -> str:
-    """What an entry of a list must be."""
+    """The form that an entry of a list must have, in words."""
     annotation = value_type(field.annotation)
     item = value_type(get_args(annotation)[0]) if get_origin(annotation) is tuple else str
     least = detail.get("ctx", {}).get("ge")

@@ -23,7 +23,9 @@ _USER_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/\s?#@]+)@")
 _SHORTEST_TOKEN = 16  # a URL may name a user, such as git
 _IN_QUERY = re.compile(r"[?&;]([A-Za-z0-9_.-]+)=[^&;#\s]+")
 _KNOWN = re.compile(
-    r"(?<![A-Za-z0-9_/.-])((hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-)[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16})"
+    r"(?<![A-Za-z0-9_/.-])((hf_|gh[pousr]_)[A-Za-z0-9]{16,}(?![A-Za-z0-9_-])|(github_pat_|glpat-)[A-Za-z0-9_-]{16,}"
+    # Names such as sk-learn-baseline-1 have no capitals and digits mixed.
+    r"|(sk-|xox[abprs]-)(?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Z])[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16})"
     r"|(?i:bearer) [A-Za-z0-9._~+/-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 

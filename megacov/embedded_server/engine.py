@@ -22,8 +22,8 @@ from megacov.embedded_server.generation import DecodeTokens, EngineRequest, Fini
 from megacov.embedded_server.sampling import draw
 from megacov.embedded_server.weights import WeightsDoNotFitError, WeightUpdate, load_weights
 
-# What torch, transformers and the tokenizer raise on a value that they cannot take. The engine survives these; its own
-# mistakes (AssertionError) end it.
+# Errors that torch, transformers and the tokenizer raise on a value that they cannot take. The engine survives these;
+# its own mistakes (AssertionError) end it.
 FAULTS_OF_A_REQUEST = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _MAX_PREFILL_TOKENS = 16384  # with padding; bounds the activations of one forward pass
 

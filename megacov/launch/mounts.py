@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +26,28 @@ class Place:
 
 def place_of_folder(what: str, path: Path) -> Iterator[Place]:
     """A folder, and the folders to which links in it lead, as in the cache of Hugging Face."""
-    folder = path.absolute()
+    folder = Path(os.path.abspath(path))  # without "..", which could lead out of a mount unseen
     yield Place(what, folder)
     entries = sorted(folder.iterdir())[:_AT_MOST] if folder.is_dir() else []
-    for target in sorted({entry.resolve().parent for entry in entries if entry.is_symlink()}):
+    for target in sorted({_folder_of(entry.resolve()) for entry in entries if entry.is_symlink()}):
         yield Place(f"{what}, whose files are links to it", target)
 
 
 def place_of_file(what: str, path: Path, *, is_written: bool = False) -> Iterator[Place]:
     """The folder of a file, since a file that is replaced would stay the old one in its mount."""
-    file = path.absolute()
-    yield Place(what, file.parent if file.parent != file.parent.parent else file, is_written)
+    file = Path(os.path.abspath(path))
+    yield Place(what, _without_root(file), is_written)
     if file.is_symlink():
-        yield Place(f"{what}, which is a link to it", file.resolve().parent)
+        yield Place(f"{what}, which is a link to it", _without_root(file.resolve()))
+
+
+def _folder_of(target: Path) -> Path:
+    return target if target.is_dir() else _without_root(target)
+
+
+def _without_root(file: Path) -> Path:
+    """The folder of a file, or the file where that folder is /, which would hide the whole image."""
+    return file if file.parent == file.parent.parent else file.parent
 
 
 def find_mounts(places: Sequence[Place], given: str, *, always: Iterable[Path] = ()) -> str:
@@ -79,7 +89,7 @@ def find_mounts(places: Sequence[Place], given: str, *, always: Iterable[Path] =
 def _target(mount: str) -> Path:
     """Path in the container of HOST, HOST:CONTAINER or HOST:CONTAINER:FLAGS."""
     host, *inside = mount.split(":")
-    return Path(inside[0] if inside else host)
+    return Path(os.path.normpath(inside[0] if inside else host))
 
 
 def _roots(paths: Iterable[Path]) -> list[Path]:

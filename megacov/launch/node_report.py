@@ -105,7 +105,7 @@ def _from_json(text: str) -> NodeReport | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the reports of all nodes mean.
+    """The meaning of all nodes' reports.
 
     bad: reasons by node.
     notes: phrases about the good nodes, for the log.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ _POLL_S = 1.0
 def hub_id(path: Path) -> str | None:
     """The id on the Hub that a model path can be, as in org/name; None for what is, or looks like, a local path."""
     text = str(path)
-    if not _ID.fullmatch(text) or path.parts[0] in _PAGES or path.exists() or path.parent.is_dir():
+    if not _ID.fullmatch(text) or path.parts[0] in _PAGES or os.path.exists(path) or os.path.isdir(path.parent):
         return None
     return text
 

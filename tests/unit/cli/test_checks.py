@@ -63,6 +63,9 @@ IMPOSSIBLE: dict[str, tuple[list[str], type[MegacovError], str]] = {
     "layout": (["parallel.tensor=3"], ConfigError, "parallel.tensor is 3"),
     "empty_data": (["data.path=<empty>"], DataError, "which is empty"),
     "model_without_config": (["model.path=tests"], DataError, "no config.json"),
+    # As for a folder of somebody else, which tests that run as root cannot make.
+    "unreadable_data": ([f"data.path={'a' * 300}"], DataError, "cannot be read: File name too long"),
+    "unreadable_model": ([f"model.path={'a' * 300}"], DataError, "cannot be read: File name too long"),
     "folder_of_something_else": (["run.directory=tests"], DataError, "holds no run of megacov"),
 }
 

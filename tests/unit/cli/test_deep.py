@@ -8,12 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megacov.cli.deep import look_at_plugins, look_deeper
+from megacov.cli.deep import look_deeper
 from megacov.cli.deep_check import look
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 
 TINY = "yaml_configs/runs/tiny_grpo.yaml"
+NO_FILES = ("model.path=gone", "model.config_file=examples/tiny_policy/config.json", "data.path=gone")
 
 PLUG_INS = {
     "raises": ("raise RuntimeError('no judge')", "RuntimeError: no judge"),
@@ -44,8 +45,8 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_whatever_a_plug_in_does_is_a_sentence(name: str, plug_in: Path) -> None:
     source, words = PLUG_INS[name]
     plug_in.write_text(source)
-    (remark,) = look_at_plugins(
-        config_with("rewards.verifier=plug_in:judge"), deadline_s=1.5 if name == "hangs" else 60
+    (remark,) = look_deeper(
+        config_with(*NO_FILES, "rewards.verifier=plug_in:judge"), deadline_s=1.5 if name == "hangs" else 60
     )
     assert remark.severity == "impossible" and remark.kind is ConfigError
     assert words in remark.sentence and "\n" not in remark.sentence
@@ -62,7 +63,7 @@ threading.Thread(target=time.sleep, args=(600,)).start()
 def judge(text, answer): return 1.0
 """)
     began = time.monotonic()
-    assert look_at_plugins(config_with("rewards.verifier=plug_in:judge")) == []
+    assert look_deeper(config_with(*NO_FILES, "rewards.verifier=plug_in:judge")) == []
     assert time.monotonic() - began < 60
     assert capfd.readouterr() == ("", "")
     sleeper = int(pid.read_text())
@@ -72,18 +73,16 @@ def judge(text, answer): return 1.0
 
 def test_a_module_that_the_jobs_python_may_have_is_not_looked_at(plug_in: Path) -> None:
     plug_in.write_text("import not_a_package_at_all")
-    (remark,) = look_at_plugins(config_with("rewards.verifier=plug_in:judge"), same_python=False)
+    (remark,) = look_deeper(config_with(*NO_FILES, "rewards.verifier=plug_in:judge"), same_python=False)
     assert remark.severity == "not looked at" and "not_a_package_at_all" in remark.sentence
     plug_in.write_text("judge = 1")
-    (remark,) = look_at_plugins(config_with("rewards.verifier=plug_in:judge"), same_python=False)
+    (remark,) = look_deeper(config_with(*NO_FILES, "rewards.verifier=plug_in:judge"), same_python=False)
     assert remark.severity == "impossible" and "holds a int" in remark.sentence
 
 
 def test_nothing_is_started_where_nothing_is_named() -> None:
     began = time.process_time(), psutil.Process().children()
-    assert look_at_plugins(config_with()) == []
-    nothing = ("model.path=gone", "model.config_file=examples/tiny_policy/config.json", "data.path=gone")
-    assert look_deeper(config_with(*nothing)) == []
+    assert look_deeper(config_with(*NO_FILES)) == []
     assert psutil.Process().children() == began[1]
 
 
@@ -108,3 +107,8 @@ def test_files_are_opened_in_a_process_of_their_own() -> None:
     found = look_deeper(config_with("data.chat_template=true"))
     assert [(each.severity, each.kind) for each in found] == [("impossible", DataError)]
     assert "the tokenizer has no chat template" in found[0].sentence
+
+
+def test_files_that_take_long_are_not_looked_at() -> None:
+    (remark,) = look_deeper(config_with(), deadline_s=0.0)
+    assert remark.severity == "not looked at" and "has not been read within 0 s" in remark.sentence

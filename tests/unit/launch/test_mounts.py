@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megacov.config.load import config_files
 from megacov.errors import ConfigError
 from megacov.launch.mounts import Place, find_mounts, place_of_file, place_of_folder
 
@@ -54,9 +55,35 @@ def test_links_lead_to_what_must_be_mounted_too(tmp_path: Path) -> None:
     found = [place.path for place in place_of_file("data.path", tmp_path / "snapshot" / "config.json")]
     assert found == [tmp_path / "snapshot", tmp_path / "blobs"]
     assert [place.path for place in place_of_file("data.path", Path("/a.jsonl"))] == [Path("/a.jsonl")]
+    (tmp_path / "snapshot" / "cache").symlink_to("/usr")
+    found = [place.path for place in place_of_folder("PYTHONPATH", tmp_path / "snapshot")]
+    assert found == [tmp_path / "snapshot", tmp_path / "blobs", Path("/usr")], (
+        "a link to a folder is not one to its parent"
+    )
 
 
 @pytest.mark.parametrize("name", ["a,b", "a:b"])
 def test_a_path_that_cannot_be_written_as_a_mount(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot contain commas or colons"):
         find_mounts([Place("model.path", Path("/models", name))], "")
+
+
+def test_a_path_that_leads_out_of_a_folder_is_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    places = list(place_of_folder("model.path", Path("../models")))
+    assert find_mounts(places, f"{tmp_path}/models") == f"{tmp_path}/models"
+    with pytest.raises(ConfigError, match=rf"does not see model\.path \({tmp_path}/models\)"):
+        find_mounts(places, f"{tmp_path}/work")
+
+
+def test_a_configuration_that_is_a_link_is_seen_under_both_names(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "there" / "run.yaml").write_text("extends: ../there/base.yaml\n")
+    (tmp_path / "there" / "base.yaml").write_text("run: {steps: 1}\n")
+    link = tmp_path / "here" / "run.yaml"
+    link.symlink_to("../there/run.yaml")
+    places = [place.path for file in config_files(link) for place in place_of_file("the configuration", file)]
+    assert set(places) == {tmp_path / "here", tmp_path / "there"}

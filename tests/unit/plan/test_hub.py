@@ -13,8 +13,10 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from typer.testing import CliRunner
 
 from megacov.cli.check_plan import plan_run
+from megacov.cli.main import app
 from megacov.cli.model_source import with_local_model
 from megacov.config import RunConfig, load_config
 from megacov.errors import DataError
@@ -67,6 +69,7 @@ def test_only_what_looks_like_no_local_path_is_an_id(tmp_path: Path, monkeypatch
         "~/name",
         "org/na me",
         "org/",
+        f"local/{'a' * 300}",
     ):
         assert hub_id(Path(path)) is None, path
     assert hub_id(Path("Qwen/Qwen2.5-32B")) == "Qwen/Qwen2.5-32B"
@@ -124,6 +127,15 @@ def test_without_it_the_error_has_the_command_to_run_elsewhere(
     assert "\n" not in sentence
     assert f"model.path is {model_id}: there is no such folder" in sentence
     assert f"`{download_command(model_id, revision)}`, copy the folder here" in sentence
+
+
+def test_check_looks_at_a_model_in_the_cache(hub: tuple[str, list[str]]) -> None:
+    download_model(MODEL_ID, None)
+    other = "model.config_file=yaml_configs/models/qwen2.5-32b/config.json"
+    result = CliRunner().invoke(
+        app, ["check", "yaml_configs/runs/tiny_grpo.yaml", f"model.path={MODEL_ID}", other, "parallel.data=1"]
+    )
+    assert "is of another model than" in str(result.exception)
 
 
 def test_check_and_dry_runs_download_nothing(hub: tuple[str, list[str]]) -> None:
