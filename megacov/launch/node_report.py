@@ -215,7 +215,9 @@ def judge(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> Verdict:
     Returns:
         The verdict.
     """
-    bad: dict[str, list[str]] = {node: list(reports[node].problems) for node in nodes if node in reports}
+    # A report that was garbled on its way may name a node that there is not.
+    reports = {node: reports[node] for node in nodes if node in reports}
+    bad: dict[str, list[str]] = {node: list(report.problems) for node, report in reports.items()}
     without = {node: report.missing for node, report in reports.items() if report.missing and not bad.get(node)}
     if without and len(without) == sum(not problems for problems in bad.values()):
         return Verdict(

@@ -160,6 +160,11 @@ def test_one_node_reports_and_is_judged(tmp_path: Path) -> None:
     assert (tmp_path / "bad_nodes").read_text() == "n1\n"
 
 
+def test_a_report_of_a_node_that_is_none_counts_for_nothing() -> None:
+    garbled = NodeReport("n0b", missing="model.path /m does not exist", unreachable=("n1",))
+    assert judge(NODES, healthy() | {"n0b": garbled}) == judge(NODES, healthy())
+
+
 def test_a_model_that_no_node_has_is_no_fault_of_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Reports of nodes without the model, and the exit code of the job for it."""
     gone = find_missing(tmp_path / "gone")
