@@ -49,7 +49,7 @@ def _holds_something(folder: Path) -> bool:
 def _is_of_a_run(folder: Path, entries: set[str]) -> bool:
     """Whether the configuration in the folder is that of a run; a folder without one may be the rest of a run."""
     if "config.yaml" not in entries:
-        return entries <= _OF_A_START
+        return LOCK_NAME in entries and entries <= _OF_A_START
     try:
         path = folder / "config.yaml"
         config = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))

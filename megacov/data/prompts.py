@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _parse_line(
     line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str, keep_row: bool
 ) -> _Record:
     try:
-        values = parse_json(line)
+        values = parse_json(line, allows_nan=True)  # in fields that only a verifier may read
     except JsonError as error:
         raise DataError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(values, dict):
@@ -127,6 +128,8 @@ def _parse_line(
             f"{path}, line {number}: the answer in field {answer_field!r} is a {type(answer).__name__}; "
             "it must be a text or a number."
         )
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise DataError(f"{path}, line {number}: the answer in field {answer_field!r} is {answer}, which is no answer.")
     return _Record(line=number, text=text, answer=str(answer), row=values if keep_row else None)
 
 

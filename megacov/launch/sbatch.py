@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parents[2] / "slurm"
 PLACEHOLDER = re.compile(r"@([A-Z][A-Z_]*)@")
 
 _PLAIN_OPTION = re.compile(r"[A-Za-z0-9_./+=,:%@-]+")
-_GPU_RESOURCE = re.compile(r"^--gres=(.*,)?gpu\b")
+_GPU_RESOURCE = re.compile(r"^--gres=(.*,)?(gres/)?gpu\b")
 _SLURM_PATH = re.compile(r"[A-Za-z0-9_./+=,:-]+")
 
 

@@ -136,7 +136,7 @@ def load_carried(text: str) -> tuple[CarriedGroup, ...]:
     Raises CheckpointError if the text is of another form.
     """
     try:
-        return tuple(_group(parse_json(line, max_bytes=_MAX_LINE_BYTES)) for line in text.splitlines())
+        return tuple(_group(parse_json(line, allows_nan=True, max_bytes=_MAX_LINE_BYTES)) for line in text.splitlines())
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"the carried groups of a checkpoint are malformed: {show(str(error))}.") from error
 

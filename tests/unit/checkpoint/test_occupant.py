@@ -55,6 +55,7 @@ def test_a_folder_that_does_not_exist_is_free(tmp_path: Path) -> None:
     "entries",
     [
         (("thesis.tex", "years of work"),),
+        (("checkpoints/model.pt", "of another program"),),
         (("config.yaml", "services: {web: 1}\n"), ("logs/a", "")),
         (("config.yaml", "- run\n"),),
         (("config.yaml", "\x00"),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megacov.data import load_prompts, load_tokenizer
 from megacov.errors import DataError
+from megacov.rollout import CarriedGroup, load_carried
+from megacov.rollout.sampling.carried import dump_carried
 
 TINY_POLICY = Path(__file__).parents[3] / "examples" / "tiny_policy"
 VOCAB_SIZE = 16
@@ -39,6 +42,14 @@ def test_prompts_keep_their_order_text_and_answer(tmp_path: Path, tokenizer: Pre
     assert (second.index, second.text, second.answer) == (1, "7=", "7")
     assert first.token_ids == tuple(tokenizer.convert_tokens_to_ids(list("12=")))
     assert tokenizer.decode(second.token_ids) == "7="
+
+
+def test_a_field_that_is_not_used_may_be_nan(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path, '{"prompt": "1=", "answer": "1", "pass_rate": NaN}')
+    (prompt,) = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, keep_rows=True)
+    assert prompt.row is not None and math.isnan(prompt.row["pass_rate"])
+    (carried,) = load_carried(dump_carried([CarriedGroup(prompt, ())]))
+    assert carried.prompt.token_ids == prompt.token_ids
 
 
 def test_other_field_names(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -71,8 +82,8 @@ def test_the_longest_prompt_allowed_passes(tmp_path: Path, tokenizer: PreTrained
         ('["1=", "1"]', "line 1 is a JSON list"),
         ('{"prompt": "1=", "answer": "1"}\n' + "[" * 3000, "line 2 is not JSON .it is nested more than"),
         ('{"prompt": "1=", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON .it has a number of 5000 digits"),
-        ('{"prompt": "1=", "answer": 1e999}', "line 1 is not JSON .it has the number 1e999, which is too large"),
-        ('{"prompt": "1=", "answer": NaN}', "line 1 is not JSON .it has NaN"),
+        ('{"prompt": "1=", "answer": 1e999}', "line 1: the answer in field .answer. is inf, which is no answer"),
+        ('{"prompt": "1=", "answer": NaN}', "line 1: the answer in field .answer. is nan, which is no answer"),
         ('{"prompt": "\\ud800=", "answer": "1"}', "line 1 is not JSON .it has half of a surrogate pair"),
         ('\n"1="', "line 2 is a JSON str"),
         ("null", "line 1 is a JSON NoneType"),
