@@ -51,6 +51,10 @@ def renamed(folder: Path, reference: bytes) -> Outcome:
     log, new = folder.with_suffix(".log"), folder.with_name(f"{folder.name}_renamed")
     with started("train", KL_COV, *SETTINGS, f"run.directory={folder}", log=log) as process:
         wait_for_line(log, f"step 2/{STEPS}", process)
+        deadline = time.monotonic() + 60
+        while not (folder / "latest").is_file():  # a rename in the middle of a save would cost that save
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.002)
         folder.rename(new)
         while process.poll() is None and f"step 3/{STEPS}" not in log.read_text():
             time.sleep(0.05)
