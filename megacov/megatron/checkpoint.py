@@ -8,6 +8,7 @@ save's process group covers ranks that do not answer.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
@@ -205,8 +206,13 @@ class BackgroundSave:
         return answer
 
 
-def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path) -> SavePlan:
+def plan_save(
+    chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder: Path, *, scratch: Path | None
+) -> SavePlan:
     """Copy weights and optimizer state to the CPU and have Megatron plan who writes what; training may then continue.
+
+    Megatron lists the folder on rank 0 before its collective. If that failed there, the other ranks would answer rank
+    0's next collective with their part of this one, so Megatron gets a folder that nobody renames or fills.
 
     Collectives: those of `optimizer_shards`; Megatron's check that every part is written once (world).
 
@@ -214,18 +220,23 @@ def plan_save(chunks: Sequence[nn.Module], optimizer: MegatronOptimizer, folder:
         chunks: the virtual stages of this rank.
         optimizer: optimizer of these chunks.
         folder: existing, empty folder that all ranks see.
+        scratch: on rank 0, an empty folder on its own disk; None on the others. Its files move to `folder`.
 
     Returns:
         This rank's part of the save.
 
     Raises:
-        CheckpointError: Megatron cannot write to the folder on rank 0.
+        CheckpointError: rank 0 cannot write to the folder; raised there alone, after all collectives.
     """
     shards = model_shards(chunks)
     optimizer_state = optimizer_shards(optimizer, shards_by_parameter(shards), filled=True)
     staged = _staged({**shards, "optimizer": optimizer_state})
     try:
-        plan: SavePlan = dist_checkpointing.save(staged, str(folder), _PlanOnly(*FORMAT), async_sharded_save=True)
+        plan: SavePlan = dist_checkpointing.save(
+            staged, str(scratch or folder), _PlanOnly(*FORMAT), async_sharded_save=True
+        )
+        for path in scratch.iterdir() if scratch is not None else ():
+            shutil.move(path, folder / path.name)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be written: {_first_line(error)}.") from error
     return plan

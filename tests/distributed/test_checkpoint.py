@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from megacov.errors import CheckpointError
 from megacov.megatron.checkpoint import BackgroundSave, load_checkpoint, make_save_group, plan_save, write_format
 from megacov.megatron.export import read_hf_weights
 from megacov.megatron.optimizer_state import adam_steps, distributed_optimizers, share_out
 from megacov.megatron.policy import Policy
+from megacov.parallel.collectives import all_gather
 from megacov.trainer.clock import StepClock
 from megacov.trainer.step import run_updates
 from tests.support.families import make_model
@@ -98,11 +100,20 @@ def _update(policy: Policy, seed: int) -> None:
     run_updates(policy, updates, KL_COV, clock=StepClock())
 
 
+def _scratch(folder: Path) -> Path | None:
+    """Rank 0's folder for a plan."""
+    if torch.distributed.get_rank() > 0:
+        return None
+    scratch = folder.with_name(f"{folder.name}_scratch")
+    scratch.mkdir()
+    return scratch
+
+
 def _save(policy: Policy, folder: Path) -> None:
     if torch.distributed.get_rank() == 0:
         folder.mkdir()
     torch.distributed.barrier()
-    plan = plan_save(policy.chunks, policy.optimizer, folder)
+    plan = plan_save(policy.chunks, policy.optimizer, folder, scratch=_scratch(folder))
     group = make_save_group(deadline_s=60)
     save = BackgroundSave(plan, folder, group, write_more=lambda _: [], publish=lambda _: write_format(folder))
     # Training that continues must not change the files.
@@ -167,6 +178,27 @@ def test_any_layout_loads_what_any_layout_saved(tmp_path: Path) -> None:
         tolerance = 1e-5 if case[2] == "float32" else 4e-3
         for key, value in original["weights"].items():
             torch.testing.assert_close(again["weights"][key], value, rtol=1e-5, atol=tolerance, msg=f"{case} {key}")
+
+
+def _plan_for_a_folder_that_is_gone(model: str, folder: str) -> tuple[str | None, list[float]]:
+    """This rank's failure, and what ranks get from each other next."""
+    with laid_out_ranks(2) as groups:
+        policy = _policy(groups, model, Layout(2, tensor=2), "float32", grouped=False)
+        failure = None
+        try:
+            plan_save(policy.chunks, policy.optimizer, Path(folder, "gone"), scratch=_scratch(Path(folder)))
+        except CheckpointError as error:
+            failure = str(error)
+        ranks = all_gather(torch.tensor([float(torch.distributed.get_rank())]), group=groups.control)
+        return failure, torch.cat(list(ranks)).tolist()
+
+
+@pytest.mark.dist
+def test_a_folder_that_goes_away_fails_a_save_and_mixes_up_no_collectives(tmp_path: Path) -> None:
+    model = str(make_model(tmp_path / "model", "llama3"))
+    ((first, second),) = run_cases(_plan_for_a_folder_that_is_gone, [(model, str(tmp_path / "folder"))], world_size=2)
+    assert first[0] is not None and "gone cannot be written" in first[0] and second[0] is None
+    assert first[1] == second[1] == [0.0, 1.0]
 
 
 def _save_untrained(model: str, layout: Layout, dtype: str, save: str) -> None:

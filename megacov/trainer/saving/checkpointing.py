@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -146,13 +148,16 @@ class Checkpointer:
             return
         failure, folder, plan = self._still_stuck(), None, None
         if failure is None:
-            folder, failure = self._make_folder(state.step)
+            folder, scratch, failure = self._make_folders(state.step)
         if failure is None:
             assert folder is not None
             try:
-                plan = plan_save(policy.chunks, policy.optimizer, folder)
+                plan = plan_save(policy.chunks, policy.optimizer, folder, scratch=scratch)
             except CheckpointError as error:
                 failure = str(error)
+            finally:
+                if scratch is not None:
+                    shutil.rmtree(scratch, ignore_errors=True)
             failure = _first(gather(failure, self._groups))
         if failure is not None or plan is None or folder is None:
             self._failed(state.step, failure or "nothing was planned")
@@ -165,19 +170,21 @@ class Checkpointer:
         save = BackgroundSave(plan, folder, self._group, write_more=write_more, publish=publish)
         self._under_way = _UnderWay(state.step, save, time.monotonic())
 
-    def _make_folder(self, step: int) -> tuple[Path | None, str | None]:
-        """Create the folder that all ranks write into; returns it and None, or None and the failure."""
+    def _make_folders(self, step: int) -> tuple[Path | None, Path | None, str | None]:
+        """Create the folder that all ranks write into, and on rank 0 one for its plan; or give the failure."""
 
-        def begin() -> str:
+        def begin() -> tuple[str, Path]:
             if self._find_run_folder is not None:
                 self._store = CheckpointStore(self._find_run_folder())
-            return str(self._store.begin(step))
+            folder = str(self._store.begin(step))
+            with disk_errors(Path(tempfile.gettempdir()), "written"):
+                return folder, Path(tempfile.mkdtemp(prefix="megacov-plan-"))
 
         try:
-            path = on_rank_zero(begin, self._groups)
+            folder, scratch = on_rank_zero(begin, self._groups) or ("", None)
         except CheckpointError as error:
-            return None, str(error)
-        return Path(from_rank_zero(path or "", self._groups)), None
+            return None, None, str(error)
+        return Path(from_rank_zero(folder, self._groups)), scratch, None
 
     def _poll(self) -> None:
         """Collect the result of the save in progress, or give it up if a rank is overdue."""
