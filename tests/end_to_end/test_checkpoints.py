@@ -50,10 +50,8 @@ def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
     assert "asked to leave: step" in log.read_text()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow), pytest.param(signal.SIGUSR1, id="SIGUSR1")],
-)
+@pytest.mark.slow  # test_output_without_a_reader_ends_no_run shows the same of SIGHUP
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
 def test_a_signal_loses_nothing(number: signal.Signals, tmp_path: Path, reference: bytes) -> None:
     result = faults.signalled(number, tmp_path / "run", reference)
     assert result.code == 75
@@ -66,6 +64,7 @@ def test_output_without_a_reader_ends_no_run(*, hangup: bool, tmp_path: Path, re
     result = faults_at_ends.output_closed(tmp_path / "run", reference, hangup=hangup)
     assert result.code == (75 if hangup else 0), result.output
     _check(result, lost=0)
+    assert [each.step for each in read_logged_steps(tmp_path / "run") or ()] == list(range(1, faults.STEPS + 1))
     for name in ("tensorboard", "samples"):
         assert result.output.count(f"{name} was deleted: it is made again") == 1
         assert any((tmp_path / "run" / name).iterdir())

@@ -39,11 +39,11 @@ def model_with_a_large_tokenizer(folder: Path) -> Path:
     ("mistake", "code", "words"),
     [
         (["rewards.verifier=sum_triples"], 2, "sum_triples"),
+        (["batch.updates_per_rollout=1", "data.max_prompt_length=1"], 3, "data.max_prompt_length"),
         (["rewards.verifier=tests.support.verifiers:one_and_a_half"], 2, "one_and_a_half"),
         (["data.chat_template=true"], 3, "no chat template"),
         (["model.transformer_engine=on"], 2, "transformer_engine cannot be imported"),
         (["data.prompt_field=question"], 3, "question"),
-        (["data.max_prompt_length=1"], 3, "data.max_prompt_length"),
         (["model.path={model}"], 3, "17 tokens"),
         (["rollout.port={port}"], 4, "in use"),
         (
@@ -70,6 +70,9 @@ def test_a_failed_start_leaves_a_finished_run_where_it_is(
         overrides = [each.format(model=model, port=port) for each in mistake]
         ended = run("train", KL_COV, f"run.directory={folder}", *overrides, log=tmp_path / "log")
     assert (ended.code, ended.left) == (code, []), ended.output
+    # A warning of the configuration is shown before anything fails.
+    is_warned = "warning: algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1" in ended.output
+    assert is_warned == (mistake[0] == "batch.updates_per_rollout=1")
     assert words in ended.output and "Traceback" not in ended.output
     assert content_of(folder.parent) == before
 

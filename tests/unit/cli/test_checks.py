@@ -96,9 +96,9 @@ def test_a_config_file_of_another_model_is_refused_even_if_only_one_size_differs
     assert not of_severity(found_by("train", f"model.config_file={longer}"), "impossible")
 
 
-@pytest.mark.parametrize("verb", ["check", "launch", "train"])
+# For `train`, tests/end_to_end/test_failed_start.py shows the same.
+@pytest.mark.parametrize("verb", ["check", "launch"])
 def test_warnings_are_shown_by_all(verb: str, tmp_path: Path) -> None:
-    # `train` stops at the verifier, after its warnings.
     _, printed = run_verb(verb, f"run.directory={tmp_path / 'run'}", "batch.updates_per_rollout=1", NOWHERE)
     assert "warning: algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1" in printed
     assert not (tmp_path / "run").exists()

@@ -149,4 +149,5 @@ def test_seeds_do_not_share_weights(override: str, name: str) -> None:
     refused = CliRunner().invoke(app, [*dry, "0,1"])
     assert isinstance(refused.exception, ConfigError) and f"{name} " in str(refused.exception), refused.exception
     assert "the runs of --seeds" in str(refused.exception)
-    assert CliRunner().invoke(app, [*dry, "1"]).exit_code == 0
+    if name == "weight_sync.directory":  # each accepted launch imports torch once
+        assert CliRunner().invoke(app, [*dry, "1"]).exit_code == 0

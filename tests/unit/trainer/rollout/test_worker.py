@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from megacov.config import load_config
+from megacov.config import RunConfig, load_config
 from megacov.data import PromptStream
 from megacov.errors import DataError, LeaveRequested, RewardError
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
@@ -21,13 +21,22 @@ from megacov.types import VERIFIER_FAILURES
 OVERRIDES = ("rollout.prompts_per_step=4", "rollout.samples_per_prompt=2", "rollout.max_staleness=1")
 
 
+def made(config: RunConfig) -> RolloutWorker:
+    """A worker that has read all that it reads, and has started no server."""
+    shape = json.loads((config.model.path / "config.json").read_text())
+    return RolloutWorker(config, config.run.directory, vocab_size=shape["vocab_size"])
+
+
+def config_of(folder: Path, *overrides: str) -> RunConfig:
+    return load_config("yaml_configs/runs/tiny_grpo.yaml", (f"run.directory={folder}", *OVERRIDES, *overrides))
+
+
 @contextmanager
 def opened(folder: Path, *overrides: str) -> Iterator[RolloutWorker]:
     """A worker whose server has the weights of version 3."""
-    config = load_config("yaml_configs/runs/tiny_grpo.yaml", (f"run.directory={folder}", *OVERRIDES, *overrides))
+    config = config_of(folder, *overrides)
     write_config(config)
-    shape = json.loads((config.model.path / "config.json").read_text())
-    worker = RolloutWorker(config, folder, vocab_size=shape["vocab_size"])
+    worker = made(config)
     try:
         worker.start_servers()
         worker.wait_ready()
@@ -71,8 +80,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
 def test_fewer_prompts_than_a_step_has_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = tmp_path / "prompts.jsonl"
     data.write_text('{"prompt": "1=", "answer": "1"}\n')
-    with opened(tmp_path / "run", f"data.path={data}"):
-        pass
+    made(config_of(tmp_path / "run", f"data.path={data}")).close()
     assert "warning: data.path has 1 prompts and rollout.prompts_per_step is 4" in capsys.readouterr().err
 
 
