@@ -51,7 +51,7 @@ def _with_flipped_byte(folder: Path) -> None:
 
 
 def _killed(folder: Path) -> None:
-    _train(folder, range(1, 7), saves=(2, 5))
+    _train(folder, range(1, 7), saves=(2, 4, 5))
 
 
 def _resumed(folder: Path) -> None:

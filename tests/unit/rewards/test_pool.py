@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +21,12 @@ from megacov.errors import ConfigError, RewardError
 from megacov.rewards import guard
 from megacov.rewards.call import Outcome
 from megacov.rewards.pool import VerifierPool
-from megacov.rewards.process import ProcessSettings, check_verifier
+from megacov.rewards.process import check_verifier
 from tests.support.command import still_there
 from tests.support.unruly import ACTIONS
+from tests.support.verifier_pool import judge, opened
 
 UNRULY = "tests.support.unruly"
-
-
-@contextlib.contextmanager
-def opened(
-    name: str,
-    tmp_path: Path,
-    *,
-    num_workers: int = 1,
-    timeout_s: float = 30.0,
-    environment: dict[str, str] | None = None,
-    is_quiet: bool = False,
-) -> Iterator[VerifierPool]:
-    """A pool that has imported its verifier; afterwards no process of it may be left."""
-    before = set(psutil.Process().children(recursive=True))
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    settings = ProcessSettings(name=name, log_path=tmp_path / "verifier.log", environment=environment)
-    pool = VerifierPool(settings, num_workers=num_workers, timeout_s=timeout_s, start_timeout_s=60.0)
-    pool.start(is_quiet=is_quiet)
-    try:
-        pool.wait_for_first()
-        yield pool
-    finally:
-        own = [each for each in psutil.Process().children(recursive=True) if each not in before]
-        pool.close()
-        assert still_there(own) == []
-
-
-def judge(pool: VerifierPool, texts: Sequence[str]) -> list[Outcome]:
-    """The outcomes of responses that are judged at the same time."""
-
-    async def all_at_once() -> list[Outcome]:
-        try:
-            judged = await asyncio.gather(*(pool.judge({"text": text, "answer": "a"}) for text in texts))
-        finally:
-            await pool.aclose()
-        return [each.outcome for each in judged]
-
-    return asyncio.run(all_at_once())
 
 
 def sleepers() -> list[psutil.Process]:
@@ -166,7 +129,7 @@ def test_a_cancelled_verdict_does_not_spoil_the_next(tmp_path: Path) -> None:
 
 
 def _write(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    (folder / f"{name}.py").write_text(f"{source}\ndef judge(text, answer): return 1.0\n", encoding="ascii")
+    (folder / f"{name}.py").write_text(f"def judge(text, answer): return 1.0\n{source}\n", encoding="ascii")
     monkeypatch.syspath_prepend(str(folder))
     return f"{name}:judge"
 
@@ -243,6 +206,14 @@ def test_children_are_found_with_and_without_the_kernels_list() -> None:
             assert os.getpid() not in guard._children_by_parent()
         finally:
             process.kill()
+
+
+def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "import time\ndef judge(text, answer):\n    time.sleep(float(text))\n    return 7.0 + float(text)\n"
+    name = _write(tmp_path, "late", source, monkeypatch)
+    with opened(name, tmp_path, timeout_s=1.0) as pool:
+        late, following = judge(pool, ["1.5", "0"])
+    assert (late.reward, late.failure) == (0.0, "timeout") and following == Outcome(7.0)
 
 
 def test_a_verifier_may_print_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
