@@ -85,8 +85,12 @@ def still_there(processes: list[psutil.Process], *, grace_s: float = 10.0) -> li
 def wait_for_line(log: Path, words: str, process: Command) -> None:
     """Until the output holds the words; its file may come later."""
     deadline = time.monotonic() + DEADLINE_S
-    while words not in (text := log.read_text() if log.exists() else ""):
-        assert process.poll() is None, f"ended with {process.returncode}:\n{text}"
+    while True:
+        has_ended = process.poll() is not None  # before the output is read: its last lines may have the words
+        text = log.read_text() if log.exists() else ""
+        if words in text:
+            return
+        assert not has_ended, f"ended with {process.returncode}:\n{text}"
         assert time.monotonic() < deadline, f"no {words!r} in time:\n{text}"
         time.sleep(0.1)
 
