@@ -20,13 +20,15 @@ FinishReason = Literal["stop", "length", "abort"]
 class Prompt:
     """One question. `index` is its place in the data set; `answer` is what the verifier needs to judge it.
 
-    `row` is its whole line of the data, kept only if the verifier asks for it.
+    `row` is its whole line of the data, kept only if the verifier asks for it. `source` is the place of its source
+    among those of the run.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     answer: str
+    source: int = 0
     row: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 

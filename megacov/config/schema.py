@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import ceil, gcd
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, JsonValue, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
 
 from megacov.config.algorithm import AlgorithmSection
 from megacov.config.checkpoint import CheckpointSection
 from megacov.config.cluster import ClusterSection
+from megacov.config.data import DataSection, DataSource
+from megacov.config.rewards import RewardsSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
 from megacov.config.slurm import SlurmSection
 from megacov.config.weight_sync import WeightSyncSection
-
-# Parameters of transformers' apply_chat_template that are no values of a template.
-_NOT_OF_TEMPLATES = frozenset(
-    """
-    add_generation_prompt chat_template continue_final_message conversation max_length messages padding
-    return_assistant_tokens_mask return_dict return_tensors sanitize_control_tokens tokenize tokenizer_kwargs truncation
-    """.split()  # noqa: SIM905 - a list would take a line for each
-)
 
 
 class RunSection(Section):
@@ -95,52 +90,6 @@ class ParallelSection(Section):
     def hang_s(self) -> float:
         """Time after which a rank without progress counts as hanging. Its peers fail later, and cannot say why. [s]"""
         return 0.8 * self.timeout_s
-
-
-class DataSection(Section):
-    """Prompts."""
-
-    path: Path
-    """File with one JSON object on each line."""
-    prompt_field: str = Field("prompt", min_length=1)
-    """Key of the question."""
-    answer_field: str = Field("answer", min_length=1)
-    """Key of the data that the verifier needs to judge a response."""
-    shuffle: bool = True
-    """Draw prompts in a new random order in each epoch."""
-    chat_template: bool = True
-    """Wrap each question in the tokenizer's chat template."""
-    chat_template_kwargs: dict[str, JsonValue] = Field({})
-    """Further values for the chat template, as in {enable_thinking: false}."""
-    max_prompt_length: StrictInt = Field(2048, ge=1)
-    """Longest prompt; a longer one is an error. [tokens]"""
-
-    @model_validator(mode="after")
-    def _template_values_have_a_reader(self) -> DataSection:
-        if self.chat_template_kwargs and not self.chat_template:
-            raise ValueError(
-                f"chat_template_kwargs sets {', '.join(self.chat_template_kwargs)} and chat_template is false, which "
-                "does not read them: remove them, or set chat_template to true."
-            )
-        taken = sorted(self.chat_template_kwargs.keys() & _NOT_OF_TEMPLATES)
-        if taken:
-            raise ValueError(f"chat_template_kwargs sets {taken[0]}, which megacov decides itself: remove it.")
-        return self
-
-
-class RewardsSection(Section):
-    """Rewards."""
-
-    verifier: str = Field(min_length=1)
-    """Function that judges a response: one of megacov's own (sum_pairs), or package.module:function."""
-    workers: StrictInt = Field(4, ge=1, le=1024)
-    """Processes that call the verifier, each for one response at a time, on the machine of rank 0. [processes]"""
-    timeout_s: StrictFloat = Field(30.0, gt=0)
-    """Longest time that the verifier may take for a response; a later verdict is a failure. [s]"""
-    start_timeout_s: StrictFloat = Field(300.0, gt=0)
-    """Longest time to import the verifier in a process. [s]"""
-    max_failed_share: StrictFloat = Field(0.05, ge=0, le=1)
-    """Largest share of a step's responses on which the verifier may fail; they score 0. More end the run. [share]"""
 
 
 class OptimizerSection(Section):
@@ -230,6 +179,25 @@ class RunConfig(Section):
     """The machines."""
     slurm: SlurmSection = SlurmSection()
     """The SLURM job."""
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Sources of prompts with every setting filled in, in the order of the file; one of them for data.path."""
+        data, rollout = self.data, self.rollout
+        given = data.sources or (DataSource(name="data", path=data.path),)
+        defaults = {
+            **{name: getattr(data, name) for name in ("prompt_field", "answer_field", "answer_format")},
+            **{name: getattr(data, name) for name in ("system_prompt", "instruction")},
+            **{name: getattr(rollout, name) for name in ("temperature", "samples_per_prompt")},
+        }
+        return tuple(self._with_defaults(source, defaults) for source in given)
+
+    def _with_defaults(self, source: DataSource, defaults: Mapping[str, Any]) -> DataSource:
+        judged = {"verifier": source.verifier or self.rewards.verifier, "verifier_arguments": source.verifier_arguments}
+        if judged["verifier_arguments"] is None:
+            judged["verifier_arguments"] = self.rewards.arguments if source.verifier is None else {}
+        missing = {name: value for name, value in defaults.items() if getattr(source, name) is None}
+        return source.model_copy(update={**judged, **missing})
 
     @property
     def world_size(self) -> int:

@@ -1,0 +1,24 @@
+"""Settings of the rewards: the verifier, and the processes that call it."""
+
+from __future__ import annotations
+
+from pydantic import Field, JsonValue, StrictFloat, StrictInt
+
+from megacov.config.section import Section
+
+
+class RewardsSection(Section):
+    """Rewards."""
+
+    verifier: str = Field(min_length=1)
+    """Function that judges a response: one of megacov's own (sum_pairs), or package.module:function."""
+    arguments: dict[str, JsonValue] = Field({})
+    """Keyword arguments of the verifier, as in {tolerance: 0.01}."""
+    workers: StrictInt = Field(4, ge=1, le=1024)
+    """Processes that call the verifier, each for one response at a time, on the machine of rank 0. [processes]"""
+    timeout_s: StrictFloat = Field(30.0, gt=0)
+    """Longest time that the verifier may take for a response; a later verdict is a failure. [s]"""
+    start_timeout_s: StrictFloat = Field(300.0, gt=0)
+    """Longest time to import the verifier in a process. [s]"""
+    max_failed_share: StrictFloat = Field(0.05, ge=0, le=1)
+    """Largest share of a step's responses on which the verifier may fail; they score 0. More end the run. [share]"""
