@@ -10,13 +10,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from megacov.config import RunConfig
-from megacov.errors import MegacovError
+from megacov.errors import ConfigError, MegacovError
 from megacov.launch.output import keep_output
 from megacov.launch.process import die_with_parent
 from megacov.plan import read_model_sizes
+from megacov.rewards.answers import check_answers
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings, verifiers_of
 
@@ -105,7 +107,7 @@ def _check_prompts(config: RunConfig) -> None:
         if data.chat_template:
             apply_chat_template(["1 + 1 ="], tokenizer, data.chat_template_kwargs)
         return
-    load_prompts(
+    prompts = load_prompts(
         data.path,
         tokenizer,
         vocab_size=vocab_size,
@@ -115,6 +117,8 @@ def _check_prompts(config: RunConfig) -> None:
         chat_template_kwargs=data.chat_template_kwargs,
         max_prompt_length=data.max_prompt_length,
     )
+    with suppress(ConfigError):  # of a verifier that cannot be imported, which the look at it has found
+        check_answers(config, prompts, lambda index: f"{data.path}, prompt {index + 1}")
 
 
 def _check_prompt_lines(config: RunConfig) -> None:

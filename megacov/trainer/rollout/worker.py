@@ -108,6 +108,7 @@ class RolloutWorker:
                 max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
             )
+            self._judge.check_answers(self._prompts, lambda index: f"{config.data.path}, prompt {index + 1}")
             if (warning := prompts_repeat(config, len(self._prompts))) is not None:
                 print(f"megacov: warning: {warning}", file=sys.stderr)
             allow_open_files(config)
@@ -250,8 +251,7 @@ class RolloutWorker:
     def interrupt(self) -> None:
         """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""
         self._is_interrupted = True
-        sampling = self._sampling  # read once: the loop's thread may reset it
-        if sampling is not None:
+        if (sampling := self._sampling) is not None:  # read once: the loop's thread may reset it
             self._loop.cancel(sampling)
 
     async def _interruptible(self, sample: Callable[[], Coroutine[None, None, SampledGroups]]) -> SampledGroups:
