@@ -1,4 +1,4 @@
-"""Rules between partial rollouts and other settings, collected by `rules`."""
+"""Rules between the settings of rollouts and others, collected by `rules`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def partial_rollouts_do_not_repeat(config: RunConfig) -> str | None:
     return (
         f"{_named(config)} and run.deterministic is true: the responses that end first depend on timing; set "
         "run.deterministic=false, or leave partial rollouts off."
+    )
+
+
+def overlong_buffer_fits_a_response(config: RunConfig) -> str | None:
+    """The penalty for long responses starts at a positive length."""
+    buffer, longest = config.rewards.overlong_buffer, config.rollout.max_response_length
+    if buffer < longest:
+        return None
+    return (
+        f"rewards.overlong_buffer is {buffer} and rollout.max_response_length {longest}: every response would lose "
+        f"reward by its length; set the buffer to a part of it, as in {max(1, longest // 5)}."
     )
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import gcd
 
-from megacov.config.rollout_rules import partial_rollouts_do_not_repeat, partial_rollouts_have_room_to_age
+from megacov.config.rollout_rules import (
+    overlong_buffer_fits_a_response,
+    partial_rollouts_do_not_repeat,
+    partial_rollouts_have_room_to_age,
+)
 from megacov.config.schema import RunConfig
 from megacov.config.server_rules import (
     colocated_servers_take_turns_with_the_trainer,
@@ -175,6 +179,7 @@ def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None
 
 RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_files,
+    overlong_buffer_fits_a_response,
     ratio_is_a_fraction,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,

@@ -20,9 +20,9 @@ from torch import Tensor
 from megacov.config import RunConfig
 from megacov.config.advice import prompts_repeat
 from megacov.data import PromptStream, load_prompts, load_tokenizer
-from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
+from megacov.trainer.rollout.batches import make_batch
 from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.judging import Judge
@@ -231,16 +231,12 @@ class RolloutWorker:
         groups = begun.sampling.result()
         self.carried = groups.carried
         self._give_memory()
-        rollout = self._config.rollout
-        batch = build_rollout_batch(
-            groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
-        )
+        batch = make_batch(self._config, groups)
         shown = representative(groups.samples, self._config.monitor.samples_per_step)
         write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
         verifier_metrics = self._judge.finish()
-        metrics = metrics_of(groups, version=state.weight_version) | {
+        metrics = metrics_of(groups, self._config, version=state.weight_version) | {
             **verifier_metrics,
-            "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
