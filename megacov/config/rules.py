@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import gcd
 
+from megacov.config.reward_rules import programs_run_only_where_allowed, tests_end_before_the_verdict_is_due
 from megacov.config.rollout_rules import (
     overlong_buffer_fits_a_response,
     partial_rollouts_do_not_repeat,
@@ -194,6 +195,8 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
+    programs_run_only_where_allowed,
+    tests_end_before_the_verdict_is_due,
     partial_rollouts_have_room_to_age,
     partial_rollouts_do_not_repeat,
     the_embedded_server_reads_weights_from_disk,
