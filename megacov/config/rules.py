@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import gcd
 
-from megacov.config.reward_rules import programs_run_only_where_allowed, tests_end_before_the_verdict_is_due
+from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import (
     overlong_buffer_fits_a_response,
     partial_rollouts_do_not_repeat,
@@ -23,8 +23,8 @@ from megacov.config.server_rules import (
     keys_are_of_servers_that_already_run,
     secrets_stay_out_of_files,
     servers_are_given_up_before_ranks,
+    the_embedded_server_reads_weights_from_disk,
 )
-from megacov.config.transports import choose_transport
 from megacov.errors import ConfigError
 
 LARGE_RATIO = 0.05
@@ -168,16 +168,6 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
     )
 
 
-def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
-    """The embedded server supports only some transports."""
-    if config.rollout.engine != "embedded" or config.weight_sync.traits.embedded_server:
-        return None
-    return (
-        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, whose server does "
-        f"not support it: set {choose_transport(lambda other: other.embedded_server)} or rollout.engine=sglang."
-    )
-
-
 RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_files,
     overlong_buffer_fits_a_response,
@@ -195,8 +185,7 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
-    programs_run_only_where_allowed,
-    tests_end_before_the_verdict_is_due,
+    *REWARD_RULES,
     partial_rollouts_have_room_to_age,
     partial_rollouts_do_not_repeat,
     the_embedded_server_reads_weights_from_disk,
