@@ -31,7 +31,7 @@ class PromptStream:
         """Start after the first `position` prompts.
 
         Args:
-            sources: one or more data sets of one or more prompts each.
+            *sources: one or more data sets of one or more prompts each.
             seed: seed of the orders.
             shuffle: whether to shuffle; otherwise every epoch has the given order.
             position: prompts already handed out, over all sources and epochs.
@@ -97,5 +97,5 @@ class _Order:
         """
         _, state, _ = random.Random(f"{self._seed}/{epoch}{self._suffix}").getstate()
         generator = np.random.RandomState()
-        generator.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1]))
+        generator.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1], 0, 0.0))
         return generator.random_sample(self._num_prompts).argsort(kind="stable").astype(np.uint32)

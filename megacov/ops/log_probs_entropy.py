@@ -256,8 +256,9 @@ def _widen(block: Tensor, *, out: Tensor) -> Tensor:
 def _shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
     """(block - maximum) / temperature; block and out may be the same memory."""
     torch.sub(block, maximum, out=out)
-    is_one = not isinstance(inverse_temperature, torch.Tensor) and inverse_temperature == 1.0
-    return out if is_one else out.mul_(inverse_temperature)
+    return (
+        out if isinstance(inverse_temperature, float) and inverse_temperature == 1.0 else out.mul_(inverse_temperature)
+    )
 
 
 def _of_rows(inverse_temperature: float | Tensor, rows: slice) -> float | Tensor:
