@@ -120,5 +120,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" == "data.sources":
+            # Folders move, as for data.path.
+            yield "data.sources", [{name: each[name] for name in each if name != "path"} for each in value]
         else:
             yield f"{prefix}{key}", value

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from megacov.config import RunConfig
 from megacov.config.advice import prompts_repeat
-from megacov.data import PromptStream, load_prompts, load_tokenizer
+from megacov.data import PromptStream, load_tokenizer
 from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
+from megacov.trainer.prompts import load_sources
 from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.judging import Judge
@@ -97,17 +98,7 @@ class RolloutWorker:
             tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
             self._decode = partial(tokenizer.decode, skip_special_tokens=True)
             self._judge.wait_ready()
-            self._prompts = load_prompts(
-                config.data.path,
-                tokenizer,
-                vocab_size=vocab_size,
-                prompt_field=config.data.prompt_field,
-                answer_field=config.data.answer_field,
-                chat_template=config.data.chat_template,
-                chat_template_kwargs=config.data.chat_template_kwargs,
-                max_prompt_length=config.data.max_prompt_length,
-                keep_rows=self._judge.wants_row,
-            )
+            self._prompts = load_sources(config, tokenizer, vocab_size=vocab_size, keep_rows=self._judge.wants_row)
             if (warning := prompts_repeat(config, len(self._prompts))) is not None:
                 print(f"megacov: warning: {warning}", file=sys.stderr)
             allow_open_files(config)
