@@ -83,8 +83,8 @@ def updates_divide_the_batch(config: RunConfig) -> str | None:
     fitting = [n for n in divisors if n < updates][-1:] + [n for n in divisors if n > updates][:1]
     return (
         f"batch.updates_per_rollout is {updates}, which does not divide the {sequences} sequences of a rollout batch "
-        f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x rollout.samples_per_prompt "
-        f"{config.group_sizes[0]}): set it to {_choices(fitting)}, or change the batch."
+        f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x {config.group_sizes[0]} samples_per_prompt): "
+        f"set it to {_choices(fitting)}, or change the batch."
     )
 
 

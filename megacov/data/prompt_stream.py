@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from megacov.data.interleaving import Interleaving
 from megacov.types import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class PromptStream:
@@ -95,6 +97,8 @@ class _Order:
         Python guarantees the numbers of a seed, but not its shuffle. Numpy's RandomState, which is frozen (NEP 19),
         makes the same numbers of Python's state, ten times faster.
         """
+        import numpy as np  # here, since login nodes that import this module need not have it
+
         _, state, _ = random.Random(f"{self._seed}/{epoch}{self._suffix}").getstate()
         generator = np.random.RandomState()
         generator.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1], 0, 0.0))

@@ -85,8 +85,7 @@ def _inverse(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
     if not isinstance(temperature, torch.Tensor):
         return 1.0 / temperature
     # Rounded once, as a number is where it meets float32, so that equal temperatures give the same bits in both forms.
-    inverse = temperature.detach().double().reciprocal().to(compute_dtype(logits.dtype))
-    return inverse.reshape(-1)
+    return temperature.detach().double().reciprocal().to(compute_dtype(logits.dtype)).reshape(-1)
 
 
 class _LogProbsAndEntropy(torch.autograd.Function):
@@ -256,16 +255,16 @@ def _widen(block: Tensor, *, out: Tensor) -> Tensor:
 def _shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
     """(block - maximum) / temperature; block and out may be the same memory."""
     torch.sub(block, maximum, out=out)
-    return (
-        out if isinstance(inverse_temperature, float) and inverse_temperature == 1.0 else out.mul_(inverse_temperature)
-    )
+    if isinstance(inverse_temperature, float) and inverse_temperature == 1.0:
+        return out
+    return out.mul_(inverse_temperature)
 
 
 def _of_rows(inverse_temperature: float | Tensor, rows: slice) -> float | Tensor:
     """The factor of a block of rows: a number, or [rows, 1]."""
-    if not isinstance(inverse_temperature, torch.Tensor):
-        return inverse_temperature
-    return inverse_temperature[rows].unsqueeze(1)
+    if isinstance(inverse_temperature, torch.Tensor):
+        return inverse_temperature[rows].unsqueeze(1)
+    return inverse_temperature
 
 
 def _check_arguments(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> None:
@@ -286,8 +285,7 @@ def _check_arguments(logits: Tensor, targets: Tensor, temperature: float | Tenso
 
 def _check_temperatures(temperatures: Tensor, targets: Tensor) -> None:
     if not temperatures.is_floating_point() or temperatures.shape != targets.shape:
-        found = f"temperatures are {temperatures.dtype} {tuple(temperatures.shape)}"
-        raise ValueError(f"{found}, but targets {tuple(targets.shape)} need a float each")
+        raise ValueError(f"temperatures {tuple(temperatures.shape)} are no floats for targets {tuple(targets.shape)}")
     if temperatures.device.type == "cpu" and not ((temperatures > 0) & temperatures.isfinite()).all():
         raise ValueError("a temperature is not positive and finite")
 

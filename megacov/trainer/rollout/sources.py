@@ -1,16 +1,14 @@
-"""The prompts of a run: its sources, and the stream that mixes them."""
+"""The stream of a run's prompts, over all its sources."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from megacov.config import RunConfig
 from megacov.config.advice import prompts_repeat
-from megacov.data import PromptStream, load_prompts
-from megacov.types import Prompt
+from megacov.data import PromptStream
+from megacov.trainer.prompts import load_sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,20 +31,8 @@ def read_sources(
     Raises:
         DataError: the prompts cannot be read, or do not fit the model.
     """
-    sources: list[Sequence[Prompt]] = []
-    for place, source in enumerate(config.sources):
-        prompts = load_prompts(
-            source.path,
-            tokenizer,
-            vocab_size=vocab_size,
-            prompt_field=source.prompt_field or config.data.prompt_field,
-            answer_field=source.answer_field or config.data.answer_field,
-            chat_template=config.data.chat_template,
-            chat_template_kwargs=config.data.chat_template_kwargs,
-            max_prompt_length=config.data.max_prompt_length,
-            keep_rows=keep_rows,
-        )
-        sources.append([replace(prompt, source=place) for prompt in prompts] if place else prompts)
+    sources = load_sources(config, tokenizer, vocab_size=vocab_size, keep_rows=keep_rows).tables
+    for place, prompts in enumerate(sources):
         if (warning := prompts_repeat(config, len(prompts), source=place)) is not None:
             print(f"megacov: warning: {warning}", file=sys.stderr)
     return PromptStream(*sources, seed=config.run.seed, shuffle=config.data.shuffle, weights=config.shares)
