@@ -90,11 +90,7 @@ def load_prompts(
                 if lengths.fits(len(token_ids), place):
                     table.append(text, token_ids, record.answer, number=record.number, row=record.row)
     encoder.print_remarks()
-    if lengths.num_too_long:
-        if too_long == "refuse" or not len(table):
-            raise DataError(lengths.sentence(ends=f"raise it to {lengths.longest} or remove them"))
-        table.remark = lengths.sentence(ends=f"{lengths.num_too_long} are left out")
-        print(f"megacov: {table.remark}", flush=True)
+    table.remark = lengths.remark(may_drop=too_long == "drop" and len(table) > 0)
     return table
 
 
@@ -166,11 +162,19 @@ class _Lengths:
         self._first = self._first or place
         return False
 
-    def sentence(self, *, ends: str) -> str:
-        return (
+    def remark(self, *, may_drop: bool) -> str:
+        """Print and return the sentence about the prompts that were left out, if there are any, or refuse them."""
+        if not self.num_too_long:
+            return ""
+        sentence = (
             f"{self.num_too_long} of {self._num} prompts have more than data.max_prompt_length = {self._limit} tokens, "
-            f"the first in {self._first}, and the longest has {self.longest}; {ends}."
+            f"the first in {self._first}, and the longest has {self.longest}; "
         )
+        if not may_drop:
+            raise DataError(f"{sentence}raise it to {self.longest} or remove them.")
+        sentence += f"{self.num_too_long} are left out."
+        print(f"megacov: {sentence}", flush=True)
+        return sentence
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
