@@ -35,4 +35,5 @@ def read_sources(
     for place, prompts in enumerate(sources):
         if (warning := prompts_repeat(config, len(prompts), source=place)) is not None:
             print(f"megacov: warning: {warning}", file=sys.stderr)
-    return PromptStream(*sources, seed=config.run.seed, shuffle=config.data.shuffle, weights=config.shares)
+    weights = [source.weight for source in config.sources]
+    return PromptStream(*sources, seed=config.run.seed, shuffle=config.data.shuffle, weights=weights)
