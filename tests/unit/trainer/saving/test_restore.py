@@ -18,10 +18,11 @@ from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, ran
 from megacov.trainer.saving.restore import (
     GoodCheckpoint,
     find_good_checkpoint,
-    read_carried,
+    read_rollout_state,
     restore,
     set_newer_aside,
 )
+from megacov.trainer.state import RolloutState
 from megacov.types import Prompt
 
 ALONE = ParallelGroups()
@@ -101,7 +102,7 @@ def test_only_files_of_the_manifest_are_read(store: CheckpointStore, capsys: pyt
     (store.path(4) / "random").mkdir()
     (store.path(4) / random_file(0)).write_bytes(b"not random states")
     good = find_good_checkpoint(store, ALONE)
-    assert good.folder == store.path(4) and read_carried(good) == ()
+    assert good.folder == store.path(4) and read_rollout_state(good, RolloutState()) == RolloutState()
     printed = capsys.readouterr().out
     for name in (CARRIED_FILE, random_file(0)):
         assert f"step_00000004 holds {name}, which its manifest does not list: it is not read" in printed
@@ -122,7 +123,7 @@ def test_only_files_of_the_manifest_are_read(store: CheckpointStore, capsys: pyt
         (folder / name).write_bytes((store.path(4) / name).read_bytes())
     (folder / CARRIED_FILE).write_bytes(stray.read_bytes())
     store.publish(6, [])
-    assert read_carried(find_good_checkpoint(store, ALONE)) == (group,)
+    assert read_rollout_state(find_good_checkpoint(store, ALONE), RolloutState()) == RolloutState((group,))
 
 
 def test_without_a_good_checkpoint_every_reason_is_given(store: CheckpointStore, tmp_path: Path) -> None:
