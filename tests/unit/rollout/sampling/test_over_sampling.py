@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import pytest
 
@@ -17,40 +15,13 @@ from megacov.rollout.sampling.prompt_sampler import PromptSampler, Verifier
 from megacov.rollout.sampling.sampler import Sampler
 from megacov.types import Completion, Prompt, Verdict
 from tests.support.judging import judged_by
+from tests.support.over_sampling import Server
 from tests.support.partial_rollouts import prompt
-from tests.support.scripted_server import Call, Reply, completion, scripted_clients
+from tests.support.scripted_server import scripted_clients
 
 COPIES, WANTED = 2, 5
 IS_RIGHT = judged_by(lambda text, _: float(text))
 OF_TIME = ("aborted_groups", "unused_groups")  # counts that depend on speed
-
-
-@dataclass
-class Server:
-    """Answers with tokens of prompt and seed alone, after a random time; `held` prompts answer only to an abort.
-
-    equal: reward of all completions of a prompt, by prompt; the rewards of all other prompts differ.
-    """
-
-    equal: dict[int, float] = field(default_factory=dict)
-    held: Collection[int] = ()
-    slowness_s: float = 0.0
-    asked: list[int] = field(default_factory=list)
-    aborted: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def __call__(self, call: Call) -> Reply:
-        if call.path == "/abort_request":
-            self.aborted.set()
-            return Reply()
-        index, wanted = call.body["input_ids"][0], call.body["sampling_params"]
-        self.asked.append(index)
-        if index in self.held:
-            await self.aborted.wait()
-            return Reply([completion([index], finish="abort")] * wanted["n"])
-        await asyncio.sleep(random.Random(index).random() * self.slowness_s)
-        digest = hashlib.blake2b(f"{index}/{wanted.get('sampling_seed')}".encode(), digest_size=8).digest()
-        rewards = [self.equal.get(index, float(copy % 2)) for copy in range(wanted["n"])]
-        return Reply([completion([index, *digest], text=str(reward)) for reward in rewards])
 
 
 def sample(
