@@ -96,7 +96,13 @@ class RolloutWorker:
             tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
             self._decode = partial(tokenizer.decode, skip_special_tokens=True)
             self._judge.wait_ready()
-            self._stream = read_sources(config, tokenizer, vocab_size=vocab_size, keep_rows=self._judge.wants_row)
+            self._stream = read_sources(
+                config,
+                tokenizer,
+                vocab_size=vocab_size,
+                keep_rows=self._judge.wants_row,
+                check_answers=self._judge.check_answers,
+            )
             self._sources = [source.name for source in config.sources]
             allow_open_files(config)
             self._keys = find_keys(config)
@@ -241,8 +247,7 @@ class RolloutWorker:
     def interrupt(self) -> None:
         """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""
         self._is_interrupted = True
-        sampling = self._sampling  # read once: the loop's thread may reset it
-        if sampling is not None:
+        if (sampling := self._sampling) is not None:  # read once: the loop's thread may reset it
             self._loop.cancel(sampling)
 
     async def _interruptible(self, sample: Callable[[], Coroutine[None, None, SampledGroups]]) -> SampledGroups:

@@ -76,6 +76,14 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
 
 
+def test_an_answer_that_cannot_be_judged_against_is_named_at_the_start(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "3=", "answer": "3"}\n{"prompt": "4=", "answer": "four"}\n', encoding="ascii")
+    with pytest.raises(DataError, match=r"prompts\.jsonl, .*2: sum_pairs needs .* got 'four'; correct the answer, or"):
+        made(config_of(tmp_path / "run", f"data.path={prompts}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_fewer_prompts_than_a_step_has_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = tmp_path / "prompts.jsonl"
     data.write_text('{"prompt": "1=", "answer": "1"}\n')
