@@ -195,7 +195,7 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
 
 
 def test_unfinished_completions_are_continued_under_new_weights(running, tmp_path):
-    weights = {str(version): changed_weights(version) for version in range(1, 5)}
+    weights = {str(version): changed_weights(version) for version in range(1, 9)}
     source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
     samples, carried = [], ()
     with asyncio.Runner() as runner:
@@ -208,15 +208,20 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
             max_response_length=48,
         )
         decode = partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True)
-        for version, num_groups, extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+        for version in weights:
+            # On busy cores a batch may end with nothing begun, since all its completions end at about the same time.
+            is_cut = any(each.token_ids for group in carried for each in group.completions if not _has_ended(each))
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
-            settings = PartialRollouts(decode=decode, max_staleness=4, extra_prompts=extra_prompts)
+            settings = PartialRollouts(decode=decode, max_staleness=9, extra_prompts=0 if is_cut else 6)
             sampler = Sampler(prompt_sampler, settings)
+            num_groups = 6 if is_cut else 2
             sampled = runner.run(sampler.sample_groups(source, num_groups, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
+            if is_cut:
+                break
     assert carried == ()
-    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
+    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(len(samples) // 8))
     pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
     assert pieced
     for sample in pieced[:6]:
@@ -225,6 +230,10 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
             expected = log_probs_of(weights[span.version], sample.prompt.token_ids, completion.token_ids)
             found = torch.tensor(completion.log_probs).double()[span.start : span.end]
             torch.testing.assert_close(found, expected[span.start : span.end], atol=1e-4, rtol=0.0)
+
+
+def _has_ended(completion: Completion) -> bool:
+    return completion.finish_reason != "abort"
 
 
 @pytest.mark.slow
