@@ -131,10 +131,28 @@ def bucket_is_in_bytes(config: RunConfig) -> str | None:
     return f"weight_sync.bucket_bytes is {size} bytes: if it was in MiB, set {size * 2**20}."
 
 
-def prompts_repeat(config: RunConfig, num_prompts: int) -> str | None:
-    """Why a step holds a prompt more than once; None if it does not. Not part of `ADVICE`, which sees no data."""
+def prompts_repeat(config: RunConfig, num_prompts: int, *, source: int = 0) -> str | None:
+    """Why a step holds a prompt more than once; None if it does not. Not part of `ADVICE`, which sees no data.
+
+    Args:
+        config: configuration of the run.
+        num_prompts: prompts of one source.
+        source: place of that source among those of the run.
+
+    Returns:
+        One sentence, or None.
+    """
     rollout = config.rollout
     wanted, extra = rollout.prompts_per_step + rollout.extra_prompts, ""
+    if len(config.sources) > 1:
+        own, share = config.sources[source], config.shares[source]
+        if num_prompts >= ceil(wanted * share):
+            return None
+        return (
+            f"source {own.name} of data.sources has {num_prompts} prompts and a share of {share:.3g} of the {wanted} "
+            "prompts of a step: each step holds some of its prompts several times; give more prompts, or lower its "
+            "weight."
+        )
     if rollout.extra_prompts:
         extra = f" + rollout.extra_prompts {rollout.extra_prompts}"
     if num_prompts >= wanted:

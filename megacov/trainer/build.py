@@ -20,6 +20,7 @@ from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
 from megacov.monitor.run_end import NotedEnd
+from megacov.monitor.source_metrics import source_tags
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
@@ -145,7 +146,7 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
         groups,
         settings,
         adam,
-        temperature=config.rollout.temperature,
+        temperature=config.temperature,
         with_reference=config.algorithm.ref_kl_coef > 0,
     )
 
@@ -192,7 +193,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         writer = status = None
         if progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
-            tags = metric_tags(algorithm.loss.metrics)
+            tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
             writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))

@@ -111,7 +111,7 @@ class Sampler:
         return min(wanted, num_groups * (1 + self.prompt_sampler.max_filter_rounds))
 
     def _start(self, batch: Batch, carried: CarriedGroup) -> None:
-        group = batch.add(carried, num_completions=self.prompt_sampler.samples_per_prompt)
+        group = batch.add(carried, num_completions=self.prompt_sampler.settings_of(carried.prompt).num_samples)
         batch.start(group, self._complete(batch, group))
 
     async def _fill(self, batch: Batch, source: Iterator[Prompt], num_groups: int) -> None:
@@ -161,6 +161,7 @@ class Sampler:
             max_new_tokens=self.prompt_sampler.max_response_length - len(piece.token_ids),
             seed=batch.call.seed_of(*place, *copies) if piece.token_ids else batch.call.seed_of(*place),
             prefix=group.prefix,
+            temperature=self.prompt_sampler.settings_of(group.prompt).temperature,
         )
         for copy, completion in zip(copies, completions, strict=True):
             batch.extend(group, copy, completion, stop=self.prompt_sampler.stop)

@@ -94,7 +94,7 @@ class RolloutExchange:
         """Wait for the rollout batch that was begun.
 
         Collectives, on the control group: `on_rank_zero`, `from_rank_zero`; then, if there is a batch,
-        `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
+        `from_rank_zero`, `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
 
         Args:
             state: progress of the run; this advances its data position.
@@ -164,8 +164,9 @@ def _exhaust(weights: Iterator[object]) -> None:
 
 def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:
     received: dict[str, Any] = {}
+    has_temperatures = from_rank_zero(batch is not None and batch.temperatures is not None, groups)
     for field in fields(RolloutBatch):
-        if field.name == "max_response_length":
+        if field.name == "max_response_length" or (field.name == "temperatures" and not has_temperatures):
             continue
         value: Tensor | None = None if batch is None else getattr(batch, field.name)
         received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()

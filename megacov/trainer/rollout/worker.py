@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
@@ -18,8 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from megacov.config import RunConfig
-from megacov.config.advice import prompts_repeat
-from megacov.data import PromptDraw, PromptStream, load_prompts, load_tokenizer
+from megacov.data import PromptDraw, load_tokenizer
 from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rollout import RolloutClient, SampledGroups, UnreachableError
@@ -32,6 +30,7 @@ from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.rollout.shown_samples import representative
+from megacov.trainer.rollout.sources import read_sources
 from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import RolloutState, TrainState
 from megacov.types import RolloutBatch
@@ -97,20 +96,15 @@ class RolloutWorker:
             tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
             self._decode = partial(tokenizer.decode, skip_special_tokens=True)
             self._judge.wait_ready()
-            self._prompts = load_prompts(
-                config.data.path,
+            self._stream = read_sources(
+                config,
                 tokenizer,
                 vocab_size=vocab_size,
-                prompt_field=config.data.prompt_field,
-                answer_field=config.data.answer_field,
-                chat_template=config.data.chat_template,
-                chat_template_kwargs=config.data.chat_template_kwargs,
-                max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
+                check_answers=self._judge.check_answers,
             )
-            if (warning := prompts_repeat(config, len(self._prompts))) is not None:
-                print(f"megacov: warning: {warning}", file=sys.stderr)
-            self.state = RolloutState(accuracies=begin_curriculum(config, num_prompts=len(self._prompts)))
+            self._sources = [source.name for source in config.sources]
+            self.state = RolloutState(accuracies=begin_curriculum(config, num_prompts=self._stream.num_prompts))
             allow_open_files(config)
             self._keys = find_keys(config)
             self._servers = make_servers(config, folder, self._keys)
@@ -193,8 +187,7 @@ class RolloutWorker:
         """
         assert self._under_way is None
         run, rollout = self._config.run, self._config.rollout
-        stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
-        draw = PromptDraw(stream, self.state.accuracies)
+        draw = PromptDraw(self._stream.moved_to(prompt_position), self.state.accuracies)
         self._judge.begin(step=step + 1)
         numbers, on_group = count(1), self._on_group
         sample = partial(
@@ -235,12 +228,15 @@ class RolloutWorker:
         self._give_memory()
         rollout = self._config.rollout
         batch = build_rollout_batch(
-            groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
+            groups.samples,
+            max_response_length=rollout.max_response_length,
+            mask_overlong=rollout.mask_overlong,
+            temperatures=self._config.temperatures,
         )
         shown = representative(groups.samples, self._config.monitor.samples_per_step)
-        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
+        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version, sources=self._sources)
         verifier_metrics = self._judge.finish()
-        metrics = metrics_of(groups, version=state.weight_version) | {
+        metrics = metrics_of(groups, version=state.weight_version, sources=self._sources) | {
             **verifier_metrics,
             **curriculum_metrics,
             "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
@@ -254,8 +250,7 @@ class RolloutWorker:
     def interrupt(self) -> None:
         """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""
         self._is_interrupted = True
-        sampling = self._sampling  # read once: the loop's thread may reset it
-        if sampling is not None:
+        if (sampling := self._sampling) is not None:  # read once: the loop's thread may reset it
             self._loop.cancel(sampling)
 
     async def _interruptible(self, sample: Callable[[], Coroutine[None, None, SampledGroups]]) -> SampledGroups:

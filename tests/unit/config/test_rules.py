@@ -48,7 +48,7 @@ BROKEN = {
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
-        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x rollout.samples_per_prompt 2\)"
+        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x 2 samples_per_prompt\)"
         r": set it to 4 or 6, or change the batch",
     ),
     "updates_divide_the_batch (more updates than sequences)": (

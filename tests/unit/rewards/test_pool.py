@@ -22,6 +22,7 @@ from megacov.rewards import guard
 from megacov.rewards.call import Outcome
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import check_verifier
+from megacov.rewards.settings import VerifierSettings
 from tests.support.command import still_there
 from tests.support.unruly import ACTIONS
 from tests.support.verifier_pool import judge, opened
@@ -90,9 +91,28 @@ def test_a_verifier_gets_what_it_asks_for_and_a_clean_process(tmp_path: Path, mo
         return judged.outcome
 
     with opened(f"{UNRULY}:report", tmp_path) as pool:
-        assert set(check_verifier(f"{UNRULY}:report", timeout_s=60.0)) == set(values)
+        assert set(check_verifier(VerifierSettings(f"{UNRULY}:report"), timeout_s=60.0).wanted) == set(values)
         outcome = asyncio.run(one(pool))
     assert outcome == Outcome(0.0, "raised", f"raised ValueError: {(*values.values(), [], [], True)!r}")
+
+
+def test_several_verifiers_share_the_processes(tmp_path: Path) -> None:
+    async def run(pool: VerifierPool) -> list[float]:
+        try:
+            given = [("17", 0), ("8+9", 1), ("yes", 2), ("no", 2), ("17", 1)]
+            values = {"answer": "17", "num_tokens": 5}
+            judged = [pool.judge({"text": text, **values}, verifier=place) for text, place in given]
+            return [each.outcome.reward for each in await asyncio.gather(*judged)]
+        finally:
+            await pool.aclose()
+
+    prepares = VerifierSettings("tests.support.answer_checks:prepares", {"word": "yes"})
+    verifiers = (VerifierSettings("tests.support.answer_checks:judge"), VerifierSettings("sum_pairs"), prepares)
+    with opened(verifiers, tmp_path, num_workers=2) as pool:
+        ready = pool.wait_for_first()
+        assert [each.wanted for each in ready] == [("text", "answer")] * 2 + [("text", "answer", "num_tokens")]
+        assert [each.checks_answers for each in ready] == [True, True, False]
+        assert asyncio.run(run(pool)) == [1.0, 1.0, 5.0, 0.0, 0.0]
 
 
 def test_the_event_loop_goes_on_while_verdicts_are_awaited(tmp_path: Path) -> None:
@@ -148,7 +168,7 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
 ) -> None:
     name = _write(tmp_path, f"import_{abs(hash(source))}", source, monkeypatch)
     with pytest.raises(ConfigError, match=words):
-        check_verifier(name, timeout_s=1.0 if "sleep" in source else 60.0)
+        check_verifier(VerifierSettings(name), timeout_s=1.0 if "sleep" in source else 60.0)
 
 
 def _kill_verifier(process: psutil.Process) -> None:
@@ -239,9 +259,11 @@ _PARENT = f"""
 import asyncio, pathlib, sys
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings
+from megacov.rewards.settings import VerifierSettings
 
 async def main():
-    pool = VerifierPool(ProcessSettings(name="{UNRULY}:judge"), num_workers=1, timeout_s=60.0, start_timeout_s=60.0)
+    settings = ProcessSettings(verifiers=(VerifierSettings("{UNRULY}:judge"),))
+    pool = VerifierPool(settings, num_workers=1, timeout_s=60.0, start_timeout_s=60.0)
     pool.start()
     await pool.judge({{"text": "leaves a process and hangs", "answer": ""}})
 
