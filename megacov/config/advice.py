@@ -98,6 +98,19 @@ def stale_samples_are_corrected(config: RunConfig) -> str | None:
     )
 
 
+def over_sampled_prompts_run_at_once(config: RunConfig) -> str | None:
+    """Prompts that wait for others to end do not shorten a step."""
+    rollout = config.rollout
+    started = ceil(round(rollout.over_sample * rollout.prompts_per_step, 6))
+    if rollout.over_sample == 1 or rollout.max_concurrency >= started:
+        return None
+    return (
+        f"rollout.max_concurrency is {rollout.max_concurrency} and a step starts {started} prompts "
+        f"(rollout.over_sample {rollout.over_sample} x rollout.prompts_per_step {rollout.prompts_per_step}): some wait "
+        f"for others to end; set rollout.max_concurrency={started}."
+    )
+
+
 def memory_is_in_gib(config: RunConfig) -> str | None:
     """Tools such as nvidia-smi and sinfo show memory in MiB."""
     for name, largest in _LARGEST_GIB.items():
@@ -178,6 +191,7 @@ ADVICE: tuple[Rule, ...] = (
     min_lr_needs_a_decay,
     warmup_ends,
     stale_samples_are_corrected,
+    over_sampled_prompts_run_at_once,
     memory_is_in_gib,
     bucket_is_in_bytes,
     a_pause_in_place_is_shorter_than_the_watchdog,

@@ -44,6 +44,7 @@ FREE = frozenset(
         "rollout.host",
         "rollout.port",
         "rollout.num_threads",
+        "rollout.over_sample",
         "rollout.extra_prompts",
         "rollout.partial_after_s",
         "rollout.max_concurrency",

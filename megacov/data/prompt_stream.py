@@ -50,6 +50,11 @@ class PromptStream:
         self._position = position
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts of all sources."""
+        return sum(map(len, self._sources))
+
+    @property
     def position(self) -> int:
         """Prompts handed out so far, over all sources and epochs; a checkpoint needs nothing else."""
         return self._position

@@ -42,7 +42,7 @@ class PromptSampler:
     max_concurrency: largest number of prompts that are generated at a time.
     max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
-    max_filter_rounds: largest number of further prompts, as a multiple of the groups that a batch starts with.
+    max_filter_rounds: largest number of further prompts, as a multiple of the groups wanted.
     """
 
     clients: Sequence[RolloutClient | Fleet]
@@ -147,10 +147,11 @@ class PromptSampler:
         got = f"Only {num_kept} of {num_groups} groups can be used after {report.refills} further prompts"
         if not self.filter_groups:
             return RolloutError(f"{got}; give at least {num_groups} prompts.")
+        equal = f", and of equal worth in {report.equal_groups}" if report.equal_groups else ""
         return RolloutError(
             f"{got}: all completions were right in {report.all_right_groups} groups and wrong in "
-            f"{report.all_wrong_groups}; set rollout.filter_groups to false, raise rollout.max_filter_rounds, or use "
-            "prompts that the model answers rightly some of the time."
+            f"{report.all_wrong_groups}{equal}; set rollout.filter_groups to false, raise rollout.max_filter_rounds, "
+            "or use prompts that the model answers rightly some of the time."
         )
 
     async def _verdict(self, prompt: Prompt, completion: Completion) -> Verdict:

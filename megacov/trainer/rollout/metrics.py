@@ -39,6 +39,8 @@ def metrics_of(groups: SampledGroups, *, version: int, sources: Sequence[str] = 
         "rollout/retries": report.retries,
         "rollout/dropped_groups": report.dropped_groups,
         "rollout/refill_rounds": report.refill_rounds,
+        "rollout/aborted_groups": report.aborted_groups,
+        "rollout/unused_groups": report.unused_groups,
         "rollout/aborted": report.aborted,
         "rollout/wrong_version": report.wrong_version,
         "rollout/empty": report.empty,

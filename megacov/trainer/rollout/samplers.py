@@ -8,7 +8,8 @@ from megacov.rollout import DecodeTokens, Fleet, GroupSettings, PartialRollouts,
 
 def make_sampler(config: RunConfig, fleet: Fleet, verify: Verifier, decode: DecodeTokens) -> Sampler:
     """Sample batches of judged groups."""
-    return Sampler(_make_prompt_sampler(config, fleet, verify), _make_partial_rollouts(config, decode))
+    prompt_sampler = _make_prompt_sampler(config, fleet, verify)
+    return Sampler(prompt_sampler, _make_partial_rollouts(config, decode), config.rollout.over_sample)
 
 
 def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
