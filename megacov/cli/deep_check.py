@@ -10,15 +10,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from megacov.config import RunConfig
 from megacov.data.files import local_path
 from megacov.data.prompts import check_prompt_files
-from megacov.errors import MegacovError
+from megacov.errors import ConfigError, MegacovError
 from megacov.launch.output import keep_output
 from megacov.launch.process import die_with_parent
 from megacov.plan import read_model_sizes
+from megacov.rewards.answers import check_answers
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings, verifiers_of
 from megacov.trainer.prompts import columns_of, load_sources, paths_of
@@ -125,6 +127,8 @@ def _check_prompts(config: RunConfig) -> str | None:
             apply_chat_template([[{"role": "user", "content": "1 + 1 ="}]], tokenizer, data.chat_template_kwargs)
         return None
     prompts = load_sources(config, tokenizer, vocab_size=vocab_size)
+    with suppress(ConfigError):  # of a verifier that cannot be imported, which the look at it has found
+        check_answers(config, prompts, prompts.place_of)
     return " ".join(table.remark for table in prompts.tables if table.remark) or None
 
 

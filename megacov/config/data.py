@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from megacov.config.curriculum import CurriculumSection
 from megacov.config.section import Section
 
 # Parameters of transformers' apply_chat_template that are no values of a template.
@@ -94,6 +95,8 @@ class DataSection(Section):
     """Text around each question, which stands at {prompt}."""
     shuffle: bool = True
     """Draw prompts in a new random order in each epoch."""
+    curriculum: CurriculumSection | None = None
+    """Pass over prompts that are too easy or too hard by their running accuracy; null draws all."""
     chat_template: bool = True
     """Wrap each question in the tokenizer's chat template."""
     chat_template_kwargs: dict[str, JsonValue] = Field({})

@@ -124,7 +124,14 @@ def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(path if local_path(path) is None else os.path.abspath(path) for path in paths)
 
 
-def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]], *, step: int, version: int) -> None:
+def write_samples(
+    folder: Path,
+    samples: Sequence[tuple[Sample, Sequence[str]]],
+    *,
+    step: int,
+    version: int,
+    sources: Sequence[str] = (),
+) -> None:
     """Write some responses of a step to a file for readers, one JSON object per line.
 
     Args:
@@ -132,6 +139,7 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
         samples: judged responses, each with what is notable about it.
         step: step that trains on them, from 1.
         version: version of the weights in training.
+        sources: names of the sources; each line has the name of its own if there are several.
 
     Raises:
         DataError: writing fails.
@@ -139,7 +147,8 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
     path = folder / "samples" / f"step_{step:06d}.jsonl"
     lines = [
         json.dumps(
-            {
+            ({"source": sources[sample.prompt.source]} if len(sources) > 1 else {})
+            | {
                 "prompt": sample.prompt.text,
                 "response": sample.completion.text,
                 "answer": sample.prompt.answer,
