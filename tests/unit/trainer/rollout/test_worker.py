@@ -11,7 +11,6 @@ import pytest
 from safetensors.torch import load_file
 
 from megacov.config import RunConfig, load_config
-from megacov.data import PromptStream
 from megacov.errors import DataError, LeaveRequested, RewardError
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.run_folder import write_config
@@ -55,7 +54,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     with opened(tmp_path, *by_name, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
-        prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
+        prompts = worker._stream.moved_to(8).take(4)
         # `interrupt` gives up the batch under way and every later one.
         worker.begin(step=5, version=3, prompt_position=12)
         worker.interrupt()
