@@ -10,8 +10,12 @@ from megacov.cli.check_plan import RunPlan
 from megacov.cli.server_layout import longest_of, longest_served, servers_are_foreign, too_long
 from megacov.config import RunConfig, config_warnings
 from megacov.config.advice import prompts_repeat
+from megacov.data.files import find_files, local_path
+from megacov.data.rows import read_rows
+from megacov.errors import DataError
 from megacov.plan import ServerRequest
 from megacov.plan.servers import SGLANG_SPARE_TOKENS
+from megacov.trainer.prompts import paths_of
 
 # A plan is an estimate, so a run closer to the limit than this gets a warning.
 _TIGHT = 0.9
@@ -53,12 +57,15 @@ def _context_remarks(plan: RunPlan, longest: int) -> Iterator[str]:
 
 
 def _data_remarks(config: RunConfig) -> Iterator[str]:
-    """Look at no more lines than a step has prompts; a file that is not here is not looked at."""
+    """Look at no more rows than a step has prompts; a file that is not here is not looked at."""
     enough = config.rollout.prompts_per_step + config.rollout.extra_prompts
+    if any(local_path(path) is None for _, path in paths_of(config)):
+        return
     try:
-        with config.data.path.open("rb") as lines:
-            num_prompts = sum(1 for _ in islice((line for line in lines if line.strip()), enough))
-    except OSError:
+        files = [file for _, path in paths_of(config) for file in find_files(path)]
+        rows = (row for file in files for row in read_rows(file)[1])
+        num_prompts = sum(1 for _ in islice(rows, enough))
+    except (DataError, OSError):
         return
     if num_prompts:
         why = prompts_repeat(config, num_prompts)

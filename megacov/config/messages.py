@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from megacov.config.data import Paths
 from megacov.config.fields import UNION_KEY, Place, locate, members, sections_in, walk_values
 from megacov.config.section import Section, allows_none, value_type
 
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_PATHS = value_type(Paths)
 # If a required key is misspelt, it is missing as well, so the misspelling is reported first.
 _ORDER = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found", "missing")
 
@@ -59,6 +61,8 @@ def expected(field: FieldInfo) -> str:
     plain = value_type(field.annotation)
     if get_origin(plain) is Literal:
         text = join_names((str(choice) for choice in get_args(plain)), "or")
+    elif plain == _PATHS:
+        text = "a path or an address, or a list of them"
     elif get_origin(plain) is tuple:
         text = "a list in brackets, such as [a, b]"
     elif get_origin(plain) is dict:

@@ -27,7 +27,11 @@ def _is_overlong(sample: Sample) -> bool:
 
 
 def build_rollout_batch(
-    samples: Sequence[Sample], *, max_response_length: int, mask_overlong: bool = False
+    samples: Sequence[Sample],
+    *,
+    max_response_length: int,
+    mask_overlong: bool = False,
+    temperatures: Sequence[float] | None = None,
 ) -> RolloutBatch:
     """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
@@ -36,6 +40,7 @@ def build_rollout_batch(
         max_response_length: limit of a response and stride of token ids. [tokens]
         mask_overlong: whether responses that a length limit cut have no loss token, as in DAPO's overlong filtering
             (arXiv 2503.14476); their rewards stay.
+        temperatures: sampling temperature of each source of prompts; None if all have that of the run.
 
     Returns:
         The batch, on the CPU.
@@ -74,6 +79,9 @@ def build_rollout_batch(
         group_ids=torch.tensor([sample.group for sample in samples]),
         rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float32),
         max_response_length=max_response_length,
+        temperatures=(
+            None if temperatures is None else torch.tensor([temperatures[sample.prompt.source] for sample in samples])
+        ),
     )
 
 

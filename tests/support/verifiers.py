@@ -33,6 +33,11 @@ def length(text: str, answer: str) -> float:
     return float(len(text))
 
 
+def odd_length(text: str, answer: str) -> float:
+    """A reward that differs within most groups of an untrained policy, but not in all."""
+    return float(len(text) % 2)
+
+
 def one(text: str, answer: str) -> float:
     """A reward that teaches nothing."""
     return 1.0

@@ -11,7 +11,6 @@ import pytest
 from safetensors.torch import load_file
 
 from megacov.config import RunConfig, load_config
-from megacov.data import PromptStream
 from megacov.errors import DataError, LeaveRequested, RewardError
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.run_folder import write_config
@@ -55,7 +54,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     with opened(tmp_path, *by_name, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
-        prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
+        prompts = worker._stream.moved_to(8).take(4)
         # `interrupt` gives up the batch under way and every later one.
         worker.begin(step=5, version=3, prompt_position=12)
         worker.interrupt()
@@ -75,6 +74,14 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [prompt.text for prompt in prompts for _ in range(2)]
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
+
+
+def test_an_answer_that_cannot_be_judged_against_is_named_at_the_start(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "3=", "answer": "3"}\n{"prompt": "4=", "answer": "four"}\n', encoding="ascii")
+    with pytest.raises(DataError, match=r"prompts\.jsonl, .*2: sum_pairs needs .* got 'four'; correct the answer, or"):
+        made(config_of(tmp_path / "run", f"data.path={prompts}"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_fewer_prompts_than_a_step_has_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
