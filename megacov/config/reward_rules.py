@@ -36,6 +36,9 @@ def tests_end_before_the_verdict_is_due(config: RunConfig) -> str | None:
     return None
 
 
+REWARD_RULES = (programs_run_only_where_allowed, tests_end_before_the_verdict_is_due)
+
+
 def _code_verifiers(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Where the verifier code is used, also as a part of another, and its arguments."""
     yield from _find_code("rewards.verifier", config.rewards.verifier, config.rewards.arguments)
@@ -53,6 +56,3 @@ def _find_code(place: str, verifier: Any, arguments: Any) -> Iterator[tuple[str,
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, Mapping):
             yield from _find_code(f"a part of {place}", part.get("verifier"), part.get("arguments"))
-
-
-REWARD_RULES = (programs_run_only_where_allowed, tests_end_before_the_verdict_is_due)

@@ -10,11 +10,7 @@ from collections.abc import Callable
 from math import gcd
 
 from megacov.config.reward_rules import REWARD_RULES
-from megacov.config.rollout_rules import (
-    overlong_buffer_fits_a_response,
-    partial_rollouts_do_not_repeat,
-    partial_rollouts_have_room_to_age,
-)
+from megacov.config.rollout_rules import ROLLOUT_RULES
 from megacov.config.schema import RunConfig
 from megacov.config.server_rules import (
     colocated_servers_take_turns_with_the_trainer,
@@ -80,26 +76,29 @@ def correction_mismatch(config: RunConfig) -> str | None:
 
 
 def updates_divide_the_batch(config: RunConfig) -> str | None:
-    """All optimizer steps of a rollout batch have the same size."""
+    """All optimizer steps of a rollout batch have the same size, or one sequence more where group sizes differ."""
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
-    if sequences % updates == 0:
+    if sequences % updates == 0 or len(set(config.group_sizes)) > 1:
         return None
     divisors = _divisors(sequences)
     fitting = [n for n in divisors if n < updates][-1:] + [n for n in divisors if n > updates][:1]
     return (
         f"batch.updates_per_rollout is {updates}, which does not divide the {sequences} sequences of a rollout batch "
-        f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x rollout.samples_per_prompt "
-        f"{config.rollout.samples_per_prompt}): set it to {_choices(fitting)}, or change the batch."
+        f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x {config.group_sizes[0]} samples_per_prompt): "
+        f"set it to {_choices(fitting)}, or change the batch."
     )
 
 
 def every_rank_has_a_sequence(config: RunConfig) -> str | None:
     """Every optimizer step has work for every data-parallel rank."""
-    if config.sequences_per_update >= config.parallel.data:
+    fewest = config.fewest_sequences_per_update
+    if fewest >= config.parallel.data:
         return None
+    batch = config.rollout.prompts_per_step * min(config.group_sizes)
+    at_least = "at least " if len(set(config.group_sizes)) > 1 else ""
     return (
-        f"parallel.data is {config.parallel.data} and an optimizer step has {config.sequences_per_update} sequences "
-        f"({config.sequences_per_step} in {config.batch.updates_per_rollout} updates): lower parallel.data or "
+        f"parallel.data is {config.parallel.data} and an optimizer step has {at_least}{fewest} sequences "
+        f"({batch} in {config.batch.updates_per_rollout} updates): lower parallel.data or "
         "batch.updates_per_rollout, or raise rollout.prompts_per_step."
     )
 
@@ -109,11 +108,11 @@ def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
     selection = config.algorithm.selection
     if selection.name not in ("kl_cov", "clip_cov") or selection.scope != "micro_batch":
         return None
-    if config.sequences_per_update < 2 * config.parallel.data:
+    if config.fewest_sequences_per_update < 2 * config.parallel.data:
         return (
             f"algorithm.selection.scope is micro_batch, and parallel.data={config.parallel.data} ranks share "
-            f"{config.sequences_per_update} sequences of an optimizer step: all tokens of one sequence share one "
-            "advantage, so every covariance would be 0; lower parallel.data or set "
+            f"{config.fewest_sequences_per_update} sequences of an optimizer step: all tokens of one sequence share "
+            "one advantage, so every covariance would be 0; lower parallel.data or set "
             "algorithm.selection.scope=mini_batch."
         )
     longest = config.data.max_prompt_length + config.rollout.max_response_length
@@ -170,7 +169,6 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
 
 RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_files,
-    overlong_buffer_fits_a_response,
     ratio_is_a_fraction,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,
@@ -186,8 +184,7 @@ RULES: tuple[Rule, ...] = (
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
     *REWARD_RULES,
-    partial_rollouts_have_room_to_age,
-    partial_rollouts_do_not_repeat,
+    *ROLLOUT_RULES,
     the_embedded_server_reads_weights_from_disk,
     colocated_servers_take_turns_with_the_trainer,
 )

@@ -32,6 +32,7 @@ def build_rollout_batch(
     max_response_length: int,
     mask_overlong: bool = False,
     penalties: Sequence[float] | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> RolloutBatch:
     """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
@@ -41,6 +42,7 @@ def build_rollout_batch(
         mask_overlong: whether responses that a length limit cut have no loss token, as in DAPO's overlong filtering
             (arXiv 2503.14476); their rewards stay.
         penalties: what each sample's reward is lowered by; None for nothing.
+        temperatures: sampling temperature of each source of prompts; None if all have that of the run.
 
     Returns:
         The batch, on the CPU.
@@ -70,9 +72,7 @@ def build_rollout_batch(
         ids = sample.prompt.token_ids + sample.completion.token_ids
         tokens[i, : len(ids)] = torch.tensor(ids)
         rollout_log_probs[i, : len(sample.completion.log_probs)] = torch.tensor(sample.completion.log_probs)
-    rewards = [sample.reward for sample in samples]
-    if penalties is not None:
-        rewards = [reward - penalty for reward, penalty in zip(rewards, penalties, strict=True)]
+    rewards = [each.reward - less for each, less in zip(samples, penalties or [0.0] * len(samples), strict=True)]
     return RolloutBatch(
         tokens=tokens,
         prompt_lengths=prompt_lengths,
@@ -82,6 +82,9 @@ def build_rollout_batch(
         group_ids=torch.tensor([sample.group for sample in samples]),
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
+        temperatures=(
+            None if temperatures is None else torch.tensor([temperatures[sample.prompt.source] for sample in samples])
+        ),
     )
 
 

@@ -42,6 +42,8 @@ All responses of the groups that are trained on or dropped by filtering. Groups 
 How the batch was sampled. Lengths, truncation and version lag are of the responses that are trained on.
 `m = rollout log_prob - old log_prob`, by the server that sampled the token and by the trainer; means of m and of the
 importance weight are over loss tokens.""",
+    "curriculum": """\
+Only with `data.curriculum`. Running accuracy of prompts and the band, as they were when the step's batch began.""",
     "perf": """\
 One step: the wall-clock time of rank 0, and the memory of all ranks. `weight_sync_*` splits up the last successful push
 before the batch was complete.""",

@@ -26,5 +26,6 @@ def make_batch(config: RunConfig, groups: SampledGroups) -> RolloutBatch:
         groups.samples,
         max_response_length=config.rollout.max_response_length,
         mask_overlong=config.rollout.mask_overlong,
+        temperatures=config.temperatures,
         penalties=OverlongPenalty.of_run(config).of_all(groups.samples),
     )

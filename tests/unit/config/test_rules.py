@@ -52,7 +52,7 @@ BROKEN = {
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
-        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x rollout.samples_per_prompt 2\)"
+        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x 2 samples_per_prompt\)"
         r": set it to 4 or 6, or change the batch",
     ),
     "updates_divide_the_batch (more updates than sequences)": (
@@ -127,6 +127,18 @@ BROKEN = {
         {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 2, "extra_prompts": 4}},
         "rollout.extra_prompts is 4 and run.deterministic is true: .* set run.deterministic=false",
     ),
+    "over_sampling_has_groups_to_replace": (
+        {"rollout": {"over_sample": 1.5, "filter_groups": False}},
+        "rollout.over_sample is 1.5 and rollout.filter_groups is false: .* set rollout.over_sample=1.0",
+    ),
+    "over_sampling_is_not_partial": (
+        {"rollout": {"over_sample": 1.01, "max_staleness": 2, "extra_prompts": 4}},
+        "rollout.over_sample is 1.01 and rollout.extra_prompts is 4, .* use one of them",
+    ),
+    "over_sampling_is_not_partial (deadline)": (
+        {"rollout": {"over_sample": 2.0, "max_staleness": 2, "partial_after_s": 60.0}},
+        "rollout.over_sample is 2.0 and rollout.partial_after_s is 60.0",
+    ),
     "the_embedded_server_reads_weights_from_disk": (
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
@@ -197,6 +209,8 @@ HELD = [
     {"rollout": {"engine": "sglang", "addresses_file": "servers.txt", "keys_file": "keys.yaml"}},
     {"rollout": {"max_staleness": 2, "extra_prompts": 4, "partial_after_s": 60.0}},
     {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 1}},
+    {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"over_sample": 2.0}},
+    {"rollout": {"over_sample": 1.0, "filter_groups": False}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},

@@ -36,7 +36,7 @@ def test_a_run_loads_without_a_warning_and_carries_its_own_name(path):
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_a_run_names_files_that_exist(path):
     config = load_config(path)
-    for named in (config.model.path, config.data.path):
+    for named in (config.model.path, *map(Path, config.data.path)):
         # The data of larger runs is not part of the repository.
         if named.parts[0] == "examples":
             assert (ROOT / named).exists()
