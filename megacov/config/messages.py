@@ -96,6 +96,8 @@ def _bounds(field: FieldInfo) -> list[str]:
 
 def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
     place, value = locate(root, detail["loc"]), detail["input"]
+    if not detail["loc"] and detail["type"] == "value_error":  # of a validator of the root itself
+        return str(detail["ctx"]["error"])
     if place.field is None:
         return _unknown_key(place, root)
     match detail["type"]:

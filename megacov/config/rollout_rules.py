@@ -1,4 +1,4 @@
-"""Rules between partial rollouts, over-sampling and other settings, collected by `rules`."""
+"""Rules between partial rollouts, over-sampling, the penalty for length and other settings, collected by `rules`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def partial_rollouts_do_not_repeat(config: RunConfig) -> str | None:
     return (
         f"{_named(config)} and run.deterministic is true: the responses that end first depend on timing; set "
         "run.deterministic=false, or leave partial rollouts off."
+    )
+
+
+def overlong_buffer_fits_a_response(config: RunConfig) -> str | None:
+    """The penalty for long responses starts at a positive length."""
+    buffer, longest = config.rewards.overlong_buffer, config.rollout.max_response_length
+    if buffer < longest:
+        return None
+    return (
+        f"rewards.overlong_buffer is {buffer} and rollout.max_response_length {longest}: every response would lose "
+        f"reward by its length; set the buffer to a part of it, as in {max(1, longest // 5)}."
     )
 
 
@@ -52,6 +63,7 @@ ROLLOUT_RULES = (
     partial_rollouts_do_not_repeat,
     over_sampling_has_groups_to_replace,
     over_sampling_is_not_partial,
+    overlong_buffer_fits_a_response,
 )
 
 

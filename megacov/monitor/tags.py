@@ -127,6 +127,7 @@ _TABLE = (
     Tag("reward/max", "Highest reward.", "reward", "none"),
     Tag("reward/all_right_groups", "Groups in which every reward is 1 or more.", "share", "groups"),
     Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
+    Tag("reward/overlong_penalty", "Mean that long responses lose; no other tag contains it.", "reward", "sequences"),
     Tag("reward/equal_groups", "Groups in which all rewards are one value between 0 and 1.", "share", "groups"),
     Tag("reward/verifier_failed", "Responses without a verdict; they score 0.", "share", "sequences"),
     *(Tag(f"reward/verifier_{kind}", meaning, "responses", "none") for kind, meaning in VERIFIER_FAILURES.items()),

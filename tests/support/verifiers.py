@@ -78,3 +78,11 @@ def takes_its_time(text: str, answer: str) -> float:
         os._exit(0)
     time.sleep(float(text))
     return float(answer)
+
+
+def takes_cpu_time(text: str, answer: str) -> float:
+    """Take as many seconds of CPU time as the response says."""
+    end = time.thread_time() + float(text)
+    while time.thread_time() < end:
+        pass
+    return float(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from megacov.errors import ConfigError, DataError
 
@@ -98,7 +99,7 @@ def _check_normalized_arguments(
     _check_types(switches | {"ignore_articles": ignore_articles}, bool, "true or false")
 
 
-def _check_types(values: dict[str, object], kind: type, words: str) -> None:
+def _check_types(values: Mapping[str, object], kind: type, words: str) -> None:
     for name, value in values.items():
         if not isinstance(value, kind):
             raise ConfigError(f"{name} is {value!r}; set it to {words}.")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from megacov.config import RunConfig
 from megacov.data import PromptDraw, load_tokenizer
-from megacov.data.packing import build_rollout_batch, num_overlong
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
 from megacov.rollout import RolloutClient, SampledGroups, UnreachableError
+from megacov.trainer.rollout.batches import make_batch
 from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.curriculum import account_for, begin_curriculum
@@ -226,20 +226,13 @@ class RolloutWorker:
         used = begun.draw.first(groups.num_prompts)
         self.state, curriculum_metrics = account_for(groups, used, self.state)
         self._give_memory()
-        rollout = self._config.rollout
-        batch = build_rollout_batch(
-            groups.samples,
-            max_response_length=rollout.max_response_length,
-            mask_overlong=rollout.mask_overlong,
-            temperatures=self._config.temperatures,
-        )
+        batch = make_batch(self._config, groups)
         shown = representative(groups.samples, self._config.monitor.samples_per_step)
         write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version, sources=self._sources)
         verifier_metrics = self._judge.finish()
-        metrics = metrics_of(groups, version=state.weight_version, sources=self._sources) | {
+        metrics = metrics_of(groups, self._config, version=state.weight_version, sources=self._sources) | {
             **verifier_metrics,
             **curriculum_metrics,
-            "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,

@@ -22,6 +22,10 @@ BROKEN = {
         {"rewards": {"verifier": "https://me:abc@host/judge"}},
         "rewards.verifier looks like a secret",
     ),
+    "overlong_buffer_fits_a_response": (
+        {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 1000}},
+        "overlong_buffer is 1000 and rollout.max_response_length 1000: every response .* as in 200",
+    ),
     "ratio_is_a_fraction": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2)},
         r"algorithm.selection.ratio is 0.2, .* less than 0.05: if it was a percentage set 0.002, .*allow_large",
@@ -166,6 +170,7 @@ BROKEN = {
 }
 
 HELD = [
+    {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 999}},
     {},
     {"rollout": {"server_environment": {"KEYBOARD": "us"}, "server_arguments": {"max-total-tokens": 4096}}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.0499)},
