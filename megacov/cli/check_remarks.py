@@ -15,7 +15,6 @@ from megacov.data.rows import read_rows
 from megacov.errors import DataError
 from megacov.plan import ServerRequest
 from megacov.plan.servers import SGLANG_SPARE_TOKENS
-from megacov.trainer.prompts import paths_of
 
 # A plan is an estimate, so a run closer to the limit than this gets a warning.
 _TIGHT = 0.9
@@ -59,18 +58,18 @@ def _context_remarks(plan: RunPlan, longest: int) -> Iterator[str]:
 def _data_remarks(config: RunConfig) -> Iterator[str]:
     """Look at no more rows than a step has prompts; a file that is not here is not looked at."""
     enough = config.rollout.prompts_per_step + config.rollout.extra_prompts
-    if any(local_path(path) is None for _, path in paths_of(config)):
-        return
-    try:
-        files = [file for _, path in paths_of(config) for file in find_files(path)]
-        rows = (row for file in files for row in read_rows(file)[1])
-        num_prompts = sum(1 for _ in islice(rows, enough))
-    except (DataError, OSError):
-        return
-    if num_prompts:
-        why = prompts_repeat(config, num_prompts)
-        if why is not None:
-            yield why
+    for place, source in enumerate(config.sources):
+        if any(local_path(path) is None for path in source.path):
+            continue
+        try:
+            rows = (row for file in find_files(source.path) for row in read_rows(file)[1])
+            num_prompts = sum(1 for _ in islice(rows, enough))
+        except (DataError, OSError):
+            continue
+        if num_prompts:
+            why = prompts_repeat(config, num_prompts, source=place)
+            if why is not None:
+                yield why
 
 
 def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:

@@ -81,6 +81,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Requests in flight: 4 for the embedded server and 256 for others.")
     ] = None,
     request_timeout_s: Annotated[float, typer.Option(min=1.0, help="Deadline of one request.")] = 3600.0,
+    start_timeout_s: Annotated[
+        float, typer.Option(min=1.0, help="Deadline for a server to answer at the start, or after it was lost.")
+    ] = 300.0,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of the embedded server.")] = Dtype.FLOAT32,
     num_threads: Annotated[int, typer.Option(min=1, help="Compute threads of the embedded server.")] = 1,
     fast: Annotated[
@@ -109,6 +112,7 @@ def evaluate(
         deterministic=not fast,
         max_concurrency=concurrency or (_FLEET_REQUESTS if server else _EMBEDDED_REQUESTS),
         request_timeout_s=request_timeout_s,
+        start_timeout_s=start_timeout_s,
     )
     out = out or _default_out(found, f"{checked.name}-seed_{seed}")
     model = found.model or _export(found, out)
@@ -179,6 +183,8 @@ def find_target(path: Path) -> Target:
 
 def _addresses(urls: list[str]) -> tuple[str, ...]:
     try:
+        if not all(url.isprintable() for url in urls):  # urlsplit, and so the check, leaves line breaks out
+            raise ValueError("write it without line breaks.")
         return check_addresses(tuple(urls))
     except ValueError as error:
         raise ConfigError(f"--server is {show(', '.join(urls))}: {error}") from error

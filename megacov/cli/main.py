@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import check, compare, doctor, evaluate, export, launch, resume, schema, serve, status, train
+from megacov.cli import check, compare, data, doctor, evaluate, export, launch, resume, schema, serve, status, train
 from megacov.errors import MegacovError
 from megacov.launch.output import keep_output
 
@@ -29,6 +29,7 @@ app.command()(export.export)
 app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)
+app.command()(data.data)
 app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.command()(schema.schema)

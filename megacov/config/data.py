@@ -53,7 +53,7 @@ class DataSource(Section):
     """Name of the source, in metrics and messages."""
     path: Paths
     """Files of prompts, as in data.path."""
-    weight: StrictFloat = Field(1.0, gt=0)
+    weight: StrictFloat = Field(1.0, gt=0, le=1e6)
     """Share of the prompts drawn from this source, relative to the other sources' weights. [weight]"""
     prompt_field: str | None = Field(None, min_length=1)
     """Key of the question; dots lead into nested values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import gcd
 
+from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
 from megacov.config.schema import RunConfig
 from megacov.config.server_rules import (
@@ -192,6 +193,7 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
+    *REWARD_RULES,
     *ROLLOUT_RULES,
     the_embedded_server_reads_weights_from_disk,
     colocated_servers_take_turns_with_the_trainer,

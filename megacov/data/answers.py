@@ -10,6 +10,8 @@ from typing import Any
 from megacov.data.rows import RowError
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_LONGEST_WITHOUT_BRACES = 1000
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
@@ -51,29 +53,26 @@ def last_boxed(text: str) -> str | None:
 
     Some solutions of MATH write `\\boxed 5`, whose content ends at the dollar sign or at the end of the line.
     """
+    closing = _closing_braces(text)
     for match in reversed(list(_BOX.finditer(text))):
         start = match.end()
         if text[start : start + 1] != "{":
-            content = re.split(r"[$\n]", text[start:], maxsplit=1)[0].strip().rstrip(".").strip()
+            content = (
+                re.split(r"[$\n]", text[start : start + _LONGEST_WITHOUT_BRACES], maxsplit=1)[0].strip().rstrip(".")
+            )
         else:
-            end = _closing_brace(text, start)
-            content = "" if end is None else text[start + 1 : end].strip()
+            content = text[start + 1 : closing[start]].strip() if start in closing else ""
         if content:
             return content
     return None
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """Place of the brace that closes the one at `start`; `\\{` and `\\}` are signs of a set, and nest nothing."""
-    depth, place = 0, start
-    while place < len(text):
-        if text[place] == "\\":
-            place += 1
-        elif text[place] == "{":
-            depth += 1
-        elif text[place] == "}":
-            depth -= 1
-            if depth == 0:
-                return place
-        place += 1
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Places of braces -> places of those that close them; `\\{` and `\\}` are signs of a set, and nest nothing."""
+    closing, waiting = {}, list[int]()
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            waiting.append(match.start())
+        elif match[0] == "}" and waiting:
+            closing[waiting.pop()] = match.start()
+    return closing

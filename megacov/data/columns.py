@@ -14,6 +14,8 @@ Messages = list[dict[str, str]]
 """Messages of a chat, each with role and content, as transformers takes them."""
 
 _MISSING = object()
+_MOST_NAMES = 300
+"""Characters of the fields' names in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,13 @@ class Columns:
     def _find(self, values: Mapping[str, Any], field: str, *, setting: str) -> Any:
         found = find_field(values, field)
         if found is _MISSING:
-            there = show(", ".join(schema_of(values)))[1:-1] or "no field"
+            there = repr(", ".join(schema_of(values)))[1:-1] or "no field"
+            there = there if len(there) <= _MOST_NAMES else f"{there[:_MOST_NAMES]}..."
             raise RowError(f" has no field {field!r} but {there}; correct the row or {setting}.")
         return found
 
     def _messages(self, question: Any) -> Messages:
-        messages = _messages_in(question, self.prompt_field)
+        messages = messages_in(question, self.prompt_field)
         if self.instruction is not None:
             last = max((place for place, each in enumerate(messages) if each["role"] == "user"), default=None)
             if last is None:
@@ -85,7 +88,8 @@ def is_missing(value: Any) -> bool:
     return value is _MISSING
 
 
-def _messages_in(question: Any, field: str) -> Messages:
+def messages_in(question: Any, field: str) -> Messages:
+    """The messages of a prompt, which is a text or a list of them; raises RowError for anything else."""
     if isinstance(question, str):
         if not question.strip():
             raise RowError(f": the prompt in field {field!r} is empty; it must be a text.")

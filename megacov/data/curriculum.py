@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from megacov.config.messages import show
 from megacov.errors import CheckpointError
 from megacov.json_text import parse_json
 from megacov.types import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MOST_SAMPLES = 2**32 - 1
 _MOST_PASSES = 2**16 - 1
@@ -53,6 +54,8 @@ class PromptAccuracies:
     @classmethod
     def unknown(cls, settings: CurriculumSettings, *, num_prompts: int) -> PromptAccuracies:
         """Begin with no response judged."""
+        import numpy as np  # here, since login nodes that import this module need not have it
+
         counts = np.zeros(num_prompts, dtype=np.uint32), np.zeros(num_prompts, dtype=np.uint16)
         return cls(settings, np.zeros(num_prompts), *counts)
 
@@ -112,6 +115,8 @@ class PromptAccuracies:
 
     def dump(self) -> str:
         """Write as text: a line with the number of prompts, then one for each prompt whose turn has come."""
+        import numpy as np
+
         lines = [json.dumps({"num_prompts": len(self.mean)})]
         for index in np.flatnonzero((self.num_samples > 0) | (self.num_passed > 0)).tolist():
             values = (self.mean[index].item(), self.num_samples[index].item(), self.num_passed[index].item())

@@ -133,7 +133,7 @@ def _refuse_several_splits(address: str, path: str, names: list[str]) -> None:
     if len(splits) > 1 and not any(sign in path for sign in _WILD):
         raise DataError(
             f"{address} holds files of several splits ({' and '.join(splits)}), such as {names[0]}: name the files, as "
-            f"in {address}/*{splits[0]}*, or a folder of them."
+            f"in {address}/**/*{splits[0]}*, or a folder of them."
         )
 
 

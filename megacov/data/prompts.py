@@ -72,8 +72,7 @@ def load_prompts(
         The prompts in the order of the files. A prompt's text is the one its tokens encode.
 
     Raises:
-        DataError: a file cannot be read, a row lacks a field or holds no prompt or answer, a prompt is longer than
-            allowed or all are, or a token is outside the model's vocabulary.
+        DataError: a file cannot be read, a row is broken, or prompts or tokens do not fit the limit or the vocabulary.
     """
     columns = Columns(prompt_field, answer_field, answer_format, system_prompt, instruction)
     encoder = Encoder(tokenizer, chat_template=chat_template, arguments=chat_template_kwargs)

@@ -15,7 +15,7 @@ from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data import load_tokenizer
 from megacov.errors import DataError
 from megacov.evaluation.identity import model_digest
-from megacov.evaluation.problems import find_sets, read_problems
+from megacov.evaluation.problems import Found, find_sets, read_problems
 from megacov.evaluation.records import FORMAT, Answered, RecordFile
 from megacov.evaluation.report import Report
 from megacov.evaluation.sample import Sampling, problem_digest, problems_digest, sample_problems
@@ -24,10 +24,10 @@ from megacov.evaluation.set_scores import SetScores, score_set
 from megacov.evaluation.suite import settings_digest
 from megacov.evaluation.verdicts import Verifiers
 from megacov.files import write_atomically
-from megacov.rollout import Fleet
+from megacov.rollout import EmbeddedServer, Fleet
 from megacov.types import Prompt
 
-RECORDS, REPORT = "responses.jsonl", "results.json"
+RECORDS, REPORT, LOGS = "responses.jsonl", "results.json", "logs"
 _PROGRESS_S = 5.0
 
 
@@ -83,39 +83,14 @@ def evaluate(wanted: Evaluation) -> Report:
         RewardError: the verifier's processes cannot be started again.
     """
     found = find_sets(wanted.suite, wanted.only, wanted.data, allow_missing=wanted.allow_missing)
-    sets = [settings for settings, _ in found.sets]
-    logs = wanted.out / "logs"
     identity = _identity(wanted)
     with ExitStack() as stack:
         records = stack.enter_context(RecordFile(wanted.out / RECORDS, identity))
-        _make_folder(logs)
-        server = None
-        if not wanted.servers.addresses:
-            server = embedded_server(
-                wanted.model,
-                wanted.servers,
-                seed=wanted.seed,
-                most_samples=max(each.samples for each in sets),
-                log_path=logs / "server.log",
-            )
-            stack.callback(server.stop)
-            server.start()  # it loads the model while the verifiers are imported and the problems are read
-        verifiers = stack.enter_context(Verifiers(wanted.suite, sets, log_path=logs / "verifier.log"))
-        tokenizer = load_tokenizer(wanted.model, vocab_size=wanted.vocab_size)
-        work = [
-            _Work(
-                settings,
-                read_problems(
-                    settings,
-                    path,
-                    tokenizer,
-                    vocab_size=wanted.vocab_size,
-                    keep_rows=verifiers.wants_row(settings),
-                    limit=wanted.limit,
-                ),
-            )
-            for settings, path in found.sets
-        ]
+        _make_folder(wanted.out / LOGS)
+        server = _start_server(wanted, found, stack)  # it loads the model while problems and verifiers are read
+        sets = [settings for settings, _ in found.sets]
+        verifiers = stack.enter_context(Verifiers(wanted.suite, sets, log_path=wanted.out / LOGS / "verifier.log"))
+        work = _read_work(wanted, found, verifiers)
         for each in work:
             _check_finished(records, each, wanted.out / RECORDS)
         if server is not None:
@@ -128,6 +103,40 @@ def evaluate(wanted: Evaluation) -> Report:
     except OSError as error:
         raise DataError(f"{wanted.out / REPORT} cannot be written ({error.strerror}): free space there.") from error
     return report
+
+
+def _start_server(wanted: Evaluation, found: Found, stack: ExitStack) -> EmbeddedServer | None:
+    """Start the embedded server, which the stack stops; None where running servers are given."""
+    if wanted.servers.addresses:
+        return None
+    server = embedded_server(
+        wanted.model,
+        wanted.servers,
+        seed=wanted.seed,
+        most_samples=max(settings.samples for settings, _ in found.sets),
+        log_path=wanted.out / LOGS / "server.log",
+    )
+    stack.callback(server.stop)
+    server.start()
+    return server
+
+
+def _read_work(wanted: Evaluation, found: Found, verifiers: Verifiers) -> list[_Work]:
+    tokenizer = load_tokenizer(wanted.model, vocab_size=wanted.vocab_size)
+    return [
+        _Work(
+            settings,
+            read_problems(
+                settings,
+                path,
+                tokenizer,
+                vocab_size=wanted.vocab_size,
+                keep_rows=verifiers.wants_row(settings),
+                limit=wanted.limit,
+            ),
+        )
+        for settings, path in found.sets
+    ]
 
 
 def _identity(wanted: Evaluation) -> dict[str, object]:

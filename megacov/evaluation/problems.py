@@ -100,6 +100,7 @@ def read_problems(
             chat_template=settings.chat_template,
             chat_template_kwargs=settings.chat_template_kwargs,
             max_prompt_length=settings.max_prompt_length,
+            too_long="refuse",
             keep_rows=keep_rows,
         )
     except DataError as error:

@@ -1,9 +1,8 @@
-"""Verdicts on the responses of a suite: a pool of processes for each of its verifiers."""
+"""Verdicts on the responses of a suite, by one pool of processes with all of its verifiers."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,8 @@ from typing import Self
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.evaluation.sample import Judge
 from megacov.rewards.pool import VerifierPool
-from megacov.rewards.process import ProcessSettings
+from megacov.rewards.process import ProcessSettings, Ready
+from megacov.rewards.settings import VerifierSettings
 from megacov.rollout.fleet.server_process import environment_without_rank
 from megacov.types import Completion, Prompt, Verdict
 
@@ -22,39 +22,47 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class Verifiers:
-    """The verifiers of a suite; sets with the same verifier and arguments share one pool. A context.
+    """The verifiers of a suite; sets with the same verifier and arguments share one. A context.
 
     Failures score 0. The first of each kind in each set is printed.
     """
 
     def __init__(self, suite: SuiteSection, sets: Sequence[EvaluationSet], *, log_path: Path) -> None:
-        """Start the processes; entering the context waits for the first of each pool.
+        """Start nothing yet.
 
         Args:
             suite: how many processes, and their deadlines.
             sets: the sets that are evaluated.
             log_path: file for everything that verifiers print.
-
-        Raises:
-            RewardError: a process cannot be started.
         """
-        self._suite, self._log_path = suite, log_path
-        self._pools: dict[str, VerifierPool] = {}
-        self._wanted: dict[str, tuple[str, ...]] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._sets = list(sets)
+        by_key = {}
+        for each in sets:
+            settings = VerifierSettings(
+                each.verifier,
+                each.verifier_arguments,
+                setting=f"the set {each.name}: verifier",
+                arguments_setting=f"the set {each.name}: verifier_arguments",
+            )
+            by_key.setdefault(settings.key, settings)
+        self._places = {key: place for place, key in enumerate(by_key)}
+        self._ready: tuple[Ready, ...] = ()
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._pool = VerifierPool(
+            ProcessSettings(
+                verifiers=tuple(by_key.values()), log_path=log_path, environment=environment_without_rank()
+            ),
+            num_workers=suite.workers,
+            timeout_s=suite.timeout_s,
+            start_timeout_s=suite.start_timeout_s,
+        )
 
     def __enter__(self) -> Self:
-        """Start all verifiers, and wait until each is imported by one process; raises ConfigError or RewardError."""
+        """Start the processes, and wait until one has imported all verifiers; raises ConfigError or RewardError."""
         try:
-            for each in self._sets:
-                if _key(each) not in self._pools:
-                    pool = self._pools[_key(each)] = self._make(each)
-                    pool.start()
-            for key, pool in self._pools.items():
-                self._wanted[key] = pool.wait_for_first()
+            self._pool.start()
+            self._ready = self._pool.wait_for_first()
         except BaseException:
-            self.close()
+            self._pool.close()
             raise
         return self
 
@@ -62,15 +70,15 @@ class Verifiers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End all processes."""
-        self.close()
+        self._pool.close()
 
     def wants_row(self, settings: EvaluationSet) -> bool:
         """Whether the set's verifier asks for the row of the data."""
-        return "row" in self._wanted[_key(settings)]
+        return "row" in self._ready[self._place(settings)].wanted
 
     def judge_of(self, settings: EvaluationSet) -> Judge:
         """The judge of a set's responses."""
-        pool, wanted = self._pools[_key(settings)], self._wanted[_key(settings)]
+        place = self._place(settings)
 
         async def judge(prompt: Prompt, completion: Completion) -> Verdict:
             values = {
@@ -81,7 +89,8 @@ class Verifiers:
                 "finish_reason": completion.finish_reason,
                 "num_tokens": len(completion.token_ids),
             }
-            outcome = (await pool.judge({name: values[name] for name in wanted})).outcome
+            wanted = {name: values[name] for name in self._ready[place].wanted}
+            outcome = (await self._pool.judge(wanted, verifier=place)).outcome
             if outcome.failure is not None:
                 self._note(settings, outcome.failure, f"{settings.verifier} {outcome.reason}")
             return Verdict(outcome.reward, outcome.failure)
@@ -90,31 +99,13 @@ class Verifiers:
 
     async def aclose(self) -> None:
         """Give up all verdicts, on the event loop."""
-        for pool in self._pools.values():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(pool.aclose(), _CLOSE_TIMEOUT_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._pool.aclose(), _CLOSE_TIMEOUT_S)
 
-    def close(self) -> None:
-        """End all processes. Safe to call again."""
-        for pool in self._pools.values():
-            pool.close()
-
-    def _make(self, settings: EvaluationSet) -> VerifierPool:
-        process = ProcessSettings(
-            name=settings.verifier, log_path=self._log_path, environment=environment_without_rank()
-        )
-        return VerifierPool(
-            process,
-            num_workers=self._suite.workers,
-            timeout_s=self._suite.timeout_s,
-            start_timeout_s=self._suite.start_timeout_s,
-        )
+    def _place(self, settings: EvaluationSet) -> int:
+        return self._places[VerifierSettings(settings.verifier, settings.verifier_arguments).key]
 
     def _note(self, settings: EvaluationSet, failure: str, what: str) -> None:
-        self._counts[settings.name, failure] += 1
-        if self._counts[settings.name, failure] == 1:
+        self._failures[settings.name, failure] += 1
+        if self._failures[settings.name, failure] == 1:
             print(f"megacov: warning: {settings.name}: the verifier {what}, which scores 0.", flush=True)
-
-
-def _key(settings: EvaluationSet) -> str:
-    return json.dumps([settings.verifier, settings.verifier_arguments], sort_keys=True)

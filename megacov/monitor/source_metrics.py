@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megacov.monitor.tags import Tag
+from megacov.monitor.tag import Tag
 from megacov.types import Sample
 
 

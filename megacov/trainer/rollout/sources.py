@@ -46,4 +46,5 @@ def read_sources(
     for place, table in enumerate(sources):
         if (warning := prompts_repeat(config, len(table), source=place)) is not None:
             print(f"megacov: warning: {warning}", file=sys.stderr)
-    return PromptStream(*sources, seed=config.run.seed, shuffle=config.data.shuffle, weights=config.shares)
+    weights = [source.weight for source in config.sources]
+    return PromptStream(*sources, seed=config.run.seed, shuffle=config.data.shuffle, weights=weights)

@@ -96,3 +96,27 @@ def test_another_list_of_sources_is_named_and_another_folder_is_not() -> None:
     assert "data.sources" in _changed(_config(), _config(SOURCES[0]))
     assert _changed(_config(), _config(*({**source, "path": f"else/{source['path']}"} for source in SOURCES))) == {}
     assert "data.sources" in _changed(make_config(values()), _config())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"weight": 0.0}, r"data.sources\[0\].weight is 0.0: it must be a number, above 0"),
+        ({"wieght": 1.0}, r"data.sources\[0\].wieght is not a setting: did you mean data.sources\[0\].weight\?"),
+        (
+            {"samples_per_prompt": 1},
+            r"data.sources\[0\].samples_per_prompt is 1: it must be a whole number, at least 2",
+        ),
+        ({"path": None}, r"data.sources\[0\].path is "),
+        ({"name": "choice.v2"}, "two sources have the same name"),
+    ],
+)
+def test_a_mistake_in_a_source_is_named(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        _config({**SOURCES[0], **change}, SOURCES[1])
+
+
+def test_a_source_is_a_section() -> None:
+    for sources, name in ((["g.jsonl"], r"sources\[0\] is 'g.jsonl'"), (3, "sources is 3")):
+        with pytest.raises(ConfigError, match=rf"data.{name}: it must be a .* keys such as name, path, weight"):
+            make_config(values(data={"sources": sources}))

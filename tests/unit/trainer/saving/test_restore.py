@@ -12,10 +12,11 @@ import pytest
 from megacov.checkpoint.store import CheckpointStore
 from megacov.data import CurriculumSettings, PromptAccuracies
 from megacov.errors import CheckpointError
+from megacov.megatron.random_state import random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout.sampling.carried import NOT_BEGUN, CarriedGroup, dump_carried
 from megacov.trainer.saving.about import read_about
-from megacov.trainer.saving.checkpointing import CARRIED_FILE, CURRICULUM_FILE, TRAINER_FILE, random_file
+from megacov.trainer.saving.checkpointing import CARRIED_FILE, CURRICULUM_FILE, TRAINER_FILE, _write_more, random_file
 from megacov.trainer.saving.restore import (
     GoodCheckpoint,
     find_good_checkpoint,
@@ -175,7 +176,9 @@ def test_accuracies_are_read_where_the_manifest_lists_them(
     assert read_rollout_state(find_good_checkpoint(store, ALONE), RolloutState(accuracies=new)).accuracies is new
     folder = store.begin(6)
     (folder / TRAINER_FILE).write_text(json.dumps(about(6)))
-    (folder / CURRICULUM_FILE).write_text(known.dump())
+    written = _write_more(random_states(), RolloutState(accuracies=known), 0, folder)
+    assert written == [random_file(0), CURRICULUM_FILE]
+    assert _write_more(random_states(), RolloutState(), 1, folder) == [random_file(1)], "ranks beside rank 0 have none"
     store.publish(6, [])
     good = find_good_checkpoint(store, ALONE)
     read = read_rollout_state(good, RolloutState(accuracies=new)).accuracies
