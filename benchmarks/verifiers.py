@@ -10,8 +10,8 @@ wrong.
 The second judges responses as servers finish them: their lengths are log-normal, and 4 % end together at the length
 limit, last of all. A verdict takes CPU time, 11 ms in the mean and log-normal too, as for mathematics. It prints how
 long after the last response the last verdict comes, which is what judging adds to a step, and exits with 1 if that
-is 1 s or longer, or a verdict is wrong. With --asleep, verdicts sleep for that time, as if each process had a core of its
-own.
+is 1 s or longer, or a verdict is wrong. With --asleep, verdicts sleep for that time, as if each process had a core of
+its own.
 """
 
 from __future__ import annotations
