@@ -13,6 +13,7 @@ from pathlib import Path
 from megacov import __version__
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data import load_tokenizer
+from megacov.data.prompt_table import PromptTable
 from megacov.errors import DataError
 from megacov.evaluation.identity import model_digest
 from megacov.evaluation.problems import Found, find_sets, read_problems
@@ -59,9 +60,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A set with its problems."""
+    """A set with all problems of its file, and those that are evaluated."""
 
     settings: EvaluationSet
+    table: PromptTable
     problems: list[Prompt]
 
 
@@ -78,7 +80,7 @@ def evaluate(wanted: Evaluation) -> Report:
 
     Raises:
         ConfigError: a verifier cannot be imported.
-        DataError: the model, a file of problems or the folder of the results is unusable.
+        DataError: the model, a file of problems, an answer in it or the folder of the results is unusable.
         RolloutError: the servers gave no full set of responses.
         RewardError: the verifier's processes cannot be started again.
     """
@@ -123,20 +125,12 @@ def _start_server(wanted: Evaluation, found: Found, stack: ExitStack) -> Embedde
 
 def _read_work(wanted: Evaluation, found: Found, verifiers: Verifiers) -> list[_Work]:
     tokenizer = load_tokenizer(wanted.model, vocab_size=wanted.vocab_size)
-    return [
-        _Work(
-            settings,
-            read_problems(
-                settings,
-                path,
-                tokenizer,
-                vocab_size=wanted.vocab_size,
-                keep_rows=verifiers.wants_row(settings),
-                limit=wanted.limit,
-            ),
-        )
-        for settings, path in found.sets
-    ]
+    work = []
+    for settings, path in found.sets:
+        keep_rows = verifiers.wants_row(settings)
+        table = read_problems(settings, path, tokenizer, vocab_size=wanted.vocab_size, keep_rows=keep_rows)
+        work.append(_Work(settings, table, table[: wanted.limit]))
+    return work
 
 
 def _identity(wanted: Evaluation) -> dict[str, object]:
@@ -173,6 +167,8 @@ async def _sample_all(
 ) -> None:
     membership = fleet.membership
     try:
+        for each in work:
+            await verifiers.check_answers(each.settings, each.problems, each.table.place_of)
         await membership.wait_ready()
         # A server that somebody restarts with other weights is then taken out of service.
         version = await weight_version(membership.serving)
