@@ -80,8 +80,8 @@ def updates_divide_the_batch(config: RunConfig) -> str | None:
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
     if sequences % updates == 0 or len(set(config.group_sizes)) > 1:
         return None
-    divisors = divisors(sequences)
-    fitting = [n for n in divisors if n < updates][-1:] + [n for n in divisors if n > updates][:1]
+    possible = divisors(sequences)
+    fitting = [n for n in possible if n < updates][-1:] + [n for n in possible if n > updates][:1]
     return (
         f"batch.updates_per_rollout is {updates}, which does not divide the {sequences} sequences of a rollout batch "
         f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x {config.group_sizes[0]} samples_per_prompt): "
