@@ -8,9 +8,9 @@ its process, which is then replaced. It exits with 1 if the event loop stands st
 wrong.
 
 The second judges responses as servers finish them: their lengths are log-normal, and 4 % end together at the length
-limit, last of all. A verdict takes CPU time, 11 ms in the mean and log-normal too, as for mathematics. It prints how
-long after the last response the last verdict comes, which is what judging adds to a step, and exits with 1 if that
-is 1 s or longer, or a verdict is wrong.
+limit, last of all. A verdict takes CPU time, 11 ms in the mean and log-normal too, as those of mathematics do. It
+prints how long after the last response the last verdict comes, which is what judging adds to a step, and exits with 1
+if that is 1 s or longer, or a verdict is wrong.
 """
 
 from __future__ import annotations

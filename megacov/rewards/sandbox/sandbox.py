@@ -106,7 +106,7 @@ class Sandbox:
 
         Args:
             test: its kind and what that needs, as `inside` takes it.
-            further: messages behind it.
+            *further: messages behind it.
 
         Returns:
             Its status ("done", "failed", "late", "output", or "ended" if the whole sandbox has ended), and its output.
