@@ -56,6 +56,3 @@ def _find_code(place: str, verifier: Any, arguments: Any) -> Iterator[tuple[str,
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, Mapping):
             yield from _find_code(f"a part of {place}", part.get("verifier"), part.get("arguments"))
-
-
-REWARD_RULES = (programs_run_only_where_allowed, tests_end_before_the_verdict_is_due)

@@ -35,7 +35,6 @@ from megacov.rewards.verifiers.mathematics.structure import (
 )
 
 _DEGREE = r"\frac{\pi}{180}"
-_ROUNDED = 0.01  # relative difference of a decimal from what it rounds, in a chain of equations
 
 
 class Comparison:
@@ -254,9 +253,10 @@ def _is_equation(relation: Relation) -> bool:
 
 
 def _is_rounded(one: Answer, other: Answer) -> bool:
+    """Whether one of two numbers is the other one, rounded to as many decimals as it has."""
     a, b = number_of(one), number_of(other)
-    has_point = any(isinstance(each, Number) and each.has_point for each in map(body_of, (one, other)))
-    return has_point and a is not None and b is not None and abs(a - b) <= _ROUNDED * max(abs(a), abs(b))
+    decimals = max(body.decimals if isinstance(body, Number) else 0 for body in map(body_of, (one, other)))
+    return decimals > 0 and a is not None and b is not None and abs(a - b) <= 0.501 * 10.0**-decimals
 
 
 def _numerals(gold: Answer, given: Answer) -> bool:

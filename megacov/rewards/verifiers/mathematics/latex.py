@@ -8,7 +8,7 @@ from megacov.rewards.verifiers.mathematics.unicode_signs import SIGNS
 
 _SPACE = re.compile(r"(?<!\\)\\[;: ]|\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![a-zA-Z])|~|\s+")
 _DROPPED = re.compile(
-    r"\\(?:displaystyle|textstyle|scriptstyle|limits|mathstrut|nolimits|boldsymbol|bm|mathbf|mathit|mathsf)(?![a-zA-Z])"
+    r"\\(?:text)?color\s*\{[a-zA-Z!\d]*\}|\\(?:bf|rm|it|underline|displaystyle|textstyle|scriptstyle|limits|mathstrut|nolimits|boldsymbol|bm|mathbf|mathit|mathsf)(?![a-zA-Z])"
     r"|\\phantom\s*(?:\{[^{}]*\}|.)|\\(?:left|right|middle)\s*\.|\\[mM]?(?:left|right|middle)(?![a-zA-Z])"
     r"|\\[bB]igg?[lrm]?(?![a-zA-Z])|\\[()\[\]](?=\s|$)|(?<!\\)\$"
 )
@@ -16,6 +16,7 @@ _NAMES = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
     "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]", "lt": "<", "gt": ">", "degree": "^\\circ",
     "textdegree": "^\\circ", "varnothing": "emptyset", "dbinom": "binom", "tbinom": "binom", "infin": "infty",
+    "bigcup": "cup", "bigcap": "cap",
     "lvert": "|", "rvert": "|", "vert": "|", "land": "text{ and }", "lor": "text{ or }", "ast": "cdot ", "div": "/",
     "dots": "ldots", "cdots": "ldots", "simeq": "approx", "mathrm": "text", "mathup": "text", "mbox": "text",
     "textbf": "text", "textrm": "text", "textit": "text", "textnormal": "text", "textsf": "text", "hbox": "text",
@@ -42,7 +43,9 @@ _PERCENT = re.compile(
 _AND = re.compile(
     r"\s*,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}\s*|\\text\s*\{\s*,\s*\}|\s*,?(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*"
 )
-_END = re.compile(r"(?:\s|[.,;:]|\\[,;!]|\\\\|\\text\s*\{\s*\.?\s*\})+$")
+_LETTER = re.compile(r"\\(?:mathrm|text)\s*\{\s*([ied])\s*\}")
+_PLAIN_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+_END = re.compile(r"(?:\s|[.,;:]|\\[,;!]|\\\\|\\text\s*\{\s*\.?\s*\}|\\$)+$")
 
 _BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # "1 2" is not 12
 _ONE_SIGN = re.compile(r"\{(\w)\}")
@@ -68,6 +71,7 @@ def cleaned(latex: str) -> str:
     text = _THOUSANDS.sub("", text)
     text = text.replace("\\!", "").replace("\\,", " ").replace("\\$", "\\dollar ").replace("\\&", "&")
     text = _SPACE.sub(" ", _DROPPED.sub("", text))
+    text = _PLAIN_UNION.sub(r"\\cup ", _LETTER.sub(r"\1", text))
     text = _FUNCTIONS.sub(lambda found: f"\\{found[1] or found[2]} ", text)
     text = _COMMAND.sub(_renamed, text)
     text = _PERCENT.sub(PERCENT, _CIRCLE.sub(DEGREE, text))

@@ -9,19 +9,19 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from megacov.rewards.verifiers.mathematics.latex import DEGREE, PERCENT
+from megacov.rewards.verifiers.mathematics.quantities import FUNCTION_NAMES, split_quantity, without_thousands
 from megacov.rewards.verifiers.mathematics.rationals import exact_number
 from megacov.rewards.verifiers.mathematics.splitting import EQUATION_SIGNS, enclosed, split, split_relation
-from megacov.rewards.verifiers.mathematics.units import Unit, is_known, read_compound, read_unit
+from megacov.rewards.verifiers.mathematics.units import Unit, read_compound
 from megacov.rewards.verifiers.mathematics.words import NUMBER_WORDS, plain_words
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number that is written out. has_point: written as a decimal."""
+    """A number that is written out. decimals: digits behind its point."""
 
     value: Fraction
-    has_point: bool = False
+    decimals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +110,6 @@ _CHOICE = re.compile(r"\\text\s*\{\s*\(?([A-Za-z])\)?[.:]?\s*\}(.*)|\(\s*([A-Z])
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'.]*(?:-[A-Za-z]+)*(?: [A-Za-z'.]+(?:-[A-Za-z]+)*)*")
 _LONG_WORD = re.compile(r"[A-Za-z]{4}|[A-Za-z]{3} |^(?:odd|yes|no|one|two|six|ten|May)$", re.IGNORECASE)
 _MATRIX = re.compile(r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}(?:\s*\{[clr| ]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
-_TEXT_UNIT = re.compile(
-    r"(.*?[^\s{(])\s*(?:\\cdot|\\times)?\s*\\text\s*\{([^{}]*)\}(\s*\^\s*\{?\s*\d\s*\}?)?(?:\s*\([^()]*\))?"
-)
-_PLAIN_UNIT = re.compile(r"(.*[\d})])\s*?( ?[A-Za-z][A-Za-z. ]*?)(\s*\^\s*\{?\s*[23]\s*\}?)?")
-_CURRENCY = re.compile(r"(-?)\s*(\\\$|[\u20ac\u00a3])\s*(.*)")
-_TEMPERATURE = re.compile(rf"(.*\S)\s*{DEGREE}\s*(?:\\text\s*\{{\s*([CF])\s*\}}|([CF]))")
-_HALF_OF_DAY = re.compile(r"\s*([ap])\.?\s*m\.?\s*", re.IGNORECASE)
-_FUNCTION_NAMES = {"sin", "cos", "tan", "log", "ln", "sec", "csc", "cot", "exp", "sqrt", "pi", "mod"}
-_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 
 
 def read(text: str, depth: int = 0) -> Answer:
@@ -131,7 +122,7 @@ def read(text: str, depth: int = 0) -> Answer:
     Returns:
         The structure; an `Expression` if none is recognised.
     """
-    text = _without_braces(text.strip())
+    text = without_thousands(_without_braces(text.strip()))
     if depth > _MAX_DEPTH or not text:
         return Expression(text)
     simple = _read_simple(text)
@@ -153,7 +144,7 @@ def _without_braces(text: str) -> str:
 def _read_simple(text: str) -> Answer | None:
     value = exact_number(text)
     if value is not None:
-        return Number(value, "." in text)
+        return Number(value, _decimals(text))
     numeral = _NUMERAL.fullmatch(text)
     if numeral and any(sign.isdigit() for sign in numeral[1]):
         return Numeral(re.sub(r"\\text\s*\{\s*", "", numeral[1]), int((numeral[2] or numeral[3])[:4]))
@@ -165,8 +156,12 @@ def _read_simple(text: str) -> Answer | None:
     point = None if without is None else exact_number(without[1].strip())
     if point is None:
         return None
-    ends = Number(point, "." in text)
+    ends = Number(point, _decimals(text))
     return Union((Ordered((MINUS_INFINITY, ends), "(", ")"), Ordered((ends, INFINITY), "(", ")")))
+
+
+def _decimals(number: str) -> int:
+    return len(number.partition(".")[2]) if number.replace(".", "").lstrip("-").isdigit() else 0
 
 
 def _read_words(text: str, depth: int) -> Answer | None:
@@ -179,15 +174,14 @@ def _read_words(text: str, depth: int) -> Answer | None:
     whole = _TEXT.fullmatch(text)
     if whole is None:
         is_word = _WORDS.fullmatch(text) and (_LONG_WORD.search(text) or (text.isupper() and len(text) > 1))
-        return _text(text) if is_word and text.split()[0] not in _FUNCTION_NAMES else None
+        return _text(text) if is_word and text.split()[0] not in FUNCTION_NAMES else None
     inner = whole[1].strip()
-    if inner.startswith("\\"):
+    if inner[:1] in ("\\", "-") or (inner[:1].isdigit() and "," not in inner):
         return read(inner, depth)
     items = [each.strip() for each in inner.split(",")]
     if len(items) > 1 and all(items):
         return Listing(tuple(read(f"\\text{{{each}}}", depth) for each in items))
-    value = exact_number(inner)
-    return _text(inner) if value is None else Number(value, "." in inner)
+    return _text(inner)
 
 
 def _is_choice_text(rest: str) -> bool:
@@ -262,34 +256,8 @@ def _read_plus_minus(text: str, depth: int) -> Answer | None:
 
 
 def _read_quantity(text: str, depth: int) -> Answer | None:
-    if text.endswith(PERCENT):
-        return Quantity(read(text[:-1], depth), None) if text[:-1].strip() else None
-    temperature = _TEMPERATURE.fullmatch(text)
-    if temperature:
-        return Quantity(
-            read(temperature[1], depth), Unit({"C": "celsius", "F": "fahrenheit"}[temperature[2] or temperature[3]])
-        )
-    if text.endswith(DEGREE) and text.count(DEGREE) == 1 and not _FUNCTION.search(text):
-        return Quantity(read(text[:-1], depth), Unit("angle"))
-    currency = _CURRENCY.fullmatch(text)
-    if currency and currency[3]:
-        return Quantity(read(currency[1] + currency[3], depth), read_unit(currency[2].strip("\\")))
     compound = read_compound(text)
     if compound is not None:
         return Quantity(Number(compound[0]), compound[1])
-    found = _TEXT_UNIT.fullmatch(text)
-    if found and re.search(r"\d|\\pi|\\sqrt|\\frac", found[1]):
-        half = _HALF_OF_DAY.fullmatch(found[2])
-        unit = Unit(f"{half[1].lower()}m") if half else read_unit(found[2] + (found[3] or ""))
-        return Quantity(read(found[1], depth), unit)
-    found = _PLAIN_UNIT.fullmatch(text)
-    if found and _is_plain_unit(found[2]):
-        return Quantity(read(found[1], depth), read_unit(found[2] + (found[3] or "")))
-    return None
-
-
-def _is_plain_unit(words: str) -> bool:
-    first = words.split()[0].strip(".")
-    if first in _FUNCTION_NAMES or any(len(word) == 1 for word in words.split()[1:]):
-        return False
-    return len(first) > 3 or (is_known(first) is not None and (len(first) > 1 or words[0] == " "))
+    found = split_quantity(text)
+    return None if found is None else Quantity(read(found[0], depth), found[1])

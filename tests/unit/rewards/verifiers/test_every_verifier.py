@@ -17,6 +17,7 @@ from tests.support.verifier_pool import opened
 RIGHT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "exact": ("Paris", "Paris", {}),
     "gsm8k": ("#### 18", "18", {}),
+    "math": (r"so \boxed{\frac{1}{2}}", "0.5", {}),
     "multiple_choice": ("The answer is (B).", "B", {}),
     "normalized_text": ("the Seine.", "Seine", {}),
     "numeric": (r"\boxed{0.5}", "1/2", {}),
@@ -27,7 +28,6 @@ RIGHT: dict[str, tuple[str, str, dict[str, Any]]] = {
 ELSEWHERE = {
     "code": "tests of code run in namespaces that not every machine has",
     "judge": "a judge needs a server",
-    "math": "it has tests of its own",
     "reasoning_gym": "every task has a test of its own",
 }
 JUNK = ("", " \n", "\x00\ud800", "?" * 10_000, r"\boxed{\boxed{", "no idea", "{" * 2000, "#### ", "\u0661\u0662")

@@ -19,6 +19,7 @@ from megacov.rewards.verifiers.mathematics import expressions
 from megacov.rewards.verifiers.mathematics.extraction import last_answers
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "math_pairs.jsonl").read_text("utf-8").splitlines()]
+SPELLINGS = json.loads((Path(__file__).parent / "math_spellings.json").read_text("utf-8"))
 PAGE = Path(__file__).parents[4] / "docs" / "mathematics.md"
 
 
