@@ -18,6 +18,7 @@ import typer
 
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings
+from megacov.rewards.settings import VerifierSettings
 
 VERIFIER = "tests.support.verifiers:takes_its_time"
 VERDICT_S = 0.05
@@ -80,7 +81,12 @@ def main(
     replaced: Annotated[int, typer.Option(min=0, help="Responses on which the verifier ends its process.")] = 8,
 ) -> None:
     """Judge, and print times and memory."""
-    pool = VerifierPool(ProcessSettings(name=VERIFIER), num_workers=workers, timeout_s=30.0, start_timeout_s=60.0)
+    pool = VerifierPool(
+        ProcessSettings(verifiers=(VerifierSettings(VERIFIER),)),
+        num_workers=workers,
+        timeout_s=30.0,
+        start_timeout_s=60.0,
+    )
     since = time.monotonic()
     pool.start()
     try:

@@ -23,7 +23,9 @@ from megacov.config.messages import show
 from megacov.errors import ConfigError, DataError, MegacovError
 from megacov.functions import split_function_name
 from megacov.plan import read_model_sizes
-from megacov.rewards.registry import find_verifier
+from megacov.rewards.loading import load_verifier
+from megacov.rewards.registry import MissingPackageError
+from megacov.rewards.settings import verifiers_of
 
 Verb = Literal["check", "launch", "train", "resume"]
 Severity = Literal["impossible", "warning", "not looked at"]
@@ -129,13 +131,16 @@ def prompts_are_there(subject: Subject) -> Iterator[Remark]:
         yield Remark("not looked at", f"data.path {path} is not on this machine.")
 
 
-def verifier_has_a_name(subject: Subject) -> Iterator[Remark]:
-    """The verifier is one of megacov's own, or a function that could be imported."""
-    name = subject.config.rewards.verifier
-    if ":" not in name:
-        find_verifier(name)
-    else:
-        yield from _imported(subject, name, setting="rewards.verifier")
+def verifiers_have_names(subject: Subject) -> Iterator[Remark]:
+    """Each verifier is one of megacov's own, whose arguments fit it, or a function that could be imported."""
+    for settings in verifiers_of(subject.config).settings:
+        if ":" in settings.name:
+            yield from _imported(subject, settings.name, setting=settings.setting)
+            continue
+        try:
+            load_verifier(settings)
+        except MissingPackageError as error:
+            yield Remark("impossible" if subject.is_here else "not looked at", str(error))
 
 
 def loss_has_a_name(subject: Subject) -> Iterator[Remark]:
@@ -195,7 +200,7 @@ CHECKS: tuple[Check, ...] = (
     prompts_are_there,
     model_files_agree,
     run_fits,
-    verifier_has_a_name,
+    verifiers_have_names,
     loss_has_a_name,
     job_can_save_in_time,
     run_folder_is_free,

@@ -21,6 +21,8 @@ from megacov import errors
 from megacov.cli.checks import Remark, Severity
 from megacov.config import RunConfig
 from megacov.config.loss_section import ImportedLoss
+from megacov.rewards.registry import loads_more
+from megacov.rewards.settings import verifiers_of
 
 DEADLINE_S = 300.0
 """Seconds for one import, or for the data."""
@@ -53,8 +55,9 @@ def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: floa
 
 
 def _plugins(config: RunConfig) -> list[str]:
-    """The parts that settings name as package.module:function."""
-    is_named = {_VERIFIER: ":" in config.rewards.verifier, _LOSS: isinstance(config.algorithm.loss, ImportedLoss)}
+    """The parts that settings name as package.module:function, and verifiers that load something."""
+    loads = any(":" in each.name or loads_more(each.name) for each in verifiers_of(config).settings)
+    is_named = {_VERIFIER: loads, _LOSS: isinstance(config.algorithm.loss, ImportedLoss)}
     return [part for part in is_named if is_named[part]]
 
 

@@ -10,14 +10,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from megacov.config import RunConfig
 from megacov.errors import MegacovError
 from megacov.launch.output import keep_output
 from megacov.launch.process import die_with_parent
 from megacov.plan import read_model_sizes
-from megacov.rewards.registry import find_verifier
-from megacov.rewards.signature import wanted_values
+from megacov.rewards.loading import load_verifier
+from megacov.rewards.settings import VerifierSettings, verifiers_of
 
 Look = tuple[str, Callable[[], object]]
 
@@ -65,9 +66,13 @@ def _public_name(error: MegacovError) -> str:
     return next(each.__name__ for each in type(error).__mro__ if each.__module__ == "megacov.errors")
 
 
-def _verifier(config: RunConfig) -> Iterator[Look]:
-    name = config.rewards.verifier
-    yield f"rewards.verifier {name}", lambda: wanted_values(find_verifier(name), name)
+def _verifiers(config: RunConfig) -> Iterator[Look]:
+    for settings in verifiers_of(config).settings:
+        yield f"{settings.setting} {settings.name}", partial(_prepare, settings)
+
+
+def _prepare(settings: VerifierSettings) -> None:
+    load_verifier(settings).prepared()
 
 
 def _loss(config: RunConfig) -> Iterator[Look]:
@@ -126,7 +131,7 @@ def _check_keys(config: RunConfig) -> None:
     read_keys(config.rollout.keys_file)
 
 
-_PARTS: Mapping[str, Callable[[RunConfig], Iterator[Look]]] = {"verifier": _verifier, "loss": _loss, "files": _files}
+_PARTS: Mapping[str, Callable[[RunConfig], Iterator[Look]]] = {"verifier": _verifiers, "loss": _loss, "files": _files}
 
 
 if __name__ == "__main__":

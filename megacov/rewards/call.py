@@ -31,9 +31,9 @@ class Outcome:
 class Caller:
     """Calls one verifier, again and again, on the thread that calls `call`. Async functions share one event loop."""
 
-    def __init__(self, verifier: Callable[..., Any], wanted: Wanted) -> None:
+    def __init__(self, verifier: Callable[..., Any], wanted: Wanted, arguments: Mapping[str, Any]) -> None:
         """Call nothing yet."""
-        self._verifier, self._wanted = verifier, wanted
+        self._verifier, self._wanted, self._arguments = verifier, wanted, dict(arguments)
         self._runner: Any = None
 
     def call(self, values: Mapping[str, Any]) -> Outcome:
@@ -47,14 +47,14 @@ class Caller:
         """
         positional, keywords = self._wanted.bind(values)
         try:
-            result = self._verifier(*positional, **keywords)
+            result = self._verifier(*positional, **keywords, **self._arguments)
             if inspect.isawaitable(result):
                 result = self._wait(result)
             return _classify(result)
         except BaseException as error:  # noqa: BLE001 - a verifier may raise SystemExit, CancelledError or anything else
             if not isinstance(error, Exception):
                 self._runner = None  # its event loop was left in an unknown state
-            return Outcome(0.0, "raised", f"raised {_described(error)}")
+            return Outcome(0.0, "raised", f"raised {described(error)}")
 
     def _wait(self, result: Any) -> Any:
         import asyncio  # as large as the rest of a worker, and few verifiers need it
@@ -80,7 +80,8 @@ def _classify(result: Any) -> Outcome:
     return Outcome(reward)
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """An exception of a user's code in one line."""
     try:
         text = " ".join(str(error).split())
     except BaseException:  # noqa: BLE001 - an exception of a user's own may fail to print

@@ -1,4 +1,4 @@
-"""Counts a verifier's failures over a batch, keeps their texts, and tells when there are too many."""
+"""Counts the verifiers' failures over a batch, keeps their texts, and tells when there are too many."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class FailureCount:
     counts: number of failures by kind.
     """
 
-    def __init__(self, name: str, folder: Path, *, step: int, num_expected: int, max_share: float) -> None:
+    def __init__(self, folder: Path, *, step: int, num_expected: int, max_share: float) -> None:
         """Count nothing yet.
 
         Args:
-            name: name of the verifier.
             folder: run folder.
             step: step that trains on the batch, from 1.
             num_expected: responses of the batch, where none is dropped.
             max_share: largest share of failures that a batch may have.
         """
-        self._name, self._path, self._step = name, folder / FILE_NAME, step
+        self._path, self._step = folder / FILE_NAME, step
         self._num_expected, self._max_share = num_expected, max_share
         self.counts: Counter[str] = Counter()
         self._num_judged, self._wait_s, self._call_s = 0, 0.0, 0.0
         self._last = ""
 
-    def add(self, prompt: Prompt, completion: Completion, judged: Judged) -> None:
+    def add(self, name: str, prompt: Prompt, completion: Completion, judged: Judged) -> None:
         """Count a verdict, and keep its text if it is a failure.
 
         Args:
+            name: name of the verifier.
             prompt: prompt of the response.
             completion: response that was judged.
             judged: outcome and times.
@@ -58,9 +58,9 @@ class FailureCount:
         if outcome.failure is None:
             return
         where = f"for the response {_excerpt(completion.text)} to a prompt with the answer {_excerpt(prompt.answer)}"
-        self._last = f"{self._name} {outcome.reason} {where}"
+        self._last = f"{name} {outcome.reason} {where}"
         self.counts[outcome.failure] += 1
-        self._keep(prompt, completion, outcome)
+        self._keep(name, prompt, completion, outcome)
         self._check(max(self._num_expected, self._num_judged))
         if self.counts[outcome.failure] == 1:
             print(f"megacov: warning: step {self._step}: the verifier {self._last}, which scores 0.", flush=True)
@@ -91,10 +91,10 @@ class FailureCount:
             f"correct the verifier, or see {self._path}."
         )
 
-    def _keep(self, prompt: Prompt, completion: Completion, outcome: Outcome) -> None:
+    def _keep(self, name: str, prompt: Prompt, completion: Completion, outcome: Outcome) -> None:
         values = {
             "step": self._step,
-            "verifier": self._name,
+            "verifier": name,
             "kind": outcome.failure,
             "reason": outcome.reason,
             "prompt": prompt.text[:_LONGEST_TEXT],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from megacov.errors import ConfigError, RewardError
 from megacov.rewards.call import Outcome
 from megacov.rewards.frames import pack
-from megacov.rewards.process import ProcessSettings, VerifierProcess, end_processes, wait_for_first
+from megacov.rewards.process import ProcessSettings, Ready, VerifierProcess, end_processes, wait_for_first
 
 _STARTS = 3  # attempts to replace a process
 
@@ -32,14 +32,23 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answered:
+    """What a process answered; None if it was late."""
+
+    answer: dict[str, Any] | None
+    wait_s: float
+    call_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
-    values: dict[str, Any]
+    message: bytes
     since: float
-    judged: asyncio.Future[Judged]
+    answered: asyncio.Future[_Answered]
 
 
 class VerifierPool:
-    """Processes that call one verifier. Each judges one response at a time, in the main thread of its process.
+    """Processes that call verifiers. Each judges one response at a time, in the main thread of its process.
 
     A process that is late or dies is ended with everything that it has started, and replaced.
     """
@@ -53,7 +62,7 @@ class VerifierPool:
             settings: how a process is started.
             num_workers: number of processes.
             timeout_s: deadline of a verdict, from the moment that a process gets it. [s]
-            start_timeout_s: deadline for the import of the verifier. [s]
+            start_timeout_s: deadline for the import of the verifiers. [s]
         """
         self._settings, self._num_workers = settings, num_workers
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
@@ -62,11 +71,6 @@ class VerifierPool:
         self._jobs: asyncio.Queue[_Job] | None = None
         self._broken: str | None = None
         self._is_quiet = False
-
-    @property
-    def name(self) -> str:
-        """Name of the verifier."""
-        return self._settings.name
 
     def start(self, *, is_quiet: bool = False) -> None:
         """Start the processes and return at once; `close` ends them.
@@ -88,37 +92,62 @@ class VerifierPool:
                 f"{error.strerror}."
             ) from error
 
-    def wait_for_first(self) -> tuple[str, ...]:
-        """Wait until one process has imported the verifier. Blocks; call it between `start` and the first verdict.
+    def wait_for_first(self) -> tuple[Ready, ...]:
+        """Wait until one process has imported the verifiers. Blocks; call it between `start` and the first verdict.
 
         Returns:
-            Names of the values that the verifier asks for.
+            The verifiers in the order of the settings.
 
         Raises:
-            ConfigError: the verifier cannot be imported or called, or not in time.
+            ConfigError: a verifier cannot be imported or called, or not in time.
         """
         return wait_for_first(self._processes, timeout_s=self._start_timeout_s)
 
-    async def judge(self, values: Mapping[str, Any]) -> Judged:
+    async def judge(self, values: Mapping[str, Any], *, verifier: int = 0) -> Judged:
         """Have the next free process judge one response. If the caller is cancelled, the process finishes the verdict.
 
         Args:
             values: the values that the verifier asks for, by name; they must be JSON.
+            verifier: place of the verifier in the settings.
 
         Returns:
             The outcome; a failure of the verifier is one.
 
         Raises:
-            RewardError: the verifier's processes cannot be started again.
+            RewardError: the verifiers' processes cannot be started again.
         """
+        answered = await self._ask({"verifier": verifier, "values": dict(values)})
+        outcome = _outcome(answered.answer, timeout_s=self._timeout_s)
+        return Judged(outcome, answered.wait_s, answered.call_s)
+
+    async def check_answers(self, answers: Sequence[str], *, verifier: int = 0) -> list[tuple[int, str]] | str:
+        """Have the next free process look at answers of the data.
+
+        Args:
+            answers: few enough for all of them to be checked before the deadline of one verdict.
+            verifier: place of a verifier that checks answers.
+
+        Returns:
+            Places of the answers that the verifier cannot judge against, each with the reason; or, if the process was
+            late or died, what happened, in words that follow "the verifier".
+
+        Raises:
+            RewardError: the verifiers' processes cannot be started again.
+        """
+        answered = await self._ask({"verifier": verifier, "answers": list(answers)})
+        if answered.answer is None or "bad" not in answered.answer:
+            return _outcome(answered.answer, timeout_s=self._timeout_s).reason
+        return [(place, why) for place, why in answered.answer["bad"]]
+
+    async def _ask(self, message: dict[str, Any]) -> _Answered:
         if self._jobs is None:
             self._jobs = asyncio.Queue()
             self._slots = [asyncio.create_task(self._serve(slot)) for slot in range(self._num_workers)]
         if self._broken is not None:
             raise RewardError(self._broken)
-        job = _Job(dict(values), time.monotonic(), asyncio.get_running_loop().create_future())
+        job = _Job(pack(message), time.monotonic(), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
-        return await job.judged
+        return await job.answered
 
     async def aclose(self) -> None:
         """Give up all verdicts; call it on the event loop, before `close`."""
@@ -139,8 +168,8 @@ class VerifierPool:
             await self._open_log(slot)
             while True:
                 job = await self._jobs.get()
-                if not job.judged.done():
-                    await self._judge(slot, job)
+                if not job.answered.done():
+                    await self._answer(slot, job)
         except (ConfigError, OSError) as error:
             why = str(error)
         finally:
@@ -153,16 +182,15 @@ class VerifierPool:
             if answer is None or "died" in answer:
                 await self._replace(slot)
 
-    async def _judge(self, slot: int, job: _Job) -> None:
-        since, message = time.monotonic(), pack(job.values)
+    async def _answer(self, slot: int, job: _Job) -> None:
+        since = time.monotonic()
         for _ in range(_STARTS):
-            answer = await self._processes[slot].ask(message, timeout_s=self._timeout_s)
+            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
             if answer is None or "died" not in answer or self._processes[slot].has_begun:
                 break
             await self._replace(slot)  # it died while it was idle, which is not this response's failure
-        outcome = _outcome(answer, timeout_s=self._timeout_s)
-        if not job.judged.done():
-            job.judged.set_result(Judged(outcome, since - job.since, time.monotonic() - since))
+        if not job.answered.done():
+            job.answered.set_result(_Answered(answer, since - job.since, time.monotonic() - since))
         if answer is None or "died" in answer:
             await self._replace(slot)
 
@@ -181,13 +209,14 @@ class VerifierPool:
     def _break(self, why: str, job: _Job | None) -> None:
         """Fail this verdict and all from now on. Other slots may serve, but a run must not slow down unnoticed."""
         assert self._jobs is not None
-        self._broken = f"The verifier {self.name} could not be started again: {why}"
+        names = ", ".join(each.name for each in self._settings.verifiers)
+        self._broken = f"The verifier {names} could not be started again: {why}"
         jobs = [] if job is None else [job]
         while not self._jobs.empty():
             jobs.append(self._jobs.get_nowait())
         for each in jobs:
-            if not each.judged.done():
-                each.judged.set_exception(RewardError(self._broken))
+            if not each.answered.done():
+                each.answered.set_exception(RewardError(self._broken))
 
 
 def _outcome(answer: dict[str, Any] | None, *, timeout_s: float) -> Outcome:

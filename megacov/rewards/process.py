@@ -1,4 +1,4 @@
-"""The trainer's end of a verifier's process."""
+"""The trainer's end of a process of verifiers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from megacov.errors import ConfigError
-from megacov.rewards.frames import FrameBuffer
+from megacov.rewards.frames import FrameBuffer, pack
+from megacov.rewards.settings import VerifierSettings
 
 # The search path of this process, so that the verifier is the module that would be imported here.
-_PROGRAM = "import sys; _, fd, name, *sys.path = sys.argv; from megacov.rewards.worker import main; main(int(fd), name)"
+_PROGRAM = "import sys; _, fd, *sys.path = sys.argv; from megacov.rewards.worker import main; main(int(fd))"
 _END_S = 6.0  # the guard takes up to 5
 _POLL_S = 0.002
 _STANDARD_ERROR = 2
@@ -27,30 +28,42 @@ _CLOSED = {"died": "SIGKILL"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSettings:
-    """How a verifier's process is started.
+    """How a process of verifiers is started.
 
-    name: name of the verifier.
-    log_path: file to which everything that the verifier prints is appended; None for standard error.
+    verifiers: what the process imports.
+    log_path: file to which everything that they print is appended; None for standard error.
     environment: environment of the process; None for that of this process.
     """
 
-    name: str
+    verifiers: tuple[VerifierSettings, ...]
     log_path: Path | None = None
     environment: Mapping[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is known of an imported verifier.
+
+    wanted: names of the values that it asks for.
+    checks_answers: whether it looks at the answers of the data.
+    """
+
+    wanted: tuple[str, ...]
+    checks_answers: bool
+
+
 @dataclass(slots=True, eq=False)
 class VerifierProcess:
-    """A running process: a guard, and its child that calls the verifier.
+    """A running process: a guard, and its child that calls verifiers.
 
-    wanted: names of the values that the verifier asks for; None until it is imported.
-    has_begun: whether the verifier was called for the last message.
+    ready: its verifiers in the order of the settings; None until all are imported.
+    has_begun: whether a verifier was called for the last message.
     """
 
     settings: ProcessSettings
     process: subprocess.Popen[bytes]
     socket: socket.socket
-    wanted: tuple[str, ...] | None = None
+    ready: tuple[Ready, ...] | None = None
     has_begun: bool = False
     _frames: FrameBuffer = field(default_factory=FrameBuffer)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -67,7 +80,7 @@ class VerifierProcess:
                 settings.log_path.parent.mkdir(parents=True, exist_ok=True)  # a user may have moved the run folder
                 log = files.enter_context(settings.log_path.open("ab"))
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), settings.name, *sys.path],
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=log or _STANDARD_ERROR,
                 stderr=log or _STANDARD_ERROR,
@@ -76,15 +89,18 @@ class VerifierProcess:
                 # The terminal's Ctrl-C must not end it before the trainer has saved.
                 start_new_session=True,
             )
+        with contextlib.suppress(OSError):  # it has died, or does not read; whoever waits for it finds out
+            ours.settimeout(_END_S)  # of no account for settings that fit into the socket's buffer
+            ours.sendall(pack({"verifiers": [each.to_json() for each in settings.verifiers]}))
         ours.setblocking(False)
         return cls(settings, process, ours)
 
     def read_start(self, answer: dict[str, Any]) -> None:
-        """Take the first message of the process; raises ConfigError if the verifier could not be imported."""
+        """Take the first message of the process; raises ConfigError if a verifier could not be imported."""
         if "ready" not in answer:
-            died = f"its process ended while importing it ({answer.get('died')})"
-            raise ConfigError(answer.get("refused") or f"rewards.verifier: {self.settings.name}: {died}.")
-        self.wanted = tuple(answer["ready"])
+            died = f"the process ended while importing it ({answer.get('died')})"
+            raise ConfigError(answer.get("refused") or f"{_named(self.settings)}: {died}.")
+        self.ready = tuple(Ready(tuple(each["wanted"]), each["checks_answers"]) for each in answer["ready"])
 
     def receive(self) -> dict[str, Any] | None:
         """Read what has arrived, without waiting; the next message, or None if it is not complete."""
@@ -125,11 +141,11 @@ class VerifierProcess:
         return answer.result()
 
     async def wait_started(self, *, timeout_s: float) -> None:
-        """Wait until the verifier is imported; raises ConfigError if it cannot be, or not in time."""
-        if self.wanted is None:
+        """Wait until the verifiers are imported; raises ConfigError if one cannot be, or not in time."""
+        if self.ready is None:
             answer = await self.ask(b"", timeout_s=timeout_s)
             if answer is None:
-                raise _late(self.settings.name, timeout_s)
+                raise _late(self.settings, timeout_s)
             self.read_start(answer)
 
     def _listen(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[dict[str, Any]]]:
@@ -177,18 +193,18 @@ class VerifierProcess:
         self.process.kill()
 
 
-def wait_for_first(processes: Sequence[VerifierProcess], *, timeout_s: float) -> tuple[str, ...]:
-    """Wait until one process has imported the verifier. Blocks this thread.
+def wait_for_first(processes: Sequence[VerifierProcess], *, timeout_s: float) -> tuple[Ready, ...]:
+    """Wait until one process has imported its verifiers. Blocks this thread.
 
     Args:
-        processes: processes of the same verifier, before `VerifierProcess.ask`.
+        processes: processes of the same verifiers, before `VerifierProcess.ask`.
         timeout_s: deadline. [s]
 
     Returns:
-        Names of the values that the verifier asks for.
+        The verifiers in the order of the settings.
 
     Raises:
-        ConfigError: the verifier cannot be imported or called, or not in time.
+        ConfigError: a verifier cannot be imported or called, or not in time.
     """
     deadline = time.monotonic() + timeout_s
     # Not `select.select`, which refuses descriptors from 1024: rank 0 of a large run holds more connections than that.
@@ -200,8 +216,8 @@ def wait_for_first(processes: Sequence[VerifierProcess], *, timeout_s: float) ->
                 answer = key.data.receive()
                 if answer is not None:
                     key.data.read_start(answer)
-                    return tuple(key.data.wanted)
-    raise _late(processes[0].settings.name, timeout_s)
+                    return tuple(key.data.ready)
+    raise _late(processes[0].settings, timeout_s)
 
 
 def end_processes(processes: Sequence[VerifierProcess]) -> None:
@@ -216,29 +232,36 @@ def end_processes(processes: Sequence[VerifierProcess]) -> None:
         each.process.wait()
 
 
-def check_verifier(name: str, *, timeout_s: float, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def check_verifier(
+    settings: VerifierSettings, *, timeout_s: float, environment: Mapping[str, str] | None = None
+) -> Ready:
     """Import a verifier in a process of its own, and look at its signature.
 
     Args:
-        name: one of megacov's own, or "package.module:function".
+        settings: the verifier and its arguments.
         timeout_s: deadline. [s]
         environment: environment of the process; None for that of this process.
 
     Returns:
-        Names of the values that the verifier asks for.
+        What the verifier asks for.
 
     Raises:
         ConfigError: the verifier cannot be imported or called, or not in time.
     """
-    process = VerifierProcess.start(ProcessSettings(name=name, environment=environment))
+    process = VerifierProcess.start(ProcessSettings(verifiers=(settings,), environment=environment))
     try:
-        return wait_for_first([process], timeout_s=timeout_s)
+        return wait_for_first([process], timeout_s=timeout_s)[0]
     finally:
         end_processes([process])
 
 
-def _late(name: str, timeout_s: float) -> ConfigError:
+def _late(settings: ProcessSettings, timeout_s: float) -> ConfigError:
     return ConfigError(
-        f"rewards.verifier: {name} was not imported within rewards.start_timeout_s = {timeout_s:g} s; raise it, or see "
+        f"{_named(settings)} was not imported within rewards.start_timeout_s = {timeout_s:g} s; raise it, or see "
         "what the module waits for."
     )
+
+
+def _named(settings: ProcessSettings) -> str:
+    names = [each.name for each in settings.verifiers]
+    return f"{settings.verifiers[0].setting}: {names[0] if len(names) == 1 else 'one of ' + ', '.join(names)}"

@@ -1,4 +1,4 @@
-"""A verifier's process: a guard that runs no code of the user, and its child, which calls the verifier.
+"""A process of verifiers: a guard that runs no code of the user, and its child, which calls the verifiers.
 
 The guard ends everything that the verifier has started, also in sessions of its own, as soon as the trainer asks for
 it, the trainer is gone, or the child has ended. Neither imports torch, Megatron or megacov's trainer.
@@ -13,27 +13,27 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, DataError
 from megacov.launch.output import keep_output
-from megacov.rewards.call import Caller
+from megacov.rewards.call import Caller, described
 from megacov.rewards.frames import FrameBuffer, pack
 from megacov.rewards.guard import guard
-from megacov.rewards.registry import find_verifier
-from megacov.rewards.signature import wanted_values
+from megacov.rewards.loading import LoadedVerifier, load_verifier
+from megacov.rewards.settings import VerifierSettings
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
 # Schedulers send these to all processes of a job before it ends. Verdicts are still needed until the trainer has saved.
 _KEPT_OFF = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
-def main(descriptor: int, name: str) -> NoReturn:
-    """Run a verifier until the trainer ends this process.
+def main(descriptor: int) -> NoReturn:
+    """Run verifiers until the trainer ends this process.
 
     Args:
-        descriptor: socket to the trainer.
-        name: name of the verifier.
+        descriptor: socket to the trainer, which first sends the verifiers' settings.
     """
     trainer = os.getppid()
     connection = socket.socket(fileno=descriptor)
@@ -50,7 +50,7 @@ def main(descriptor: int, name: str) -> NoReturn:
     _prctl(_PR_SET_NAME, b"verifier")
     _leave_guard()
     with contextlib.suppress(ConnectionError):  # the trainer has ended this process, or is gone
-        _serve(connection, name)
+        _serve(connection)
     os._exit(0)
 
 
@@ -98,34 +98,61 @@ def _print_into(path: str) -> None:
     os.close(log)
 
 
-def _serve(connection: socket.socket, name: str) -> None:
-    try:
-        verifier = find_verifier(name)
-        wanted = wanted_values(verifier, name)
-    except ConfigError as error:
-        connection.sendall(pack({"refused": str(error)}))
-        return
-    except BaseException as error:  # noqa: BLE001 - importing runs the user's module, which may raise anything
-        connection.sendall(pack({"refused": f"rewards.verifier: importing {name} raised {type(error).__name__}."}))
-        return
-    caller, own = Caller(verifier, wanted), os.getpid()
-    connection.sendall(pack({"ready": wanted.names}))
+def _serve(connection: socket.socket) -> None:
+    messages = _messages(connection)
+    verifiers: list[LoadedVerifier] = []
+    for settings in (VerifierSettings(**each) for each in next(messages)["verifiers"]):
+        try:
+            verifiers.append(load_verifier(settings).prepared())
+        except ConfigError as error:
+            connection.sendall(pack({"refused": str(error)}))
+            return
+        except BaseException as error:  # noqa: BLE001 - importing runs the user's module, which may raise anything
+            sentence = f"{settings.setting}: importing {settings.name} raised {described(error)}."
+            connection.sendall(pack({"refused": sentence}))
+            return
+    callers, own = [Caller(each.judges, each.wanted, each.arguments) for each in verifiers], os.getpid()
+    ready = [{"wanted": each.wanted.names, "checks_answers": each.checks_answers} for each in verifiers]
+    connection.sendall(pack({"ready": ready}))
+    for message in messages:
+        if "log" in message:
+            _print_into(message["log"])
+            connection.sendall(pack({"prints": True}))
+            continue
+        connection.sendall(pack({"begun": True}))  # a process that dies before costs no verdict
+        if "answers" in message:
+            answer = {"bad": _bad_answers(verifiers[message["verifier"]], message["answers"])}
+        else:
+            outcome = callers[message["verifier"]].call(message["values"])
+            answer = {"reward": outcome.reward, "failure": outcome.failure, "reason": outcome.reason}
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that the verifier left would interrupt this loop
+        if os.getpid() != own:
+            os._exit(1)  # a process that the verifier forked and let return
+        connection.sendall(pack(answer))
+
+
+def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
+    """Messages of the trainer, until it closes the socket."""
     frames = FrameBuffer()
     while True:
-        values = frames.pop()
-        while values is None:
+        message = frames.pop()
+        while message is None:
             piece = connection.recv(1 << 16)
             if not piece:
                 return
             frames.feed(piece)
-            values = frames.pop()
-        if "log" in values:
-            _print_into(values["log"])
-            connection.sendall(pack({"prints": True}))
-            continue
-        connection.sendall(pack({"begun": True}))  # a process that dies before costs no verdict
-        outcome = caller.call(values)
-        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that the verifier left would interrupt this loop
-        if os.getpid() != own:
-            os._exit(1)  # a process that the verifier forked and let return
-        connection.sendall(pack({"reward": outcome.reward, "failure": outcome.failure, "reason": outcome.reason}))
+            message = frames.pop()
+        yield message
+
+
+def _bad_answers(verifier: LoadedVerifier, answers: Sequence[str]) -> list[tuple[int, str]]:
+    """Places of the answers that the verifier cannot judge against, each with the reason."""
+    bad = []
+    for place, answer in enumerate(answers):
+        try:
+            verifier.check_answer(answer)
+        except DataError as error:
+            bad.append((place, str(error)))
+        except BaseException as error:  # noqa: BLE001 - a user's function may raise anything
+            bad.append((place, f"its check_answer raised {described(error)}."))
+    return bad

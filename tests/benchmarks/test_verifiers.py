@@ -7,10 +7,13 @@ import asyncio
 from benchmarks.verifiers import VERIFIER, judged
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings
+from megacov.rewards.settings import VerifierSettings
 
 
 def test_every_verdict_comes() -> None:
-    pool = VerifierPool(ProcessSettings(name=VERIFIER), num_workers=2, timeout_s=30.0, start_timeout_s=60.0)
+    pool = VerifierPool(
+        ProcessSettings(verifiers=(VerifierSettings(VERIFIER),)), num_workers=2, timeout_s=30.0, start_timeout_s=60.0
+    )
     pool.start()
     try:
         _, (silence, work), right = asyncio.run(judged(pool, num_responses=12, num_replaced=2))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from megacov.data import load_prompts, load_tokenizer
-from megacov.rewards.sum_pairs import sum_pairs
+from megacov.rewards.verifiers.sum_pairs import sum_pairs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = EXAMPLES / "sum_pairs" / "prompts.jsonl"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from megacov.rewards.sum_pairs import sum_pairs
+from megacov.rewards.verifiers.sum_pairs import sum_pairs
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tiny_policy"
 MAX_RESPONSE_LENGTH = 8

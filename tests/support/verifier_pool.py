@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from megacov.rewards.call import Outcome
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings
+from megacov.rewards.settings import VerifierSettings
 from tests.support.command import still_there
 
 
@@ -20,15 +22,17 @@ from tests.support.command import still_there
 def opened(
     name: str,
     folder: Path,
-    *,
+    *further: VerifierSettings,
+    arguments: Mapping[str, Any] | None = None,
     num_workers: int = 1,
     timeout_s: float = 30.0,
     is_quiet: bool = False,
 ) -> Iterator[VerifierPool]:
-    """A pool that has imported its verifier; afterwards no process of it may be left."""
+    """A pool that has imported its verifiers; afterwards no process of it may be left."""
     before = set(psutil.Process().children(recursive=True))
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    settings = ProcessSettings(name=name, log_path=folder / "verifier.log", environment=environment)
+    verifiers = (VerifierSettings(name, arguments or {}), *further)
+    settings = ProcessSettings(verifiers=verifiers, log_path=folder / "verifier.log", environment=environment)
     pool = VerifierPool(settings, num_workers=num_workers, timeout_s=timeout_s, start_timeout_s=60.0)
     pool.start(is_quiet=is_quiet)
     try:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from megacov.rewards.sum_pairs import sum_pairs
+from megacov.rewards.verifiers.sum_pairs import sum_pairs
 
 FAULT_VARIABLE = "MEGACOV_VERIFIER_FAULT"
 

@@ -1,4 +1,4 @@
-"""The verdicts of a run: a pool of verifier processes, and the failures of each batch."""
+"""The verdicts of a run: a pool of processes with its verifiers, and the failures of each batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from megacov.config import RunConfig
 from megacov.rewards.failures import FailureCount
 from megacov.rewards.pool import VerifierPool
-from megacov.rewards.process import ProcessSettings
+from megacov.rewards.process import ProcessSettings, Ready
+from megacov.rewards.settings import verifiers_of
 from megacov.rollout.fleet.server_process import environment_without_rank
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.types import Completion, Prompt, Verdict
@@ -17,10 +18,10 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class Judge:
-    """Judges responses on the event loop of a thread, and counts the verifier's failures batch by batch."""
+    """Judges responses on the event loop of a thread, and counts the verifiers' failures batch by batch."""
 
     def __init__(self, config: RunConfig, folder: Path, loop: LoopThread, stack: ExitStack) -> None:
-        """Start the verifier's processes; `wait_ready` waits for the first.
+        """Start the verifiers' processes; `wait_ready` waits for the first.
 
         They print into a log in the run folder, but only from the first verdict on: before, that folder may be an
         earlier run's.
@@ -33,8 +34,9 @@ class Judge:
         """
         rewards = config.rewards
         self._folder, self._loop, self._max_failed_share = folder, loop, rewards.max_failed_share
+        self._verifiers = verifiers_of(config)
         settings = ProcessSettings(
-            name=rewards.verifier,
+            verifiers=self._verifiers.settings,
             log_path=folder / "logs" / "verifier.log",
             environment=environment_without_rank(),
         )
@@ -44,24 +46,23 @@ class Judge:
             timeout_s=rewards.timeout_s,
             start_timeout_s=rewards.start_timeout_s,
         )
-        self._wanted: tuple[str, ...] = ()
+        self._ready: tuple[Ready, ...] = ()
         self._num_expected = config.sequences_per_step
         stack.callback(self._close)
         self._pool.start(is_quiet=True)
 
     def wait_ready(self) -> None:
-        """Wait until the verifier is imported; raises ConfigError if it cannot be."""
-        self._wanted = self._pool.wait_for_first()
+        """Wait until the verifiers are imported; raises ConfigError if one cannot be."""
+        self._ready = self._pool.wait_for_first()
 
     @property
     def wants_row(self) -> bool:
-        """Whether the verifier asks for the row of the data."""
-        return "row" in self._wanted
+        """Whether a verifier asks for the row of the data."""
+        return any("row" in each.wanted for each in self._ready)
 
     def begin(self, *, step: int) -> None:
         """Begin to count the failures of a batch, which step `step` trains on, from 1."""
         self._failures = FailureCount(
-            self._pool.name,
             self._folder,
             step=step,
             num_expected=self._num_expected,
@@ -89,8 +90,10 @@ class Judge:
             "finish_reason": completion.finish_reason,
             "num_tokens": len(completion.token_ids),
         }
-        judged = await self._pool.judge({name: values[name] for name in self._wanted})
-        self._failures.add(prompt, completion, judged)
+        place = self._verifiers.of_source[prompt.source]
+        wanted = {name: values[name] for name in self._ready[place].wanted}
+        judged = await self._pool.judge(wanted, verifier=place)
+        self._failures.add(self._verifiers.settings[place].name, prompt, completion, judged)
         return Verdict(judged.outcome.reward, judged.outcome.failure)
 
     def finish(self) -> dict[str, float]:

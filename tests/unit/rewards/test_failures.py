@@ -19,11 +19,11 @@ TIMEOUT = Outcome(0.0, "timeout", "did not return in time")
 
 def add(count: FailureCount, outcome: Outcome = TIMEOUT, *, text: str = "x") -> None:
     completion = Completion((1,), (-1.0,), text, "stop", ())
-    count.add(Prompt(0, "137=", (1,), "137"), completion, Judged(outcome, wait_s=1.0, call_s=0.5))
+    count.add("my:judge", Prompt(0, "137=", (1,), "137"), completion, Judged(outcome, wait_s=1.0, call_s=0.5))
 
 
 def make(tmp_path: Path, *, expected: int, share: float) -> FailureCount:
-    return FailureCount("my:judge", tmp_path, step=3, num_expected=expected, max_share=share)
+    return FailureCount(tmp_path, step=3, num_expected=expected, max_share=share)
 
 
 def test_a_failure_too_many_ends_the_batch_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from megacov.rewards import guard
 from megacov.rewards.call import Outcome
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import check_verifier
+from megacov.rewards.settings import VerifierSettings
 from tests.support.command import still_there
 from tests.support.unruly import ACTIONS
 from tests.support.verifier_pool import judge, opened
@@ -90,7 +91,7 @@ def test_a_verifier_gets_what_it_asks_for_and_a_clean_process(tmp_path: Path, mo
         return judged.outcome
 
     with opened(f"{UNRULY}:report", tmp_path) as pool:
-        assert set(check_verifier(f"{UNRULY}:report", timeout_s=60.0)) == set(values)
+        assert set(check_verifier(VerifierSettings(f"{UNRULY}:report"), timeout_s=60.0).wanted) == set(values)
         outcome = asyncio.run(one(pool))
     assert outcome == Outcome(0.0, "raised", f"raised ValueError: {(*values.values(), [], [], True)!r}")
 
@@ -148,7 +149,7 @@ def test_an_import_that_fails_in_any_way_is_a_config_error(
 ) -> None:
     name = _write(tmp_path, f"import_{abs(hash(source))}", source, monkeypatch)
     with pytest.raises(ConfigError, match=words):
-        check_verifier(name, timeout_s=1.0 if "sleep" in source else 60.0)
+        check_verifier(VerifierSettings(name), timeout_s=1.0 if "sleep" in source else 60.0)
 
 
 def _kill_verifier(process: psutil.Process) -> None:
@@ -239,9 +240,11 @@ _PARENT = f"""
 import asyncio, pathlib, sys
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings
+from megacov.rewards.settings import VerifierSettings
 
 async def main():
-    pool = VerifierPool(ProcessSettings(name="{UNRULY}:judge"), num_workers=1, timeout_s=60.0, start_timeout_s=60.0)
+    settings = ProcessSettings(verifiers=(VerifierSettings("{UNRULY}:judge"),))
+    pool = VerifierPool(settings, num_workers=1, timeout_s=60.0, start_timeout_s=60.0)
     pool.start()
     await pool.judge({{"text": "leaves a process and hangs", "answer": ""}})
 

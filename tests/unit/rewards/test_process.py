@@ -6,6 +6,7 @@ import os
 import resource
 
 from megacov.rewards.process import check_verifier
+from megacov.rewards.settings import VerifierSettings
 
 
 def test_processes_start_beside_more_than_a_thousand_open_files() -> None:
@@ -13,7 +14,10 @@ def test_processes_start_beside_more_than_a_thousand_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
-        assert check_verifier("tests.support.unruly:judge", timeout_s=60.0) == ("text", "answer")
+        assert check_verifier(VerifierSettings("tests.support.unruly:judge"), timeout_s=60.0).wanted == (
+            "text",
+            "answer",
+        )
     finally:
         for each in files:
             os.close(each)

@@ -20,7 +20,7 @@ def test_own_verifier_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sum_pair", r"no verifier 'sum_pair'; use one of sum_pairs"),
+        ("sum_pair", r"no verifier 'sum_pair'; use one of .*, sum_pairs, .*, or package"),
         ("", r"no verifier ''"),
         (":function", "package.module:function"),
         ("module:", "package.module:function"),

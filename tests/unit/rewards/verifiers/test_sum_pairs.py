@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megacov.errors import DataError
-from megacov.rewards.sum_pairs import sum_pairs
+from megacov.rewards.verifiers.sum_pairs import sum_pairs
 
 
 @given(st.integers(0, 10**30), st.integers(0, 10**30))
