@@ -1,4 +1,4 @@
-"""What the scripts that make the shipped policies share: a tokenizer of characters, and supervised training in two parts."""
+"""The part that the scripts of the shipped policies share: a tokenizer of characters, and supervised training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def build_tokenizer(characters: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-    """Encode prompts and answers: tokens and labels, both [n, s] int64; labels are IGNORED_LABEL outside the answers."""
+    """Encode prompts and answers: tokens and labels, both [n, s] int64; labels outside the answers are ignored."""
     rows = [[*tokenizer.encode(prompt + answer), EOS_ID] for prompt, answer in pairs]
     width = max(len(row) for row in rows)
     tokens = torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])

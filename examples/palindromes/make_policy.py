@@ -1,4 +1,4 @@
-"""Make the palindrome policy: a Llama model of 0.6 M parameters that answers "bacabc=" with a palindrome such as "abccba".
+"""Make the palindrome policy: a Llama model of 0.50 M parameters that answers "bacabc=" with "abccba" or "bcaacb".
 
     python -m examples.palindromes.make_policy [FOLDER]
 
@@ -26,7 +26,7 @@ SHORTEST = 6
 LONGEST = 8
 
 BATCH_SIZE = 256
-SCHEDULE = Schedule(clean_steps=1500, noisy_steps=200, peak=2e-3, noisy=3e-4)
+SCHEDULE = Schedule(clean_steps=1000, noisy_steps=200, peak=2e-3, noisy=3e-4)
 NOISE_RATE = 0.4
 SEED = 1
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import check, compare, doctor, export, launch, resume, schema, serve, status, train
+from megacov.cli import check, compare, doctor, export, launch, make_prompts, resume, schema, serve, status, train
 from megacov.errors import MegacovError
 from megacov.launch.output import keep_output
 
@@ -25,6 +25,7 @@ app.command()(train.train)
 app.command()(resume.resume)
 app.command()(serve.serve)
 app.command()(export.export)
+app.command()(make_prompts.make_prompts)
 app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)

@@ -1,8 +1,8 @@
-"""Answers that a scorer of reasoning-gym would run as Python, and what of them is let through.
+"""Answers that must not reach the scorer of a task, because it would run them as Python or take them for right.
 
 The scorers of eight tasks call `eval`, or sympy's `parse_expr`, which calls it, on the text of a response: without a
 bound a response could run any program. The bounds below admit lists, sums and formulas, and nothing that calls another
-function, reads an attribute, or computes a number of a million digits.
+function, reads an attribute, or computes a number of a million digits. A ninth scorer takes "nan" for any number.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ _LITERAL_NODES = (ast.Expression, ast.List, ast.Tuple, ast.Constant, ast.Name, a
 
 _SUM = re.compile(r"(?!.*(\*\*|//))[0-9+\-*/() \t]*", re.DOTALL)
 _FUNCTIONS = frozenset("sqrt exp log ln sin cos tan sec csc cot asin acos atan sinh cosh tanh pi".split())  # noqa: SIM905
-_FORMULA = re.compile(r"(?:\d+\.\d+|\d+|[A-Za-z]+|\*\*|[+\-*/()]|[ \t])*")
+# Python would read 1e9 as one number.
+_FORMULA = re.compile(r"(?:\d+\.\d+(?![A-Za-z\d])|\d+(?![A-Za-z\d])|[A-Za-z]+|\*\*|[+\-*/()]|[ \t])*")
 # A power of a number, a name or a bracket, whose exponent is a number or a fraction of at most two digits.
-_POWER = re.compile(r"(\)?)[ \t]*\*\*[ \t]*(?:(\d{1,2})(?![\d.])|\([ \t]*-?[ \t]*(\d{1,2})[ \t]*(?:/[ \t]*\d{1,2}[ \t]*)?\))")
+_POWER = re.compile(
+    r"(\)?)[ \t]*\*\*[ \t]*(?:(\d{1,2})(?![\d.])|\([ \t]*-?[ \t]*(\d{1,2})[ \t]*(?:/[ \t]*\d{1,2}[ \t]*)?\))"
+)
 _LARGEST_POWER = 100
 """Largest product of the exponents of brackets, which may contain each other."""
 
@@ -42,6 +45,8 @@ def may_be_scored(task: str, answer: str) -> bool:
         return len(answer) <= _LONGEST and _SUM.fullmatch(answer) is not None
     if task in _FORMULA_TASKS:
         return len(answer) <= _LONGEST and _is_formula(answer)
+    if task == "complex_arithmetic":
+        return "nan" not in "".join(answer.split()).lower()
     return True
 
 

@@ -49,14 +49,15 @@ def read_row(row: Mapping[str, Any]) -> Row:
     for name, kind in _FIELDS.items():
         if not isinstance(row.get(name), kind):
             raise DataError(
-                f"A row for the verifier reasoning_gym needs the field {name!r}: write the file with megacov make-prompts."
+                f"A row for the verifier reasoning_gym needs the field {name!r}: write the file with "
+                "megacov make-prompts."
             )
     try:
         metadata = decode(row.get("metadata"))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise DataError(
-            "The field 'metadata' of a row for the verifier reasoning_gym is damaged: write the file again with megacov "
-            "make-prompts."
+            "The field 'metadata' of a row for the verifier reasoning_gym is damaged: write the file again with "
+            "megacov make-prompts."
         ) from error
     return Row(row["task"], row["settings"], row["version"], row["prompt"], metadata)
 

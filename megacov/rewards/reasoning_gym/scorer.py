@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
+import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from megacov.errors import DataError
+from megacov.errors import ConfigError, DataError
 from megacov.rewards.reasoning_gym.expressions import may_be_scored
 from megacov.rewards.reasoning_gym.rows import Row
 from megacov.rewards.reasoning_gym.tasks import check_task, installed_version
+
+
+def create_dataset(task: str, settings: Mapping[str, Any], *, size: int, seed: int) -> Any:
+    """Create the data set of a task, which makes its rows and scores answers.
+
+    Args:
+        task: name of the task.
+        settings: settings of the task that differ from its defaults.
+        size: number of rows.
+        seed: seed of the rows.
+
+    Returns:
+        reasoning-gym's data set.
+
+    Raises:
+        ConfigError: the task does not exist or is refused, its settings do not fit, or reasoning-gym is missing.
+    """
+    check_task(task)
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    known = sorted({field.name for field in dataclasses.fields(DATASETS[task][1])} - {"seed", "size"})
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"The task {task} has no setting {name!r}; it has {', '.join(known)}.")
+    try:
+        return reasoning_gym.create_dataset(task, size=size, seed=seed, **settings)
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"The settings {json.dumps(dict(settings))} do not fit the task {task}: {reason}.") from error
 
 
 def score(response: str, answer: str, row: Row) -> float:
@@ -31,13 +64,11 @@ def score(response: str, answer: str, row: Row) -> float:
         ConfigError: the task does not exist or is refused, or reasoning-gym is not installed.
         DataError: the row was written by another version, or the scorer does not take its right answer.
     """
-    scorer = _scorer(row.task, json.dumps(row.settings, sort_keys=True), row.version)
+    scorer = _scorer_of(row, answer)
     if not response or not may_be_scored(row.task, response):
         return 0.0
-    entry = {"question": row.question, "answer": answer, "metadata": row.metadata}
-    _check_what_is_run(row, answer)
     try:
-        return _call(scorer, response, entry)
+        return _call(scorer, response, answer, row)
     except Exception:  # noqa: BLE001 - scorers fail on junk in many ways
         check_right_answer(answer, row)
         return 0.0
@@ -54,55 +85,48 @@ def check_right_answer(answer: str, row: Row) -> None:
         ConfigError: as `score`.
         DataError: it does not, or the row was written by another version.
     """
-    scorer = _scorer(row.task, json.dumps(row.settings, sort_keys=True), row.version)
-    _check_what_is_run(row, answer)
-    stripped = answer.strip()
+    scorer, stripped = _scorer_of(row, answer), answer.strip()
     try:
-        reward = _call(scorer, stripped, {"question": row.question, "answer": answer, "metadata": row.metadata})
+        reward = _call(scorer, stripped, answer, row)
+        problem = f"gives {reward:g} in place of 1"
     except Exception as error:  # noqa: BLE001 - as above
-        raise DataError(
-            f"The scorer of {row.task} raises {type(error).__name__} on the right answer of a row, {_short(answer)}: write "
-            "the file again with megacov make-prompts."
-        ) from error
+        reward, problem = 0.0, f"raises {type(error).__name__}"
     if not stripped or reward != 1.0:
         raise DataError(
-            f"The scorer of {row.task} gives {reward:g} to the right answer of a row, {_short(answer)}, in place of 1: write "
-            "the file again with megacov make-prompts."
+            f"The scorer of {row.task} {problem} for {_short(answer)}, the right answer of a row: write the file "
+            "again with megacov make-prompts."
         )
 
 
-def _call(scorer: Any, response: str, entry: dict[str, Any]) -> float:
+def _call(scorer: Any, response: str, answer: str, row: Row) -> float:
+    entry = {"question": row.question, "answer": answer, "metadata": row.metadata}
     # A scorer may print what it thinks of a wrong answer, and sympy warns of it.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return min(max(float(scorer.score_answer(response, entry)), 0.0), 1.0)
+        reward = float(scorer.score_answer(response, entry))
+    return 0.0 if math.isnan(reward) else min(max(reward, 0.0), 1.0)
 
 
-def _check_what_is_run(row: Row, answer: str) -> None:
-    """Refuse a row whose own texts the scorer would run as a program."""
+def _scorer_of(row: Row, answer: str) -> Any:
+    if row.version != installed_version():
+        raise DataError(
+            f"A row was written with reasoning-gym {row.version} and {installed_version()} is installed, whose "
+            "scorers may differ: write the file again with megacov make-prompts, or install the other version."
+        )
+    # Some scorers run texts of the row as Python, not only those of the response.
     integrand = row.metadata.get("integrand", "") if isinstance(row.metadata, dict) else ""
     for text in (answer, integrand):
-        if not isinstance(text, str) or not may_be_scored(row.task, text.strip()):
+        if not may_be_scored(row.task, str(text).strip()):
             raise DataError(
-                f"A row of {row.task} holds {_short(str(text))}, which its scorer would run as Python: write the file again "
-                "with megacov make-prompts."
+                f"A row of {row.task} holds {_short(str(text))}, which its scorer would run as Python: write the file "
+                "again with megacov make-prompts."
             )
+    return _scorer(row.task, json.dumps(row.settings, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=64)
-def _scorer(task: str, settings: str, version: str) -> Any:
-    check_task(task)
-    if version != installed_version():
-        raise DataError(
-            f"A prompt file was written with reasoning-gym {version} and {installed_version()} is installed, whose scorers "
-            "may differ: write the file again with megacov make-prompts, or install the other version."
-        )
-    import reasoning_gym
-
-    try:
-        return reasoning_gym.create_dataset(task, size=1, seed=0, **json.loads(settings))
-    except (AssertionError, TypeError, ValueError) as error:
-        raise DataError(f"The settings {settings} of a row do not fit the task {task}: {error}.") from error
+def _scorer(task: str, settings: str) -> Any:
+    return create_dataset(task, json.loads(settings), size=1, seed=0)
 
 
 def _short(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from megacov.rewards.reasoning_gym.rows import read_row
 from megacov.rewards.reasoning_gym.scorer import score
+from megacov.rewards.reasoning_gym.tasks import all_tasks
 
 
 def reasoning_gym(
@@ -41,3 +42,11 @@ def _in_tag(text: str, tag: str | None) -> str:
     before, closing, _ = text.rpartition(f"</{tag}>")
     _, opening, inner = before.rpartition(f"<{tag}>")
     return inner if closing and opening else ""
+
+
+def _prepare() -> None:
+    """Import reasoning-gym, which takes a second."""
+    all_tasks()
+
+
+reasoning_gym.prepare = _prepare  # type: ignore[attr-defined]
