@@ -43,6 +43,7 @@ class _Answered:
 @dataclass(frozen=True, slots=True)
 class _Job:
     message: bytes
+    is_verdict: bool
     since: float
     answered: asyncio.Future[_Answered]
 
@@ -70,7 +71,7 @@ class VerifierPool:
         self._slots: list[asyncio.Task[None]] = []
         self._jobs: asyncio.Queue[_Job] | None = None
         self._broken: str | None = None
-        self._is_quiet = False
+        self._quiet_slots: set[int] = set()
 
     def start(self, *, is_quiet: bool = False) -> None:
         """Start the processes and return at once; `close` ends them.
@@ -81,11 +82,10 @@ class VerifierPool:
         Raises:
             RewardError: a process cannot be started.
         """
-        self._is_quiet = is_quiet
-        settings = replace(self._settings, log_path=Path(os.devnull)) if is_quiet else self._settings
+        self._quiet_slots = set(range(self._num_workers)) if is_quiet else set()
         try:
-            for _ in range(self._num_workers):
-                self._processes.append(VerifierProcess.start(settings))
+            for slot in range(self._num_workers):
+                self._processes.append(self._start(slot))
         except OSError as error:
             raise RewardError(
                 f"Process {len(self._processes) + 1} of rewards.workers = {self._num_workers} cannot be started: "
@@ -101,7 +101,8 @@ class VerifierPool:
         Raises:
             ConfigError: a verifier cannot be imported or called, or not in time.
         """
-        return wait_for_first(self._processes, timeout_s=self._start_timeout_s)
+        ready = next((each.ready for each in self._processes if each.ready is not None), None)
+        return ready or wait_for_first(self._processes, timeout_s=self._start_timeout_s)
 
     async def judge(self, values: Mapping[str, Any], *, verifier: int = 0) -> Judged:
         """Have the next free process judge one response. If the caller is cancelled, the process finishes the verdict.
@@ -145,7 +146,7 @@ class VerifierPool:
             self._slots = [asyncio.create_task(self._serve(slot)) for slot in range(self._num_workers)]
         if self._broken is not None:
             raise RewardError(self._broken)
-        job = _Job(pack(message), time.monotonic(), asyncio.get_running_loop().create_future())
+        job = _Job(pack(message), "values" in message, time.monotonic(), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.answered
 
@@ -165,18 +166,25 @@ class VerifierPool:
         job, why = None, "its pool was closed"
         try:
             await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
-            await self._open_log(slot)
             while True:
                 job = await self._jobs.get()
                 if not job.answered.done():
+                    if job.is_verdict and slot in self._quiet_slots:
+                        await self._open_log(slot)
                     await self._answer(slot, job)
         except (ConfigError, OSError) as error:
             why = str(error)
         finally:
             self._break(why, job)
 
+    def _start(self, slot: int) -> VerifierProcess:
+        is_quiet = slot in self._quiet_slots
+        settings = replace(self._settings, log_path=Path(os.devnull)) if is_quiet else self._settings
+        return VerifierProcess.start(settings)
+
     async def _open_log(self, slot: int) -> None:
-        if self._is_quiet and self._settings.log_path is not None:
+        self._quiet_slots.discard(slot)
+        if self._settings.log_path is not None:
             message = pack({"log": str(self._settings.log_path.absolute())})
             answer = await self._processes[slot].ask(message, timeout_s=self._start_timeout_s)
             if answer is None or "died" in answer:
@@ -197,7 +205,7 @@ class VerifierPool:
     async def _replace(self, slot: int) -> None:
         for attempt in range(1, _STARTS + 1):
             await self._processes[slot].end()
-            self._processes[slot] = VerifierProcess.start(self._settings)
+            self._processes[slot] = self._start(slot)
             try:
                 await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
             except ConfigError:

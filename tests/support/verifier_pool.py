@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -20,19 +19,18 @@ from tests.support.command import still_there
 
 @contextlib.contextmanager
 def opened(
-    name: str,
+    verifiers: str | Sequence[VerifierSettings],
     folder: Path,
-    *further: VerifierSettings,
-    arguments: Mapping[str, Any] | None = None,
+    *,
     num_workers: int = 1,
     timeout_s: float = 30.0,
     is_quiet: bool = False,
 ) -> Iterator[VerifierPool]:
-    """A pool that has imported its verifiers; afterwards no process of it may be left."""
+    """A pool that has imported its verifier, or verifiers; afterwards no process of it may be left."""
     before = set(psutil.Process().children(recursive=True))
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    verifiers = (VerifierSettings(name, arguments or {}), *further)
-    settings = ProcessSettings(verifiers=verifiers, log_path=folder / "verifier.log", environment=environment)
+    wanted = (VerifierSettings(verifiers),) if isinstance(verifiers, str) else tuple(verifiers)
+    settings = ProcessSettings(verifiers=wanted, log_path=folder / "verifier.log", environment=environment)
     pool = VerifierPool(settings, num_workers=num_workers, timeout_s=timeout_s, start_timeout_s=60.0)
     pool.start(is_quiet=is_quiet)
     try:

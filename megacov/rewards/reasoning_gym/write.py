@@ -13,7 +13,7 @@ from typing import Any
 
 import megacov
 from megacov.errors import ConfigError, DataError
-from megacov.rewards.reasoning_gym.tasks import check_task
+from megacov.rewards.reasoning_gym.scorer import create_dataset
 
 _PROGRAM = "megacov.rewards.reasoning_gym.generate"
 _ERRORS = {"ConfigError": ConfigError, "DataError": DataError}
@@ -59,7 +59,7 @@ def write_prompt_files(files: Sequence[PromptFile]) -> list[Written]:
         DataError: a file cannot be written, or a task fails to make a row.
     """
     for file in files:
-        check_task(file.task)
+        create_dataset(file.task, file.settings, size=1, seed=file.seed)  # a mistake is found before a process starts
         if not file.output.resolve().parent.is_dir():
             raise DataError(f"There is no folder {file.output.resolve().parent} to write {file.output.name} into.")
     root = str(Path(megacov.__file__).parents[1])

@@ -24,10 +24,18 @@ def sum_pairs(text: str, answer: str) -> float:
     Raises:
         DataError: if `answer` is not a non-negative decimal number.
     """
-    if re.fullmatch("[0-9]+", answer) is None:
-        raise DataError(f"sum_pairs needs a target in decimal digits as the answer of a prompt, got {answer!r}.")
+    check_answer(answer)
     match = _TWO_NUMBERS.fullmatch(text)
     # A number longer than the target is too large, and Python refuses to parse very long ones.
     if match is None or max(map(len, match.groups())) > len(answer):
         return 0.0
     return float(int(match[1]) + int(match[2]) == int(answer))
+
+
+def check_answer(answer: str) -> None:
+    """Raises DataError if `answer` is not a non-negative decimal number."""
+    if re.fullmatch("[0-9]+", answer) is None:
+        raise DataError(f"sum_pairs needs a target in decimal digits as the answer of a prompt, got {answer!r}.")
+
+
+sum_pairs.check_answer = check_answer  # type: ignore[attr-defined]

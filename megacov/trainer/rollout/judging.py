@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from megacov.config import RunConfig
+from megacov.rewards.answers import AnswerCheck
 from megacov.rewards.failures import FailureCount
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings, Ready
@@ -33,7 +35,7 @@ class Judge:
             stack: owner of the processes from now on; it ends them before the thread.
         """
         rewards = config.rewards
-        self._folder, self._loop, self._max_failed_share = folder, loop, rewards.max_failed_share
+        self._folder, self._loop, self._rewards = folder, loop, rewards
         self._verifiers = verifiers_of(config)
         settings = ProcessSettings(
             verifiers=self._verifiers.settings,
@@ -55,6 +57,27 @@ class Judge:
         """Wait until the verifiers are imported; raises ConfigError if one cannot be."""
         self._ready = self._pool.wait_for_first()
 
+    def check_answers(self, prompts: Iterable[Prompt], place_of: Callable[[int], str]) -> None:
+        """Look whether the verifiers can judge against the answers of the prompts.
+
+        Args:
+            prompts: prompts of the run, read one by one.
+            place_of: file and line of a prompt, by its index.
+
+        Raises:
+            DataError: they cannot, or have not looked at all answers in time.
+            RewardError: the verifiers' processes cannot be started again.
+        """
+        check = AnswerCheck(
+            self._pool,
+            self._verifiers.settings,
+            self._ready,
+            self._verifiers.of_source,
+            num_workers=self._rewards.workers,
+            timeout_s=self._rewards.start_timeout_s,
+        )
+        self._loop.run(check.check(prompts, place_of))
+
     @property
     def wants_row(self) -> bool:
         """Whether a verifier asks for the row of the data."""
@@ -66,7 +89,7 @@ class Judge:
             self._folder,
             step=step,
             num_expected=self._num_expected,
-            max_share=self._max_failed_share,
+            max_share=self._rewards.max_failed_share,
         )
 
     async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:

@@ -103,6 +103,14 @@ def test_files_are_opened(overrides: list[str], words: str | None) -> None:
     assert words is None or words in str(sentences[0]["sentence"])
 
 
+def test_answers_are_looked_at(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "3=", "answer": "3"}\n{"prompt": "4=", "answer": "four"}\n', encoding="ascii")
+    (found,) = look_deeper(config_with(f"data.path={prompts}"))
+    assert (found.severity, found.kind) == ("impossible", DataError)
+    assert "2: sum_pairs needs a target in decimal digits as the answer of a prompt, got 'four'" in found.sentence
+
+
 def test_files_are_opened_in_a_process_of_their_own() -> None:
     found = look_deeper(config_with("data.chat_template=true"))
     assert [(each.severity, each.kind) for each in found] == [("impossible", DataError)]

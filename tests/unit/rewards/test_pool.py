@@ -96,6 +96,25 @@ def test_a_verifier_gets_what_it_asks_for_and_a_clean_process(tmp_path: Path, mo
     assert outcome == Outcome(0.0, "raised", f"raised ValueError: {(*values.values(), [], [], True)!r}")
 
 
+def test_several_verifiers_share_the_processes(tmp_path: Path) -> None:
+    async def run(pool: VerifierPool) -> list[float]:
+        try:
+            given = [("17", 0), ("8+9", 1), ("yes", 2), ("no", 2), ("17", 1)]
+            values = {"answer": "17", "num_tokens": 5}
+            judged = [pool.judge({"text": text, **values}, verifier=place) for text, place in given]
+            return [each.outcome.reward for each in await asyncio.gather(*judged)]
+        finally:
+            await pool.aclose()
+
+    prepares = VerifierSettings("tests.support.answer_checks:prepares", {"word": "yes"})
+    verifiers = (VerifierSettings("tests.support.answer_checks:judge"), VerifierSettings("sum_pairs"), prepares)
+    with opened(verifiers, tmp_path, num_workers=2) as pool:
+        ready = pool.wait_for_first()
+        assert [each.wanted for each in ready] == [("text", "answer")] * 2 + [("text", "answer", "num_tokens")]
+        assert [each.checks_answers for each in ready] == [True, True, False]
+        assert asyncio.run(run(pool)) == [1.0, 1.0, 5.0, 0.0, 0.0]
+
+
 def test_the_event_loop_goes_on_while_verdicts_are_awaited(tmp_path: Path) -> None:
     """Each verdict waits for something that only the event loop does."""
 

@@ -29,6 +29,7 @@ from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
 from tests.support.judging import judged_by
+from tests.support.partial_rollouts import any_is_cut
 from tests.support.sglang_servers import (
     MODEL,
     PROMPT,
@@ -195,28 +196,28 @@ def test_sessions_and_versions_are_refused_and_taken_as_the_captures_say(running
 
 
 def test_unfinished_completions_are_continued_under_new_weights(running, tmp_path):
-    weights = {str(version): changed_weights(version) for version in range(1, 5)}
+    weights = {str(version): changed_weights(version) for version in range(1, 9)}
     source = (Prompt(index, "", (4, 5, 6, 7 + index % 4), "") for index in range(100))
     samples, carried = [], ()
     with asyncio.Runner() as runner:
         clients = clients_of(running)
         transport = make_transport("disk", clients, runner.run, tmp_path)
-        prompt_sampler = PromptSampler(
-            clients=clients,
-            verify=judged_by(lambda text, _: float(len(text))),
-            samples_per_prompt=8,
-            max_response_length=48,
-        )
+        verify = judged_by(lambda text, _: float(len(text)))
+        prompt_sampler = PromptSampler(clients=clients, verify=verify, samples_per_prompt=8, max_response_length=48)
         decode = partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True)
-        for version, num_groups, extra_prompts in (("1", 2, 6), ("2", 2, 6), ("3", 2, 6), ("4", 6, 0)):
+        for version in weights:
+            # On busy cores all completions may end at about the same time, so that none is cut.
+            is_cut = any_is_cut(carried)
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
-            settings = PartialRollouts(decode=decode, max_staleness=4, extra_prompts=extra_prompts)
-            sampler = Sampler(prompt_sampler, settings)
-            sampled = runner.run(sampler.sample_groups(source, num_groups, carried=carried, **versions))
+            settings = PartialRollouts(decode=decode, max_staleness=9, extra_prompts=0 if is_cut else 6)
+            sample = Sampler(prompt_sampler, settings).sample_groups
+            sampled = runner.run(sample(source, 6 if is_cut else 2, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
+            if is_cut:
+                break
     assert carried == ()
-    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(3 * 2 + 6))
+    assert sorted(sample.prompt.index for sample in samples[::8]) == list(range(len(samples) // 8))
     pieced = [sample for sample in samples if len(sample.completion.version_spans) > 1]
     assert pieced
     for sample in pieced[:6]:
@@ -288,8 +289,7 @@ def test_a_server_that_is_killed_in_a_broadcast_is_named_and_the_other_goes_on(r
             yield pair
 
     with asyncio.Runner() as runner:
-        clients = clients_of(running, request_timeout_s=30.0)
-        served = list(clients)
+        served = list(clients := clients_of(running, request_timeout_s=30.0))
         transport = make_transport("broadcast", served, runner.run, tmp_path)
         with pytest.raises(ServersFailedError) as failure:
             transport.push(1, killing())

@@ -39,12 +39,26 @@ def test_rows_whose_right_answer_is_not_taken_are_left_out_and_counted(tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("chain_sm", {}, "has no task 'chain_sm': did you mean chain_sum"),
+        ("chain_sum", {"terms": 2}, "has no setting 'terms'; it has allow_negation"),
+        ("chain_sum", {"max_terms": 0}, "do not fit the task chain_sum: max_terms must be >= min_terms."),
+        ("chain_sum", {"max_terms": "many"}, "do not fit the task chain_sum: '>=' not supported"),
+    ],
+)
+def test_mistakes_are_found_before_a_file_is_written(
+    task: str, settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_prompt_files([PromptFile(task, 1, 0, tmp_path / "rows.jsonl", settings)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("chain_sm",), "has no task 'chain_sm': did you mean chain_sum"),
-        (("chain_sum", "--set", "terms=2"), "has no setting 'terms'; it has allow_negation"),
         (("chain_sum", "--set", "max_terms"), "--set max_terms does not have the form KEY=VALUE."),
-        (("chain_sum", "--set", "max_terms=0"), "do not fit the task chain_sum: max_terms must be >= min_terms."),
         (("puzzle24",), "The reasoning-gym task puzzle24 is refused: its scorer gives 1 to any four numbers"),
     ],
 )

@@ -96,19 +96,20 @@ def test_an_answer_that_the_scorer_fails_on_is_wrong_and_a_row_that_it_fails_on_
         judge("zzz", row | {"answer": "five"})
 
 
-@pytest.mark.parametrize(
-    "task", ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "simple_integration"]
-)
-@pytest.mark.parametrize(
-    "program", ["open({path!r}, 'w')", "[open({path!r}, 'w')]", "__import__('pathlib').Path({path!r}).touch()"]
-)
-def test_no_response_is_run(task: str, program: str, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    target = tmp_path / "made_by_the_response"
-    write_prompt_files([PromptFile(task, 1, 0, file)])
-    row = json.loads(file.read_text(encoding="utf-8"))
-    assert judge(row["answer"], row) == 1.0
-    assert judge(program.format(path=str(target)), row) == 0.0
+def test_no_response_is_run(tmp_path: Path) -> None:
+    tasks = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "simple_integration", "countdown")
+    target = tmp_path / "made_by_a_response"
+    programs = (
+        f"open({str(target)!r}, 'w')",
+        f"[open({str(target)!r}, 'w')]",
+        f"__import__('os').mkdir({str(target)!r})",
+    )
+    files = [PromptFile(task, 1, 0, tmp_path / f"{task}.jsonl") for task in tasks]
+    write_prompt_files(files)
+    for file in files:
+        row = json.loads(file.output.read_text(encoding="utf-8"))
+        assert judge(row["answer"], row) == 1.0
+        assert [judge(program, row) for program in programs] == [0.0] * len(programs)
     assert not target.exists()
 
 
