@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megacov.evaluation.set_scores import SetScores
@@ -23,6 +23,7 @@ class Report:
     digests: digest of each set's problems, by its name.
     scores: scores of each set, by its name, in the order of the columns.
     missing: sets of the suite whose files are missing.
+    versions: oldest and newest version of the weights that sampled a set, in an evaluation during training.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Report:
     digests: Mapping[str, str]
     scores: Mapping[str, SetScores]
     missing: Sequence[str]
+    versions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def average(self) -> float:
@@ -53,6 +55,7 @@ class Report:
     def _set(self, name: str) -> dict[str, Any]:
         scores = self.scores[name]
         return {
+            **({"weight_versions": list(self.versions[name])} if name in self.versions else {}),
             "settings": self.settings[name],
             "problems_digest": self.digests[name],
             "problems": scores.num_problems,
