@@ -7,6 +7,7 @@ is written at the end.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from megacov import __version__
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data.prompt_table import PromptTable
 from megacov.errors import ConfigError, DataError
-from megacov.evaluation.problems import Found, read_problems
+from megacov.evaluation.problems import DATA_VARIABLE, Found, find_sets, read_problems
 from megacov.evaluation.records import FORMAT, RecordFile
 from megacov.evaluation.report import Report, scalars
 from megacov.evaluation.sample import Generates, Sampling, problems_digest, sample_problems
@@ -204,6 +205,21 @@ class RunSuite:
         found |= {f"eval/{name}/version_lag_max": float(newest - step) for name, (_, newest) in versions.items()}
         write_scalars(self._settings.run, found, step=step)
         return found
+
+
+def find_problems(suite: SuiteSection, data: Path | None) -> Found:
+    """Find the files of a run's suite; raises DataError if one is missing.
+
+    Args:
+        suite: the suite.
+        data: the setting `evaluation.data`; None takes the folder that the variable MEGACOV_DATA names, if it does.
+
+    Returns:
+        The sets with their files.
+    """
+    given = os.environ.get(DATA_VARIABLE)
+    folder = data or (Path(given) if given else None)
+    return find_sets(suite, (), folder, allow_missing=False, data_setting="evaluation.data")
 
 
 def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:

@@ -22,6 +22,16 @@ from megacov.types import Completion, Prompt, Verdict
 _CLOSE_TIMEOUT_S = 3.0
 
 
+def verifier_of(settings: EvaluationSet) -> VerifierSettings:
+    """The verifier of a set."""
+    return VerifierSettings(
+        settings.verifier,
+        settings.verifier_arguments,
+        setting=f"the set {settings.name}: verifier",
+        arguments_setting=f"the set {settings.name}: verifier_arguments",
+    )
+
+
 class Verifiers:
     """The verifiers of a suite; sets with the same verifier and arguments share one. A context.
 
@@ -41,12 +51,7 @@ class Verifiers:
         """
         by_key: dict[str, VerifierSettings] = {}
         for each in sets:
-            settings = VerifierSettings(
-                each.verifier,
-                each.verifier_arguments,
-                setting=f"the set {each.name}: verifier",
-                arguments_setting=f"the set {each.name}: verifier_arguments",
-            )
+            settings = verifier_of(each)
             by_key.setdefault(settings.key, settings)
         self._suite, self._settings, self._is_quiet = suite, tuple(by_key.values()), is_quiet
         self._places = {key: place for place, key in enumerate(by_key)}

@@ -40,26 +40,39 @@ def _results(folder: Path, step: int) -> bytes:
     return (folder / "evaluations" / f"step_{step}.json").read_bytes()
 
 
+def _evaluation(folder: Path, **settings: object) -> str:
+    values = {"suite": write_suite(folder), "data": str(folder), "every": 1, "at_start": True}
+    return f"evaluation={json.dumps(values | settings)}"
+
+
 @pytest.mark.dist
-def test_evaluations_change_nothing_of_the_training_and_are_not_repeated(tmp_path: Path) -> None:
-    plain, folder, again = (tmp_path / name for name in ("plain", "run", "again"))
+def test_evaluations_change_nothing_of_the_training(tmp_path: Path) -> None:
+    plain, folder = tmp_path / "plain", tmp_path / "run"
     assert run("train", KL_COV, *SETTINGS, f"run.directory={plain}", log=tmp_path / "plain.log").code == 0
-    evaluation = f"evaluation={{suite: {write_suite(tmp_path)}, data: {tmp_path}, every: 1, at_start: true, max_wait_share: 1.0}}"
+    evaluation = _evaluation(tmp_path, max_wait_share=0.0)  # so that pushes set evaluations aside
     ended = run("train", KL_COV, *SETTINGS, f"run.directory={folder}", evaluation, log=tmp_path / "log")
     assert (ended.code, ended.left) == (0, []), ended.output
     assert "evaluation of step 3: few/avg@2 0." in ended.output
-
     weights = [(each / "weights" / "v3" / "model.safetensors").read_bytes() for each in (plain, folder)]
     assert weights[0] == weights[1]
     ours, theirs = ({t: v for t, v in scalars_of(each).items() if "perf/" not in t} for each in (folder, plain))
     assert ours == theirs
+    report = json.loads(_results(folder, 3))
+    assert (report["step"], report["sets"]["few"]["responses"]) == (3, 12)
+    assert report["sets"]["few"]["weight_versions"] == [3, 3], "the run waits for the last evaluation"
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_resumed_run_repeats_no_evaluation_before_its_checkpoint(tmp_path: Path) -> None:
+    folder, again = tmp_path / "run", tmp_path / "again"
+    evaluation = _evaluation(tmp_path, max_wait_share=1.0)
+    ended = run("train", KL_COV, *SETTINGS, f"run.directory={folder}", evaluation, log=tmp_path / "log")
+    assert ended.code == 0, ended.output
     events = EventAccumulator(str(folder / FOLDER))
     events.Reload()
     assert [event.step for event in events.Scalars("eval/few/avg@2")] == [0, 1, 2, 3]
     assert [event.value for event in events.Scalars("eval/few/version_lag_max")] == [0.0] * 4
-    report = json.loads(_results(folder, 2))
-    assert report["sets"]["few"]["weight_versions"] == [2, 2]
-    assert (report["step"], report["sets"]["few"]["responses"]) == (2, 12)
 
     # As if the run had been killed in its last step, with an evaluation of weights that are then trained again.
     shutil.copytree(folder, again, ignore=shutil.ignore_patterns("step_00000003", "v3", FINISHED_NAME))

@@ -8,19 +8,16 @@ it reaches the training: it has requests, verifiers, seeds and files of its own,
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacov.config import RunConfig
 from megacov.errors import DataError, MegacovError
-from megacov.evaluation.problems import DATA_VARIABLE, find_sets
-from megacov.evaluation.run_suite import RunSuite, RunSuiteSettings, refuse_code
+from megacov.evaluation.run_suite import RunSuite, RunSuiteSettings, find_problems, refuse_code
 from megacov.evaluation.suite import find_suite, load_suite
 from megacov.evaluation.tensorboard import write_scalars
 from megacov.evaluation.verdicts import Verifiers
@@ -64,8 +61,7 @@ def open_suite(
         return None
     suite = load_suite(find_suite(section.suite))
     refuse_code(suite, allow_code=config.rewards.allow_code)
-    data = section.data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
-    found = find_sets(suite, (), data, allow_missing=False, data_setting="evaluation.data")
+    found = find_problems(suite, section.data)
     log_path = run.directory / "logs" / "evaluation_verifier.log"
     verifiers = Verifiers(suite, [settings for settings, _ in found.sets], log_path=log_path, is_quiet=True)
     stack.enter_context(verifiers)
