@@ -274,7 +274,6 @@ def test_another_suite_begins_a_cut_evaluation_anew(tmp_path):
         push(evaluations, server, 2)
         until(lambda: records.exists() and len(records.read_bytes().splitlines()) == 2)
     again = Server()
-    rig = Rig(tmp_path, again)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(SET, "max_response_length", 7)
         rig = Rig(tmp_path, again)
