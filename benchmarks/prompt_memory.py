@@ -74,10 +74,10 @@ def main(
         table = load_prompts(path, tokenizer, vocab_size=_VOCAB_SIZE)
         seconds = time.monotonic() - began
         grown = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0)
+    held, tokens, most = (each / len(table) for each in (table.num_bytes, table.num_tokens * 4, grown))
     print(
-        f"{len(table)} rows of {form}: {table.num_bytes / len(table):.1f} bytes a row in the table, of them "
-        f"{table.num_tokens * 4 / len(table):.1f} of tokens; the process grew by at most {grown / len(table):.1f} bytes a row; "
-        f"{seconds:.1f} s, {seconds / len(table) * 1e6:.1f} us a row"
+        f"{len(table)} rows of {form}: {held:.1f} bytes a row in the table, of them {tokens:.1f} of tokens; the "
+        f"process grew by at most {most:.1f} bytes a row; {seconds:.1f} s, {seconds / len(table) * 1e6:.1f} us a row"
     )
     sys.exit(grown > 2 * table.num_bytes + _SPARE_BYTES)
 
