@@ -12,7 +12,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${1:-python3.11}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" --quiet install 'math-verify[antlr4_13_2]==0.9.0' latex2sympy2_extended==1.11.0 sympy==1.14.0
+"$folder/venv/bin/pip" --quiet install 'math-verify[antlr4-13-2]==0.9.0' latex2sympy2_extended==1.11.0 sympy==1.14.0
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 

@@ -34,6 +34,13 @@ def test_pairs_are_judged_as_a_mathematician_would() -> None:
     assert [answer for answer in answers if f"`{answer}`" not in listed] == []
 
 
+@pytest.mark.parametrize("gold", SPELLINGS)
+def test_spellings_of_models(gold: str) -> None:
+    cases = SPELLINGS[gold]
+    assert [each for each in cases["right"] if math(f"\\boxed{{{each}}}", gold) != 1.0] == []
+    assert [each for each in cases["wrong"] if math(f"\\boxed{{{each}}}", gold) != 0.0] == []
+
+
 def test_pairs_are_of_both_verdicts_and_differ() -> None:
     assert len({(pair["gold"], pair["response"]) for pair in PAIRS}) == len(PAIRS)
     assert min(sum(pair["verdict"] == verdict for pair in PAIRS) for verdict in (0, 1)) >= 80
