@@ -1,14 +1,23 @@
 """Verdicts of a slow verifier: how long they take, and how long the event loop that awaits them stands still.
 
     python -m benchmarks.verifiers [--responses 2048] [--workers 8] [--replaced 8]
+    python -m benchmarks.verifiers --arrive-s 20 [--responses 2048] [--workers 8] [--asleep]
 
-Each verdict takes 0.05 s, except those of a few responses whose verifier ends its process, which is then replaced.
-Exits with 1 if the event loop stands still for 50 ms or longer, or a verdict is wrong.
+The first judges all responses at once. Each verdict takes 0.05 s, except those of a few responses whose verifier ends
+its process, which is then replaced. It exits with 1 if the event loop stands still for 50 ms or longer, or a verdict is
+wrong.
+
+The second judges responses as servers finish them: their lengths are log-normal, and 4 % end together at the length
+limit, last of all. A verdict takes CPU time, 11 ms in the mean and log-normal too, as for mathematics. It prints how
+long after the last response the last verdict comes, which is what judging adds to a step, and exits with 1 if that
+is 1 s or longer, or a verdict is wrong. With --asleep, verdicts sleep for that time, as if each process had a core of
+its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from typing import Annotated
@@ -24,6 +33,11 @@ VERIFIER = "tests.support.verifiers:takes_its_time"
 VERDICT_S = 0.05
 _MAX_SILENCE_S = 0.05
 _TICK_S = 0.0005
+
+BUSY_VERIFIER = "tests.support.verifiers:takes_cpu_time"
+_MAX_ADDED_S = 1.0
+_MEDIAN_VERDICT_S, _VERDICT_SIGMA = 0.008, 0.8
+_MEDIAN_LENGTH, _LENGTH_SIGMA = 0.35, 0.6  # in shares of the length limit
 
 
 async def longest_silence(stopped: asyncio.Event) -> tuple[float, float]:
@@ -75,14 +89,59 @@ async def judged(
     return seconds, longest, right
 
 
+async def judged_on_arrival(
+    pool: VerifierPool, *, num_responses: int, arrive_s: float
+) -> tuple[float, float, float, int]:
+    """Judge responses as they arrive.
+
+    Args:
+        pool: pool that has been started.
+        num_responses: responses.
+        arrive_s: time until the last of them. [s]
+
+    Returns:
+        Seconds from the last response to the last verdict, the mean time that verdicts asked for, the mean time
+        from a response to its verdict, and the number of right verdicts.
+    """
+    drawn = random.Random(0)
+    lengths = [min(1.0, drawn.lognormvariate(0.0, _LENGTH_SIGMA) * _MEDIAN_LENGTH) for _ in range(num_responses)]
+    costs = [drawn.lognormvariate(0.0, _VERDICT_SIGMA) * _MEDIAN_VERDICT_S for _ in range(num_responses)]
+    began, longest = time.monotonic(), max(lengths)
+
+    async def judge(length: float, cost: float) -> tuple[float, float, bool]:
+        await asyncio.sleep(began + length / longest * arrive_s - time.monotonic())
+        arrived = time.monotonic()
+        judged = await pool.judge({"text": str(cost), "answer": "1.0"})
+        return arrived, time.monotonic(), judged.outcome.reward == 1.0
+
+    verdicts = await asyncio.gather(*map(judge, lengths, costs))
+    await pool.aclose()
+    arrived, ended, right = zip(*verdicts, strict=True)
+    mean_s = (sum(ended) - sum(arrived)) / num_responses
+    return max(ended) - max(arrived), sum(costs) / num_responses, mean_s, sum(right)
+
+
+def _print_arrival(pool: VerifierPool, *, responses: int, workers: int, arrive_s: float) -> bool:
+    """Judge on arrival and print the times; whether judging added little and was right."""
+    added_s, cost_s, mean_s, right = asyncio.run(judged_on_arrival(pool, num_responses=responses, arrive_s=arrive_s))
+    print(f"{responses} responses within {arrive_s:g} s, {1000 * cost_s:.1f} ms for each verdict, {workers} processes")
+    print(f"all of it after the last response would take at least {responses * cost_s / workers:.2f} s")
+    print(f"a verdict came {1000 * mean_s:.0f} ms after its response in the mean")
+    print(f"the last verdict came {added_s:.2f} s after the last response")
+    return added_s < _MAX_ADDED_S and right == responses
+
+
 def main(
     responses: Annotated[int, typer.Option(min=1, help="Responses, all judged at the same time.")] = 2048,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 8,
     replaced: Annotated[int, typer.Option(min=0, help="Responses on which the verifier ends its process.")] = 8,
+    arrive_s: Annotated[float | None, typer.Option(help="Time until the last response; none for all at once.")] = None,
+    asleep: Annotated[bool, typer.Option(help="Verdicts sleep instead of computing, with --arrive-s.")] = False,
 ) -> None:
     """Judge, and print times and memory."""
+    verifier = VERIFIER if arrive_s is None or asleep else BUSY_VERIFIER
     pool = VerifierPool(
-        ProcessSettings(verifiers=(VerifierSettings(VERIFIER),)),
+        ProcessSettings(verifiers=(VerifierSettings(verifier),)),
         num_workers=workers,
         timeout_s=30.0,
         start_timeout_s=60.0,
@@ -92,6 +151,8 @@ def main(
     try:
         pool.wait_for_first()
         print(f"first process ready after {time.monotonic() - since:.2f} s")
+        if arrive_s is not None:
+            sys.exit(not _print_arrival(pool, responses=responses, workers=workers, arrive_s=arrive_s))
         processes = psutil.Process().children(recursive=True)
         seconds, (silence, work), right = asyncio.run(judged(pool, num_responses=responses, num_replaced=replaced))
         memory = [each.memory_full_info().uss for each in processes if each.is_running()]

@@ -101,6 +101,7 @@ class RolloutBatch:
     group_ids: [n] int64, equal for samples of one prompt.
     rewards: [n] float32, finite.
     max_response_length: tokens; the stride of token ids, so that they are free of layout.
+    temperatures: [n] float32, at which each sample was drawn; None if all were drawn at the temperature of the run.
     """
 
     tokens: Tensor
@@ -111,6 +112,7 @@ class RolloutBatch:
     group_ids: Tensor
     rewards: Tensor
     max_response_length: int
+    temperatures: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class MicroBatch:
     cu_seqlens: [k + 1] int32, where packed sequences begin and end over all context-parallel ranks, padding included;
         None for one sequence a row.
     max_seqlen: positions of the longest sequence over all context-parallel ranks, padding included.
+    temperatures: [b, s] float32, of the sample at each position; None if all have the temperature of the run.
     """
 
     tokens: Tensor
@@ -138,6 +141,7 @@ class MicroBatch:
     loss_mask: Tensor
     cu_seqlens: Tensor | None
     max_seqlen: int
+    temperatures: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on another device.

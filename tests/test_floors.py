@@ -33,6 +33,7 @@ FLOORS = {
     "embedded_server": 5,
     "monitor": 5,
     "weight_sync": 6,
+    "evaluation": 6,
     "megatron": 6,
     "trainer": 7,
     "cli": 8,

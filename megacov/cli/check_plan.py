@@ -258,7 +258,7 @@ def _cluster(config: RunConfig) -> Cluster:
 def _batch(config: RunConfig) -> Batch:
     return Batch(
         prompts=config.rollout.prompts_per_step,
-        samples_per_prompt=config.rollout.samples_per_prompt,
+        samples_per_prompt=max(config.group_sizes),
         max_prompt_length=config.data.max_prompt_length,
         max_response_length=config.rollout.max_response_length,
         updates=config.batch.updates_per_rollout,

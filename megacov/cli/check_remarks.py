@@ -10,6 +10,9 @@ from megacov.cli.check_plan import RunPlan
 from megacov.cli.server_layout import longest_of, longest_served, servers_are_foreign, too_long
 from megacov.config import RunConfig, config_warnings
 from megacov.config.advice import prompts_repeat
+from megacov.data.files import find_files, local_path
+from megacov.data.rows import read_rows
+from megacov.errors import DataError
 from megacov.plan import ServerRequest
 from megacov.plan.servers import SGLANG_SPARE_TOKENS
 
@@ -53,17 +56,20 @@ def _context_remarks(plan: RunPlan, longest: int) -> Iterator[str]:
 
 
 def _data_remarks(config: RunConfig) -> Iterator[str]:
-    """Look at no more lines than a step has prompts; a file that is not here is not looked at."""
+    """Look at no more rows than a step has prompts; a file that is not here is not looked at."""
     enough = config.rollout.prompts_per_step + config.rollout.extra_prompts
-    try:
-        with config.data.path.open("rb") as lines:
-            num_prompts = sum(1 for _ in islice((line for line in lines if line.strip()), enough))
-    except OSError:
-        return
-    if num_prompts:
-        why = prompts_repeat(config, num_prompts)
-        if why is not None:
-            yield why
+    for place, source in enumerate(config.sources):
+        if any(local_path(path) is None for path in source.path):
+            continue
+        try:
+            rows = (row for file in find_files(source.path) for row in read_rows(file)[1])
+            num_prompts = sum(1 for _ in islice(rows, enough))
+        except (DataError, OSError):
+            continue
+        if num_prompts:
+            why = prompts_repeat(config, num_prompts, source=place)
+            if why is not None:
+                yield why
 
 
 def _server_remarks(plan: RunPlan, request: ServerRequest) -> Iterator[str]:

@@ -71,11 +71,12 @@ def _batch_table(plan: RunPlan) -> Table:
     config, batch, layout = plan.config, plan.batch_plan, plan.layout
 
     def rows() -> Iterator[tuple[str, str, str]]:
-        rollout = config.rollout
+        sizes = sorted(set(config.group_sizes))
+        samples = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         yield (
-            "rollout batch",
+            "rollout batch" if len(sizes) == 1 else "largest rollout batch",
             f"{batch.sequences:,} sequences",
-            f"{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} samples, {config.run.steps} times",
+            f"{config.rollout.prompts_per_step} prompts x {samples} samples, {config.run.steps} times",
         )
         yield (
             "mini-batch",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Literal
 
 from megacov.checkpoint.occupant import look_at_run_folder
@@ -20,12 +21,14 @@ from megacov.cli.server_layout import signal_lead_problem
 from megacov.config import RunConfig, config_warnings
 from megacov.config.loss_section import ImportedLoss
 from megacov.config.messages import show
+from megacov.data.files import find_files, local_path
 from megacov.errors import ConfigError, DataError, MegacovError
 from megacov.functions import split_function_name
 from megacov.plan import read_model_sizes
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.registry import MissingPackageError
 from megacov.rewards.settings import verifiers_of
+from megacov.trainer.prompts import paths_of
 
 Verb = Literal["check", "launch", "train", "resume"]
 Severity = Literal["impossible", "warning", "not looked at"]
@@ -114,21 +117,36 @@ def model_files_agree(subject: Subject) -> Iterator[Remark]:
 
 
 def prompts_are_there(subject: Subject) -> Iterator[Remark]:
-    """The file of prompts exists and is not empty."""
-    path = subject.config.data.path
-    if path.is_file() and os.access(path, os.R_OK):
-        if path.stat().st_size == 0:
-            yield Remark("impossible", f"data.path is {path}, which is empty.", DataError)
-        elif subject.verb == "check" and not subject.is_deep:
-            yield Remark(
-                "not looked at",
-                f"data.path {path}, the tokenizer and its chat template are opened by `megacov check --deep` only.",
-            )
-    elif subject.is_here or path.exists():
-        problem = "cannot be read: correct it" if path.exists() else "and there is no such file: correct data.path"
-        yield Remark("impossible", f"data.path is {path}, {problem}.", DataError)
-    else:
-        yield Remark("not looked at", f"data.path {path} is not on this machine.")
+    """The files of prompts exist and are not empty. Addresses of other file systems are not opened here."""
+    for setting, given in paths_of(subject.config):
+        path = local_path(given)
+        if path is not None:
+            yield from _is_there(subject, setting, path)
+        elif not subject.is_deep:
+            yield Remark("not looked at", f"{setting} {given} is not on this machine's disks.")
+
+
+def _is_there(subject: Subject, setting: str, path: Path) -> Iterator[Remark]:
+    is_missing = not path.exists()
+    if is_missing and not subject.is_here:
+        yield Remark("not looked at", f"{setting} {path} is not on this machine.")
+        return
+    try:
+        files = [Path(file.name) for file in find_files(path)]
+    except DataError as error:
+        problem = ", and there is no such file: correct data.path." if is_missing else f": {error}"
+        yield Remark("impossible", f"{setting} is {path}{problem}", DataError)
+        return
+    for file in files:
+        if not (file.is_file() and os.access(file, os.R_OK)):
+            yield Remark("impossible", f"{setting} is {file}, cannot be read: correct it.", DataError)
+        elif file.stat().st_size == 0:
+            yield Remark("impossible", f"{setting} is {file}, which is empty.", DataError)
+    if subject.verb == "check" and not subject.is_deep:
+        yield Remark(
+            "not looked at",
+            f"{setting} {path}, the tokenizer and its chat template are opened by `megacov check --deep` only.",
+        )
 
 
 def verifiers_have_names(subject: Subject) -> Iterator[Remark]:

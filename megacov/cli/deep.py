@@ -19,8 +19,10 @@ from typing import IO, Any
 
 from megacov import errors
 from megacov.cli.checks import Remark, Severity
+from megacov.cli.deep_check import WARNING, prompts_can_be_read
 from megacov.config import RunConfig
 from megacov.config.loss_section import ImportedLoss
+from megacov.errors import ConfigError
 from megacov.rewards.registry import loads_more
 from megacov.rewards.settings import verifiers_of
 
@@ -48,7 +50,7 @@ def look_deeper(config: RunConfig, *, same_python: bool = True, deadline_s: floa
         What is impossible, and what could not be looked at.
     """
     # os.path: what cannot be read is none, and the static checks have named it.
-    has_files = any(map(os.path.isfile, (config.model.path / "config.json", config.data.path)))
+    has_files = os.path.isfile(config.model.path / "config.json") or prompts_can_be_read(config)
     has_files = has_files or config.rollout.keys_file is not None
     parts = [*_plugins(config), *([_FILES] if has_files else [])]
     return _look(config, parts, same_python, deadline_s) if parts else []
@@ -94,7 +96,8 @@ def _collect(
         if "sentence" in report:
             is_elsewhere = report["is_missing"] and not same_python
             severity: Severity = "not looked at" if report["kind"] is None or is_elsewhere else "impossible"
-            kind = getattr(errors, report["kind"] or "ConfigError")
+            severity = "warning" if report["kind"] == WARNING else severity
+            kind = ConfigError if report["kind"] in (None, WARNING) else getattr(errors, report["kind"])
             found.append(Remark(severity, report["sentence"], kind))
     if not is_complete:
         complaints.seek(0)

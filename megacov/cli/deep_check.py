@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 
 from megacov.config import RunConfig
+from megacov.data.files import local_path
+from megacov.data.prompts import check_prompt_files
 from megacov.errors import ConfigError, MegacovError
 from megacov.launch.output import keep_output
 from megacov.launch.process import die_with_parent
@@ -21,6 +23,10 @@ from megacov.plan import read_model_sizes
 from megacov.rewards.answers import check_answers
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings, verifiers_of
+from megacov.trainer.prompts import columns_of, load_sources, paths_of
+
+WARNING = "warning"
+"""In place of the name of an error: the run is possible."""
 
 Look = tuple[str, Callable[[], object]]
 
@@ -48,13 +54,16 @@ def look(config: RunConfig, parts: Sequence[str]) -> Iterator[dict[str, object]]
 
     Yields:
         `looks_at` and its part before each look; then, if something was found, its sentence, the name of the error
-        (None if the look itself was impossible), and whether a module is missing; `ends` at last.
+        (None if the look itself was impossible, WARNING if the run is possible), and whether a module is missing;
+        `ends` at last.
     """
     for part in parts:
         for looks_at, action in _PARTS[part](config):
             yield {"looks_at": looks_at, "part": part}
             try:
-                action()
+                warning = action()
+                if isinstance(warning, str):
+                    yield {"sentence": warning, "kind": WARNING, "is_missing": False}
             except MegacovError as error:
                 is_missing = isinstance(error.__cause__, ImportError)
                 yield {"sentence": str(error), "kind": _public_name(error), "is_missing": is_missing}
@@ -88,44 +97,44 @@ def _check_loss(config: RunConfig) -> None:
 
 
 def _files(config: RunConfig) -> Iterator[Look]:
-    model, data = config.model.path, config.data.path
+    model = config.model.path
+    # Each setting once, with its paths.
+    settings = dict.fromkeys(setting for setting, _ in paths_of(config))
+    data = ", ".join(" ".join([each, *(path for name, path in paths_of(config) if name == each)]) for each in settings)
     if (model / "config.json").is_file():
-        yield f"the tokenizer in model.path {model}, with data.path {data}", lambda: _check_prompts(config)
-    elif data.is_file():
-        yield f"data.path {data}", lambda: _check_prompt_lines(config)
+        yield f"the tokenizer in model.path {model}, with {data}", lambda: _check_prompts(config)
+    elif prompts_can_be_read(config):
+        yield data, lambda: _check_prompt_lines(config)
     if config.rollout.keys_file is not None and config.rollout.keys_file.exists():
         yield f"rollout.keys_file {config.rollout.keys_file}", lambda: _check_keys(config)
 
 
-def _check_prompts(config: RunConfig) -> None:
-    from megacov.data import load_prompts, load_tokenizer
+def prompts_can_be_read(config: RunConfig) -> bool:
+    """Whether all local files of prompts are on this machine; addresses are tried."""
+    # os.path: what cannot be read is not there, and the static checks have named it.
+    return all(local_path(path) is None or os.path.exists(path) or "*" in path for _, path in paths_of(config))
+
+
+def _check_prompts(config: RunConfig) -> str | None:
+    """Returns a warning if prompts are left out."""
+    from megacov.data import load_tokenizer
     from megacov.data.encoding import apply_chat_template
 
     vocab_size, data = read_model_sizes(config.model.path / "config.json").vocab_size, config.data
     tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
-    if not data.path.is_file():
+    if not prompts_can_be_read(config):
         if data.chat_template:
-            apply_chat_template(["1 + 1 ="], tokenizer, data.chat_template_kwargs)
-        return
-    prompts = load_prompts(
-        data.path,
-        tokenizer,
-        vocab_size=vocab_size,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-        chat_template=data.chat_template,
-        chat_template_kwargs=data.chat_template_kwargs,
-        max_prompt_length=data.max_prompt_length,
-    )
+            apply_chat_template([[{"role": "user", "content": "1 + 1 ="}]], tokenizer, data.chat_template_kwargs)
+        return None
+    prompts = load_sources(config, tokenizer, vocab_size=vocab_size)
     with suppress(ConfigError):  # of a verifier that cannot be imported, which the look at it has found
-        check_answers(config, prompts, lambda index: f"{data.path}, prompt {index + 1}")
+        check_answers(config, prompts, prompts.place_of)
+    return " ".join(table.remark for table in prompts.tables if table.remark) or None
 
 
 def _check_prompt_lines(config: RunConfig) -> None:
-    from megacov.data.prompts import check_prompt_file
-
-    data = config.data
-    check_prompt_file(data.path, prompt_field=data.prompt_field, answer_field=data.answer_field)
+    for source in config.sources:
+        check_prompt_files(source.path, columns_of(source))
 
 
 def _check_keys(config: RunConfig) -> None:

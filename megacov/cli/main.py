@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import check, compare, doctor, export, launch, resume, schema, serve, status, train
+from megacov.cli import (
+    check,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    launch,
+    make_prompts,
+    resume,
+    schema,
+    serve,
+    status,
+    train,
+)
 from megacov.errors import MegacovError
 from megacov.launch.output import keep_output
 
@@ -24,10 +38,13 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(resume.resume)
 app.command()(serve.serve)
+app.command()(evaluate.evaluate)
 app.command()(export.export)
+app.command()(make_prompts.make_prompts)
 app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)
+app.command()(data.data)
 app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.command()(schema.schema)

@@ -16,6 +16,7 @@ from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_re
 from megacov.cli.deep import look_at_loss
 from megacov.cli.model_source import with_local_model
 from megacov.config import RunConfig, load_config
+from megacov.data.files import local_path
 from megacov.errors import ConfigError, DataError
 from megacov.launch import (
     PARENT_PID_VARIABLE,
@@ -27,6 +28,7 @@ from megacov.launch import (
 )
 from megacov.launch.output import keep_output
 from megacov.monitor.run_end import settle_end
+from megacov.trainer.prompts import paths_of
 
 # Seconds that ranks need beyond their own grace to close everything.
 _CLOSING_S = 10.0
@@ -106,5 +108,6 @@ def check_files(config: RunConfig) -> None:
     """
     if not (config.model.path / "config.json").is_file():
         raise DataError(f"model.path is {config.model.path}, which is not a model folder: it has no config.json.")
-    if not config.data.path.is_file():
-        raise DataError(f"data.path is {config.data.path}, and there is no such file: correct data.path.")
+    for setting, given in paths_of(config):
+        if (path := local_path(given)) is not None and not path.exists() and not any(sign in given for sign in "*?["):
+            raise DataError(f"{setting} is {path}, and there is no such file: correct data.path.")

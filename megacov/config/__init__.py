@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
-from megacov.config.load import dump_config, load_config, make_config
-from megacov.config.rules import check_experts, check_model
+from megacov.config.load import dump_config, load_config, make_config, make_data_config
+from megacov.config.model_split import check_experts, check_model
 from megacov.config.schema import RunConfig
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "editor_schema",
     "load_config",
     "make_config",
+    "make_data_config",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from megacov.config.cluster import ClusterSection
 from megacov.config.rules import Rule
 from megacov.config.schema import RunConfig
@@ -96,6 +98,19 @@ def stale_samples_are_corrected(config: RunConfig) -> str | None:
     )
 
 
+def over_sampled_prompts_run_at_once(config: RunConfig) -> str | None:
+    """Prompts that wait for others to end do not shorten a step."""
+    rollout = config.rollout
+    started = ceil(round(rollout.over_sample * rollout.prompts_per_step, 6))
+    if rollout.over_sample == 1 or rollout.max_concurrency >= started:
+        return None
+    return (
+        f"rollout.max_concurrency is {rollout.max_concurrency} and a step starts {started} prompts "
+        f"(rollout.over_sample {rollout.over_sample} x rollout.prompts_per_step {rollout.prompts_per_step}): some wait "
+        f"for others to end; set rollout.max_concurrency={started}."
+    )
+
+
 def memory_is_in_gib(config: RunConfig) -> str | None:
     """Tools such as nvidia-smi and sinfo show memory in MiB."""
     for name, largest in _LARGEST_GIB.items():
@@ -116,10 +131,28 @@ def bucket_is_in_bytes(config: RunConfig) -> str | None:
     return f"weight_sync.bucket_bytes is {size} bytes: if it was in MiB, set {size * 2**20}."
 
 
-def prompts_repeat(config: RunConfig, num_prompts: int) -> str | None:
-    """Why a step holds a prompt more than once; None if it does not. Not part of `ADVICE`, which sees no data."""
+def prompts_repeat(config: RunConfig, num_prompts: int, *, source: int = 0) -> str | None:
+    """Why a step holds a prompt more than once; None if it does not. Not part of `ADVICE`, which sees no data.
+
+    Args:
+        config: configuration of the run.
+        num_prompts: prompts of one source.
+        source: place of that source among those of the run.
+
+    Returns:
+        One sentence, or None.
+    """
     rollout = config.rollout
     wanted, extra = rollout.prompts_per_step + rollout.extra_prompts, ""
+    if len(config.sources) > 1:
+        own, share = config.sources[source], config.shares[source]
+        if num_prompts >= ceil(wanted * share - 1e-9):
+            return None
+        return (
+            f"source {own.name} of data.sources has {num_prompts} prompts and a share of {share:.3g} of the {wanted} "
+            "prompts of a step: each step holds some of its prompts several times; give more prompts, or lower its "
+            "weight."
+        )
     if rollout.extra_prompts:
         extra = f" + rollout.extra_prompts {rollout.extra_prompts}"
     if num_prompts >= wanted:
@@ -158,6 +191,7 @@ ADVICE: tuple[Rule, ...] = (
     min_lr_needs_a_decay,
     warmup_ends,
     stale_samples_are_corrected,
+    over_sampled_prompts_run_at_once,
     memory_is_in_gib,
     bucket_is_in_bytes,
     a_pause_in_place_is_shorter_than_the_watchdog,

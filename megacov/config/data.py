@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    StrictFloat,
+    StrictInt,
+    WithJsonSchema,
+    model_validator,
+)
 
+from megacov.config.curriculum import CurriculumSection
 from megacov.config.section import Section
 
 # Parameters of transformers' apply_chat_template that are no values of a template.
@@ -17,6 +27,22 @@ _NOT_OF_TEMPLATES = frozenset(
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
 
+
+def _listed(value: Any) -> Any:
+    return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
+
+
+_PATH_SCHEMA = {"type": "string", "minLength": 1}
+
+Paths = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    PlainSerializer(lambda paths: paths[0] if len(paths) == 1 else list(paths)),
+    WithJsonSchema({"anyOf": [_PATH_SCHEMA, {"type": "array", "items": _PATH_SCHEMA, "minItems": 1}]}),
+]
+"""One path or address, or a list of them; always a tuple once it is read."""
+
 AnswerFormat = Literal["plain", "gsm8k", "boxed"]
 
 
@@ -25,9 +51,9 @@ class DataSource(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the source, in metrics and messages."""
-    path: Path
-    """File of prompts."""
-    weight: StrictFloat = Field(1.0, gt=0)
+    path: Paths
+    """Files of prompts, as in data.path."""
+    weight: StrictFloat = Field(1.0, gt=0, le=1e6)
     """Share of the prompts drawn from this source, relative to the other sources' weights. [weight]"""
     prompt_field: str | None = Field(None, min_length=1)
     """Key of the question; dots lead into nested values."""
@@ -52,8 +78,9 @@ class DataSource(Section):
 class DataSection(Section):
     """Prompts."""
 
-    path: Path | None = None
-    """File of prompts; null where sources are given."""
+    path: Paths | None = None
+    """Files of prompts: a file, a folder, an address such as s3://bucket/key, or hf:org/name of a data set on the Hub;
+    or a list of them. Null where sources are given."""
     sources: tuple[DataSource, ...] = ()
     """Several sources in place of path, mixed by their weights."""
     prompt_field: str = Field("prompt", min_length=1)
@@ -68,12 +95,16 @@ class DataSection(Section):
     """Text around each question, which stands at {prompt}."""
     shuffle: bool = True
     """Draw prompts in a new random order in each epoch."""
+    curriculum: CurriculumSection | None = None
+    """Pass over prompts that are too easy or too hard by their running accuracy; null draws all."""
     chat_template: bool = True
     """Wrap each question in the tokenizer's chat template."""
     chat_template_kwargs: dict[str, JsonValue] = Field({})
     """Further values for the chat template, as in {enable_thinking: false}."""
     max_prompt_length: StrictInt = Field(2048, ge=1)
-    """Longest prompt; a longer one is an error. [tokens]"""
+    """Longest prompt, with the chat template. [tokens]"""
+    too_long: Literal["drop", "refuse"] = "drop"
+    """Leave longer prompts out, and print how many; or refuse the data."""
 
     @model_validator(mode="after")
     def _has_prompts(self) -> DataSection:
@@ -82,6 +113,20 @@ class DataSection(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"two sources have the same name: rename one of {', '.join(names)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_around_a_question_are_read(self) -> DataSection:
+        sections: list[tuple[str, DataSection | DataSource]] = [("", self)]
+        sections += [(f"sources[{place}].", source) for place, source in enumerate(self.sources)]
+        for name, section in sections:
+            if section.instruction is not None and "{prompt}" not in section.instruction:
+                raise ValueError(f"{name}instruction has no {{prompt}}, where the question stands: write it in.")
+            if section.system_prompt is not None and not self.chat_template:
+                raise ValueError(
+                    f"{name}system_prompt is set and chat_template is false, which knows no messages: write it into "
+                    "instruction, or set chat_template to true."
+                )
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,13 @@ def sections_in(field: FieldInfo) -> tuple[type[Section], ...]:
     return tuple(members(field).values())
 
 
+def sections_in_list(field: FieldInfo) -> tuple[type[Section], ...]:
+    """The class of a list's entries if they are sections, as in `data.sources`; else none."""
+    plain = value_type(field.annotation)
+    entry = get_args(plain)[0] if get_origin(plain) is tuple else None
+    return (entry,) if isinstance(entry, type) and issubclass(entry, Section) else ()
+
+
 def locate(root: type[Section], location: Sequence[Any]) -> Place:
     """Find the place that pydantic names.
 
@@ -72,8 +79,9 @@ def locate(root: type[Section], location: Sequence[Any]) -> Place:
         elif isinstance(key, int):
             path += f"[{key}]"
         else:
-            if field is not None and len(sections_in(field)) == 1:
-                section = sections_in(field)[0]
+            inner = () if field is None else sections_in(field) or sections_in_list(field)
+            if len(inner) == 1:
+                section = inner[0]
             path = f"{path}.{key}" if path else str(key)
             field = section.model_fields.get(str(key))
             names = members(field) if field is not None else {}

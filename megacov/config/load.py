@@ -80,6 +80,28 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def make_data_config(path: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """A configuration that says how to read prompts, for a command that does nothing else.
+
+    Args:
+        path: file, folder or address of the prompts.
+        overrides: settings of data, as in `load_config`.
+
+    Returns:
+        The configuration; no rule has looked at its other sections.
+
+    Raises:
+        ConfigError: as `make_config`.
+    """
+    rest = {"run": {"name": "data", "steps": 1}, "model": {"path": "."}, "rewards": {"verifier": "sum_pairs"}}
+    values = _merge({**rest, "data": {"path": path}}, _parse_overrides(overrides))
+    _refuse_nul(values)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(first_sentence(error, RunConfig)) from None
+
+
 def dump_config(config: RunConfig) -> str:
     """Write a configuration with every setting spelt out, as YAML that loads to an equal configuration."""
     return dump_yaml(config.model_dump(mode="json"))

@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from megacov.config.fields import UNION_KEY, Place, locate, members, sections_in, walk_values
+from megacov.config.data import Paths
+from megacov.config.fields import UNION_KEY, Place, locate, members, sections_in, sections_in_list, walk_values
 from megacov.config.section import Section, allows_none, value_type
 
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_PATHS = value_type(Paths)
 # If a required key is misspelt, it is missing as well, so the misspelling is reported first.
 _ORDER = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found", "missing")
 
@@ -59,6 +61,11 @@ def expected(field: FieldInfo) -> str:
     plain = value_type(field.annotation)
     if get_origin(plain) is Literal:
         text = join_names((str(choice) for choice in get_args(plain)), "or")
+    elif plain == _PATHS:
+        text = "a path or an address, or a list of them"
+    elif sections_in_list(field):
+        entry = sections_in_list(field)[0]
+        text = f"a list of sections with keys such as {', '.join(list(entry.model_fields)[:3])}"
     elif get_origin(plain) is tuple:
         text = "a list in brackets, such as [a, b]"
     elif get_origin(plain) is dict:
@@ -89,6 +96,8 @@ def _bounds(field: FieldInfo) -> list[str]:
 
 def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
     place, value = locate(root, detail["loc"]), detail["input"]
+    if not detail["loc"] and detail["type"] == "value_error":  # of a validator of the root itself
+        return str(detail["ctx"]["error"])
     if place.field is None:
         return _unknown_key(place, root)
     match detail["type"]:
@@ -112,6 +121,8 @@ def _sentence(detail: ErrorDetails, root: type[Section]) -> str:
 
 def _expected_item(field: FieldInfo, detail: ErrorDetails) -> str:
     """The form that an entry of a list must have, in words."""
+    if sections_in_list(field):
+        return f"a section with keys such as {', '.join(list(sections_in_list(field)[0].model_fields)[:3])}"
     annotation = value_type(field.annotation)
     item = value_type(get_args(annotation)[0]) if get_origin(annotation) is tuple else str
     least = detail.get("ctx", {}).get("ge")

@@ -44,6 +44,7 @@ FREE = frozenset(
         "rollout.host",
         "rollout.port",
         "rollout.num_threads",
+        "rollout.over_sample",
         "rollout.extra_prompts",
         "rollout.partial_after_s",
         "rollout.max_concurrency",
@@ -113,12 +114,20 @@ def _default(name: str) -> Any:
 
 
 def _is_free(name: str) -> bool:
+    section, _, rest = name.partition(".")
+    if section == "data" and rest.startswith("sources.") and ".verifier_arguments." not in rest:
+        return rest.endswith(".path")  # as data.path; a source's name may hold dots, so the setting is found at the end
     return any(name == free or name.startswith(f"{free}.") for free in FREE)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if prefix + key == "data.sources":
+            # By name, so that a contradiction names the source and its setting.
+            yield "data.sources", [source["name"] for source in value]
+            for source in value:
+                yield from _leaves({k: v for k, v in source.items() if k != "name"}, f"data.sources.{source['name']}.")
+        elif isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

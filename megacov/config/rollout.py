@@ -78,6 +78,8 @@ class RolloutSection(Section):
     """Drop groups whose rewards are all equal, and sample others in their place."""
     max_filter_rounds: StrictInt = Field(10, ge=1)
     """Largest number of further prompts that replace dropped groups, as a multiple of prompts_per_step. [rounds]"""
+    over_sample: StrictFloat = Field(1.0, ge=1)
+    """Prompts that a step starts at once, as a multiple of prompts_per_step; it aborts those not needed. [ratio]"""
     max_staleness: StrictInt = Field(0, ge=0)
     """Steps by which sampling weights may lag behind trained ones; above 0, both happen at once. [steps]"""
     extra_prompts: StrictInt = Field(0, ge=0)

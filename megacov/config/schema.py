@@ -206,27 +206,65 @@ class RunConfig(Section):
         return parallel.tensor * parallel.pipeline * parallel.context * parallel.data
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the prompts that each source gives; they add up to 1."""
+        weights = [source.weight for source in self.sources]
+        return tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        """Sampling temperature of each source; None where all are sampled at `temperature`."""
+        temperatures = tuple(source.temperature or self.rollout.temperature for source in self.sources)
+        return temperatures if len(set(temperatures)) > 1 else None
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature of all sources, or that of the rollout where they differ."""
+        own = self.sources[0].temperature
+        return self.rollout.temperature if self.temperatures is not None or own is None else own
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Responses to a prompt of each source. [sequences]"""
+        return tuple(source.samples_per_prompt or self.rollout.samples_per_prompt for source in self.sources)
+
+    @property
+    def mean_group_size(self) -> float:
+        """Responses to a prompt, over all sources by their weights. [sequences]"""
+        if len(set(self.group_sizes)) == 1:
+            return float(self.group_sizes[0])
+        return sum(share * size for share, size in zip(self.shares, self.group_sizes, strict=True))
+
+    @property
     def sequences_per_step(self) -> int:
-        """Sequences of one rollout batch."""
-        return self.rollout.prompts_per_step * self.rollout.samples_per_prompt
+        """Sequences of one rollout batch; the most that it can have where sources differ in their group size."""
+        return self.rollout.prompts_per_step * max(self.group_sizes)
 
     @property
     def sequences_per_update(self) -> int:
-        """Sequences of one optimizer step, over all ranks."""
-        return self.sequences_per_step // self.batch.updates_per_rollout
+        """Sequences of one optimizer step, over all ranks; their mean where sources differ in their group size."""
+        return int(self.rollout.prompts_per_step * self.mean_group_size) // self.batch.updates_per_rollout
+
+    @property
+    def fewest_sequences_per_update(self) -> int:
+        """Sequences of one optimizer step, over all ranks, if every prompt has the smallest group."""
+        return self.rollout.prompts_per_step * min(self.group_sizes) // self.batch.updates_per_rollout
 
     @property
     def group_multiple(self) -> int:
-        """Number that divides the groups of a smaller rollout batch, so that its optimizer steps have equal sizes."""
-        updates = self.batch.updates_per_rollout
-        return updates // gcd(updates, self.rollout.samples_per_prompt)
+        """Number that divides the groups of a smaller rollout batch, so that its optimizer steps have equal sizes.
+
+        It is 1 where sources differ in their group size: sizes of optimizer steps then differ by one sequence.
+        """
+        updates, sizes = self.batch.updates_per_rollout, set(self.group_sizes)
+        return updates // gcd(updates, *sizes) if len(sizes) == 1 else 1
 
     @property
     def fewest_groups(self) -> int:
         """Smallest rollout batch that has work for every data-parallel rank in every optimizer step. [groups]"""
         sequences_per_rank = 2 if self.algorithm.selection.scope == "micro_batch" else 1
         sequences = self.batch.updates_per_rollout * self.parallel.data * sequences_per_rank
-        groups = ceil(sequences / self.rollout.samples_per_prompt)
+        groups = ceil(sequences / min(self.group_sizes))
         return ceil(groups / self.group_multiple) * self.group_multiple
 
     @property

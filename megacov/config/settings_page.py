@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from megacov.config.fields import members, sections_in
+from megacov.config.fields import members, sections_in, sections_in_list
 from megacov.config.messages import expected, show
 from megacov.config.schema import RunConfig
 from megacov.config.section import Section
@@ -38,7 +38,7 @@ def _sections(section: type[Section], *, prefix: str) -> Iterator[str]:
         for name, inner in forms.items():
             yield from _section(f"{prefix}{key}", inner, form=name)
         if not forms:
-            for inner in sections_in(field):
+            for inner in sections_in(field) or sections_in_list(field):
                 yield from _section(f"{prefix}{key}", inner, form="")
 
 

@@ -105,4 +105,5 @@ def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: Seq
         loss_mask=batch.loss_mask[of_sample, response_position],
         cu_seqlens=torch.tensor(boundaries, dtype=torch.int32) if layout.packed else None,
         max_seqlen=max(padded),
+        temperatures=None if batch.temperatures is None else batch.temperatures[ids[sequence]].view(shape),
     )

@@ -27,7 +27,12 @@ def _is_overlong(sample: Sample) -> bool:
 
 
 def build_rollout_batch(
-    samples: Sequence[Sample], *, max_response_length: int, mask_overlong: bool = False
+    samples: Sequence[Sample],
+    *,
+    max_response_length: int,
+    mask_overlong: bool = False,
+    penalties: Sequence[float] | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> RolloutBatch:
     """Put judged samples into tensors. Every response token is a loss token; an empty completion has none.
 
@@ -36,6 +41,8 @@ def build_rollout_batch(
         max_response_length: limit of a response and stride of token ids. [tokens]
         mask_overlong: whether responses that a length limit cut have no loss token, as in DAPO's overlong filtering
             (arXiv 2503.14476); their rewards stay.
+        penalties: what each sample's reward is lowered by; None for nothing.
+        temperatures: sampling temperature of each source of prompts; None if all have that of the run.
 
     Returns:
         The batch, on the CPU.
@@ -65,6 +72,7 @@ def build_rollout_batch(
         ids = sample.prompt.token_ids + sample.completion.token_ids
         tokens[i, : len(ids)] = torch.tensor(ids)
         rollout_log_probs[i, : len(sample.completion.log_probs)] = torch.tensor(sample.completion.log_probs)
+    rewards = [each.reward - less for each, less in zip(samples, penalties or [0.0] * len(samples), strict=True)]
     return RolloutBatch(
         tokens=tokens,
         prompt_lengths=prompt_lengths,
@@ -72,8 +80,11 @@ def build_rollout_batch(
         loss_mask=(torch.arange(longest) < response_lengths[:, None]) & carries_loss[:, None],
         rollout_log_probs=rollout_log_probs,
         group_ids=torch.tensor([sample.group for sample in samples]),
-        rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float32),
+        rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
+        temperatures=(
+            None if temperatures is None else torch.tensor([temperatures[sample.prompt.source] for sample in samples])
+        ),
     )
 
 

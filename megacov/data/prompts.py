@@ -1,160 +1,201 @@
-"""Reads prompts from a file of JSON lines and tokenizes them."""
+"""Reads prompts from files and tokenizes them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from megacov.config.messages import show
-from megacov.data.encoding import apply_chat_template, encode_plain
+from megacov.data.columns import Columns, Messages
+from megacov.data.encoding import Encoder
+from megacov.data.files import DataFile, Paths, find_files
+from megacov.data.prompt_table import PromptTable
+from megacov.data.rows import RowError, read_rows
 from megacov.errors import DataError
-from megacov.json_text import JsonError, parse_json
-from megacov.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_BATCH_ROWS = 1024
+_BATCH_CHARACTERS = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    line: int
-    text: str
+class Record:
+    """A row that has been read. `row` holds all of its values, if they are wanted."""
+
+    number: int
+    messages: Messages
     answer: str
-    row: dict[str, Any] | None
+    row: dict[str, Any] | None = None
 
 
 def load_prompts(
-    path: str | Path,
+    path: Paths,
     tokenizer: PreTrainedTokenizerBase,
     *,
     vocab_size: int,
     prompt_field: str = "prompt",
     answer_field: str = "answer",
+    answer_format: str = "plain",
+    system_prompt: str | None = None,
+    instruction: str | None = None,
     chat_template: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     max_prompt_length: int | None = None,
+    too_long: Literal["drop", "refuse"] = "drop",
     keep_rows: bool = False,
-) -> list[Prompt]:
-    """Read prompts from a file with one JSON object per line; blank lines are skipped.
+    source: int = 0,
+    first_index: int = 0,
+) -> PromptTable:
+    """Read prompts from files of JSON lines, JSON lists or Parquet, and tokenize them batch by batch.
 
     Args:
-        path: UTF-8 file.
+        path: files, folders and addresses, as `find_files` takes them.
         tokenizer: tokenizer of the model.
         vocab_size: rows of the model's embedding; every token id must be smaller.
-        prompt_field: field with the text of the prompt.
-        answer_field: field with the answer for the verifier, a text or a number.
-        chat_template: whether to wrap the text as a user's message in the tokenizer's chat template.
+        prompt_field: field with the prompt, a text or a list of chat messages; dots lead into nested values.
+        answer_field: field with the answer for the verifier, a text or a number; dots lead into nested values.
+        answer_format: form of the answer: "plain", "gsm8k" or "boxed".
+        system_prompt: message of the system before each question that has none.
+        instruction: text around each question, which stands at {prompt}.
+        chat_template: whether to wrap messages in the tokenizer's chat template.
         chat_template_kwargs: further values for that template, by name.
         max_prompt_length: largest number of tokens in a prompt; None for no limit.
-        keep_rows: whether each prompt carries the whole object of its line.
+        too_long: whether longer prompts are left out, or refused.
+        keep_rows: whether each prompt carries its whole row.
+        source: place of the source among those of the run.
+        first_index: index of the first prompt.
 
     Returns:
-        The prompts in the order of the file, numbered from 0. A prompt's text is the one its tokens encode.
+        The prompts in the order of the files. A prompt's text is the one its tokens encode.
 
     Raises:
-        DataError: if the file cannot be read, a line is not a JSON object with both fields, a prompt is empty or
-            longer than allowed, or a token is outside the model's vocabulary.
+        DataError: a file cannot be read, a row is broken, or prompts or tokens do not fit the limit or the vocabulary.
     """
-    records = _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=keep_rows)
-    texts = [record.text for record in records]
-    encoded: list[list[int]]
-    if chat_template:
-        texts = apply_chat_template(texts, tokenizer, chat_template_kwargs or {})
-        # A chat template already puts special tokens into the text.
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    else:
-        encoded = encode_plain(texts, tokenizer)
-    _check_token_ids(path, records, encoded, vocab_size=vocab_size)
-    _check_lengths(path, records, encoded, max_prompt_length=max_prompt_length)
-    return [
-        Prompt(
-            index=index,
-            text=text,
-            token_ids=tuple(token_ids),
-            answer=record.answer,
-            row=record.row,
-        )
-        for index, (text, token_ids, record) in enumerate(zip(texts, encoded, records, strict=True))
-    ]
+    columns = Columns(prompt_field, answer_field, answer_format, system_prompt, instruction)
+    encoder = Encoder(tokenizer, chat_template=chat_template, arguments=chat_template_kwargs)
+    table = PromptTable(source=source, first_index=first_index, keeps_rows=keep_rows)
+    lengths = _Lengths(max_prompt_length)
+    for file in find_files(path):
+        word, records = read_records(file, columns, keep_rows=keep_rows)
+        table.begin_file(file.name, word)
+        for batch in _batches(records):
+            texts, encoded = encoder.encode([record.messages for record in batch])
+            for record, text, token_ids in zip(batch, texts, encoded, strict=True):
+                place = f"{file.name}, {word} {record.number}"
+                _check_token_ids(place, text, token_ids, vocab_size=vocab_size)
+                if lengths.fits(len(token_ids), place):
+                    table.append(text, token_ids, record.answer, number=record.number, row=record.row)
+    encoder.print_remarks()
+    table.remark = lengths.remark(may_drop=too_long == "drop" and len(table) > 0)
+    return table
 
 
-def check_prompt_file(path: str | Path, *, prompt_field: str, answer_field: str) -> None:
-    """Read a file of prompts without a tokenizer; raises DataError as `load_prompts` does."""
-    _read_records(path, prompt_field=prompt_field, answer_field=answer_field, keep_rows=False)
+def check_prompt_files(path: Paths, columns: Columns) -> None:
+    """Read files of prompts without a tokenizer; raises DataError as `load_prompts` does."""
+    for file in find_files(path):
+        for _ in read_records(file, columns, keep_rows=False)[1]:
+            pass
 
 
-def _read_records(path: str | Path, *, prompt_field: str, answer_field: str, keep_rows: bool) -> list[_Record]:
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError as error:
-        raise DataError(f"There is no prompt file {path}; correct data.path.") from error
-    except OSError as error:
-        raise DataError(f"The prompt file {path} cannot be read ({error.strerror}); correct data.path.") from error
-    records = [
-        _parse_line(line, path, number, prompt_field=prompt_field, answer_field=answer_field, keep_row=keep_rows)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not records:
-        raise DataError(f"The prompt file {path} is empty; data.path needs a file with one JSON object a line.")
-    return records
+def read_records(file: DataFile, columns: Columns, *, keep_rows: bool) -> tuple[str, Iterator[Record]]:
+    """Read the records of a file.
+
+    Args:
+        file: the file.
+        columns: fields of question and answer.
+        keep_rows: whether each record holds its whole row.
+
+    Returns:
+        What a row is called in messages, and the records.
+
+    Raises:
+        DataError: the file cannot be read or is empty, or rows are broken; the first is named, and the others counted,
+            once all records have been taken.
+    """
+    word, rows = read_rows(file, None if keep_rows else columns.fields)
+    return word, _records(file, word, rows, columns, keep_rows=keep_rows)
 
 
-def _parse_line(
-    line: bytes, path: str | Path, number: int, *, prompt_field: str, answer_field: str, keep_row: bool
-) -> _Record:
-    try:
-        values = parse_json(line, allows_nan=True)  # in fields that only a verifier may read
-    except JsonError as error:
-        raise DataError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line.") from error
-    if not isinstance(values, dict):
+def _records(file: DataFile, word: str, rows: Any, columns: Columns, *, keep_rows: bool) -> Iterator[Record]:
+    num_rows = num_broken = 0
+    first = ""
+    for number, values in rows:
+        num_rows += 1
+        try:
+            if isinstance(values, RowError):
+                raise values
+            messages, answer = columns.read(values)
+        except RowError as error:
+            first = first or f"{file.name}, {word} {number}{error}"
+            num_broken += 1
+            continue
+        if not num_broken:
+            yield Record(number, messages, answer, values if keep_rows else None)
+    if not num_rows:
         raise DataError(
-            f"{path}, line {number} is a JSON {type(values).__name__}; write an object "
-            f'such as {{"{prompt_field}": ..., "{answer_field}": ...}}.'
+            f"The prompt file {file.name} is empty; data.path needs files with one JSON object a line, a JSON list, or "
+            "Parquet."
         )
-    for key, field in (("data.prompt_field", prompt_field), ("data.answer_field", answer_field)):
-        if field not in values:
-            found = show(", ".join(sorted(values)))[1:-1] or "no field"
-            raise DataError(f"{path}, line {number} has no field {field!r} but {found}; correct the line or {key}.")
-    text, answer = values[prompt_field], values[answer_field]
-    if not isinstance(text, str) or not text.strip():
-        found = "is empty" if text == "" or isinstance(text, str) else f"is a {type(text).__name__}"
-        raise DataError(f"{path}, line {number}: the prompt in field {prompt_field!r} {found}; it must be a text.")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+    if num_broken > 1:
+        more = "one more row is" if num_broken == 2 else f"{num_broken - 1} more rows are"
+        first = f"{first.removesuffix('.')}; {more} broken, and `megacov data` lists them."
+    if num_broken:
+        raise DataError(first)
+
+
+class _Lengths:
+    """Counts prompts that are too long."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit, self.num_too_long, self.longest, self._num, self._first = limit, 0, 0, 0, ""
+
+    def fits(self, length: int, place: str) -> bool:
+        self._num += 1
+        self.longest = max(self.longest, length)
+        if self._limit is None or length <= self._limit:
+            return True
+        self.num_too_long += 1
+        self._first = self._first or place
+        return False
+
+    def remark(self, *, may_drop: bool) -> str:
+        """Print and return the sentence about the prompts that were left out, if there are any, or refuse them."""
+        if not self.num_too_long:
+            return ""
+        sentence = (
+            f"{self.num_too_long} of {self._num} prompts have more than data.max_prompt_length = {self._limit} tokens, "
+            f"the first in {self._first}, and the longest has {self.longest}; "
+        )
+        if not may_drop:
+            raise DataError(f"{sentence}raise it to {self.longest} or remove them.")
+        sentence += f"{self.num_too_long} are left out."
+        print(f"megacov: {sentence}", flush=True)
+        return sentence
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Batches that bound the memory of their tokens, also where prompts are long."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += sum(len(message["content"]) for message in record.messages)
+        if len(batch) == _BATCH_ROWS or size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _check_token_ids(place: str, text: str, token_ids: list[int], *, vocab_size: int) -> None:
+    if not token_ids:
+        raise DataError(f"{place}: the prompt {show(text)} has no token; remove the row.")
+    largest = max(token_ids)
+    if largest >= vocab_size:
         raise DataError(
-            f"{path}, line {number}: the answer in field {answer_field!r} is a {type(answer).__name__}; "
-            "it must be a text or a number."
+            f"{place}: the tokenizer gives token id {largest}, outside the model's vocabulary of {vocab_size}; use the "
+            "tokenizer that belongs to the model."
         )
-    if isinstance(answer, float) and not math.isfinite(answer):
-        raise DataError(f"{path}, line {number}: the answer in field {answer_field!r} is {answer}, which is no answer.")
-    return _Record(line=number, text=text, answer=str(answer), row=values if keep_row else None)
-
-
-def _check_token_ids(path: str | Path, records: list[_Record], encoded: list[list[int]], *, vocab_size: int) -> None:
-    for record, token_ids in zip(records, encoded, strict=True):
-        if not token_ids:
-            raise DataError(
-                f"{path}, line {record.line}: the prompt {show(record.text)} has no token; remove the line."
-            )
-        largest = max(token_ids)
-        if largest >= vocab_size:
-            raise DataError(
-                f"{path}, line {record.line}: the tokenizer gives token id {largest}, outside the model's vocabulary "
-                f"of {vocab_size}; use the tokenizer that belongs to the model."
-            )
-
-
-def _check_lengths(
-    path: str | Path, records: list[_Record], encoded: list[list[int]], *, max_prompt_length: int | None
-) -> None:
-    lengths = [len(token_ids) for token_ids in encoded]
-    if max_prompt_length is None or max(lengths) <= max_prompt_length:
-        return
-    too_long = [record.line for record, length in zip(records, lengths, strict=True) if length > max_prompt_length]
-    raise DataError(
-        f"{path}: {len(too_long)} of {len(records)} prompts have more than data.max_prompt_length = "
-        f"{max_prompt_length} tokens, the first on line {too_long[0]}; raise it to {max(lengths)} or remove them."
-    )

@@ -28,8 +28,8 @@ TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
 class TokenStatistics:
     """Log-probs and entropy of the response tokens of one micro-batch, detached.
 
-    log_probs: [t] float32 at the rollout temperature.
-    entropy: [t] float32 nats at the rollout temperature.
+    log_probs: [t] float32 at the temperature of each token's sample.
+    entropy: [t] float32 nats at the same temperature.
     entropy_t1: [t] float32 nats at temperature 1; None unless requested.
     """
 
@@ -44,7 +44,7 @@ class LogitsReader:
 
     tp_group: ranks that hold the other vocabulary shards.
     vocab_size: size of the real vocabulary; ids from there on are padding.
-    temperature: rollout temperature.
+    temperature: rollout temperature, of micro-batches without temperatures of their own.
     """
 
     tp_group: Any
@@ -52,7 +52,7 @@ class LogitsReader:
     temperature: float
 
     def read(
-        self, logits: Tensor, micro_batch: MicroBatch, *, temperature: float, entropy_grad: bool
+        self, logits: Tensor, micro_batch: MicroBatch, *, entropy_grad: bool, temperature: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-prob and entropy of the response tokens.
 
@@ -62,17 +62,20 @@ class LogitsReader:
         Args:
             logits: [b, s, v/tp] float.
             micro_batch: source of the targets and of the positions that predict response tokens.
-            temperature: divisor of the logits.
             entropy_grad: whether entropy carries a gradient.
+            temperature: divisor of the logits; None for that at which each sample was drawn.
 
         Returns:
             log_probs [t] and entropy [t], float32.
         """
+        divisor: float | Tensor | None = temperature
+        if divisor is None:
+            divisor = self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
         log_probs, entropy = vocab_parallel_log_probs_and_entropy(
             logits,
             micro_batch.targets,
             tp_group=self.tp_group,
-            temperature=temperature,
+            temperature=divisor,
             entropy_grad=entropy_grad,
             vocab_size=self.vocab_size,
         )
@@ -83,10 +86,11 @@ def _statistics(
     reader: LogitsReader, with_entropy_t1: bool, micro_batch: MicroBatch, logits: Tensor, **kwargs: Any
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
-    log_probs, entropy = read(temperature=reader.temperature)
+    log_probs, entropy = read()
     if not with_entropy_t1:
         return TokenStatistics(log_probs, entropy, None)
-    return TokenStatistics(log_probs, entropy, entropy if reader.temperature == 1.0 else read(temperature=1.0)[1])
+    is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
+    return TokenStatistics(log_probs, entropy, entropy if is_at_t1 else read(temperature=1.0)[1])
 
 
 def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
@@ -151,8 +155,8 @@ def forward_only(
         chunks: the virtual stages of this rank.
         micro_batches: one or more micro-batches of this data-parallel rank.
         reader: temperature, vocabulary and group.
-        with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless the
-            rollout temperature is 1.
+        with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless all
+            samples were drawn at 1.
 
     Returns:
         One record per micro-batch on the last pipeline stage, an empty list on the others.
@@ -193,7 +197,7 @@ def forward_backward(
     """
 
     def read(micro_batch: MicroBatch, logits: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return reader.read(logits, micro_batch, temperature=reader.temperature, entropy_grad=entropy_grad)
+        return reader.read(logits, micro_batch, entropy_grad=entropy_grad)
 
     def loss(index: int, micro_batch: MicroBatch, values: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, LossOutput]:
         output = token_loss(index, *values)

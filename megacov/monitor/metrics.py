@@ -142,6 +142,11 @@ def reward_metrics(
     _, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
     right, wrong = (values >= best_reward).double(), (values <= worst_reward).double()
     num_right, num_wrong = (values.new_zeros(len(sizes)).index_add(0, group, hits) for hits in (right, wrong))
+    largest, smallest = (
+        values.new_zeros(len(sizes)).scatter_reduce(0, group, values, kind, include_self=False)
+        for kind in ("amax", "amin")
+    )
+    are_equal = largest == smallest
     return {
         "reward/mean": values.mean().item(),
         "reward/std": values.std(correction=0).item(),
@@ -149,6 +154,7 @@ def reward_metrics(
         "reward/max": values.max().item(),
         "reward/all_right_groups": (num_right == sizes).double().mean().item(),
         "reward/all_wrong_groups": (num_wrong == sizes).double().mean().item(),
+        "reward/equal_groups": (are_equal & (num_right == 0) & (num_wrong == 0)).double().mean().item(),
     }
 
 

@@ -6,34 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
+from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
+from megacov.monitor.tag import Tag
 from megacov.monitor.tag_sections import HEAD, SECTIONS
 from megacov.types import VERIFIER_FAILURES
-
-Denominator = Literal["tokens", "sequences", "groups", "none"]
-Kind = Literal["scalar", "histogram", "text"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """One metric.
-
-    name: `section/metric`, as TensorBoard shows it.
-    meaning: one sentence, or a few.
-    unit: unit of the value; "share" is a fraction in [0, 1].
-    denominator: what the value is a mean over; "none" for sums, extremes and settings.
-    kind: how TensorBoard stores it.
-    """
-
-    name: str
-    meaning: str
-    unit: str
-    denominator: Denominator
-    kind: Kind = "scalar"
-
 
 _QUADRANTS = {
     "pos_adv_high_lp": "advantage > 0 and a log-prob at or above the mean",
@@ -149,6 +127,8 @@ _TABLE = (
     Tag("reward/max", "Highest reward.", "reward", "none"),
     Tag("reward/all_right_groups", "Groups in which every reward is 1 or more.", "share", "groups"),
     Tag("reward/all_wrong_groups", "Groups in which every reward is 0 or less.", "share", "groups"),
+    Tag("reward/overlong_penalty", "Mean that long responses lose; no other tag contains it.", "reward", "sequences"),
+    Tag("reward/equal_groups", "Groups in which all rewards are one value between 0 and 1.", "share", "groups"),
     Tag("reward/verifier_failed", "Responses without a verdict; they score 0.", "share", "sequences"),
     *(Tag(f"reward/verifier_{kind}", meaning, "responses", "none") for kind, meaning in VERIFIER_FAILURES.items()),
     Tag("rollout/length_mean", "Mean length of the responses.", "tokens", "sequences"),
@@ -185,7 +165,7 @@ _TABLE = (
     Tag("rollout/dropped_groups", "Groups dropped because all their rewards are equal.", "groups", "none"),
     Tag(
         "rollout/refill_rounds",
-        "Further prompts that replaced dropped groups, divided by the groups that the step started with; at most "
+        "Prompts beyond those wanted that dropped groups made necessary, divided by those wanted; at most "
         "`rollout.max_filter_rounds`.",
         "rounds",
         "none",
@@ -204,6 +184,7 @@ _TABLE = (
     ),
     Tag("rollout/empty", "Judged responses without a token.", "responses", "none"),
     Tag("rollout/overlong_masked", "Truncated responses that carry no loss.", "responses", "none"),
+    *OVER_SAMPLING_TAGS,
     Tag("rollout/groups", "Groups trained on.", "groups", "none"),
     Tag("rollout/carried", "Responses, begun or finished, that are left for the next step.", "responses", "none"),
     Tag(
@@ -225,6 +206,7 @@ _TABLE = (
         "tokens",
     ),
     Tag("rollout/version_lag_max", "Largest lag of any token.", "versions", "none"),
+    *CURRICULUM_TAGS,
     Tag("perf/step_s", "The whole step, except saving a checkpoint and writing logs.", "s", "none"),
     Tag("perf/rollout_s", "Waiting for the samples and rewards, and handing them to all ranks.", "s", "none"),
     Tag("perf/verifier_wait_s", "Mean time that a response waited for a free process.", "s", "sequences"),

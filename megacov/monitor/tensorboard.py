@@ -13,7 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
 from megacov.monitor.event_files import cut_event_files
-from megacov.monitor.tags import TAGS, Kind, Tag
+from megacov.monitor.tag import Kind, Tag
+from megacov.monitor.tags import TAGS
 
 if TYPE_CHECKING:
     from types import TracebackType

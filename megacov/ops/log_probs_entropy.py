@@ -36,7 +36,7 @@ def vocab_parallel_log_probs_and_entropy(
     targets: Tensor,
     *,
     tp_group: ProcessGroup | None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     entropy_grad: bool = False,
     vocab_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,8 @@ def vocab_parallel_log_probs_and_entropy(
             No copy is made if the leading dimensions can be viewed as one.
         targets: [...] int64, global vocabulary ids, equal on all tp ranks.
         tp_group: ranks that hold the shards of the vocabulary, in order; None if it is not sharded.
-        temperature: positive divisor of the logits.
+        temperature: positive divisor of the logits; one for all, or [...] float32 with one for each position, equal on
+            all tp ranks and read only.
         entropy_grad: whether a gradient flows through the entropy.
         vocab_size: entries without padding; ids from there on have probability 0 and gradient 0. None for no padding.
 
@@ -66,16 +67,25 @@ def vocab_parallel_log_probs_and_entropy(
     Raises:
         ValueError: if shapes or dtypes do not fit, the temperature is not positive, the shards cannot hold
             vocab_size entries, or a target is outside the vocabulary. Targets are not checked on a GPU, because
-            that would wait for the device; such a target's log-prob is NaN there.
+            that would wait for the device; such a target's log-prob is NaN there. Nor are single temperatures.
     """
     _check_arguments(vocab_parallel_logits, targets, temperature)
     vocab = VocabRange.of_shard(vocab_parallel_logits.shape[-1], tp_group=tp_group, vocab_size=vocab_size)
     if targets.device.type == "cpu":
         _check_targets(targets, vocab.vocab_size)
+    inverse_temperature = _inverse(temperature, vocab_parallel_logits)
     log_probs, entropy = _LogProbsAndEntropy.apply(
-        vocab_parallel_logits, targets, vocab, 1.0 / temperature, entropy_grad, tp_group
+        vocab_parallel_logits, targets, vocab, inverse_temperature, entropy_grad, tp_group
     )
     return log_probs, entropy
+
+
+def _inverse(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
+    """1 / temperature: a number, or [t] in the compute dtype."""
+    if not isinstance(temperature, torch.Tensor):
+        return 1.0 / temperature
+    # Rounded once, as a number is where it meets float32, so that equal temperatures give the same bits in both forms.
+    return temperature.detach().double().reciprocal().to(compute_dtype(logits.dtype)).reshape(-1)
 
 
 class _LogProbsAndEntropy(torch.autograd.Function):
@@ -85,7 +95,7 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         logits: Tensor,
         targets: Tensor,
         vocab: VocabRange,
-        inverse_temperature: float,
+        inverse_temperature: float | Tensor,
         entropy_grad: bool,
         tp_group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
@@ -129,7 +139,9 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         return grad_logits, None, None, None, None, None
 
 
-def _shard_statistics(logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float) -> Tensor:
+def _shard_statistics(
+    logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float | Tensor
+) -> Tensor:
     """[t, 4]: four numbers for each row of this shard [t, v/tp], from which all ranks compute the results.
 
     With m the largest logit and s_v = (logit_v - m) / temperature, both over the real entries of the shard:
@@ -151,7 +163,7 @@ def _shard_statistics(logits: Tensor, targets: Tensor, vocab: VocabRange, invers
         block = _widen(logits[rows], out=shifted)
         # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
         maximum = block.amax(1, keepdim=True).clamp_(min=lowest)
-        _shift(block, maximum, inverse_temperature, out=shifted).clamp_(min=_LOWEST_SHIFT)
+        _shift(block, maximum, _of_rows(inverse_temperature, rows), out=shifted).clamp_(min=_LOWEST_SHIFT)
         torch.exp(shifted, out=exp)
         statistics[rows, _MAXIMUM] = maximum.squeeze(1)
         statistics[rows, _SUM_EXP] = exp.sum(1)
@@ -159,7 +171,7 @@ def _shard_statistics(logits: Tensor, targets: Tensor, vocab: VocabRange, invers
     return statistics
 
 
-def _combine(statistics: Tensor, inverse_temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _combine(statistics: Tensor, inverse_temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Global statistics of each row from those of all shards [tp, t, 4]: maximum, sum_exp, log_probs, entropy."""
     maxima, sums, weighted, target_logits = statistics.unbind(-1)
     maximum = maxima.amax(0)
@@ -190,7 +202,7 @@ def _gradient_coefficients(
     entropy: Tensor,
     grad_log_probs: Tensor,
     grad_entropy: Tensor | None,
-    inverse_temperature: float,
+    inverse_temperature: float | Tensor,
 ) -> _GradientCoefficients:
     """Factors constant over a row in d lp / d z_v = [v is target] - p_v and d H / d z_v = -p_v (log p_v + H).
 
@@ -213,7 +225,7 @@ def _write_gradient(
     targets: Tensor,
     coefficients: _GradientCoefficients,
     vocab: VocabRange,
-    inverse_temperature: float,
+    inverse_temperature: float | Tensor,
 ) -> None:
     """Overwrite grad_logits [t, v/tp], which may be uninitialised, with the gradient of this shard."""
     grad_logits[:, vocab.num_valid :] = 0
@@ -224,7 +236,7 @@ def _write_gradient(
     logits, grad_logits = logits[:, : vocab.num_valid], grad_logits[:, : vocab.num_valid]
     for rows, gradient, exp in row_blocks(logits):
         block = _widen(logits[rows], out=gradient)
-        _shift(block, coefficients.maximum[rows], inverse_temperature, out=gradient)
+        _shift(block, coefficients.maximum[rows], _of_rows(inverse_temperature, rows), out=gradient)
         if coefficients.slope is None:
             gradient.exp_().mul_(coefficients.constant[rows])
         else:
@@ -240,13 +252,22 @@ def _widen(block: Tensor, *, out: Tensor) -> Tensor:
     return block if block.dtype == out.dtype else out.copy_(block)
 
 
-def _shift(block: Tensor, maximum: Tensor, inverse_temperature: float, *, out: Tensor) -> Tensor:
+def _shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
     """(block - maximum) / temperature; block and out may be the same memory."""
     torch.sub(block, maximum, out=out)
-    return out if inverse_temperature == 1.0 else out.mul_(inverse_temperature)
+    if isinstance(inverse_temperature, float) and inverse_temperature == 1.0:
+        return out
+    return out.mul_(inverse_temperature)
 
 
-def _check_arguments(logits: Tensor, targets: Tensor, temperature: float) -> None:
+def _of_rows(inverse_temperature: float | Tensor, rows: slice) -> float | Tensor:
+    """The factor of a block of rows: a number, or [rows, 1]."""
+    if isinstance(inverse_temperature, torch.Tensor):
+        return inverse_temperature[rows].unsqueeze(1)
+    return inverse_temperature
+
+
+def _check_arguments(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> None:
     if not logits.is_floating_point() or logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(
             f"logits are {logits.dtype} {tuple(logits.shape)}, but must be float [..., v/tp] with v/tp > 0"
@@ -256,8 +277,17 @@ def _check_arguments(logits: Tensor, targets: Tensor, temperature: float) -> Non
             f"targets are {targets.dtype} {tuple(targets.shape)}, "
             f"but logits {tuple(logits.shape)} need int64 {tuple(logits.shape[:-1])}"
         )
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if isinstance(temperature, torch.Tensor):
+        _check_temperatures(temperature, targets)
+    elif not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature is {temperature}, but must be positive and finite")
+
+
+def _check_temperatures(temperatures: Tensor, targets: Tensor) -> None:
+    if not temperatures.is_floating_point() or temperatures.shape != targets.shape:
+        raise ValueError(f"temperatures {tuple(temperatures.shape)} are no floats for targets {tuple(targets.shape)}")
+    if temperatures.device.type == "cpu" and not ((temperatures > 0) & temperatures.isfinite()).all():
+        raise ValueError("a temperature is not positive and finite")
 
 
 def _check_targets(targets: Tensor, vocab_size: int) -> None:

@@ -16,6 +16,7 @@ from megacov.plan.layout import Layout
 class Batch:
     """Sizes that a configuration sets.
 
+    samples_per_prompt: the most, where sources differ in them.
     updates: optimizer steps that share a rollout batch.
     steps: rollout batches of the run.
     micro_batch_tokens: most positions of a forward pass; a sequence that is longer has a pass of its own.
@@ -57,9 +58,9 @@ class BatchPlan:
 
 
 def plan_batch(batch: Batch, layout: Layout) -> BatchPlan:
-    """Follow a rollout batch down to one forward pass. The number of updates must divide the number of sequences."""
+    """Follow a rollout batch down to one forward pass."""
     sequences = batch.prompts * batch.samples_per_prompt
-    per_update = sequences // batch.updates
+    per_update = -(-sequences // batch.updates)
     per_rank = -(-per_update // layout.data)
     unpadded = batch.max_prompt_length + batch.max_response_length
     # SequenceLayout pads so that the zigzag gets 2 x CP equal chunks and sequence parallelism gets TP equal parts.

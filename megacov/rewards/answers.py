@@ -151,6 +151,5 @@ def check_answers(config: RunConfig, prompts: Iterable[Prompt], place_of: Callab
 
 def _bad_answer(settings: VerifierSettings, place: str, reason: str, *, num_others: int) -> DataError:
     others = f" (and {num_others} more)" if num_others else ""
-    return DataError(
-        f"{place}{others}: {reason.rstrip('.')}; correct the answer, or {settings.setting} {settings.name}."
-    )
+    reason = reason.rstrip(".").removesuffix("; correct it")
+    return DataError(f"{place}{others}: {reason}; correct the answer, or {settings.setting} {settings.name}.")

@@ -50,7 +50,7 @@ class Caller:
             result = self._verifier(*positional, **keywords, **self._arguments)
             if inspect.isawaitable(result):
                 result = self._wait(result)
-            return _classify(result)
+            return classify(result)
         except BaseException as error:  # noqa: BLE001 - a verifier may raise SystemExit, CancelledError or anything else
             if not isinstance(error, Exception):
                 self._runner = None  # its event loop was left in an unknown state
@@ -67,7 +67,8 @@ class Caller:
         return self._runner.run(wait())
 
 
-def _classify(result: Any) -> Outcome:
+def classify(result: Any) -> Outcome:
+    """The outcome of a call that returned something."""
     # Types say whether a value is a number: NumPy's and torch's scalars, Decimal and Fraction are, text is not.
     if not hasattr(type(result), "__float__") and not hasattr(type(result), "__index__"):
         return Outcome(0.0, "not_a_number", f"returned {_shortened(_repr(result))}, which is not a number")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from megacov.rewards.registry import Verifier, find_verifier, missing_package
+from megacov.errors import ConfigError
+from megacov.rewards.registry import MissingPackageError, Verifier, find_verifier, missing_package
 from megacov.rewards.settings import VerifierSettings
 from megacov.rewards.signature import Wanted, wanted_values
 
@@ -50,12 +52,8 @@ class LoadedVerifier:
         settings, prepare = self.settings, getattr(self.function, "prepare", None)
         if prepare is None:
             return self
-        try:
+        with _explained(settings):
             judges = call_attribute(prepare, settings.arguments)
-        except ModuleNotFoundError as error:
-            if ":" in settings.name:
-                raise
-            raise missing_package(error, settings.name, setting=settings.setting) from error
         if judges is None:
             return self
         wanted = wanted_values(judges, settings.name, setting=settings.setting)
@@ -85,8 +83,24 @@ def load_verifier(settings: VerifierSettings) -> LoadedVerifier:
     )
     check = getattr(function, "check_arguments", None)
     if check is not None:
-        call_attribute(check, settings.arguments)
+        with _explained(settings):
+            call_attribute(check, settings.arguments)
     return LoadedVerifier(settings, function, function, wanted, settings.arguments)
+
+
+@contextmanager
+def _explained(settings: VerifierSettings) -> Iterator[None]:
+    """Put the path of the arguments before what a verifier finds in them, and name a package that is missing."""
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"{settings.arguments_setting}: {error}") from error
+    except ModuleNotFoundError as error:
+        if ":" in settings.name:
+            raise
+        raise missing_package(error, settings.name, setting=settings.setting) from error
 
 
 def call_attribute(function: Callable[..., Any], arguments: Mapping[str, Any], *values: Any) -> Any:

@@ -4,7 +4,8 @@ A verifier is a function `fn(text, answer, ...) -> float`, or an async one. Mega
 `megacov/rewards/verifiers/`, whose keyword-only parameters with defaults are the verifier's arguments. Any verifier may
 have these attributes, all of them functions that get those arguments that they have parameters for:
 
-- `check_arguments(**arguments)`: raises ConfigError if arguments do not fit together. It is quick and imports little.
+- `check_arguments(**arguments)`: raises ConfigError if an argument cannot be used. The sentence begins with the name of
+  the argument; the path of the setting is put before it. It is quick and imports little.
 - `check_answer(answer, **arguments)`: raises DataError if an answer of the data cannot be judged against.
 - `prepare(**arguments)`: called once in each process before the first verdict, to import and load what takes time. If
   it returns a function, that one judges in place of the verifier: it gets text, answer and values by name, but no

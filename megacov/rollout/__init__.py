@@ -16,7 +16,7 @@ from megacov.rollout.fleet.sglang_server import SglangServer
 from megacov.rollout.sampling.carried import CarriedGroup, DecodeTokens, dump_carried, load_carried
 from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
 from megacov.rollout.sampling.partial import PartialRollouts
-from megacov.rollout.sampling.prompt_sampler import PromptSampler, Verifier
+from megacov.rollout.sampling.prompt_sampler import GroupSettings, PromptSampler, Verifier
 from megacov.rollout.sampling.sampler import Sampler
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "EmbeddedServer",
     "Fleet",
     "GenerateRequest",
+    "GroupSettings",
     "Member",
     "Membership",
     "PartialRollouts",

@@ -20,6 +20,7 @@ from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
 from megacov.monitor.run_end import NotedEnd
+from megacov.monitor.source_metrics import source_tags
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
@@ -34,7 +35,7 @@ from megacov.trainer.run_folder import find_run_folder, open_run_folder
 from megacov.trainer.saving.about_run import describe_run, layout_of
 from megacov.trainer.saving.checkpointing import Checkpointer, SaveSettings
 from megacov.trainer.saving.continuation import find_accepted_checkpoint
-from megacov.trainer.saving.restore import read_carried, restore
+from megacov.trainer.saving.restore import read_rollout_state, restore
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
 
@@ -114,12 +115,12 @@ class Run:
             RewardError: raised inside, on all ranks.
             WeightSyncError: raised inside, on all ranks.
         """
-        before, carried = replace(self.state), self.rollout.carried
+        before, rollout_state = replace(self.state), self.rollout.state
         try:
             yield
         except (RolloutError, RewardError, WeightSyncError) as error:
             if self.config.checkpoint.every > 0:
-                self.rollout.carried = carried
+                self.rollout.state = rollout_state
                 with suppress(CheckpointError):  # the first error counts, and the checkpointer has reported this one
                     self.checkpointer.save_now(self.policy, before)
                     resume = f"`megacov resume {self.checkpointer.run_folder}`"
@@ -145,7 +146,7 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
         groups,
         settings,
         adam,
-        temperature=config.rollout.temperature,
+        temperature=config.temperature,
         with_reference=config.algorithm.ref_kl_coef > 0,
     )
 
@@ -187,12 +188,12 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
         rollout = RolloutExchange(groups, worker)
         if worker is not None and good is not None:
-            worker.carried = read_carried(good)
+            worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         writer = status = None
         if progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
-            tags = metric_tags(algorithm.loss.metrics)
+            tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
             writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
@@ -204,7 +205,7 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             groups,
             settings,
             about_run=about_run,
-            carried=lambda: rollout.carried,
+            rollout_state=lambda: rollout.state,
             last_saved=last_saved,
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )

@@ -23,7 +23,7 @@ def first_step_warning(config: RunConfig, metrics: Mapping[str, float], *, step:
     """
     if step > _FIRST_STEPS or "rollout/length_mean" not in metrics:
         return None
-    sequences = metrics["rollout/groups"] * config.rollout.samples_per_prompt
+    sequences = metrics["rollout/groups"] * config.mean_group_size
     tokens = tokens_in_scope(config, metrics["rollout/length_mean"] * sequences)
     why = why_too_few(config, tokens, at_most=False)
     return None if why is None else f"step {step}: {why}"

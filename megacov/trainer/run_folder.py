@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -11,6 +12,7 @@ from pathlib import Path
 from megacov.checkpoint.lock import RunLock
 from megacov.checkpoint.occupant import look_at_run_folder
 from megacov.config import RunConfig, dump_config
+from megacov.data.files import local_path
 from megacov.errors import CheckpointError, DataError
 from megacov.files import write_atomically
 from megacov.types import Sample
@@ -102,7 +104,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     keys = {
         "run": ("directory",),
         "model": ("path", "config_file"),
-        "data": ("path",),
         "rollout": ("addresses_file", "keys_file"),
         "weight_sync": ("directory",),
     }
@@ -111,10 +112,26 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         before = getattr(config, section)
         paths = {name: getattr(before, name) for name in names}
         changed[section] = before.model_copy(update={name: path and path.absolute() for name, path in paths.items()})
+    data = config.data
+    sources = tuple(each.model_copy(update={"path": _absolute(each.path)}) for each in data.sources)
+    path = None if data.path is None else _absolute(data.path)
+    changed["data"] = data.model_copy(update={"path": path, "sources": sources})
     return config.model_copy(update=changed)
 
 
-def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]], *, step: int, version: int) -> None:
+def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
+    """Absolute paths; addresses stay as they are."""
+    return tuple(path if local_path(path) is None else os.path.abspath(path) for path in paths)
+
+
+def write_samples(
+    folder: Path,
+    samples: Sequence[tuple[Sample, Sequence[str]]],
+    *,
+    step: int,
+    version: int,
+    sources: Sequence[str] = (),
+) -> None:
     """Write some responses of a step to a file for readers, one JSON object per line.
 
     Args:
@@ -122,6 +139,7 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
         samples: judged responses, each with what is notable about it.
         step: step that trains on them, from 1.
         version: version of the weights in training.
+        sources: names of the sources; each line has the name of its own if there are several.
 
     Raises:
         DataError: writing fails.
@@ -129,7 +147,8 @@ def write_samples(folder: Path, samples: Sequence[tuple[Sample, Sequence[str]]],
     path = folder / "samples" / f"step_{step:06d}.jsonl"
     lines = [
         json.dumps(
-            {
+            ({"source": sources[sample.prompt.source]} if len(sources) > 1 else {})
+            | {
                 "prompt": sample.prompt.text,
                 "response": sample.completion.text,
                 "answer": sample.prompt.answer,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megacov.data.curriculum import PromptAccuracies
+from megacov.rollout import CarriedGroup
+
 
 @dataclass
 class TrainState:
@@ -29,3 +32,15 @@ class TrainState:
         """Count a finished step with its optimizer steps."""
         self.step += 1
         self.update += num_updates
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """What the next rollout batch continues from, beside the data position. It is on rank 0 alone.
+
+    carried: groups that the last collected batch of partial rollouts left unfinished.
+    accuracies: running accuracy of each prompt; None without a curriculum.
+    """
+
+    carried: tuple[CarriedGroup, ...] = ()
+    accuracies: PromptAccuracies | None = None

@@ -47,12 +47,21 @@ LOSS_LAYOUTS = [
 ]
 
 
+# Samples drawn at two temperatures, with one algorithm.
+MIXED_LAYOUTS = [
+    Layout(tensor=2, sequence=True, context=2, tokens=SOME, packed=True, mixed=True),
+    Layout(pipeline=2, virtual=2, data=2, tokens=ALL, mixed=True),
+]
+
+
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[str, Difference]]:
     def names_of(layout: Layout) -> list[str]:
+        if layout.mixed:
+            return ["kl_cov"]
         return [*GLOBAL_ALGORITHMS, *(LOSS_ALGORITHMS if layout in LOSS_LAYOUTS else ())]
 
-    return run_layouts(LAYOUTS, tmp_path_factory.mktemp("models"), names_of)
+    return run_layouts([*LAYOUTS, *MIXED_LAYOUTS], tmp_path_factory.mktemp("models"), names_of)
 
 
 @pytest.mark.dist
@@ -61,6 +70,16 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[s
 def test_every_layout_makes_the_same_update(differences, layout: Layout, name: str) -> None:
     difference = differences[layout][name]
     # Otherwise the selection below would match only by luck.
+    assert not difference.is_near_tied
+    assert difference.selected > 10
+    assert difference.mismatches == 0
+    assert difference.worst < TOLERANCE, difference.relative
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("layout", MIXED_LAYOUTS, ids=str)
+def test_every_layout_reads_each_sample_at_its_own_temperature(differences, layout: Layout) -> None:
+    difference = differences[layout]["kl_cov"]
     assert not difference.is_near_tied
     assert difference.selected > 10
     assert difference.mismatches == 0

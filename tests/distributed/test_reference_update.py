@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from megacov.trainer.clock import StepClock
 from megacov.trainer.step import run_updates
+from megacov.types import RolloutBatch
 from tests.support import reference_update
 from tests.support.policies import (
     GRPO,
@@ -31,8 +34,16 @@ REFERENCE = {
 LAYOUTS = {"alone": (1, 1, 1, 16, 2), "sharded": (2, 2, 1, 16, 2), "idle_replicas": (4, 1, 1, 8, 4)}
 
 
-def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int, num_updates: int) -> dict:
+def _make_batch(folder: Path, num_samples: int) -> RolloutBatch:
+    """The same samples for both models; those of the tied one were drawn at two temperatures."""
     batch = make_rollout_batch(num_samples, seed=2)
+    if folder == TINY_POLICY:
+        return batch
+    return replace(batch, temperatures=torch.tensor([0.6, 1.3]).repeat(num_samples // 2))
+
+
+def _train(folder: str, name: str, tensor: int, pipeline: int, num_samples: int, num_updates: int) -> dict:
+    batch = _make_batch(Path(folder), num_samples)
     with laid_out_policy(tensor, pipeline, path=Path(folder), with_reference=True) as policy:
         updates = prepare_mini_batches(policy, batch, ALGORITHMS[name], step_settings(policy, num_updates=num_updates))
         outcomes = run_updates(policy, updates, ALGORITHMS[name], clock=StepClock())
@@ -67,7 +78,7 @@ def test_updates_equal_a_float64_reference(trained, folders: dict[str, Path], mo
     layout, results = trained
     found = results[(model, name)]
     _, _, _, num_samples, num_updates = LAYOUTS[layout]
-    batch = make_rollout_batch(num_samples, seed=2)
+    batch = _make_batch(folders[model], num_samples)
     weights, norms = reference_update.train(folders[model], batch, num_updates=num_updates, **REFERENCE[name])
     assert found["grad_norms"] == pytest.approx(norms, rel=2e-5)
     assert _largest_difference(found["weights"], weights) < 5e-7

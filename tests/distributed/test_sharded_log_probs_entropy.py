@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +27,14 @@ class Case:
     entropy_grad: bool = False
     shape: tuple[int, ...] = (3, 5)
     bad_target: bool = False
+    by_position: bool = False
+
+    @property
+    def temperatures(self) -> float | torch.Tensor:
+        """The temperature, or one for each position that ranges from it to four times as much."""
+        if not self.by_position:
+            return self.temperature
+        return torch.linspace(1, 4, math.prod(self.shape)).view(self.shape) * self.temperature
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Whole logits, targets and the loss weights of both results; equal in every process."""
@@ -48,6 +57,10 @@ CASES = [
         for entropy_grad in (False, True)
     ),
     Case(dtype=torch.float64, temperature=0.6, vocab_size=41, entropy_grad=True),
+    *(
+        Case(dtype=dtype, temperature=0.4, vocab_size=41, entropy_grad=True, by_position=True)
+        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    ),
     Case(shape=(1,)),
     Case(shape=(4, 0), entropy_grad=True),
 ]
@@ -64,7 +77,7 @@ def _run(case: Case) -> dict:
             shard,
             targets,
             tp_group=group,
-            temperature=case.temperature,
+            temperature=case.temperatures,
             entropy_grad=case.entropy_grad,
             vocab_size=case.vocab_size,
         )
@@ -91,7 +104,7 @@ def test_equals_unsharded_float64(results, index):
     logits, targets, log_prob_weights, entropy_weights = case.inputs()
     leaf = logits.double().requires_grad_()
     log_probs, entropy = reference.log_probs_and_entropy(
-        leaf, targets, temperature=case.temperature, vocab_size=case.vocab_size
+        leaf, targets, temperature=case.temperatures, vocab_size=case.vocab_size
     )
     (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
 

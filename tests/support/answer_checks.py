@@ -38,7 +38,7 @@ def prepares(text: str, answer: str, finish_reason: str = "stop", *, word: str =
 
 def _check_arguments(word: str = "no") -> None:
     if not word:
-        raise ConfigError("rewards.arguments: word is empty.")
+        raise ConfigError("word is empty.")
 
 
 def _prepare(word: str = "no") -> Callable[..., float]:

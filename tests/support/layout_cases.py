@@ -45,7 +45,10 @@ ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
 
 @dataclass(frozen=True)
 class Layout:
-    """How training is laid over ranks and micro-batches. `tokens` are those of a micro-batch, at most."""
+    """How training is laid over ranks and micro-batches. `tokens` are those of a micro-batch, at most.
+
+    mixed: samples are drawn at two temperatures.
+    """
 
     tensor: int = 1
     sequence: bool = False
@@ -58,11 +61,12 @@ class Layout:
     recompute: str = "none"
     tied: bool = False
     dtype: str = "float32"
+    mixed: bool = False
 
     @property
     def reference(self) -> Layout:
         """One rank that holds everything in one padded micro-batch."""
-        return Layout(tied=self.tied, dtype=self.dtype)
+        return Layout(tied=self.tied, dtype=self.dtype, mixed=self.mixed)
 
     @property
     def num_ranks(self) -> int:
@@ -76,7 +80,7 @@ class Layout:
         if self.sequence:
             parts.insert(1, "SP")
         micro_batches = {ONE_SEQUENCE: "one sequence", SOME: f"{SOME} tokens", ALL: "all"}[self.tokens]
-        extras = [name for name in ("tied", "recompute") if getattr(self, name) not in (False, "none")]
+        extras = [name for name in ("tied", "mixed", "recompute") if getattr(self, name) not in (False, "none")]
         extras += ["bfloat16"] if self.dtype == "bfloat16" else []
         return ", ".join([" ".join(parts) or "1 rank", micro_batches, "packed" if self.packed else "padded", *extras])
 
@@ -144,7 +148,10 @@ def train(layout: Layout, folder: str, names: Sequence[str]) -> dict[str, dict[s
 def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str, Any]:
     """The updates of the batch by one algorithm. Returns what this rank knows of the result."""
     settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
-    updates = prepare_mini_batches(policy, make_batch(), algorithm, settings)
+    batch = make_batch()
+    if layout.mixed:
+        batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6]).repeat_interleave(4))
+    updates = prepare_mini_batches(policy, batch, algorithm, settings)
     outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     result = {
         "weights": dict(policy.hf_weights()),

@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 def log_probs_and_entropy(
-    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, vocab_size: int | None = None
+    logits: Tensor, targets: Tensor, *, temperature: float | Tensor = 1.0, vocab_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """log softmax(z)_target and -sum p log p with z = logits / temperature over the first vocab_size entries."""
+    if isinstance(temperature, Tensor):
+        temperature = temperature.double().unsqueeze(-1)
     log_p = torch.log_softmax(logits.double()[..., :vocab_size] / temperature, -1)
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), torch.special.entr(log_p.exp()).sum(-1)
 

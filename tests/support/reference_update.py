@@ -19,7 +19,8 @@ def _tokens(model: nn.Module, batch: RolloutBatch, samples: range) -> tuple[Tens
         prompt, response = int(batch.prompt_lengths[i]), int(batch.response_lengths[i])
         ids = batch.tokens[i, : prompt + response]
         logits = model(ids[None]).logits[0, prompt - 1 : prompt + response - 1]
-        log_probs, entropy = log_probs_and_entropy(logits, ids[prompt:], temperature=TEMPERATURE)
+        temperature = TEMPERATURE if batch.temperatures is None else float(batch.temperatures[i])
+        log_probs, entropy = log_probs_and_entropy(logits, ids[prompt:], temperature=temperature)
         keep = batch.loss_mask[i, :response]
         positions = torch.arange(response)[keep]
         found.append((log_probs[keep], entropy[keep], torch.full_like(positions, i), positions))

@@ -33,6 +33,11 @@ def length(text: str, answer: str) -> float:
     return float(len(text))
 
 
+def odd_length(text: str, answer: str) -> float:
+    """A reward that differs within most groups of an untrained policy, but not in all."""
+    return float(len(text) % 2)
+
+
 def one(text: str, answer: str) -> float:
     """A reward that teaches nothing."""
     return 1.0
@@ -72,4 +77,12 @@ def takes_its_time(text: str, answer: str) -> float:
     if text == "exit":
         os._exit(0)
     time.sleep(float(text))
+    return float(answer)
+
+
+def takes_cpu_time(text: str, answer: str) -> float:
+    """Take as many seconds of CPU time as the response says."""
+    end = time.thread_time() + float(text)
+    while time.thread_time() < end:
+        pass
     return float(answer)

@@ -51,6 +51,9 @@ class Batch:
 
     partial: how the batch may leave completions unfinished; None if it must be whole.
     oldest: oldest weight version that may still be trained on, in partial rollouts.
+    kept, dropped: judged groups that are part of the batch; in a whole batch in the order of the data.
+    num_first: groups of a batch in which none is dropped, without those that are over-sampled.
+    num_judged_kept: judged groups that filtering keeps, part of the batch or not.
     """
 
     call: SamplingCall
@@ -60,7 +63,12 @@ class Batch:
     kept: list[tuple[GrowingGroup, JudgedGroup]] = field(default_factory=list)
     dropped: list[tuple[GrowingGroup, JudgedGroup]] = field(default_factory=list)
     num_started: int = 0
+    num_carried: int = 0
+    num_first: int = 0
+    num_judged_kept: int = 0
     is_over: bool = False
+    _waiting: dict[int, tuple[GrowingGroup, JudgedGroup, bool]] = field(default_factory=dict)
+    _num_settled: int = 0
     _ended: asyncio.Queue[asyncio.Task[JudgedGroup | None]] = field(default_factory=asyncio.Queue)
 
     def add(self, carried: CarriedGroup, *, num_completions: int) -> GrowingGroup:
@@ -92,6 +100,35 @@ class Batch:
         assert judged is not None, "work ends without verdicts only once the batch is over"
         return group, judged
 
+    def settle(self, group: GrowingGroup, judged: JudgedGroup, *, is_kept: bool, num_groups: int) -> None:
+        """Make a judged group part of the batch, in a whole batch only once all groups before it are.
+
+        Args:
+            group: the group's place.
+            judged: its verdicts.
+            is_kept: whether filtering keeps it.
+            num_groups: groups wanted; a whole batch takes nothing beyond the last of them.
+        """
+        self.num_judged_kept += is_kept
+        if self.partial is not None:
+            self._settle(group, judged, is_kept=is_kept)
+            return
+        self._waiting[group.number] = (group, judged, is_kept)
+        while len(self.kept) < num_groups and self._num_settled in self._waiting:
+            group, judged, is_kept = self._waiting.pop(self._num_settled)
+            self._settle(group, judged, is_kept=is_kept)
+
+    def _settle(self, group: GrowingGroup, judged: JudgedGroup, *, is_kept: bool) -> None:
+        judged.count(self.call.report)
+        (self.kept if is_kept else self.dropped).append((group, judged))
+        self._num_settled += 1
+
+    def count_refills(self, num_prompts: int) -> None:
+        """Count how many of so many prompts were needed because groups were dropped."""
+        report = self.call.report
+        report.refills = max(0, num_prompts - self.num_first)
+        report.refill_rounds = report.refills / max(1, self.num_first)
+
     def extend(self, group: GrowingGroup, copy: int, rest: Completion, *, stop: tuple[str, ...]) -> None:
         """Join a server's answer to a piece; in a whole batch, an aborted answer is dropped."""
         report, is_aborted = self.call.report, rest.finish_reason == "abort"
@@ -112,8 +149,11 @@ class Batch:
         dropped = [judged for _, judged in sorted(self.dropped, key=lambda pair: pair[0].number)]
         report.dropped_groups = len(dropped)
         if self.partial is None:
-            kept = sorted(self.kept, key=lambda pair: pair[0].number)
-            return number_groups([judged for _, judged in kept], dropped, report)
+            self.count_refills(self._num_settled)
+            report.aborted_groups, report.unused_groups = len(self.tasks), len(self._waiting)
+            kept = [judged for _, judged in self.kept]
+            return number_groups(kept, dropped, report, num_prompts=self._num_settled)
+        self.count_refills(self.num_started)
         # num_groups itself is always a usable number.
         num_used = min(num_groups, self.partial.usable(len(self.kept)))
         # Shuffle: in start or finish order, the first update would get all carried, or all short, completions.
@@ -123,4 +163,5 @@ class Batch:
         left = [*(group for group, _ in self.kept[num_used:]), *self.tasks.values()]
         carried = [CarriedGroup(group.prompt, tuple(group.pieces)) for group in left]
         report.carried = sum(piece != NOT_BEGUN for group in carried for piece in group.completions)
-        return number_groups([judged for _, judged in used], dropped, report, carried)
+        num_prompts = self.num_started - self.num_carried
+        return number_groups([judged for _, judged in used], dropped, report, carried, num_prompts=num_prompts)

@@ -19,11 +19,14 @@ class SamplingReport:
     """
 
     retries: int = 0  # of HTTP calls
-    refills: int = 0  # further prompts that replaced dropped groups
-    refill_rounds: float = 0.0  # refills, divided by the number of groups that the batch started with
+    refills: int = 0  # prompts beyond the groups wanted, of which each stands for a dropped group
+    refill_rounds: float = 0.0  # refills, divided by the number of groups wanted
     dropped_groups: int = 0
-    all_right_groups: int = 0  # every reward equal, and above 0
-    all_wrong_groups: int = 0  # every reward equal, and not above 0
+    all_right_groups: int = 0  # every reward equal, and 1 or more
+    all_wrong_groups: int = 0  # every reward equal, and 0 or less
+    equal_groups: int = 0  # every reward equal, and between 0 and 1
+    aborted_groups: int = 0  # over-sampled, and given up when the batch was complete
+    unused_groups: int = 0  # over-sampled, and judged in vain
     aborted: int = 0
     wrong_version: int = 0
     truncated: int = 0  # ended by the length limit
@@ -39,12 +42,14 @@ class SampledGroups:
 
     dropped: samples of the groups that dynamic filtering left out, numbered after the kept groups.
     carried: groups left for the next batch of partial rollouts.
+    num_prompts: prompts that the batch used up, counted from the source's first; it may have begun more.
     """
 
     samples: list[Sample]
     dropped: list[Sample]
     report: SamplingReport
     carried: tuple[CarriedGroup, ...] = ()
+    num_prompts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,10 @@ class JudgedGroup:
         report.truncated += sum(completion.finish_reason == "length" for completion in self.completions)
         report.empty += sum(not completion.token_ids for completion in self.completions)
         if self.verdicts and not self.rewards_differ:
-            report.all_right_groups += self.rewards[0] > 0
-            report.all_wrong_groups += self.rewards[0] <= 0
+            reward = self.rewards[0]
+            report.all_right_groups += reward >= 1
+            report.all_wrong_groups += reward <= 0
+            report.equal_groups += 0 < reward < 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +104,8 @@ class SamplingCall:
     on_group: Callable[[], None] | None
     slots: asyncio.Semaphore
 
-    def count(self, group: JudgedGroup) -> None:
-        """Count a judged group in the report and for the progress bar."""
-        group.count(self.report)
+    def show(self) -> None:
+        """Count a judged group for the progress bar."""
         if self.on_group is not None:
             self.on_group()
 
@@ -116,6 +122,8 @@ def number_groups(
     dropped: Sequence[JudgedGroup],
     report: SamplingReport,
     carried: Iterable[CarriedGroup] = (),
+    *,
+    num_prompts: int,
 ) -> SampledGroups:
     """Number the groups, kept ones first.
 
@@ -124,6 +132,7 @@ def number_groups(
         dropped: groups that dynamic filtering left out.
         report: counts of the call.
         carried: groups left for the next batch.
+        num_prompts: prompts that the batch used up.
 
     Returns:
         The samples of all groups.
@@ -134,4 +143,5 @@ def number_groups(
         dropped=[sample for samples in numbered[len(kept) :] for sample in samples],
         report=report,
         carried=tuple(carried),
+        num_prompts=num_prompts,
     )

@@ -20,6 +20,14 @@ Verifier = Callable[[Prompt, Completion], Awaitable[Verdict]]
 _LARGEST_REWARD = 3.4e38  # of float32, in which rewards travel
 
 
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """How many completions a prompt gets, and their temperature."""
+
+    num_samples: int
+    temperature: float
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class PromptSampler:
     """How completions are sampled and judged. Use it within the clients' event loop.
@@ -28,17 +36,20 @@ class PromptSampler:
     verify: awaited for each completion, all completions of a group at once; cancelled where the batch ends without it.
     samples_per_prompt: completions in a group.
     max_response_length: longest completion. [tokens]
+    by_source: settings of each source's prompts, in place of `samples_per_prompt` and `temperature`; empty if all are
+        sampled alike.
     temperature, top_p, top_k, stop, stop_token_ids: how tokens are drawn and completions ended.
     max_concurrency: largest number of prompts that are generated at a time.
     max_resamples: further requests for a prompt whose completions were aborted or came from other weights.
     filter_groups: whether groups whose rewards are all equal are dropped and replaced by further prompts.
-    max_filter_rounds: largest number of further prompts, as a multiple of the groups that a batch starts with.
+    max_filter_rounds: largest number of further prompts, as a multiple of the groups wanted.
     """
 
     clients: Sequence[RolloutClient | Fleet]
     verify: Verifier
     samples_per_prompt: int
     max_response_length: int
+    by_source: tuple[GroupSettings, ...] = ()
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
@@ -55,6 +66,12 @@ class PromptSampler:
         """HTTP requests sent again so far."""
         return sum(client.num_retries for client in self.clients)
 
+    def settings_of(self, prompt: Prompt) -> GroupSettings:
+        """How a prompt of its source is sampled."""
+        if self.by_source:
+            return self.by_source[prompt.source]
+        return GroupSettings(self.samples_per_prompt, self.temperature)
+
     def start_call(
         self, *, expected_version: str, seed: int | None, on_group: Callable[[], None] | None
     ) -> SamplingCall:
@@ -63,7 +80,14 @@ class PromptSampler:
         return SamplingCall(SamplingReport(), expected_version, seed, on_group, slots)
 
     async def generate(
-        self, input_ids: tuple[int, ...], *, n: int, max_new_tokens: int, seed: int | None, prefix: Prefix
+        self,
+        input_ids: tuple[int, ...],
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int | None,
+        prefix: Prefix,
+        temperature: float | None = None,
     ) -> list[Completion]:
         """Request n completions from the least busy server.
 
@@ -73,6 +97,7 @@ class PromptSampler:
             max_new_tokens: longest completion. [tokens]
             seed: seed of the request; None sends none.
             prefix: shared by all requests of one prompt.
+            temperature: sampling temperature; None for the sampler's own.
 
         Returns:
             n completions.
@@ -85,7 +110,7 @@ class PromptSampler:
             input_ids=input_ids,
             n=n,
             max_new_tokens=max_new_tokens,
-            temperature=self.temperature,
+            temperature=self.temperature if temperature is None else temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             stop=self.stop,
@@ -122,10 +147,11 @@ class PromptSampler:
         got = f"Only {num_kept} of {num_groups} groups can be used after {report.refills} further prompts"
         if not self.filter_groups:
             return RolloutError(f"{got}; give at least {num_groups} prompts.")
+        equal = f", and of equal worth in {report.equal_groups}" if report.equal_groups else ""
         return RolloutError(
             f"{got}: all completions were right in {report.all_right_groups} groups and wrong in "
-            f"{report.all_wrong_groups}; set rollout.filter_groups to false, raise rollout.max_filter_rounds, or use "
-            "prompts that the model answers rightly some of the time."
+            f"{report.all_wrong_groups}{equal}; set rollout.filter_groups to false, raise rollout.max_filter_rounds, "
+            "or use prompts that the model answers rightly some of the time."
         )
 
     async def _verdict(self, prompt: Prompt, completion: Completion) -> Verdict:

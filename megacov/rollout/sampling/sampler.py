@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,16 +34,22 @@ class Sampler:
     groups before it could still be kept, so no shorter prefix is enough. A request's seed depends on the place of its
     prompt in that prefix and not on time. No group is sampled in vain except those that filtering drops.
 
+    Over-sampling starts more prompts than there are groups wanted, so that a dropped group near the end of the batch
+    does not hold it up. The batch is the same prefix: it is complete once all groups up to the last one wanted are
+    judged. All other work is then given up, and what it was for is sampled anew when its prompts come again.
+
     In partial rollouts a batch takes the groups that finish first, so it depends on time.
 
     A program without an event loop keeps an `asyncio.Runner` and calls `runner.run(sampler.sample_groups(...))`.
 
     prompt_sampler: how completions are sampled and judged.
     partial: how batches may leave completions unfinished; None for whole batches only.
+    over_sample: prompts that a whole batch starts with, as a multiple of the groups wanted; 1 or more.
     """
 
     prompt_sampler: PromptSampler
     partial: PartialRollouts | None = None
+    over_sample: float = 1.0
 
     async def sample_groups(
         self,
@@ -58,7 +65,8 @@ class Sampler:
         """Continue carried groups, begin further ones as needed, and stop once enough groups are kept.
 
         Args:
-            prompts: source of prompts; only those needed are taken, so an iterator can be used again.
+            prompts: source of prompts; only those that are started are taken, so without over-sampling an iterator can
+                be used again.
             num_groups: groups wanted; after `partial_after_s` fewer are enough.
             expected_version: weight version that every new token must come from.
             trained_version: version of the weights that will be trained on the groups; for partial rollouts.
@@ -77,15 +85,17 @@ class Sampler:
         """
         source, retries_before = iter(prompts), self.prompt_sampler.num_retries
         call = self.prompt_sampler.start_call(expected_version=expected_version, seed=seed, on_group=on_group)
-        batch, num_first = Batch(call), num_groups
+        batch, num_first = Batch(call, num_carried=len(carried)), self._num_first(num_groups)
         if self.partial is not None and (carried or self.partial.end_early):
             assert trained_version is not None
             batch.partial, batch.oldest = self.partial, trained_version - self.partial.max_staleness
-            num_first += self.partial.extra_prompts
+            num_first = num_groups + self.partial.extra_prompts
         assert batch.partial is not None or not carried
         try:
             for group in [*carried, *map(_fresh, islice(source, max(0, num_first - len(carried))))]:
                 self._start(batch, group)
+            # Over-sampled prompts are no bound for further ones: a batch ends in an error at any speed or at none.
+            batch.num_first = batch.num_started if batch.partial else min(batch.num_started, num_groups)
             await self._fill(batch, source, num_groups)
             await self._end(batch)
         finally:
@@ -95,13 +105,18 @@ class Sampler:
         call.report.retries = self.prompt_sampler.num_retries - retries_before
         return batch.result(num_groups)
 
+    def _num_first(self, num_groups: int) -> int:
+        """Prompts that a whole batch starts at once."""
+        wanted = math.ceil(round(self.over_sample * num_groups, 6))
+        return min(wanted, num_groups * (1 + self.prompt_sampler.max_filter_rounds))
+
     def _start(self, batch: Batch, carried: CarriedGroup) -> None:
-        group = batch.add(carried, num_completions=self.prompt_sampler.samples_per_prompt)
+        group = batch.add(carried, num_completions=self.prompt_sampler.settings_of(carried.prompt).num_samples)
         batch.start(group, self._complete(batch, group))
 
     async def _fill(self, batch: Batch, source: Iterator[Prompt], num_groups: int) -> None:
         """Wait until enough groups are kept. Groups that end after that stay under way, as if they had not ended."""
-        num_first, report = batch.num_started, batch.call.report
+        most_prompts = batch.num_first * (1 + self.prompt_sampler.max_filter_rounds)
         after_s = None if batch.partial is None else batch.partial.partial_after_s
         late_at = None if after_s is None else time.monotonic() + after_s
         while len(batch.kept) < num_groups:
@@ -110,20 +125,19 @@ class Sampler:
             if is_late and batch.partial is not None and batch.partial.usable(len(batch.kept)) > 0:
                 return
             if not batch.tasks:
-                raise self.prompt_sampler.too_few_error(report, num_kept=len(batch.kept), num_groups=num_groups)
+                batch.count_refills(batch.num_started)
+                num_kept = len(batch.kept)
+                raise self.prompt_sampler.too_few_error(batch.call.report, num_kept=num_kept, num_groups=num_groups)
             ended = await batch.next_ended(timeout_s=None if is_late else left_s)
             if ended is None:
                 continue
-            batch.call.count(ended[1])
-            if self.prompt_sampler.keeps(ended[1]):
-                batch.kept.append(ended)
-                continue
-            batch.dropped.append(ended)
-            if report.refills < self.prompt_sampler.max_filter_rounds * num_first:
+            batch.call.show()
+            is_kept = self.prompt_sampler.keeps(ended[1])
+            batch.settle(*ended, is_kept=is_kept, num_groups=num_groups)
+            # Once enough groups are kept, none that starts now can be among the first of them.
+            if not is_kept and batch.num_judged_kept < num_groups and batch.num_started < most_prompts:
                 for group in map(_fresh, islice(source, 1)):
                     self._start(batch, group)
-                    report.refills += 1
-                    report.refill_rounds = report.refills / num_first
 
     async def _complete(self, batch: Batch, group: GrowingGroup) -> JudgedGroup | None:
         """Generate and judge a group; None if the batch is over before, with what there is in the group's pieces."""
@@ -147,12 +161,16 @@ class Sampler:
             max_new_tokens=self.prompt_sampler.max_response_length - len(piece.token_ids),
             seed=batch.call.seed_of(*place, *copies) if piece.token_ids else batch.call.seed_of(*place),
             prefix=group.prefix,
+            temperature=self.prompt_sampler.settings_of(group.prompt).temperature,
         )
         for copy, completion in zip(copies, completions, strict=True):
             batch.extend(group, copy, completion, stop=self.prompt_sampler.stop)
 
     async def _end(self, batch: Batch) -> None:
-        """Have the servers answer with what they have. Completions that are not answered keep their tokens so far."""
+        """Have the servers answer with what they have. Completions that are not answered keep their tokens so far.
+
+        A whole batch needs none of it, so an error of what was over-sampled does not count.
+        """
         batch.is_over = True
         deadline = time.monotonic() + _END_TIMEOUT_S
         judged = {task for task, group in batch.tasks.items() if group.is_finished}
@@ -163,7 +181,7 @@ class Sampler:
             # Repeat: a request may have been on its way to a server, or have moved to another one.
             await abort_everything(self.prompt_sampler.clients)
             _, under_way = await asyncio.wait(under_way, timeout=_ABORT_AGAIN_S)
-        for task in batch.tasks.keys() - judged - under_way:
+        for task in batch.tasks.keys() - judged - under_way if batch.partial is not None else ():
             task.result()
 
 

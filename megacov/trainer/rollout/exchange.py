@@ -14,10 +14,10 @@ from megacov.errors import RolloutError, WeightSyncError
 from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import broadcast_tensor
 from megacov.parallel.groups import ParallelGroups
-from megacov.rollout import CarriedGroup, ServersWaitError
+from megacov.rollout import ServersWaitError
 from megacov.trainer.agreement import from_rank_zero, on_rank_zero
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
-from megacov.trainer.state import TrainState
+from megacov.trainer.state import RolloutState, TrainState
 from megacov.types import RolloutBatch
 
 _MAX_PUSHES = 4  # of the same weights, each to the servers that are left
@@ -94,7 +94,7 @@ class RolloutExchange:
         """Wait for the rollout batch that was begun.
 
         Collectives, on the control group: `on_rank_zero`, `from_rank_zero`; then, if there is a batch,
-        `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
+        `from_rank_zero`, `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
 
         Args:
             state: progress of the run; this advances its data position.
@@ -121,14 +121,14 @@ class RolloutExchange:
         return batch, received["metrics"]
 
     @property
-    def carried(self) -> tuple[CarriedGroup, ...]:
-        """Groups that the last batch of partial rollouts left unfinished, on rank 0; empty on other ranks."""
-        return () if self._worker is None else self._worker.carried
+    def state(self) -> RolloutState:
+        """What the next batch continues from, on rank 0; empty on other ranks."""
+        return RolloutState() if self._worker is None else self._worker.state
 
-    @carried.setter
-    def carried(self, carried: tuple[CarriedGroup, ...]) -> None:
+    @state.setter
+    def state(self, state: RolloutState) -> None:
         if self._worker is not None:
-            self._worker.carried = carried
+            self._worker.state = state
 
     def _collect(self, state: TrainState) -> Collected | None:
         try:
@@ -164,8 +164,9 @@ def _exhaust(weights: Iterator[object]) -> None:
 
 def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:
     received: dict[str, Any] = {}
+    has_temperatures = from_rank_zero(batch is not None and batch.temperatures is not None, groups)
     for field in fields(RolloutBatch):
-        if field.name == "max_response_length":
+        if field.name == "max_response_length" or (field.name == "temperatures" and not has_temperatures):
             continue
         value: Tensor | None = None if batch is None else getattr(batch, field.name)
         received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from megacov.config import RunConfig
-from megacov.rollout import DecodeTokens, Fleet, PartialRollouts, PromptSampler, Sampler, Verifier
+from megacov.rollout import DecodeTokens, Fleet, GroupSettings, PartialRollouts, PromptSampler, Sampler, Verifier
 
 
 def make_sampler(config: RunConfig, fleet: Fleet, verify: Verifier, decode: DecodeTokens) -> Sampler:
     """Sample batches of judged groups."""
-    return Sampler(_make_prompt_sampler(config, fleet, verify), _make_partial_rollouts(config, decode))
+    prompt_sampler = _make_prompt_sampler(config, fleet, verify)
+    return Sampler(prompt_sampler, _make_partial_rollouts(config, decode), config.rollout.over_sample)
 
 
 def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> PromptSampler:
@@ -16,9 +17,10 @@ def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> P
     return PromptSampler(
         clients=[fleet],
         verify=verify,
-        samples_per_prompt=rollout.samples_per_prompt,
+        samples_per_prompt=max(config.group_sizes),
+        by_source=_settings_of_sources(config),
         max_response_length=rollout.max_response_length,
-        temperature=rollout.temperature,
+        temperature=config.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         stop=rollout.stop,
@@ -27,6 +29,11 @@ def _make_prompt_sampler(config: RunConfig, fleet: Fleet, verify: Verifier) -> P
         filter_groups=rollout.filter_groups,
         max_filter_rounds=rollout.max_filter_rounds,
     )
+
+
+def _settings_of_sources(config: RunConfig) -> tuple[GroupSettings, ...]:
+    temperatures = config.temperatures or (config.temperature,) * len(config.sources)
+    return tuple(map(GroupSettings, config.group_sizes, temperatures))
 
 
 def _make_partial_rollouts(config: RunConfig, decode: DecodeTokens) -> PartialRollouts:

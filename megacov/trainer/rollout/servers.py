@@ -165,7 +165,7 @@ def make_fleet(
 def _most_requests(config: RunConfig) -> int:
     rollout = config.rollout
     # Partial rollouts continue each response with a request of its own.
-    return rollout.max_concurrency * (rollout.samples_per_prompt if rollout.is_partial else 1)
+    return rollout.max_concurrency * (max(config.group_sizes) if rollout.is_partial else 1)
 
 
 def _embedded(config: RunConfig, folder: Path, keys: ServerKeys) -> EmbeddedServer:
@@ -178,7 +178,7 @@ def _embedded(config: RunConfig, folder: Path, keys: ServerKeys) -> EmbeddedServ
         dtype=config.model.dtype,
         num_threads=rollout.num_threads,
         random_seed=config.run.seed,
-        max_running_requests=rollout.max_concurrency * rollout.samples_per_prompt,
+        max_running_requests=rollout.max_concurrency * max(config.group_sizes),
         deterministic=config.run.deterministic,
         keys=None if keys.api is None else keys,
         start_timeout_s=rollout.start_timeout_s,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -18,22 +17,23 @@ from typing import Any
 from torch import Tensor
 
 from megacov.config import RunConfig
-from megacov.config.advice import prompts_repeat
-from megacov.data import PromptStream, load_prompts, load_tokenizer
-from megacov.data.packing import build_rollout_batch, num_overlong
+from megacov.data import PromptDraw, load_tokenizer
 from megacov.errors import LeaveRequested, RolloutError, WeightSyncError
-from megacov.rollout import CarriedGroup, RolloutClient, SampledGroups, UnreachableError
+from megacov.rollout import RolloutClient, SampledGroups, UnreachableError
+from megacov.trainer.rollout.batches import make_batch
 from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
+from megacov.trainer.rollout.curriculum import account_for, begin_curriculum
 from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
 from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
 from megacov.trainer.rollout.shown_samples import representative
+from megacov.trainer.rollout.sources import read_sources
 from megacov.trainer.run_folder import write_samples
-from megacov.trainer.state import TrainState
-from megacov.types import Prompt, RolloutBatch
+from megacov.trainer.state import RolloutState, TrainState
+from megacov.types import RolloutBatch
 from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
 
 _CLOSE_TIMEOUT_S = 3.0
@@ -53,7 +53,7 @@ class _UnderWay:
     """A batch being sampled, and the fleet's counts before it."""
 
     sampling: Future[SampledGroups]
-    stream: PromptStream
+    draw: PromptDraw
     num_failovers: int
     num_restarts: int
 
@@ -61,7 +61,7 @@ class _UnderWay:
 class RolloutWorker:
     """Prompts, servers and verifier of a run. Their clients run on an event loop in a thread of its own.
 
-    carried: groups that the last collected batch of partial rollouts left unfinished.
+    state: what the next batch continues from, after the last collected one.
     push_times: what the last push cost.
     """
 
@@ -88,7 +88,6 @@ class RolloutWorker:
         self.push_times = PushTimes()
         self._sampling: asyncio.Task[Any] | None = None
         self._under_way: _UnderWay | None = None
-        self.carried: tuple[CarriedGroup, ...] = ()
         check_stop_tokens(config.rollout.stop_token_ids, vocab_size=vocab_size)
         with ExitStack() as stack:
             # The loop starts before servers and verifiers, so that it ends after them.
@@ -97,20 +96,15 @@ class RolloutWorker:
             tokenizer = load_tokenizer(config.model.path, vocab_size=vocab_size)
             self._decode = partial(tokenizer.decode, skip_special_tokens=True)
             self._judge.wait_ready()
-            self._prompts = load_prompts(
-                config.data.path,
+            self._stream = read_sources(
+                config,
                 tokenizer,
                 vocab_size=vocab_size,
-                prompt_field=config.data.prompt_field,
-                answer_field=config.data.answer_field,
-                chat_template=config.data.chat_template,
-                chat_template_kwargs=config.data.chat_template_kwargs,
-                max_prompt_length=config.data.max_prompt_length,
                 keep_rows=self._judge.wants_row,
+                check_answers=self._judge.check_answers,
             )
-            self._judge.check_answers(self._prompts, lambda index: f"{config.data.path}, prompt {index + 1}")
-            if (warning := prompts_repeat(config, len(self._prompts))) is not None:
-                print(f"megacov: warning: {warning}", file=sys.stderr)
+            self._sources = [source.name for source in config.sources]
+            self.state = RolloutState(accuracies=begin_curriculum(config, num_prompts=self._stream.num_prompts))
             allow_open_files(config)
             self._keys = find_keys(config)
             self._servers = make_servers(config, folder, self._keys)
@@ -193,22 +187,22 @@ class RolloutWorker:
         """
         assert self._under_way is None
         run, rollout = self._config.run, self._config.rollout
-        stream = PromptStream(self._prompts, seed=run.seed, shuffle=self._config.data.shuffle, position=prompt_position)
+        draw = PromptDraw(self._stream.moved_to(prompt_position), self.state.accuracies)
         self._judge.begin(step=step + 1)
         numbers, on_group = count(1), self._on_group
         sample = partial(
             self._sampler.sample_groups,
-            _one_by_one(stream),
+            draw,
             rollout.prompts_per_step,
             expected_version=self._label(version),
             trained_version=step,  # a step trains the weights whose version is the step's number
-            carried=self.carried,
+            carried=self.state.carried,
             # With a seed, SGLang gives all copies of a request the same tokens.
             seed=run.seed * 1_000_003 + step if rollout.engine == "embedded" else None,
             on_group=None if on_group is None else lambda: on_group(next(numbers)),
         )
         future = self._loop.start(self._interruptible(sample))
-        self._under_way = _UnderWay(future, stream, self._fleet.num_failovers, self._members.num_restarts)
+        self._under_way = _UnderWay(future, draw, self._fleet.num_failovers, self._members.num_restarts)
 
     def collect(self, state: TrainState) -> Collected:
         """Wait for the batch that was begun.
@@ -229,24 +223,22 @@ class RolloutWorker:
         assert self._under_way is not None
         begun, self._under_way = self._under_way, None
         groups = begun.sampling.result()
-        self.carried = groups.carried
+        used = begun.draw.first(groups.num_prompts)
+        self.state, curriculum_metrics = account_for(groups, used, self.state)
         self._give_memory()
-        rollout = self._config.rollout
-        batch = build_rollout_batch(
-            groups.samples, max_response_length=rollout.max_response_length, mask_overlong=rollout.mask_overlong
-        )
+        batch = make_batch(self._config, groups)
         shown = representative(groups.samples, self._config.monitor.samples_per_step)
-        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version)
+        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version, sources=self._sources)
         verifier_metrics = self._judge.finish()
-        metrics = metrics_of(groups, version=state.weight_version) | {
+        metrics = metrics_of(groups, self._config, version=state.weight_version, sources=self._sources) | {
             **verifier_metrics,
-            "rollout/overlong_masked": num_overlong(groups.samples) if rollout.mask_overlong else 0,
+            **curriculum_metrics,
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
-        return Collected(batch, metrics, begun.stream.position)
+        return Collected(batch, metrics, used.position)
 
     def interrupt(self) -> None:
         """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""
@@ -292,9 +284,3 @@ class RolloutWorker:
                 why = next(iter(error.failures.values()))
                 raise RolloutError(f"A colocated server did not give its memory back: {why}") from error
         self._loop.run(self._members.release_lost())
-
-
-def _one_by_one(stream: PromptStream) -> Iterator[Prompt]:
-    """Take prompts one at a time, so that the stream's position counts only those that were used."""
-    while True:
-        yield from stream.take(1)

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from megacov.checkpoint.manifest import record_file
 from megacov.config import RunConfig
+from megacov.data.files import digest_of
 from megacov.megatron.model_shape import ModelShape
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.prompts import hash_files
 from megacov.trainer.run_folder import with_absolute_paths
 from megacov.trainer.saving.checkpointing import FORMAT
 from megacov.trainer.saving.model_files import read_model_files
@@ -27,12 +28,14 @@ def describe_run(config: RunConfig, shape: ModelShape, groups: ParallelGroups) -
     model_files = read_model_files(config, groups)
     if groups.world_rank != 0:
         return {}
+    files = hash_files(config)
     return {
         "format": FORMAT,
         "config": with_absolute_paths(config).model_dump(mode="json"),
         "shape": asdict(shape),
         "model_files": model_files,
         "layout": layout_of(config),
-        "prompts_sha256": record_file(config.data.path.parent, config.data.path.name).sha256,
+        "prompts_sha256": digest_of(file.sha256 for file in files),
+        "prompt_files": [asdict(file) for file in files],
         "versions": {name: version(name) for name in ("megacov", "megatron-core", "torch")},
     }

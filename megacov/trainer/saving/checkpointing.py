@@ -23,12 +23,13 @@ from megacov.megatron.checkpoint import BackgroundSave, make_save_group, plan_sa
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import random_states, write_random_states
 from megacov.parallel.groups import ParallelGroups
-from megacov.rollout import CarriedGroup, dump_carried
+from megacov.rollout import dump_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
-from megacov.trainer.state import TrainState
+from megacov.trainer.state import RolloutState, TrainState
 
 TRAINER_FILE = "trainer.json"
 CARRIED_FILE = "carried.jsonl"
+CURRICULUM_FILE = "curriculum.jsonl"
 FORMAT = 1
 _POLL_S = 0.05
 
@@ -66,7 +67,7 @@ class Checkpointer:
         settings: SaveSettings,
         *,
         about_run: dict[str, Any],
-        carried: Callable[[], Sequence[CarriedGroup]] = tuple,
+        rollout_state: Callable[[], RolloutState] = RolloutState,
         last_saved: int | None = None,
         find_run_folder: Callable[[], Path] | None = None,
     ) -> None:
@@ -77,13 +78,13 @@ class Checkpointer:
             groups: process groups of this rank.
             settings: when to save, and what to keep.
             about_run: record of the run for its checkpoints, as JSON values.
-            carried: returns on rank 0 the groups that partial rollouts carry over; called when a save begins.
+            rollout_state: returns on rank 0 what the next batch continues from; called when a save begins.
             last_saved: step of the checkpoint that the run began with.
             find_run_folder: returns on rank 0 the present path of the run folder, which a user may rename; called when
                 a save begins. None keeps that of the store.
         """
         self._store, self._groups, self._settings, self._about_run = store, groups, settings, about_run
-        self._carried = carried
+        self._rollout_state = rollout_state
         self._last_saved = last_saved
         self._find_run_folder = find_run_folder
         self._under_way: _UnderWay | None = None
@@ -164,7 +165,7 @@ class Checkpointer:
             return
         if self._group is None:
             self._group = make_save_group(deadline_s=self._settings.deadline_s)
-        write_more = partial(_write_more, random_states(), self._carried(), self._groups.world_rank)
+        write_more = partial(_write_more, random_states(), self._rollout_state(), self._groups.world_rank)
         about = {**self._about_run, **asdict(state), **policy.progress()}
         publish = partial(self._publish, state.step, about)
         save = BackgroundSave(plan, folder, self._group, write_more=write_more, publish=publish)
@@ -250,14 +251,17 @@ def _first(reasons: Sequence[str | None]) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _write_more(states: dict[str, Any], carried: Sequence[CarriedGroup], rank: int, folder: Path) -> list[str]:
-    name = random_file(rank)
-    (folder / name).parent.mkdir(exist_ok=True)
-    write_random_states(states, folder / name)
-    if not carried:
-        return [name]
-    write_atomically(folder / CARRIED_FILE, dump_carried(carried), is_synced=True)
-    return [name, CARRIED_FILE]
+def _write_more(states: dict[str, Any], rollout: RolloutState, rank: int, folder: Path) -> list[str]:
+    names = [random_file(rank)]
+    (folder / names[0]).parent.mkdir(exist_ok=True)
+    write_random_states(states, folder / names[0])
+    if rollout.carried:
+        write_atomically(folder / CARRIED_FILE, dump_carried(rollout.carried), is_synced=True)
+        names.append(CARRIED_FILE)
+    if rollout.accuracies is not None:
+        write_atomically(folder / CURRICULUM_FILE, rollout.accuracies.dump(), is_synced=True)
+        names.append(CURRICULUM_FILE)
+    return names
 
 
 def random_file(rank: int) -> str:

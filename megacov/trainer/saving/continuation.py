@@ -98,7 +98,7 @@ def check_continuation(
     conflicts = contradictions(saved["config"], config)
     conflicts |= changed_model_files(saved.get("model_files", {}), model_files, config.model.path)
     if saved["prompts_sha256"] != about_run["prompts_sha256"]:
-        conflicts["data.path"] = f"data.path {config.data.path} holds other prompts than those the run was trained on"
+        conflicts["data.path"] = _other_prompts(saved.get("prompt_files"), about_run["prompt_files"])
     path = config.run.directory / _ALLOWED_FILE
     now = {**settings(config), **model_files, "data.path": about_run["prompts_sha256"]}
     # A value that the checkpoint has in a mapping and the run has not is remembered as None.
@@ -122,6 +122,19 @@ def check_continuation(
             write_atomically(path, json.dumps(remembered, indent=1), is_synced=True)
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _other_prompts(before: Any, after: Sequence[Mapping[str, str]]) -> str:
+    """Which files of prompts have changed. A checkpoint of an older version has one file, and does not name it."""
+    words = "holds other prompts than those the run was trained on"
+    if not isinstance(before, list):
+        return f"data.path: {', '.join(each['name'] for each in after)} {words}"
+    if len(before) != len(after):
+        return f"data.path has {len(after)} files of prompts, and the run was trained on {len(before)}"
+    changed = [new["name"] for old, new in zip(before, after, strict=True) if old.get("sha256") != new["sha256"]]
+    if sorted(each.get("sha256") for each in before) == sorted(each["sha256"] for each in after):
+        return f"data.path has the files of prompts in another order, from {changed[0]} on"
+    return f"data.path: {', '.join(changed)} {words}"
 
 
 def _read_allowed(path: Path) -> dict[str, Any]:

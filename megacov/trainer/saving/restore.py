@@ -13,11 +13,11 @@ from megacov.errors import CheckpointError
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
-from megacov.rollout import CarriedGroup, load_carried
+from megacov.rollout import load_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
 from megacov.trainer.saving.about import read_about
-from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, random_file
-from megacov.trainer.state import TrainState
+from megacov.trainer.saving.checkpointing import CARRIED_FILE, CURRICULUM_FILE, TRAINER_FILE, random_file
+from megacov.trainer.state import RolloutState, TrainState
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,26 @@ def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, lay
     return TrainState(**{field.name: about[field.name] for field in fields(TrainState)})
 
 
-def read_carried(good: GoodCheckpoint) -> tuple[CarriedGroup, ...]:
-    """Groups that partial rollouts carried over, if the checkpoint holds any. Rank 0 only."""
-    return load_carried((good.folder / CARRIED_FILE).read_text("utf-8")) if CARRIED_FILE in good.files else ()
+def read_rollout_state(good: GoodCheckpoint, new: RolloutState) -> RolloutState:
+    """Read what the next batch continues from: carried groups, and accuracies of a curriculum. Rank 0 only.
+
+    Args:
+        good: checkpoint from `find_good_checkpoint`.
+        new: the state of a run that begins with this configuration.
+
+    Returns:
+        The state. Accuracies begin anew if the checkpoint has none, or is of data with another number of prompts.
+
+    Raises:
+        CheckpointError: a file has another form.
+    """
+    carried = load_carried((good.folder / CARRIED_FILE).read_text("utf-8")) if CARRIED_FILE in good.files else ()
+    accuracies = new.accuracies
+    if accuracies is not None and CURRICULUM_FILE in good.files:
+        accuracies = accuracies.load((good.folder / CURRICULUM_FILE).read_text("utf-8"))
+        if accuracies is new.accuracies:
+            print("megacov: the data has another number of prompts, so the curriculum begins anew.", flush=True)
+    return RolloutState(carried, accuracies)
 
 
 def set_newer_aside(store: CheckpointStore, good: GoodCheckpoint) -> list[Path]:

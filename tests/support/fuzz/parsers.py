@@ -26,6 +26,7 @@ from tests.support.fuzz.readers import (
     prepare_run,
     prepare_tokenizer,
     prepare_weights,
+    read_accuracies,
     read_body,
     read_gpus,
     read_index,
@@ -45,6 +46,7 @@ from tests.support.fuzz.seeds import (
     ADDRESSES,
     ALIASES,
     CARRIED,
+    CURRICULUM,
     ENDED,
     EXTENDING,
     GARBLED,
@@ -176,6 +178,7 @@ PARSERS = (
         lambda _folder, content: load_carried(as_text(content)),
         {"rollout/sampling/carried.py": ("load_carried", "_group", "_completion")},
     ),
+    Parser("curriculum.jsonl", "lines", (CURRICULUM,), read_accuracies, {"data/curriculum.py": ("load", "_checked")}),
     Parser(
         "status.json",
         "json",

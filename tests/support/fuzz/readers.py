@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megacov.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, write_manifest
 from megacov.config import dump_config, load_config
+from megacov.data.curriculum import CurriculumSettings, PromptAccuracies
 from megacov.data.prompts import load_prompts
 from megacov.data.tokenizer import load_tokenizer
 from megacov.embedded_server.bodies import GenerateBody
@@ -54,6 +55,11 @@ def written(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes]
 def as_text(content: bytes) -> str:
     """What a command prints, as megacov decodes it."""
     return content.decode(errors="replace")
+
+
+def read_accuracies(_folder: Path, content: bytes) -> object:
+    settings = CurriculumSettings(low=0.2, high=0.8, decay=0.5, right_above=0.5, min_samples=8, revisit_every=3)
+    return PromptAccuracies.unknown(settings, num_prompts=3).load(as_text(content))
 
 
 def load_run(folder: Path) -> None:

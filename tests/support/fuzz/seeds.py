@@ -185,6 +185,7 @@ CARRIED = dump_carried(
         )
     ]
 )
+CURRICULUM = b'{"num_prompts": 3}\n[0, 0.375, 8, 0]\n[2, 1.0, 16, 3]\n'
 RESOLVED = dump_config(load_config(TINY_RUN)).encode()
 EXTENDING = (
     b"extends: base.yaml\nrun: {name: a}\noptimizer: {lr: 3e-4}\nalgorithm: {loss: {name: kl_cov}}\n",

@@ -24,6 +24,7 @@ WARNED = {
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
     "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
+    "over_sampled_prompts_run_at_once": {"rollout": {"over_sample": 1.5, "max_concurrency": 383}},
     "ratio_selects_some_tokens": {
         "algorithm": algorithm("clip_cov", name="clip_cov"),
         "rollout": {"prompts_per_step": 8, "max_response_length": 300},
@@ -53,7 +54,13 @@ def test_every_warning_has_a_case():
 
 
 @pytest.mark.parametrize(
-    "sections", [{}, {"optimizer": {"warmup_steps": 39}}, {"optimizer": {"min_lr": 1e-7, "decay": "cosine"}}]
+    "sections",
+    [
+        {},
+        {"optimizer": {"warmup_steps": 39}},
+        {"optimizer": {"min_lr": 1e-7, "decay": "cosine"}},
+        {"rollout": {"over_sample": 1.5, "max_concurrency": 384}},
+    ],
 )
 def test_a_plain_run_has_no_warning(sections):
     assert config_warnings(make_config(values(**sections))) == []

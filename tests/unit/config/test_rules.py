@@ -22,6 +22,10 @@ BROKEN = {
         {"rewards": {"verifier": "https://me:abc@host/judge"}},
         "rewards.verifier looks like a secret",
     ),
+    "overlong_buffer_fits_a_response": (
+        {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 1000}},
+        "overlong_buffer is 1000 and rollout.max_response_length 1000: every response .* as in 200",
+    ),
     "ratio_is_a_fraction": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2)},
         r"algorithm.selection.ratio is 0.2, .* less than 0.05: if it was a percentage set 0.002, .*allow_large",
@@ -48,7 +52,7 @@ BROKEN = {
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
-        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x rollout.samples_per_prompt 2\)"
+        r"updates_per_rollout is 5, .* the 12 sequences .*\(rollout.prompts_per_step 6 x 2 samples_per_prompt\)"
         r": set it to 4 or 6, or change the batch",
     ),
     "updates_divide_the_batch (more updates than sequences)": (
@@ -123,9 +127,40 @@ BROKEN = {
         {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 2, "extra_prompts": 4}},
         "rollout.extra_prompts is 4 and run.deterministic is true: .* set run.deterministic=false",
     ),
+    "over_sampling_has_groups_to_replace": (
+        {"rollout": {"over_sample": 1.5, "filter_groups": False}},
+        "rollout.over_sample is 1.5 and rollout.filter_groups is false: .* set rollout.over_sample=1.0",
+    ),
+    "over_sampling_is_not_partial": (
+        {"rollout": {"over_sample": 1.01, "max_staleness": 2, "extra_prompts": 4}},
+        "rollout.over_sample is 1.01 and rollout.extra_prompts is 4, .* use one of them",
+    ),
+    "over_sampling_is_not_partial (deadline)": (
+        {"rollout": {"over_sample": 2.0, "max_staleness": 2, "partial_after_s": 60.0}},
+        "rollout.over_sample is 2.0 and rollout.partial_after_s is 60.0",
+    ),
     "the_embedded_server_reads_weights_from_disk": (
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
+    ),
+    "programs_run_only_where_allowed": (
+        {"rewards": {"verifier": "code"}},
+        "rewards.verifier is code, .* rewards.allow_code is false: read .* set rewards.allow_code=true",
+    ),
+    "programs_run_only_where_allowed (a source's)": (
+        {
+            "data": {"path": None, "sources": [{"name": "a", "path": "a.jsonl", "verifier": "code"}]},
+            "rewards": {"verifier": "sum_pairs"},
+        },
+        r"data.sources.0.verifier is code",
+    ),
+    "programs_run_only_where_allowed (a part)": (
+        {"rewards": {"verifier": "weighted", "arguments": {"parts": [{"verifier": "code", "weight": 1}]}}},
+        "a part of rewards.verifier is code",
+    ),
+    "tests_end_before_the_verdict_is_due": (
+        {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.0}},
+        "total_s = 25 s, and rewards.timeout_s is 25: raise rewards.timeout_s, or lower the argument total_s",
     ),
     "servers_are_given_up_before_ranks": (
         {
@@ -154,6 +189,9 @@ BROKEN = {
 }
 
 HELD = [
+    {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.1}},
+    {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 5.0, "arguments": {"total_s": 4.9}}},
+    {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 999}},
     {},
     {"rollout": {"server_environment": {"KEYBOARD": "us"}, "server_arguments": {"max-total-tokens": 4096}}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.0499)},
@@ -171,6 +209,8 @@ HELD = [
     {"rollout": {"engine": "sglang", "addresses_file": "servers.txt", "keys_file": "keys.yaml"}},
     {"rollout": {"max_staleness": 2, "extra_prompts": 4, "partial_after_s": 60.0}},
     {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"max_staleness": 1}},
+    {"run": {"name": "x", "steps": 5, "deterministic": True}, "rollout": {"over_sample": 2.0}},
+    {"rollout": {"over_sample": 1.0, "filter_groups": False}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},

@@ -27,7 +27,7 @@ def test_the_example_is_read(tmp_path: Path) -> None:
 
 
 def test_the_page_names_settings_that_exist_and_every_one_of_data() -> None:
-    known = {place.path for place in walk_values(RunConfig)}
+    known = {place.path for place in walk_values(RunConfig)} | {f"data.{key}" for key in DataSection.model_fields}
     named = set(re.findall(r"\b((?:data|rollout|run|model|rewards)\.[a-z_]+)\b", PAGE))
     assert named <= known, named - known
     assert {f"data.{key}" for key in DataSection.model_fields} <= named

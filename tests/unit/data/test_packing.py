@@ -74,8 +74,8 @@ def test_overlong_responses_carry_no_loss_and_keep_their_place_and_reward() -> N
         _ended((), "length", group=1, reward=0.0),
         _ended((7, 8, 9), "stop", group=1, reward=1.0),
     ]
-    plain = build_rollout_batch(samples, max_response_length=3)
-    masked = build_rollout_batch(samples, max_response_length=3, mask_overlong=True)
+    plain = build_rollout_batch(samples, max_response_length=3, temperatures=(0.5,))
+    masked = build_rollout_batch(samples, max_response_length=3, mask_overlong=True, temperatures=(0.5,))
     assert plain.loss_mask.sum(dim=1).tolist() == [3, 2, 0, 3]
     assert masked.loss_mask.tolist() == [[False] * 3, [True, True, False], [False] * 3, [True] * 3]
     for field in fields(RolloutBatch):
@@ -108,7 +108,7 @@ def _every_rank(batch: RolloutBatch, ids: list[int], layout: SequenceLayout) -> 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_micro_batch_points_at_the_logits_of_each_response_token(layout: SequenceLayout) -> None:
-    batch = _batch([(3, 2), (1, 4), (2, 0)])
+    batch = replace(_batch([(3, 2), (1, 4), (2, 0)]), temperatures=torch.tensor([0.5, 1.0, 2.0]))
     predicted = {}
     for part in _every_rank(batch, [1, 2, 0], layout):
         places = part.predicting
@@ -117,6 +117,9 @@ def test_micro_batch_points_at_the_logits_of_each_response_token(layout: Sequenc
         for sample, place in zip(part.sample_ids.tolist(), places.tolist(), strict=True):
             position = int(part.positions.flatten()[place])
             assert part.tokens.flatten()[place] == batch.tokens[sample, position]
+        assert part.temperatures is not None
+        assert part.temperatures.shape == part.tokens.shape
+        assert torch.equal(part.temperatures.flatten()[places], batch.temperatures[part.sample_ids])
         assert part.tokens.shape[1] % layout.share_multiple == 0
         assert part.tokens.shape[0] == (1 if layout.packed else 3)
     assert predicted == {20: 100, 21: 101, 22: 102, 23: 103, 0: 0, 1: 1}
@@ -139,7 +142,7 @@ def test_ranks_of_a_context_parallel_group_share_every_position(layout: Sequence
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_rank_without_samples_gets_a_micro_batch_without_tokens(layout: SequenceLayout) -> None:
     plan = plan_micro_batches(
-        _batch([(3, 2)]),
+        replace(_batch([(3, 2)]), temperatures=torch.tensor([0.5])),
         MicroBatchSettings(tokens=2, dp_rank=1, dp_size=2, layout=layout, count_multiple=2),
         num_updates=1,
     )
@@ -148,6 +151,7 @@ def test_a_rank_without_samples_gets_a_micro_batch_without_tokens(layout: Sequen
         assert micro_batch.tokens.shape == (1, layout.row_multiple // layout.cp_size)
         assert not micro_batch.tokens.any()
         assert micro_batch.token_ids.numel() == 0
+        assert (micro_batch.temperatures > 0).all()
 
 
 @settings(deadline=None, derandomize=True)

@@ -97,8 +97,13 @@ def test_the_longest_prompt_allowed_passes(tmp_path: Path, tokenizer: PreTrained
         ('{"prompt": "1=", "answer": null}', "answer in field 'answer' is a NoneType"),
         ('{"prompt": "1=", "answer": true}', "answer in field 'answer' is a bool"),
         (
-            '{"prompt": "12=", "answer": "1"}\n{"prompt": "1234=", "answer": "1"}\n{"prompt": "123=", "answer": "1"}',
-            "2 of 3 prompts have more than data.max_prompt_length = 3 tokens, the first on line 2; raise it to 5",
+            '{"prompt": "1=", "answer": "1"}\n1\n{}\n',
+            "line 2 is a JSON int.*; one more row is broken, and `megacov data",
+        ),
+        ("{}\n" * 4, "line 1 has no field .*; 3 more rows are broken"),
+        (
+            '{"prompt": "1234=", "answer": "1"}',
+            "1 of 1 prompts have more than data.max_prompt_length = 3 tokens, the first in .*line 1, .* has 5",
         ),
     ],
 )
@@ -110,7 +115,21 @@ def test_a_bad_file_is_a_data_error(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "message"), [("missing.jsonl", "no prompt file"), (".", "cannot be read")])
+def test_prompts_that_are_too_long_are_left_out_and_counted_or_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["12=", "1234=", "1=", "12345="]
+    path = write(tmp_path, "\n".join(json.dumps({"prompt": text, "answer": text}) for text in texts))
+    prompts = load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, max_prompt_length=3)
+    assert [(each.index, each.text) for each in prompts] == [(0, "12="), (1, "1=")]
+    assert prompts.place_of(1) == f"{path}, line 3"
+    words = "2 of 4 prompts have more than data.max_prompt_length = 3 tokens, the first in "
+    assert capsys.readouterr().out == f"megacov: {words}{path}, line 2, and the longest has 6; 2 are left out.\n"
+    with pytest.raises(DataError, match=words + ".*, line 2, and the longest has 6; raise it to 6 or remove them"):
+        load_prompts(path, tokenizer, vocab_size=VOCAB_SIZE, max_prompt_length=3, too_long="refuse")
+
+
+@pytest.mark.parametrize(("name", "message"), [("missing.jsonl", "no prompt file"), (".", "folder without a file")])
 def test_a_file_that_cannot_be_read_is_a_data_error(
     name: str, message: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:

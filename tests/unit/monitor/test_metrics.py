@@ -106,10 +106,17 @@ def test_rewards():
             "reward/max": 1.0,
             "reward/all_right_groups": 1 / 4,
             "reward/all_wrong_groups": 1 / 4,
+            "reward/equal_groups": 0.0,
         }
     )
     shifted = reward_metrics(2 * rewards - 1, group_ids, best_reward=1.0, worst_reward=-1.0)
     assert shifted["reward/all_right_groups"] == shifted["reward/all_wrong_groups"] == 1 / 4
+
+
+def test_graded_rewards_are_equal_only_to_the_bit():
+    rewards = torch.tensor([0.3, 0.3, 0.3, 0.1 + 0.2, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    shares = reward_metrics(rewards, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert [shares[f"reward/{kind}_groups"] for kind in ("equal", "all_right", "all_wrong")] == [1 / 4] * 3
 
 
 def test_rollouts():

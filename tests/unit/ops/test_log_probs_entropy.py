@@ -28,8 +28,11 @@ def _gradients(logits, targets, *, function, **arguments):
     return log_probs.detach(), entropy.detach(), logits.grad
 
 
+_RAMP = torch.linspace(0.3, 2.0, 35).view(5, 7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, _RAMP], ids=["1", "0.6", "by position"])
 @pytest.mark.parametrize("vocab_size", [None, 31])
 @pytest.mark.parametrize("entropy_grad", [False, True])
 def test_equals_float64_in_value_and_gradient(dtype, temperature, vocab_size, entropy_grad):
@@ -94,10 +97,33 @@ def test_the_entropy_carries_no_gradient_unless_asked():
         assert entropy.requires_grad is asked
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_equal_temperatures_of_all_positions_give_the_bits_of_one_number(dtype, temperature):
+    logits, targets = _inputs(50)
+    arguments = {"function": vocab_parallel_log_probs_and_entropy, "tp_group": None, "entropy_grad": True}
+    one = _gradients(logits.to(dtype), targets, **arguments, temperature=temperature)
+    each = torch.full((50,), temperature, dtype=torch.float64)
+    for expected, found in zip(one, _gradients(logits.to(dtype), targets, **arguments, temperature=each), strict=True):
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("temperature", [_RAMP[0, :6], torch.ones(7, dtype=torch.int64), _RAMP[0] - 1.0, _RAMP[0] / 0])
+def test_temperatures_that_do_not_fit_are_refused(temperature):
+    logits, targets = _inputs(7)
+    with pytest.raises(ValueError, match="temperature"):
+        vocab_parallel_log_probs_and_entropy(logits, targets, tp_group=None, temperature=temperature)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_blocks_of_rows_do_not_change_a_bit(monkeypatch, dtype):
     logits, targets = _inputs(50)
-    arguments = {"function": vocab_parallel_log_probs_and_entropy, "tp_group": None, "entropy_grad": True}
+    arguments = {
+        "function": vocab_parallel_log_probs_and_entropy,
+        "tp_group": None,
+        "entropy_grad": True,
+        "temperature": torch.linspace(0.3, 2.0, 50),
+    }
     one_block = _gradients(logits.to(dtype), targets, **arguments)
     monkeypatch.setattr(row_blocks, "CPU_BLOCK_BYTES", 7 * 40 * 4)
     for one, many in zip(one_block, _gradients(logits.to(dtype), targets, **arguments), strict=True):

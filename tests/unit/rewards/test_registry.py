@@ -141,7 +141,7 @@ def test_what_a_verifier_prepares_judges() -> None:
     ready = loaded.prepared()
     assert ready.wanted.names == ("text", "answer", "num_tokens") and ready.arguments == {}
     assert ready.judges("yes", "", num_tokens=3) == 3.0
-    with pytest.raises(ConfigError, match="word is empty"):
+    with pytest.raises(ConfigError, match="^rewards.arguments: word is empty"):
         load_verifier(VerifierSettings(settings.name, {"word": ""}))
 
 

@@ -22,15 +22,15 @@ class Saves:
 
     def __init__(self, *, fails: bool = False) -> None:
         self.states: list[TrainState] = []
-        self.carried: list[tuple[str, ...]] = []
-        self.rollout = SimpleNamespace(carried=("before",))
+        self.rollout_states: list[str] = []
+        self.rollout = SimpleNamespace(state="before")
         self.fails = fails
 
     def save_now(self, _policy: object, state: TrainState) -> None:
         if self.fails:
             raise CheckpointError("disk full")
         self.states.append(replace(state))
-        self.carried.append(self.rollout.carried)
+        self.rollout_states.append(self.rollout.state)
 
 
 def run_of(saves: Saves, *overrides: str) -> Run:
@@ -46,7 +46,7 @@ def fail(run: Run, error: MegacovError) -> str:
     def step() -> None:
         with run.saved_if_servers_are_lost():
             run.state.prompt_position = 32
-            run.rollout.carried = ("after",)  # type: ignore[misc,assignment]
+            run.rollout.state = "after"  # type: ignore[assignment]
             raise error
 
     with pytest.raises(type(error)) as caught:
@@ -62,7 +62,7 @@ def test_the_state_of_the_last_finished_step_is_saved_and_the_error_says_so(erro
         f"{said} (step 3 is saved; continue with `megacov resume here`)"
     )
     assert saves.states == [TrainState(step=3, prompt_position=24)]
-    assert saves.carried == [("before",)]
+    assert saves.rollout_states == ["before"]
 
 
 def test_nothing_is_saved_where_that_is_not_wanted_or_would_not_help():

@@ -120,7 +120,7 @@ def test_the_oldest_token_decides():
 def test_what_is_written_is_read_to_the_bit():
     groups = (
         CarriedGroup(Prompt(3, "n\u00e9\n", (1, 2), "5"), (piece("a\nb", "abort", ("1", 2), ("2", 1)), NOT_BEGUN)),
-        CarriedGroup(Prompt(4, "", (7,), "", {"level": [5, None]}), ()),
+        CarriedGroup(Prompt(4, "", (7,), "", source=2, row={"level": [5, None]}), ()),
     )
     assert load_carried(dump_carried(groups)) == groups
     assert [group.prompt.row for group in load_carried(dump_carried(groups))] == [None, {"level": [5, None]}]

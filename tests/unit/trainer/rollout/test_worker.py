@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from megacov.config import RunConfig, load_config
-from megacov.data import PromptStream
 from megacov.errors import DataError, LeaveRequested, RewardError
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.run_folder import write_config
@@ -55,7 +56,7 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     with opened(tmp_path, *by_name, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
-        prompts = PromptStream(worker._prompts, seed=0, position=8).take(4)
+        prompts = worker._stream.moved_to(8).take(4)
         # `interrupt` gives up the batch under way and every later one.
         worker.begin(step=5, version=3, prompt_position=12)
         worker.interrupt()
@@ -75,6 +76,30 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [prompt.text for prompt in prompts for _ in range(2)]
     assert all((line["versions"], line["staleness"]) == (["3"], 1) for line in lines)
+
+
+def test_over_sampling_changes_no_batch_of_the_embedded_server(tmp_path: Path) -> None:
+    """What a batch gives up has left the server when the next begins, and its prompts come again with other seeds."""
+    odd = ("rewards.verifier=tests.support.verifiers:odd_length", "rollout.filter_groups=true")
+    batches: dict[float, list[Collected]] = {1.0: [], 3.0: []}
+    with opened(tmp_path, *odd, "run.deterministic=true", "rollout.over_sample=3.0") as worker:
+        over_sampling = worker._sampler
+        assert over_sampling.over_sample == 3.0
+        for factor, collected in batches.items():
+            worker._sampler, position = replace(over_sampling, over_sample=factor), 0
+            for step in (3, 4):
+                worker.begin(step=step, version=3, prompt_position=position)
+                collected.append(worker.collect(TrainState(step=step, prompt_position=position)))
+                position = collected[-1].prompt_position
+    for first, second in zip(*batches.values(), strict=True):
+        assert first.prompt_position == second.prompt_position
+        for name in ("tokens", "rewards", "rollout_log_probs", "group_ids"):
+            assert torch.equal(getattr(first.batch, name), getattr(second.batch, name)), name
+        assert first.metrics["rollout/dropped_groups"] == second.metrics["rollout/dropped_groups"]
+        in_vain = [
+            sum(one.metrics[f"rollout/{kind}_groups"] for kind in ("aborted", "unused")) for one in (first, second)
+        ]
+        assert in_vain[0] == 0 < in_vain[1]
 
 
 def test_an_answer_that_cannot_be_judged_against_is_named_at_the_start(tmp_path: Path) -> None:

@@ -19,7 +19,13 @@ FILES = {
     "model.chat_template": "j",
     "model.generation": "g",
 }
-ABOUT = {"shape": {"num_layers": 2, "rope": (1.0, 0.5)}, "prompts_sha256": "abc", "model_files": FILES}
+PROMPTS = [{"name": "/a.jsonl", "sha256": "1"}, {"name": "/b.jsonl", "sha256": "2"}]
+ABOUT = {
+    "shape": {"num_layers": 2, "rope": (1.0, 0.5)},
+    "prompts_sha256": "abc",
+    "model_files": FILES,
+    "prompt_files": PROMPTS,
+}
 
 
 def _config(folder: Path, *overrides: str) -> RunConfig:
@@ -64,9 +70,22 @@ def test_another_model_or_other_prompts_are_refused(tmp_path: Path) -> None:
     saved = _saved(tmp_path)
     with pytest.raises(ConfigError, match="num_layers 2, model.path has num_layers 3"):
         check_continuation(saved, _config(tmp_path), {**ABOUT, "shape": {**ABOUT["shape"], "num_layers": 3}})
-    with pytest.raises(ConfigError, match=r"data\.path .* other prompts"):
-        check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"})
-    check_continuation(saved, _config(tmp_path), {**ABOUT, "prompts_sha256": "other"}, allowed=["data.path"])
+    for files, words in (
+        ([PROMPTS[0], {"name": "/new/b.jsonl", "sha256": "3"}], "data.path: /new/b.jsonl holds other prompts than"),
+        (PROMPTS[:1], "data.path has 1 files of prompts, and the run was trained on 2"),
+        (PROMPTS[::-1], "data.path has the files of prompts in another order, from /b.jsonl on"),
+    ):
+        now = {**ABOUT, "prompts_sha256": "other", "prompt_files": files}
+        with pytest.raises(ConfigError, match=words):
+            check_continuation(saved, _config(tmp_path), now)
+    older = {name: value for name, value in saved.items() if name != "prompt_files"}
+    check_continuation(older, _config(tmp_path), ABOUT)
+    with pytest.raises(ConfigError, match="data.path: /b.jsonl, /a.jsonl holds other prompts"):
+        check_continuation(older, _config(tmp_path), now)
+    check_continuation(saved, _config(tmp_path), now, allowed=["data.path"])
+    check_continuation(saved, _config(tmp_path), now)
+    with pytest.raises(ConfigError, match="has the files of prompts in another order"):
+        check_continuation(saved, _config(tmp_path), {**now, "prompts_sha256": "a third"})
 
 
 @pytest.mark.parametrize(

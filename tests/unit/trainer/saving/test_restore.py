@@ -10,18 +10,21 @@ from typing import Any
 import pytest
 
 from megacov.checkpoint.store import CheckpointStore
+from megacov.data import CurriculumSettings, PromptAccuracies
 from megacov.errors import CheckpointError
+from megacov.megatron.random_state import random_states
 from megacov.parallel.groups import ParallelGroups
 from megacov.rollout.sampling.carried import NOT_BEGUN, CarriedGroup, dump_carried
 from megacov.trainer.saving.about import read_about
-from megacov.trainer.saving.checkpointing import CARRIED_FILE, TRAINER_FILE, random_file
+from megacov.trainer.saving.checkpointing import CARRIED_FILE, CURRICULUM_FILE, TRAINER_FILE, _write_more, random_file
 from megacov.trainer.saving.restore import (
     GoodCheckpoint,
     find_good_checkpoint,
-    read_carried,
+    read_rollout_state,
     restore,
     set_newer_aside,
 )
+from megacov.trainer.state import RolloutState
 from megacov.types import Prompt
 
 ALONE = ParallelGroups()
@@ -101,7 +104,7 @@ def test_only_files_of_the_manifest_are_read(store: CheckpointStore, capsys: pyt
     (store.path(4) / "random").mkdir()
     (store.path(4) / random_file(0)).write_bytes(b"not random states")
     good = find_good_checkpoint(store, ALONE)
-    assert good.folder == store.path(4) and read_carried(good) == ()
+    assert good.folder == store.path(4) and read_rollout_state(good, RolloutState()) == RolloutState()
     printed = capsys.readouterr().out
     for name in (CARRIED_FILE, random_file(0)):
         assert f"step_00000004 holds {name}, which its manifest does not list: it is not read" in printed
@@ -122,7 +125,7 @@ def test_only_files_of_the_manifest_are_read(store: CheckpointStore, capsys: pyt
         (folder / name).write_bytes((store.path(4) / name).read_bytes())
     (folder / CARRIED_FILE).write_bytes(stray.read_bytes())
     store.publish(6, [])
-    assert read_carried(find_good_checkpoint(store, ALONE)) == (group,)
+    assert read_rollout_state(find_good_checkpoint(store, ALONE), RolloutState()) == RolloutState((group,))
 
 
 def test_without_a_good_checkpoint_every_reason_is_given(store: CheckpointStore, tmp_path: Path) -> None:
@@ -161,3 +164,29 @@ def test_a_record_that_is_none_is_one_sentence(tmp_path: Path, text: str) -> Non
     (tmp_path / TRAINER_FILE).write_text(text)
     with pytest.raises(CheckpointError, match="trainer.json"):
         read_about(tmp_path)
+
+
+def test_accuracies_are_read_where_the_manifest_lists_them(
+    store: CheckpointStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = CurriculumSettings(low=0.2, high=0.8, decay=0.5, right_above=0.5, min_samples=1, revisit_every=3)
+    new = PromptAccuracies.unknown(settings, num_prompts=3)
+    known = new.after([(1, False), (2, True)], [])
+    # A checkpoint of a run without a curriculum.
+    assert read_rollout_state(find_good_checkpoint(store, ALONE), RolloutState(accuracies=new)).accuracies is new
+    folder = store.begin(6)
+    (folder / TRAINER_FILE).write_text(json.dumps(about(6)))
+    written = _write_more(random_states(), RolloutState(accuracies=known), 0, folder)
+    assert written == [random_file(0), CURRICULUM_FILE]
+    assert _write_more(random_states(), RolloutState(), 1, folder) == [random_file(1)], "ranks beside rank 0 have none"
+    store.publish(6, [])
+    good = find_good_checkpoint(store, ALONE)
+    read = read_rollout_state(good, RolloutState(accuracies=new)).accuracies
+    assert read is not None and read.num_passed.tolist() == [0, 1, 0]
+    assert read_rollout_state(good, RolloutState()) == RolloutState(), "a run without a curriculum reads none"
+    assert "begins anew" not in capsys.readouterr().out
+    other = PromptAccuracies.unknown(settings, num_prompts=4)
+    assert read_rollout_state(good, RolloutState(accuracies=other)).accuracies is other
+    assert "the data has another number of prompts, so the curriculum begins anew" in capsys.readouterr().out
+    (folder.parent / "step_00000006" / CURRICULUM_FILE).write_text("")
+    assert find_good_checkpoint(store, ALONE).folder == store.path(4), "its bytes are checked as all others are"
