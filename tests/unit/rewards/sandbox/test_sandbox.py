@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from megacov.rewards.sandbox.sandbox import _launcher
-from tests.support.sandboxes import needs_sandbox, run_program, run_unprivileged, settings
+from megacov.rewards.sandbox.sandbox import Sandbox, _launcher
+from tests.support.sandboxes import ROOT, needs_sandbox, run_program, run_unprivileged, settings
 
 CHECK = """
 from megacov.errors import ConfigError
@@ -21,6 +23,11 @@ try:
     check_sandbox(settings())
 except ConfigError as error:
     print("refused:", error)
+"""
+
+VERIFIER = """
+from tests.support.sandboxes import run_program
+run_program("import time; time.sleep(100)")
 """
 
 
@@ -170,13 +177,26 @@ def test_memory_is_limited() -> None:
 
 
 def test_a_sandbox_that_is_left_early_ends_at_once() -> None:
-    from megacov.rewards.sandbox.sandbox import Sandbox
-
     start = time.monotonic()
     with Sandbox.start("import time; time.sleep(60)", settings(), total_s=0.5) as sandbox:
         assert sandbox.run({"kind": "main", "input": ""}) == ("ended", "")
     wait_until_empty()
     assert time.monotonic() - start < 20
+
+
+def test_nothing_outlives_a_verifier_that_is_killed() -> None:
+    verifier = subprocess.Popen([sys.executable, "-c", VERIFIER], cwd=ROOT)
+    try:
+        process, deadline, found = psutil.Process(verifier.pid), time.monotonic() + 30, []
+        # Launcher, watch, first process and the program.
+        while len(found) < 4:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+            found = process.children(recursive=True)
+    finally:
+        verifier.kill()
+        verifier.wait()
+    assert psutil.wait_procs(found, timeout=10)[1] == []
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="util-linux is missing")
