@@ -51,7 +51,7 @@ def test_a_hostile_answer_is_judged_quickly(pair: dict) -> None:  # type: ignore
 
 PIECES = r"""
 \frac { } ( ) ^ _ \sqrt 9 99999999 x \sin \cup \{ \} [ ] , = < \text{ \binom ! \pm % & \\ \log \int \max + - / 1 0
-\begin{pmatrix} \end{pmatrix} \sum_{k=1}^{ \infty e i \boxed{ $ \left( \right) \cdot | \lfloor ^\circ
+\begin{pmatrix} \end{pmatrix} \sum_{k=1}^{ \infty e i \boxed{ $ \left( \right) \cdot | \lfloor ^\circ \mod \Gamma \lim_{x\to0}
 """
 
 
