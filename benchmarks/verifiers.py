@@ -1,7 +1,7 @@
 """Verdicts of a slow verifier: how long they take, and how long the event loop that awaits them stands still.
 
     python -m benchmarks.verifiers [--responses 2048] [--workers 8] [--replaced 8]
-    python -m benchmarks.verifiers --arrive-s 20 [--responses 2048] [--workers 8]
+    python -m benchmarks.verifiers --arrive-s 20 [--responses 2048] [--workers 8] [--asleep]
 
 The first judges all responses at once. Each verdict takes 0.05 s, except those of a few responses whose verifier ends
 its process, which is then replaced. It exits with 1 if the event loop stands still for 50 ms or longer, or a verdict is
@@ -10,7 +10,8 @@ wrong.
 The second judges responses as servers finish them: their lengths are log-normal, and 4 % end together at the length
 limit, last of all. A verdict takes CPU time, 11 ms in the mean and log-normal too, as for mathematics. It prints how
 long after the last response the last verdict comes, which is what judging adds to a step, and exits with 1 if that
-is 1 s or longer, or a verdict is wrong.
+is 1 s or longer, or a verdict is wrong. With --asleep, verdicts sleep for that time, as if each process had a core of
+its own.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ async def judged_on_arrival(
         arrive_s: time until the last of them. [s]
 
     Returns:
-        Seconds from the last response to the last verdict, the mean CPU time that verdicts asked for, the mean time
+        Seconds from the last response to the last verdict, the mean time that verdicts asked for, the mean time
         from a response to its verdict, and the number of right verdicts.
     """
     drawn = random.Random(0)
@@ -123,7 +124,7 @@ async def judged_on_arrival(
 def _print_arrival(pool: VerifierPool, *, responses: int, workers: int, arrive_s: float) -> bool:
     """Judge on arrival and print the times; whether judging added little and was right."""
     added_s, cost_s, mean_s, right = asyncio.run(judged_on_arrival(pool, num_responses=responses, arrive_s=arrive_s))
-    print(f"{responses} responses within {arrive_s:g} s, {1000 * cost_s:.1f} ms of CPU time each, {workers} processes")
+    print(f"{responses} responses within {arrive_s:g} s, {1000 * cost_s:.1f} ms for each verdict, {workers} processes")
     print(f"all of it after the last response would take at least {responses * cost_s / workers:.2f} s")
     print(f"a verdict came {1000 * mean_s:.0f} ms after its response in the mean")
     print(f"the last verdict came {added_s:.2f} s after the last response")
@@ -135,9 +136,10 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 8,
     replaced: Annotated[int, typer.Option(min=0, help="Responses on which the verifier ends its process.")] = 8,
     arrive_s: Annotated[float | None, typer.Option(help="Time until the last response; none for all at once.")] = None,
+    asleep: Annotated[bool, typer.Option(help="Verdicts sleep instead of computing, with --arrive-s.")] = False,
 ) -> None:
     """Judge, and print times and memory."""
-    verifier = VERIFIER if arrive_s is None else BUSY_VERIFIER
+    verifier = VERIFIER if arrive_s is None or asleep else BUSY_VERIFIER
     pool = VerifierPool(
         ProcessSettings(verifiers=(VerifierSettings(verifier),)),
         num_workers=workers,

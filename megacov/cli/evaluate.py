@@ -20,6 +20,7 @@ from megacov.errors import CheckpointError, ConfigError, DataError
 if TYPE_CHECKING:
     from megacov.evaluation.report import Report
     from megacov.evaluation.servers import ServerSettings
+    from megacov.rollout.fleet.keys import ServerKeys
 
 _LOG_WIDTH = 120
 """Columns of the tables where there is no terminal."""
@@ -49,64 +50,68 @@ class Target:
     step: int = 0
 
 
+_Subject = Annotated[
+    Path,
+    typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="Run folder (its newest checkpoint), step_N folder, or model."),
+]
+_Suite = Annotated[str, typer.Option(help="YAML file of the suite, or a name such as paper.")]
+_Out = Annotated[
+    Path | None, typer.Option(help="Folder of the results; in the run folder, or in evaluations/, otherwise.")
+]
+_Servers = Annotated[
+    list[str] | None, typer.Option(metavar="URL", help="Running server that holds the model; may be repeated.")
+]
+_Keys = Annotated[Path | None, typer.Option(help="YAML file with api-key and admin-api-key of running servers.")]
+_Data = Annotated[
+    Path | None, typer.Option(envvar="MEGACOV_DATA", help="Folder in which the files of sets are looked for first.")
+]
+_Only = Annotated[list[str] | None, typer.Option(metavar="SET", help="Set of the suite to evaluate; may be repeated.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Problems of each set, from the first.")]
+_AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out sets whose files are missing; the report names them.")
+]
+_Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of sampling and of the intervals.")]
+_Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="Requests in flight: 4 for the embedded server and 256 for others.")
+]
+_RequestTimeout = Annotated[float, typer.Option(min=1.0, help="Deadline of one request.")]
+_StartTimeout = Annotated[
+    float, typer.Option(min=1.0, help="Deadline for a server to answer at the start, or after it was lost.")
+]
+_Dtype = Annotated[Dtype, typer.Option(help="Dtype of the embedded server.")]
+_Threads = Annotated[int, typer.Option(min=1, help="Compute threads of the embedded server.")]
+_Fast = Annotated[
+    bool, typer.Option("--fast", help="The embedded server batches requests: faster, and not equal bit by bit.")
+]
+
+
 def evaluate(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|CHECKPOINT|MODEL", help="Run folder (its newest checkpoint), step_N folder, or model."
-        ),
-    ],
-    suite: Annotated[str, typer.Option(help="YAML file of the suite, or a name such as paper.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; in the run folder, or in evaluations/, otherwise.")
-    ] = None,
-    server: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Running server that holds the model; may be repeated.")
-    ] = None,
-    keys: Annotated[
-        Path | None, typer.Option(help="YAML file with api-key and admin-api-key of running servers.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(envvar="MEGACOV_DATA", help="Folder in which the files of sets are looked for first.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="SET", help="Set of the suite to evaluate; may be repeated.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each set, from the first.")] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out sets whose files are missing; the report names them.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of sampling and of the intervals.")] = 0,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests in flight: 4 for the embedded server and 256 for others.")
-    ] = None,
-    request_timeout_s: Annotated[float, typer.Option(min=1.0, help="Deadline of one request.")] = 3600.0,
-    start_timeout_s: Annotated[
-        float, typer.Option(min=1.0, help="Deadline for a server to answer at the start, or after it was lost.")
-    ] = 300.0,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype of the embedded server.")] = Dtype.FLOAT32,
-    num_threads: Annotated[int, typer.Option(min=1, help="Compute threads of the embedded server.")] = 1,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="The embedded server batches requests: faster, and not equal bit by bit.")
-    ] = False,
+    target: _Subject,
+    suite: _Suite,
+    out: _Out = None,
+    server: _Servers = None,
+    keys: _Keys = None,
+    data: _Data = None,
+    only: _Only = None,
+    limit: _Limit = None,
+    allow_missing: _AllowMissing = False,
+    seed: _Seed = 0,
+    concurrency: _Concurrency = None,
+    request_timeout_s: _RequestTimeout = 3600.0,
+    start_timeout_s: _StartTimeout = 300.0,
+    dtype: _Dtype = Dtype.FLOAT32,
+    num_threads: _Threads = 1,
+    fast: _Fast = False,
 ) -> None:
     """Score a model on sets of problems, with intervals. An evaluation that was stopped goes on where it stopped."""
     from megacov.evaluation.servers import ServerSettings
     from megacov.evaluation.suite import find_suite, load_suite
-    from megacov.rollout.fleet.keys import ServerKeys, read_keys
 
     checked = load_suite(find_suite(suite))
     found = find_target(target)
-    if server and found.model is None:
-        raise ConfigError(
-            f"--server needs a model folder whose weights the servers hold, and {target} is a checkpoint: run `megacov "
-            "export` first, and start the servers with its folder."
-        )
-    if keys is not None and not server:
-        raise ConfigError("--keys is given without --server: the embedded server needs no keys.")
     settings = ServerSettings(
-        addresses=_addresses(server or []),
-        keys=ServerKeys() if keys is None else read_keys(keys, setting="--keys"),
+        addresses=_addresses(server or [], found),
+        keys=_keys(keys, has_servers=bool(server)),
         dtype=dtype.value,
         num_threads=num_threads,
         deterministic=not fast,
@@ -119,29 +124,22 @@ def evaluate(
     from megacov.evaluation.evaluate import Evaluation
     from megacov.evaluation.evaluate import evaluate as run_evaluation
 
-    report = run_evaluation(
-        Evaluation(
-            name=found.name,
-            model=model,
-            vocab_size=_vocab_size(model),
-            suite=checked,
-            servers=settings,
-            out=out,
-            seed=seed,
-            data=data,
-            only=tuple(only or ()),
-            limit=limit,
-            allow_missing=allow_missing,
-        )
+    wanted = Evaluation(
+        name=found.name,
+        model=model,
+        vocab_size=_vocab_size(model),
+        suite=checked,
+        servers=settings,
+        out=out,
+        seed=seed,
+        data=data,
+        only=tuple(only or ()),
+        limit=limit,
+        allow_missing=allow_missing,
     )
-    if found.model is None:
-        shutil.rmtree(model, ignore_errors=True)
+    report = run_evaluation(wanted)
     _show(report, settings, out)
-    if found.run is not None:
-        from megacov.evaluation.report import scalars
-        from megacov.evaluation.tensorboard import write_scalars
-
-        write_scalars(found.run, scalars(report.scores), step=found.step)
+    _finish(found, model, report)
 
 
 def find_target(path: Path) -> Target:
@@ -181,13 +179,28 @@ def find_target(path: Path) -> Target:
     return Target(f"{run.resolve().name}-step_{steps[0]}", None, run, steps[0])
 
 
-def _addresses(urls: list[str]) -> tuple[str, ...]:
+def _addresses(urls: list[str], target: Target) -> tuple[str, ...]:
+    if urls and target.model is None:
+        raise ConfigError(
+            f"--server needs a model folder whose weights the servers hold, and {target.name} is a checkpoint: run "
+            "`megacov export` first, and start the servers with its folder."
+        )
     try:
         if not all(url.isprintable() for url in urls):  # urlsplit, and so the check, leaves line breaks out
             raise ValueError("write it without line breaks.")
         return check_addresses(tuple(urls))
     except ValueError as error:
         raise ConfigError(f"--server is {show(', '.join(urls))}: {error}") from error
+
+
+def _keys(path: Path | None, *, has_servers: bool) -> ServerKeys:
+    from megacov.rollout.fleet.keys import ServerKeys, read_keys
+
+    if path is None:
+        return ServerKeys()
+    if not has_servers:
+        raise ConfigError("--keys is given without --server: the embedded server needs no keys.")
+    return read_keys(path, setting="--keys")
 
 
 def _default_out(target: Target, label: str) -> Path:
@@ -237,3 +250,14 @@ def _show(report: Report, settings: ServerSettings, out: Path) -> None:
     if not settings.follows_seeds:
         print("megacov: the servers follow no seeds; another evaluation gives other scores within the intervals.")
     console.print(f"Results: {out / 'results.json'}", soft_wrap=True, highlight=False)
+
+
+def _finish(target: Target, model: Path, report: Report) -> None:
+    """For a checkpoint: remove its export, and write the scores for TensorBoard."""
+    if target.run is None:
+        return
+    from megacov.evaluation.report import scalars
+    from megacov.evaluation.tensorboard import write_scalars
+
+    shutil.rmtree(model, ignore_errors=True)
+    write_scalars(target.run, scalars(report.scores), step=target.step)

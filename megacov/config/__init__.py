@@ -8,7 +8,7 @@ from __future__ import annotations
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
 from megacov.config.load import dump_config, load_config, make_config, make_data_config
-from megacov.config.rules import check_experts, check_model
+from megacov.config.model_split import check_experts, check_model
 from megacov.config.schema import RunConfig
 
 __all__ = [

@@ -146,7 +146,7 @@ def prompts_repeat(config: RunConfig, num_prompts: int, *, source: int = 0) -> s
     wanted, extra = rollout.prompts_per_step + rollout.extra_prompts, ""
     if len(config.sources) > 1:
         own, share = config.sources[source], config.shares[source]
-        if num_prompts >= ceil(wanted * share):
+        if num_prompts >= ceil(wanted * share - 1e-9):
             return None
         return (
             f"source {own.name} of data.sources has {num_prompts} prompts and a share of {share:.3g} of the {wanted} "

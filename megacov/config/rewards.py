@@ -15,7 +15,7 @@ class RewardsSection(Section):
     arguments: dict[str, JsonValue] = Field({})
     """Keyword arguments of the verifier, as in {tolerance: 0.01}."""
     allow_code: bool = False
-    """Let the verifier code run programs of responses, in a sandbox on its machine (docs/code_and_judges.md)."""
+    """Let the verifier code run the programs of responses in a sandbox (docs/code_and_judges.md)."""
     workers: StrictInt = Field(4, ge=1, le=1024)
     """Processes that call the verifier, each for one response at a time, on the machine of rank 0. [processes]"""
     timeout_s: StrictFloat = Field(30.0, gt=0)

@@ -7,8 +7,8 @@ section are validators in the schema.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import gcd
 
+from megacov.config.model_split import choices, divisors
 from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
 from megacov.config.schema import RunConfig
@@ -19,8 +19,8 @@ from megacov.config.server_rules import (
     keys_are_of_servers_that_already_run,
     secrets_stay_out_of_files,
     servers_are_given_up_before_ranks,
+    the_embedded_server_reads_weights_from_disk,
 )
-from megacov.config.transports import choose_transport
 from megacov.errors import ConfigError
 
 LARGE_RATIO = 0.05
@@ -80,12 +80,12 @@ def updates_divide_the_batch(config: RunConfig) -> str | None:
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
     if sequences % updates == 0 or len(set(config.group_sizes)) > 1:
         return None
-    divisors = _divisors(sequences)
-    fitting = [n for n in divisors if n < updates][-1:] + [n for n in divisors if n > updates][:1]
+    possible = divisors(sequences)
+    fitting = [n for n in possible if n < updates][-1:] + [n for n in possible if n > updates][:1]
     return (
         f"batch.updates_per_rollout is {updates}, which does not divide the {sequences} sequences of a rollout batch "
         f"(rollout.prompts_per_step {config.rollout.prompts_per_step} x {config.group_sizes[0]} samples_per_prompt): "
-        f"set it to {_choices(fitting)}, or change the batch."
+        f"set it to {choices(fitting)}, or change the batch."
     )
 
 
@@ -153,7 +153,7 @@ def experts_are_shared_out_within_a_stage(config: RunConfig) -> str | None:
     return (
         f"parallel.expert is {parallel.expert} and a pipeline stage has {ranks} ranks (parallel.tensor "
         f"{parallel.tensor} x parallel.context {parallel.context} x parallel.data {parallel.data}), which it does not "
-        f"divide: set parallel.expert to {_choices(_divisors(ranks))}."
+        f"divide: set parallel.expert to {choices(divisors(ranks))}."
     )
 
 
@@ -164,16 +164,6 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
     return (
         f"run.deterministic is true and rollout.engine is {config.rollout.engine}: only the embedded server gives the "
         "same samples again; set run.deterministic=false or rollout.engine=embedded."
-    )
-
-
-def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
-    """The embedded server supports only some transports."""
-    if config.rollout.engine != "embedded" or config.weight_sync.traits.embedded_server:
-        return None
-    return (
-        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, whose server does "
-        f"not support it: set {choose_transport(lambda other: other.embedded_server)} or rollout.engine=sglang."
     )
 
 
@@ -213,89 +203,3 @@ def check_rules(config: RunConfig) -> None:
         sentence = rule(config)
         if sentence is not None:
             raise ConfigError(sentence)
-
-
-def check_model(
-    *,
-    num_attention_heads: int,
-    num_key_value_heads: int,
-    num_layers: int,
-    ffn_hidden_size: int,
-    tensor: int,
-    pipeline: int,
-    virtual_pipeline: int,
-) -> None:
-    """Check that a model can be split over tensor- and pipeline-parallel ranks.
-
-    Args:
-        num_attention_heads: number of query heads of a layer.
-        num_key_value_heads: number of key heads of a layer, which is also that of value heads.
-        num_layers: number of layers of the model.
-        ffn_hidden_size: width of the feed-forward layer.
-        tensor: tensor-parallel size.
-        pipeline: pipeline-parallel size.
-        virtual_pipeline: number of runs of layers on each pipeline rank.
-
-    Raises:
-        ConfigError: a parallel size does not divide a size of the model.
-    """
-    split_by_tensor = {
-        "attention heads": num_attention_heads,
-        "key-value heads": num_key_value_heads,
-        "feed-forward columns": ffn_hidden_size,
-    }
-    for what, size in split_by_tensor.items():
-        if size % tensor != 0:
-            fitting = _divisors(gcd(*split_by_tensor.values()))
-            raise ConfigError(
-                f"parallel.tensor is {tensor} and the model has {size} {what}, which it does not divide: set "
-                f"parallel.tensor to {_choices(fitting)}."
-            )
-    if num_layers % pipeline != 0:
-        raise ConfigError(
-            f"parallel.pipeline is {pipeline} and the model has {num_layers} layers, which it does not divide: set "
-            f"parallel.pipeline to {_choices(_divisors(num_layers))}."
-        )
-    if num_layers % (pipeline * virtual_pipeline) != 0:
-        raise ConfigError(
-            f"parallel.virtual_pipeline is {virtual_pipeline} and each of {pipeline} stages has "
-            f"{num_layers // pipeline} layers, which it does not divide: set parallel.virtual_pipeline to "
-            f"{_choices(_divisors(num_layers // pipeline))}."
-        )
-
-
-def check_experts(*, num_experts: int | None, expert: int, tensor: int, sequence: bool) -> None:
-    """Check that the experts of a model can be distributed over expert-parallel ranks.
-
-    Args:
-        num_experts: number of experts of a layer; None in a dense model.
-        expert: expert-parallel size.
-        tensor: tensor-parallel size.
-        sequence: whether sequence parallelism is on.
-
-    Raises:
-        ConfigError: the model has no experts, their number is not divisible, or Megatron refuses tensor parallelism.
-    """
-    if num_experts is None:
-        if expert > 1:
-            raise ConfigError(f"parallel.expert is {expert} and the model has no experts: set parallel.expert to 1.")
-        return
-    if num_experts % expert != 0:
-        raise ConfigError(
-            f"parallel.expert is {expert} and the model has {num_experts} experts, which it does not divide: set "
-            f"parallel.expert to {_choices(_divisors(num_experts))}."
-        )
-    if tensor > 1 and not sequence:
-        raise ConfigError(
-            f"parallel.tensor is {tensor}, parallel.sequence is false and the model has experts, which Megatron trains "
-            "under tensor parallelism with sequence parallelism only: set parallel.sequence=true."
-        )
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _choices(numbers: list[int]) -> str:
-    *head, tail = map(str, numbers)
-    return f"{', '.join(head)} or {tail}" if head else tail

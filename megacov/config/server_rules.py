@@ -120,3 +120,13 @@ def colocated_servers_take_turns_with_the_trainer(config: RunConfig) -> str | No
             f"GPU; set {choose_transport(lambda other: not other.needs_gpu_per_rank)}."
         )
     return None
+
+
+def the_embedded_server_reads_weights_from_disk(config: RunConfig) -> str | None:
+    """The embedded server supports only some transports."""
+    if config.rollout.engine != "embedded" or config.weight_sync.traits.embedded_server:
+        return None
+    return (
+        f"weight_sync.transport is {config.weight_sync.transport} and rollout.engine is embedded, whose server does "
+        f"not support it: set {choose_transport(lambda other: other.embedded_server)} or rollout.engine=sglang."
+    )

@@ -70,12 +70,16 @@ class Columns:
 def find_field(values: Mapping[str, Any], field: str) -> Any:
     """The value of a field, in which dots lead into objects; a name that holds the dots itself comes first.
 
+    A number leads to an entry of a list, from 0.
+
     Returns a marker of its own, which `is_missing` knows, where there is none.
     """
     if field in values:
         return values[field]
     for place, sign in enumerate(field):
         inner = values.get(field[:place]) if sign == "." else None
+        if isinstance(inner, list):
+            inner = {str(number): entry for number, entry in enumerate(inner)}
         if isinstance(inner, Mapping):
             found = find_field(inner, field[place + 1 :])
             if found is not _MISSING:

@@ -13,6 +13,7 @@ from pathlib import Path
 from megacov import __version__
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data import load_tokenizer
+from megacov.data.prompt_table import PromptTable
 from megacov.errors import DataError
 from megacov.evaluation.identity import model_digest
 from megacov.evaluation.problems import Found, find_sets, read_problems
@@ -59,9 +60,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A set with its problems."""
+    """A set with all problems of its file, and those that are evaluated."""
 
     settings: EvaluationSet
+    table: PromptTable
     problems: list[Prompt]
 
 
@@ -78,7 +80,7 @@ def evaluate(wanted: Evaluation) -> Report:
 
     Raises:
         ConfigError: a verifier cannot be imported.
-        DataError: the model, a file of problems or the folder of the results is unusable.
+        DataError: the model, a file of problems, an answer in it or the folder of the results is unusable.
         RolloutError: the servers gave no full set of responses.
         RewardError: the verifier's processes cannot be started again.
     """
@@ -96,8 +98,8 @@ def evaluate(wanted: Evaluation) -> Report:
         if server is not None:
             server.wait_ready(time.monotonic() + wanted.servers.start_timeout_s)
         fleet = make_fleet(server, wanted.servers, vocab_size=wanted.vocab_size)
-        asyncio.run(_sample_all(wanted, work, records, verifiers, fleet))
-        report = _report(wanted, work, records, identity, found.missing)
+        unreadable = asyncio.run(_sample_all(wanted, work, records, verifiers, fleet))
+        report = _report(wanted, work, records, identity, found.missing, unreadable)
     try:
         write_atomically(wanted.out / REPORT, report.to_json())
     except OSError as error:
@@ -123,20 +125,12 @@ def _start_server(wanted: Evaluation, found: Found, stack: ExitStack) -> Embedde
 
 def _read_work(wanted: Evaluation, found: Found, verifiers: Verifiers) -> list[_Work]:
     tokenizer = load_tokenizer(wanted.model, vocab_size=wanted.vocab_size)
-    return [
-        _Work(
-            settings,
-            read_problems(
-                settings,
-                path,
-                tokenizer,
-                vocab_size=wanted.vocab_size,
-                keep_rows=verifiers.wants_row(settings),
-                limit=wanted.limit,
-            ),
-        )
-        for settings, path in found.sets
-    ]
+    work = []
+    for settings, path in found.sets:
+        keep_rows = verifiers.wants_row(settings)
+        table = read_problems(settings, path, tokenizer, vocab_size=wanted.vocab_size, keep_rows=keep_rows)
+        work.append(_Work(settings, table, table[: wanted.limit]))
+    return work
 
 
 def _identity(wanted: Evaluation) -> dict[str, object]:
@@ -170,9 +164,13 @@ def _check_finished(records: RecordFile, work: _Work, path: Path) -> None:
 
 async def _sample_all(
     wanted: Evaluation, work: Sequence[_Work], records: RecordFile, verifiers: Verifiers, fleet: Fleet
-) -> None:
-    membership = fleet.membership
+) -> dict[str, int]:
+    """Sample what is left; returns the number of unreadable answers of each set."""
+    membership, unreadable = fleet.membership, {}
     try:
+        for each in work:
+            num_unreadable = await verifiers.check_answers(each.settings, each.problems, each.table.place_of)
+            unreadable[each.settings.name] = num_unreadable
         await membership.wait_ready()
         # A server that somebody restarts with other weights is then taken out of service.
         version = await weight_version(membership.serving)
@@ -194,13 +192,19 @@ async def _sample_all(
             judge = verifiers.judge_of(each.settings)
             await membership.watched(sample_problems(fleet, judge, left, sampling, on_answered=on_answered))
             progress.finish()
+        return unreadable
     finally:
         await verifiers.aclose()
         await membership.aclose()
 
 
 def _report(
-    wanted: Evaluation, work: Sequence[_Work], records: RecordFile, identity: dict[str, object], missing: Sequence[str]
+    wanted: Evaluation,
+    work: Sequence[_Work],
+    records: RecordFile,
+    identity: dict[str, object],
+    missing: Sequence[str],
+    unreadable: dict[str, int],
 ) -> Report:
     scores: dict[str, SetScores] = {}
     for each in work:
@@ -214,6 +218,7 @@ def _report(
         digests={each.settings.name: problems_digest(each.problems) for each in work},
         scores=scores,
         missing=missing,
+        unreadable=unreadable,
     )
 
 

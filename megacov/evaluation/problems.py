@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from megacov.config.messages import join_names
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data import load_prompts
+from megacov.data.prompt_table import PromptTable
 from megacov.errors import ConfigError, DataError
-from megacov.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,8 +72,7 @@ def read_problems(
     *,
     vocab_size: int,
     keep_rows: bool,
-    limit: int | None,
-) -> list[Prompt]:
+) -> PromptTable:
     """Read and tokenize the problems of a set.
 
     Args:
@@ -82,7 +81,6 @@ def read_problems(
         tokenizer: tokenizer of the model.
         vocab_size: rows of the model's embedding.
         keep_rows: whether each problem carries the whole row of its file.
-        limit: number of problems to take, from the first; None takes all.
 
     Returns:
         The problems in the order of the file.
@@ -91,12 +89,15 @@ def read_problems(
         DataError: the file cannot be read, holds no problem, or a problem is unusable.
     """
     try:
-        prompts = load_prompts(
+        return load_prompts(
             path,
             tokenizer,
             vocab_size=vocab_size,
             prompt_field=settings.prompt_field,
             answer_field=settings.answer_field,
+            answer_format=settings.answer_format,
+            system_prompt=settings.system_prompt,
+            instruction=settings.instruction,
             chat_template=settings.chat_template,
             chat_template_kwargs=settings.chat_template_kwargs,
             max_prompt_length=settings.max_prompt_length,
@@ -105,7 +106,6 @@ def read_problems(
         )
     except DataError as error:
         raise DataError(f"the set {settings.name}: {error}") from error
-    return prompts[:limit]
 
 
 def _place(path: Path, data: Path | None) -> Path | None:

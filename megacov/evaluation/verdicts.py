@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from megacov.config.suite import EvaluationSet, SuiteSection
+from megacov.errors import DataError
 from megacov.evaluation.sample import Judge
+from megacov.rewards.answers import AnswerCheck
 from megacov.rewards.pool import VerifierPool
 from megacov.rewards.process import ProcessSettings, Ready
 from megacov.rewards.settings import VerifierSettings
@@ -35,7 +38,7 @@ class Verifiers:
             sets: the sets that are evaluated.
             log_path: file for everything that verifiers print.
         """
-        by_key = {}
+        by_key: dict[str, VerifierSettings] = {}
         for each in sets:
             settings = VerifierSettings(
                 each.verifier,
@@ -44,13 +47,12 @@ class Verifiers:
                 arguments_setting=f"the set {each.name}: verifier_arguments",
             )
             by_key.setdefault(settings.key, settings)
+        self._suite, self._settings = suite, tuple(by_key.values())
         self._places = {key: place for place, key in enumerate(by_key)}
         self._ready: tuple[Ready, ...] = ()
         self._failures: Counter[tuple[str, str]] = Counter()
         self._pool = VerifierPool(
-            ProcessSettings(
-                verifiers=tuple(by_key.values()), log_path=log_path, environment=environment_without_rank()
-            ),
+            ProcessSettings(verifiers=self._settings, log_path=log_path, environment=environment_without_rank()),
             num_workers=suite.workers,
             timeout_s=suite.timeout_s,
             start_timeout_s=suite.start_timeout_s,
@@ -96,6 +98,44 @@ class Verifiers:
             return Verdict(outcome.reward, outcome.failure)
 
         return judge
+
+    async def check_answers(
+        self, settings: EvaluationSet, problems: Iterable[Prompt], place_of: Callable[[int], str]
+    ) -> int:
+        """Look whether the set's verifier can judge against the answers of its problems.
+
+        Args:
+            settings: settings of the set.
+            problems: its problems.
+            place_of: file and line of a problem, by its index.
+
+        Returns:
+            The number of answers that it cannot read, where the settings keep those.
+
+        Raises:
+            DataError: there are some and the settings refuse them, or not all answers were checked in time.
+            RewardError: the verifiers' processes cannot be started again.
+        """
+        check = AnswerCheck(
+            self._pool,
+            # The names of the settings are of the first set with the verifier.
+            [replace(each, setting="verifier") for each in self._settings],
+            self._ready,
+            of_source=(self._place(settings),),
+            num_workers=self._suite.workers,
+            timeout_s=self._suite.start_timeout_s,
+        )
+        try:
+            await check.check(problems, place_of)
+        except DataError as error:
+            if settings.unreadable_answers == "refuse" or check.num_bad == 0:
+                raise DataError(f"the set {settings.name}: {error}") from error
+            print(
+                f"megacov: warning: {settings.name}: the verifier cannot read {check.num_bad} answers, whose problems "
+                "stay in the set.",
+                flush=True,
+            )
+        return check.num_bad
 
     async def aclose(self) -> None:
         """Give up all verdicts, on the event loop."""

@@ -11,6 +11,10 @@ response tokens of the batch that is trained on. Kept tokens are the loss tokens
 rollout correction leave in. An optimizer step is applied unless its gradient is not finite. A tag is absent where its
 value has no meaning in the run, as PPO's clip fraction has none under KL-Cov, or is not finite.
 
+A run of several sources of prompts (data.sources) also writes `reward/mean_SOURCE`, `rollout/length_mean_SOURCE` and
+`rollout/share_SOURCE`, the share of the groups trained on that are of that source. Like `reward/mean` and
+`rollout/length_mean`, the first counts dropped groups and the second does not.
+
 A resumed run moves the points of the steps that it repeats to `RUN/tensorboard/events.out.removed.*`, which TensorBoard
 does not read, so each step is shown once. Until it is restarted, a TensorBoard that was open meanwhile may keep such
 points of tags that are not logged again."""

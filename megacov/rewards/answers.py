@@ -53,6 +53,11 @@ class AnswerCheck:
     timeout_s: float
     _found: _Found = field(default_factory=_Found)
 
+    @property
+    def num_bad(self) -> int:
+        """Answers so far that their verifier cannot judge against."""
+        return self._found.num_bad
+
     async def check(self, prompts: Iterable[Prompt], place_of: Callable[[int], str]) -> None:
         """Check the answers of all prompts whose verifier looks at answers.
 
@@ -151,6 +156,5 @@ def check_answers(config: RunConfig, prompts: Iterable[Prompt], place_of: Callab
 
 def _bad_answer(settings: VerifierSettings, place: str, reason: str, *, num_others: int) -> DataError:
     others = f" (and {num_others} more)" if num_others else ""
-    return DataError(
-        f"{place}{others}: {reason.rstrip('.')}; correct the answer, or {settings.setting} {settings.name}."
-    )
+    reason = reason.rstrip(".").removesuffix("; correct it")
+    return DataError(f"{place}{others}: {reason}; correct the answer, or {settings.setting} {settings.name}.")

@@ -120,3 +120,9 @@ async def phase(
     return await sampler.sample_groups(
         source, num_groups, carried=carried, expected_version=str(version), trained_version=version + ahead
     )
+
+
+def any_is_cut(groups: Sequence[CarriedGroup]) -> bool:
+    """Whether a completion that is to be continued has tokens already."""
+    pieces = (piece for group in groups for piece in group.completions if piece.finish_reason == "abort")
+    return any(piece.token_ids for piece in pieces)

@@ -26,7 +26,8 @@ _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 _OLD = "/.outside"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
-WORK = "/tmp"
+_BASE = "/tmp"  # exists everywhere; what is below it stays in place outside
+WORK = "/sandbox"
 """Folder that programs may write to."""
 
 
@@ -42,9 +43,9 @@ def leave_files(packages: Iterable[str]) -> None:
     wanted = _wanted(packages)
     unshare(NEW_NS, step="making a mount namespace")
     _mount("none", "/", None, _REC | _PRIVATE)
-    _mount("tmpfs", WORK, "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=4096,mode=755")
-    os.chdir(WORK)
-    Path(WORK + _OLD).mkdir()
+    _mount("tmpfs", _BASE, "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=4096,mode=755")
+    os.chdir(_BASE)
+    Path(_BASE + _OLD).mkdir()
     number = _PIVOT_ROOT.get(platform.machine())
     if number is None:
         raise SetupError(f"the sandbox knows x86_64 and aarch64, not {platform.machine()}")
@@ -54,7 +55,7 @@ def leave_files(packages: Iterable[str]) -> None:
         _show(path)
     check(LIBC.umount2(_OLD.encode(), _DETACH), "leaving the machine's files")
     Path(_OLD).rmdir()
-    Path(WORK).mkdir(exist_ok=True)
+    Path(WORK).mkdir()
     _mount("none", "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
 
 
@@ -76,7 +77,7 @@ def renew_work(num_bytes: int) -> None:
 def _wanted(packages: Iterable[str]) -> list[str]:
     """Paths that exist, links followed except those of shared libraries."""
     real = {os.path.realpath(path) for path in (*sys.path, f"{sys.base_prefix}/lib", *packages) if path}
-    return sorted(path for path in (*real, *_LIBRARIES) if os.path.lexists(path))
+    return sorted(path for path in {*real, *_LIBRARIES} if os.path.lexists(path))
 
 
 def _without_nested(paths: Iterable[str]) -> list[str]:

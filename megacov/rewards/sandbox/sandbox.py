@@ -106,7 +106,7 @@ class Sandbox:
 
         Args:
             test: its kind and what that needs, as `inside` takes it.
-            further: messages behind it.
+            *further: messages behind it.
 
         Returns:
             Its status ("done", "failed", "late", "output", or "ended" if the whole sandbox has ended), and its output.
@@ -185,7 +185,7 @@ def _launcher() -> _Launcher:
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGE_ROOT],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=kept,

@@ -74,12 +74,7 @@ def code(
     Raises:
         DataError: the tests have no known form.
     """
-    values = row or {}
-    content = answer if tests_field is None else values.get(tests_field)
-    named = values.get(function_field)
-    setup = values.get(setup_field) if setup_field is not None else None
-    function, before = (each if isinstance(each, str) else None for each in (named, setup))
-    tests = parse_tests(content, function=function, setup=before or "")[:max_tests]
+    tests = _tests(answer, row or {}, tests_field, function_field, setup_field)[:max_tests]
     source = find_program(text)
     if not source.strip():
         return 0.0
@@ -92,6 +87,17 @@ def code(
             elif score == "all":
                 return 0.0
     return passed / len(tests)
+
+
+def _tests(
+    answer: str, row: Mapping[str, Any], tests_field: str | None, function_field: str, setup_field: str | None
+) -> list[CodeTest]:
+    function, setup = (row.get(field) if field is not None else None for field in (function_field, setup_field))
+    return parse_tests(
+        answer if tests_field is None else row.get(tests_field),
+        function=function if isinstance(function, str) else None,
+        setup=setup if isinstance(setup, str) else "",
+    )
 
 
 def find_program(text: str) -> str:

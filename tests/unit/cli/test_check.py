@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from megacov.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[3]
 RUNS = ROOT / "yaml_configs" / "runs"
-READY = sorted([*RUNS.glob("qwen*.yaml")])
+OF_THE_PAPER = re.compile("(grpo|clip_higher|clip_cov|kl_cov)_(cp_)?[0-9]+n")
+READY = sorted(path for path in RUNS.glob("qwen*.yaml") if OF_THE_PAPER.search(path.stem))
 ALL = sorted(RUNS.glob("*.yaml"))
 ONE = "yaml_configs/runs/qwen2.5_32b_kl_cov_8n.yaml"
 
@@ -270,3 +272,11 @@ def test_sequences_longer_than_a_sliding_window_are_refused(tmp_path: Path) -> N
 def test_the_model_of_the_path_wins_over_the_file() -> None:
     config = load_config(ONE, ["model.path=examples/tiny_policy", "parallel.tensor=2"])
     assert plan_run(config).model_file.parent.name == "tiny_policy"
+
+
+def test_the_largest_batch_of_several_sources_is_planned(tmp_path: Path) -> None:
+    sources = "data.sources=[{name: a, path: a, samples_per_prompt: 4}, {name: b, path: b, samples_per_prompt: 6}]"
+    output = check("yaml_configs/runs/tiny_kl_cov.yaml", "data.path=null", sources, "batch.updates_per_rollout=5")
+    assert "largest rollout batch" in output and "64 prompts x 4 to 6 samples" in output
+    plan = plan_run(load_config("yaml_configs/runs/tiny_kl_cov.yaml", ["data.path=null", sources]))
+    assert plan.batch_plan.sequences == 64 * 6

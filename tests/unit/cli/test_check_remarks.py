@@ -61,3 +61,12 @@ def test_a_step_that_holds_a_prompt_twice_is_named(tmp_path: Path, num_prompts: 
 def test_data_that_is_not_here_is_not_looked_at(tmp_path: Path) -> None:
     assert not [each for each in remarks_of(f"data.path={tmp_path / 'gone.jsonl'}") if "several times" in each]
     assert not [each for each in remarks_of(f"data.path={tmp_path}") if "several times" in each]
+
+
+def test_each_source_has_the_prompts_of_its_share(tmp_path: Path) -> None:
+    for name, number in {"few": 2, "enough": 6}.items():
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n' * number)
+    few, enough = (f"{{name: {name}, path: {tmp_path}/{name}.jsonl, weight:" for name in ("few", "enough"))
+    found = remarks_of("data.path=null", f"data.sources=[{few} 1.0}}, {enough} 2.0}}]", "rollout.prompts_per_step=9")
+    (repeated,) = [each for each in found if "several times" in each]
+    assert "source few of data.sources has 2 prompts and a share of 0.333 of the 9 prompts of a step" in repeated

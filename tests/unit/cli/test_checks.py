@@ -56,6 +56,11 @@ IMPOSSIBLE: dict[str, tuple[list[str], type[MegacovError], str]] = {
         "num_layers is 64 there and 2 in the folder",
     ),
     "own_verifier": (["rewards.verifier=sum_triples"], ConfigError, "there is no verifier 'sum_triples'"),
+    "verifier_arguments": (
+        ["rewards.verifier=gsm8k", "rewards.arguments={metod: strict}"],
+        ConfigError,
+        "rewards.arguments sets metod, and gsm8k takes method",
+    ),
     "verifier_form": (["rewards.verifier=a:b:c"], ConfigError, "does not have the form package.module:function"),
     "server_number": (["rollout.server_arguments={tp-size: two}"], ConfigError, "tp-size is 'two'"),
     "fraction": (["rollout.server_arguments={mem-fraction-static: 80}"], ConfigError, "a fraction of a GPU's memory"),

@@ -143,6 +143,25 @@ BROKEN = {
         {"weight_sync": {"transport": "broadcast"}},
         "weight_sync.transport is broadcast and rollout.engine is embedded.* or rollout.engine=sglang",
     ),
+    "programs_run_only_where_allowed": (
+        {"rewards": {"verifier": "code"}},
+        "rewards.verifier is code, .* rewards.allow_code is false: read .* set rewards.allow_code=true",
+    ),
+    "programs_run_only_where_allowed (a source's)": (
+        {
+            "data": {"path": None, "sources": [{"name": "a", "path": "a.jsonl", "verifier": "code"}]},
+            "rewards": {"verifier": "sum_pairs"},
+        },
+        r"data.sources.0.verifier is code",
+    ),
+    "programs_run_only_where_allowed (a part)": (
+        {"rewards": {"verifier": "weighted", "arguments": {"parts": [{"verifier": "code", "weight": 1}]}}},
+        "a part of rewards.verifier is code",
+    ),
+    "tests_end_before_the_verdict_is_due": (
+        {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.0}},
+        "total_s = 25 s, and rewards.timeout_s is 25: raise rewards.timeout_s, or lower the argument total_s",
+    ),
     "servers_are_given_up_before_ranks": (
         {
             "rollout": {"engine": "sglang", "servers": 1},
@@ -170,6 +189,8 @@ BROKEN = {
 }
 
 HELD = [
+    {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.1}},
+    {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 5.0, "arguments": {"total_s": 4.9}}},
     {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 999}},
     {},
     {"rollout": {"server_environment": {"KEYBOARD": "us"}, "server_arguments": {"max-total-tokens": 4096}}},

@@ -70,6 +70,10 @@ def test_a_source_with_too_few_prompts_is_named() -> None:
     assert "source gsm8k of data.sources has 7 prompts" in (prompts_repeat(config, 7, source=0) or "")
     assert prompts_repeat(config, 3, source=1) is None
     assert prompts_repeat(config, 2, source=1) is not None
+    weights = zip(SOURCES, (0.07, 0.93), strict=True)
+    rounded = _config(*({**each, "weight": weight} for each, weight in weights), rollout={"prompts_per_step": 100})
+    assert 100 * rounded.shares[0] > 7
+    assert prompts_repeat(rounded, 7, source=0) is None
 
 
 def _changed(before: RunConfig, after: RunConfig) -> dict[str, str]:

@@ -14,7 +14,7 @@ from megacov.evaluation.extraction import extract_answer
     [
         (r"so \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
         (r"\boxed{3}, no: \boxed{ 4 }", "boxed", "4"),
-        (r"\boxed{3} and then \boxed{4", "boxed", "3"),
+        (r"\boxed{3} and then \boxed{4", "boxed", None),
         (r"\boxed{\text{x} = \boxed{5}}", "boxed", "5"),
         (r"\boxed{1,234}", "boxed", "1234"),
         (r"\boxed{1,2}", "boxed", "1,2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -61,3 +62,8 @@ def test_uneven_shares_and_virtual_stages() -> None:
 def test_a_rank_with_little_work_does_not_fill_a_micro_batch() -> None:
     plan = plan_batch(Batch(1, 2, 5, 5, updates=1, micro_batch_tokens=1000, steps=1), Layout(data=2))
     assert plan.positions == 10
+
+
+def test_the_largest_of_unequal_optimizer_steps_counts() -> None:
+    plan = plan_batch(replace(PAPER, updates=9), Layout(8, True, data=4))
+    assert (plan.sequences_per_update, plan.sequences_per_rank) == (228, 57)

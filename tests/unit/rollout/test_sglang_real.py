@@ -29,6 +29,7 @@ from megacov.rollout.client.capabilities import Capabilities
 from megacov.types import Completion, Prompt
 from megacov.weight_sync import ServersFailedError
 from tests.support.judging import judged_by
+from tests.support.partial_rollouts import any_is_cut
 from tests.support.sglang_servers import (
     MODEL,
     PROMPT,
@@ -201,22 +202,17 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
     with asyncio.Runner() as runner:
         clients = clients_of(running)
         transport = make_transport("disk", clients, runner.run, tmp_path)
-        prompt_sampler = PromptSampler(
-            clients=clients,
-            verify=judged_by(lambda text, _: float(len(text))),
-            samples_per_prompt=8,
-            max_response_length=48,
-        )
+        verify = judged_by(lambda text, _: float(len(text)))
+        prompt_sampler = PromptSampler(clients=clients, verify=verify, samples_per_prompt=8, max_response_length=48)
         decode = partial(AutoTokenizer.from_pretrained(MODEL).decode, skip_special_tokens=True)
         for version in weights:
-            # On busy cores a batch may end with nothing begun, since all its completions end at about the same time.
-            is_cut = any(each.token_ids for group in carried for each in group.completions if not _has_ended(each))
+            # On busy cores all completions may end at about the same time, so that none is cut.
+            is_cut = any_is_cut(carried)
             transport.push(int(version), weights[version].items())
             versions = {"expected_version": version, "trained_version": int(version) + 1}
             settings = PartialRollouts(decode=decode, max_staleness=9, extra_prompts=0 if is_cut else 6)
-            sampler = Sampler(prompt_sampler, settings)
-            num_groups = 6 if is_cut else 2
-            sampled = runner.run(sampler.sample_groups(source, num_groups, carried=carried, **versions))
+            sample = Sampler(prompt_sampler, settings).sample_groups
+            sampled = runner.run(sample(source, 6 if is_cut else 2, carried=carried, **versions))
             samples, carried = samples + sampled.samples, sampled.carried
             if is_cut:
                 break
@@ -230,10 +226,6 @@ def test_unfinished_completions_are_continued_under_new_weights(running, tmp_pat
             expected = log_probs_of(weights[span.version], sample.prompt.token_ids, completion.token_ids)
             found = torch.tensor(completion.log_probs).double()[span.start : span.end]
             torch.testing.assert_close(found, expected[span.start : span.end], atol=1e-4, rtol=0.0)
-
-
-def _has_ended(completion: Completion) -> bool:
-    return completion.finish_reason != "abort"
 
 
 @pytest.mark.slow
@@ -297,8 +289,7 @@ def test_a_server_that_is_killed_in_a_broadcast_is_named_and_the_other_goes_on(r
             yield pair
 
     with asyncio.Runner() as runner:
-        clients = clients_of(running, request_timeout_s=30.0)
-        served = list(clients)
+        served = list(clients := clients_of(running, request_timeout_s=30.0))
         transport = make_transport("broadcast", served, runner.run, tmp_path)
         with pytest.raises(ServersFailedError) as failure:
             transport.push(1, killing())

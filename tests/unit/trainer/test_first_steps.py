@@ -20,3 +20,15 @@ def test_the_first_steps_count_the_tokens_that_there_were() -> None:
     assert first_step_warning(config, metrics, step=4) is None
     assert first_step_warning(config, metrics | {"rollout/length_mean": 8.0}, step=1) is None
     assert first_step_warning(load_config("yaml_configs/runs/tiny_grpo.yaml"), metrics, step=1) is None
+
+
+def test_groups_of_several_sources_count_with_their_mean_size() -> None:
+    sources = "data.sources=[{name: a, path: a, samples_per_prompt: 4}, {name: b, path: b, samples_per_prompt: 12}]"
+    config = load_config(TINY, ["algorithm.selection.ratio=0.007", "data.path=null", sources])
+    assert config.mean_group_size == config.rollout.samples_per_prompt == 8
+    heavier = load_config(
+        TINY, ["algorithm.selection.ratio=0.007", "data.path=null", f"{sources[:-2]}, weight: 3.0}}]"]
+    )
+    for each, tokens in ((config, 320), (heavier, 400)):
+        warning = first_step_warning(each, {"rollout/length_mean": 2.5, "rollout/groups": 64.0}, step=1)
+        assert f"of the {tokens} response tokens" in (warning or "")

@@ -17,6 +17,7 @@ from tests.support.verifier_pool import opened
 RIGHT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "exact": ("Paris", "Paris", {}),
     "gsm8k": ("#### 18", "18", {}),
+    "math": (r"so \boxed{\frac{1}{2}}", "0.5", {}),
     "multiple_choice": ("The answer is (B).", "B", {}),
     "normalized_text": ("the Seine.", "Seine", {}),
     "numeric": (r"\boxed{0.5}", "1/2", {}),
@@ -27,7 +28,6 @@ RIGHT: dict[str, tuple[str, str, dict[str, Any]]] = {
 ELSEWHERE = {
     "code": "tests of code run in namespaces that not every machine has",
     "judge": "a judge needs a server",
-    "math": "it has tests of its own",
     "reasoning_gym": "every task has a test of its own",
 }
 JUNK = ("", " \n", "\x00\ud800", "?" * 10_000, r"\boxed{\boxed{", "no idea", "{" * 2000, "#### ", "\u0661\u0662")
@@ -66,3 +66,16 @@ def test_right_nothing_and_junk(surrounded: str, tmp_path: Path) -> None:
         assert dict(zip(names, asyncio.run(run(pool)), strict=True)) == {
             name: [1.0] + [0.0] * len(JUNK) for name in names
         }
+
+
+def test_a_pattern_that_backtracks_without_end_is_cut_off(tmp_path: Path) -> None:
+    async def run(pool: VerifierPool) -> list[tuple[float, str | None]]:
+        try:
+            texts = ("a" * 60 + "b", "a" * 60)
+            judged = await asyncio.gather(*(pool.judge({"text": text, "answer": "(a+)+$"}) for text in texts))
+        finally:
+            await pool.aclose()
+        return [(each.outcome.reward, each.outcome.failure) for each in judged]
+
+    with opened([VerifierSettings("regex", {"mode": "fullmatch"})], tmp_path, timeout_s=0.5) as pool:
+        assert asyncio.run(run(pool)) == [(0.0, "timeout"), (1.0, None)]
