@@ -1,6 +1,6 @@
 """Make the tiny policy: a Qwen2 model of 0.33 M parameters that answers "137=" with two numbers such as "45+92".
 
-    python examples/tiny_policy/make_tiny_policy.py [FOLDER]
+    python -m examples.tiny_policy.make_tiny_policy [FOLDER]
 
 The warm start is supervised and has two parts. The first uses correct answers with a uniformly random first number, so
 that the model learns to subtract and prefers no split. The second uses the same answers with noise: digits of the
@@ -13,22 +13,17 @@ The script takes about five minutes on one thread. The same torch on the same ki
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
+from examples.warm_start import EOS_ID, PAD_ID, SPECIAL_TOKENS, Schedule, build_tokenizer, warm_start
+
 CHARACTERS = "0123456789+="
-PAD_ID = 0
-EOS_ID = 1
 SMALLEST_TARGET = 10
 LARGEST_TARGET = 199
-IGNORED_LABEL = -100
 
 BATCH_SIZE = 256
 CLEAN_STEPS = 900
@@ -38,24 +33,6 @@ NOISY_LEARNING_RATE = 3e-4
 NOISY_DIGIT_RATE = 0.62
 EARLY_STOP_RATE = 0.0
 SEED = 1
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a tokenizer with one token per character and sixteen tokens in all; it adds nothing to the text."""
-    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        padding_side="left",
-        model_max_length=64,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def build_model() -> Qwen2ForCausalLM:
@@ -99,46 +76,10 @@ def draw_answer(target: int, rng: random.Random, *, noisy: bool) -> str:
     return answer
 
 
-def draw_batch(tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, noisy: bool) -> tuple[Tensor, Tensor]:
-    """Draw tokens and labels, both [BATCH_SIZE, s] int64; labels are IGNORED_LABEL on the prompt and the padding."""
-    prompts = [str(rng.randint(SMALLEST_TARGET, LARGEST_TARGET)) for _ in range(BATCH_SIZE)]
-    answers = [draw_answer(int(target), rng, noisy=noisy) for target in prompts]
-    texts = [f"{target}={answer}" for target, answer in zip(prompts, answers, strict=True)]
-    rows = [[*tokenizer.encode(text), EOS_ID] for text in texts]
-    width = max(len(row) for row in rows)
-    tokens = torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])
-    columns = torch.arange(width)
-    starts = torch.tensor([[len(target) + 1] for target in prompts])
-    ends = torch.tensor([[len(row)] for row in rows])
-    return tokens, torch.where((columns >= starts) & (columns < ends), tokens, IGNORED_LABEL)
-
-
-def learning_rate(step: int, *, clean_steps: int, noisy_steps: int) -> float:
-    """Clean part: a linear warm-up over 50 steps times a half cosine to a fiftieth. Noisy part: a linear decay."""
-    if step >= clean_steps:
-        return NOISY_LEARNING_RATE * (1 - 0.9 * (step - clean_steps) / noisy_steps)
-    decay = 0.02 + 0.49 * (1 + math.cos(math.pi * step / clean_steps))
-    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / 50) * decay
-
-
-def warm_start(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, clean_steps: int, noisy_steps: int
-) -> None:
-    """Train `model` in place on drawn answers, clean then noisy, by cross entropy on the answers' tokens."""
-    rng = random.Random(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    num_steps = clean_steps + noisy_steps
-    for step in range(num_steps):
-        tokens, labels = draw_batch(tokenizer, rng, noisy=step >= clean_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, clean_steps=clean_steps, noisy_steps=noisy_steps)
-        loss = model(input_ids=tokens, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{num_steps}  cross entropy {loss.item():.4f} nats a token", flush=True)
+def draw_batch(rng: random.Random, is_noisy: bool) -> list[tuple[str, str]]:
+    """Draw BATCH_SIZE prompts and answers."""
+    targets = [rng.randint(SMALLEST_TARGET, LARGEST_TARGET) for _ in range(BATCH_SIZE)]
+    return [(f"{target}=", draw_answer(target, rng, noisy=is_noisy)) for target in targets]
 
 
 def main() -> None:
@@ -151,9 +92,12 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(CHARACTERS)
     model = build_model()
-    warm_start(model, tokenizer, clean_steps=arguments.clean_steps, noisy_steps=arguments.noisy_steps)
+    schedule = Schedule(
+        arguments.clean_steps, arguments.noisy_steps, peak=PEAK_LEARNING_RATE, noisy=NOISY_LEARNING_RATE
+    )
+    warm_start(model, tokenizer, draw_batch, schedule, seed=SEED)
     model.save_pretrained(arguments.folder)
     tokenizer.save_pretrained(arguments.folder)
     print(f"wrote {sum(p.numel() for p in model.parameters()):,} parameters to {arguments.folder}")

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from megacov import __version__
-from megacov.cli import check, compare, data, doctor, evaluate, export, launch, resume, schema, serve, status, train
+from megacov.cli import (
+    check,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    launch,
+    make_prompts,
+    resume,
+    schema,
+    serve,
+    status,
+    train,
+)
 from megacov.errors import MegacovError
 from megacov.launch.output import keep_output
 
@@ -26,6 +40,7 @@ app.command()(resume.resume)
 app.command()(serve.serve)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
+app.command()(make_prompts.make_prompts)
 app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)

@@ -64,8 +64,8 @@ def expected(field: FieldInfo) -> str:
     elif plain == _PATHS:
         text = "a path or an address, or a list of them"
     elif sections_in_list(field):
-        keys = list(sections_in_list(field)[0].model_fields)
-        text = f"a list of sections with keys such as {', '.join(keys[:3])}"
+        entry = sections_in_list(field)[0]
+        text = f"a list of sections with keys such as {', '.join(list(entry.model_fields)[:3])}"
     elif get_origin(plain) is tuple:
         text = "a list in brackets, such as [a, b]"
     elif get_origin(plain) is dict:

@@ -15,7 +15,7 @@ from megacov.config.suite import EvaluationSet
 from megacov.errors import RolloutError
 from megacov.evaluation.extraction import extract_answer
 from megacov.evaluation.records import Answered, Response
-from megacov.rollout import GenerateRequest, Prefix
+from megacov.rollout import GenerateRequest, Prefix, RequestRefusedError
 from megacov.rollout.tasks import gather_all
 from megacov.types import Completion, Prompt, Verdict
 
@@ -126,7 +126,14 @@ async def _complete(client: Generates, problem: Prompt, sampling: Sampling) -> l
             else request_seed(sampling.seed, settings.name, problem.index, attempt),
             prefix=prefix,
         )
-        completions += [each for each in await client.generate(request) if _is_usable(each, sampling)]
+        try:
+            sampled = await client.generate(request)
+        except RequestRefusedError as error:
+            raise RolloutError(
+                f"the set {settings.name}, with max_response_length {settings.max_response_length} and a problem of "
+                f"{len(problem.token_ids)} tokens: {error}"
+            ) from error
+        completions += [each for each in sampled if _is_usable(each, sampling)]
         if len(completions) == settings.samples:
             return completions
     raise RolloutError(

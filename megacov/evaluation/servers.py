@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacov.errors import RolloutError
-from megacov.rollout import EmbeddedServer, Fleet, Member, Membership, RolloutClient, ServerKeys
+from megacov.rollout import (
+    EmbeddedServer,
+    Fleet,
+    Member,
+    Membership,
+    RolloutClient,
+    ServerKeys,
+    version_warning,
+)
 
 _CONTROL_CONNECTIONS = 8
 _MAX_RESTARTS = 5
@@ -110,6 +118,7 @@ def make_fleet(server: EmbeddedServer | None, settings: ServerSettings, *, vocab
             members=members,
             make_client=make_client,
             bring_up_to_date=_is_up_to_date,
+            check=_warn_of_version,
             max_restarts=_MAX_RESTARTS,
             start_timeout_s=settings.start_timeout_s,
         )
@@ -128,3 +137,9 @@ async def weight_version(clients: Sequence[RolloutClient]) -> str:
 async def _is_up_to_date(client: RolloutClient) -> None:
     """Nothing is pushed to a server of an evaluation."""
     del client
+
+
+def _warn_of_version(client: RolloutClient) -> None:
+    warning = version_warning(client.capabilities.version, server=client.address)
+    if warning is not None:
+        print(f"megacov: {warning}", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacov.config.rules import check_experts, check_model
+from megacov.config.model_split import check_experts, check_model
 from megacov.errors import ConfigError, DataError
 from megacov.megatron.families.hf_config import UNUSABLE_VALUES, first_line
 from megacov.megatron.families.registry import FAMILIES

@@ -53,9 +53,15 @@ def reference(tmp_path_factory) -> Path:
 def test_equal_seeds_give_equal_bytes(reference, tmp_path):
     assert _evaluate(tmp_path / "again", "--concurrency", "2").code == 0
     assert (tmp_path / "again" / "results.json").read_bytes() == (reference / "results.json").read_bytes()
-    assert _evaluate(tmp_path / "other", "--seed", "1").code == 0
-    first, other = (json.loads((out / "results.json").read_text()) for out in (reference, tmp_path / "other"))
-    assert first["sets"]["sum_pairs"]["scores"] != other["sets"]["sum_pairs"]["scores"]
+    assert _evaluate(tmp_path / "other", "--seed", "1", "--limit", "5").code == 0
+    first, other = (_texts(out / "responses.jsonl") for out in (reference, tmp_path / "other"))
+    assert all(first[problem] != other[problem] for problem in range(5))
+
+
+def _texts(path: Path) -> dict[int, list[str]]:
+    """The texts of the responses, by the place of the problem."""
+    records = [json.loads(line) for line in _lines(path)[1:]]
+    return {each["index"]: [response["text"] for response in each["responses"]] for each in records}
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -132,6 +138,7 @@ def test_a_verifier_that_fails_scores_0_and_is_listed(tmp_path):
         ({"path": "none.jsonl"}, (), 3, "the set sum_pairs needs the file none.jsonl"),
         ({}, ("--only", "b"), 2, "--only is b, and the suite suite has sum_pairs"),
         ({}, ("--server", "http://127.0.0.1:1", "--keys", "none.yaml"), 2, "--keys none.yaml cannot be read"),
+        ({"max_response_length": 100_000}, (), 4, "the set sum_pairs, with max_response_length 100000 and a"),
         ({}, ("--server", "http://127.0.0.1:1\n"), 2, "write it without line breaks"),
         ({}, ("--keys", "none.yaml"), 2, "--keys is given without --server"),
     ],

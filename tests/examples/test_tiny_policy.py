@@ -82,9 +82,9 @@ def test_the_warm_start_leaves_head_room() -> None:
 
 
 def test_the_script_makes_a_model_of_the_shipped_kind(tmp_path: Path) -> None:
-    script = FOLDER / "make_tiny_policy.py"
-    arguments = [str(tmp_path), "--clean-steps", "2", "--noisy-steps", "1"]
-    subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "examples.tiny_policy.make_tiny_policy", str(tmp_path)]
+    command += ["--clean-steps", "2", "--noisy-steps", "1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=FOLDER.parents[1])
     assert (tmp_path / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
     assert (tmp_path / "config.json").read_text() == (FOLDER / "config.json").read_text()
     made = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()

@@ -13,6 +13,7 @@ MODULES = (
     "megacov.cli.main",
     "megacov.cli.deep_check",
     "megacov.trainer.loop",
+    "megacov.evaluation.evaluate",
     "megacov.embedded_server.server",
     "anyio._backends._asyncio",
     "httpcore",

@@ -9,14 +9,18 @@ from megacov.rewards.verifiers.boxed import last_boxed
 
 _LETTERS = "ABCDEFGHIJ"
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\s*\{([^{}]*)\}")
+# Not the A of "A's"; a quotation mark may follow.
+_NO_WORD = r"(?![A-Za-z0-9]|['\u2019][A-Za-z])"
+_NO_WORD_BEFORE = r"(?<![A-Za-z0-9])(?<![A-Za-z]['\u2019])"
 _STATED = re.compile(
-    r"\banswer(?:\s+(?:choice|option))?(?:\s+(?:is|should\s+be|must\s+be|would\s+be))?\s*[:=]?\s*(?:(?:choice|option)\s+)?"
-    r"(?-i:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9'\u2019]))",
+    r"\banswer(?:\s+(?:choice|option))?(?:\s+(?:is|should\s+be|must\s+be|would\s+be))?\s*[:=]?\s*"
+    rf"(?:(?:choice|option)\s+)?['\"\u2018\u201c]?(?-i:\(([A-Za-z])\)|([A-Z]){_NO_WORD})",
     re.IGNORECASE,
 )
-_ANOTHER = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:\([A-Za-z]\)|[A-Z])(?![A-Za-z0-9'\u2019])")
+_ANOTHER = re.compile(rf"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:\([A-Za-z]\)|[A-Z]){_NO_WORD}")
 # Without parentheses, "A" and "I" before a word in lower case are an article and a pronoun.
-_ALONE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z0-9'\u2019])([B-HJ-Z]|[AI](?!\s[a-z]))(?![A-Za-z0-9'\u2019])")
+_ALONE = re.compile(rf"\(([A-Za-z])\)|{_NO_WORD_BEFORE}([B-HJ-Z]|[AI](?!\s[a-z])){_NO_WORD}")
+_BOXED = re.compile(r"\(?([A-Za-z])(?:[).:](?:\s+(.*))?)?", re.DOTALL)
 
 
 def multiple_choice(text: str, answer: str, *, num_choices: int = 10, first_index: int = 0) -> float:
@@ -24,7 +28,7 @@ def multiple_choice(text: str, answer: str, *, num_choices: int = 10, first_inde
 
     The first of these that the response has decides, and it scores 0 if that names no letter, or several:
 
-    1. its last \boxed{}: one letter, perhaps in parentheses or followed by a period;
+    1. its last \boxed{}: one letter, as in "B", "(b)", "B." or "(B) Paris";
     2. the last place that states the answer: "The answer is (B)", "Answer: B", "answer is option B";
     3. its last line that is not blank: the letters of choices that stand alone in it, such as "B", "(b)" or "B.". The
        article "A" and the pronoun "I" do not count.
@@ -48,18 +52,22 @@ def multiple_choice(text: str, answer: str, *, num_choices: int = 10, first_inde
 
 
 def _chosen(text: str, *, letters: str) -> str | None:
-    text = _MARKUP.sub(r"\1", text)
+    text = _MARKUP.sub(r"\1", text).replace("\\ ", " ")
     box = last_boxed(text)
     if box is not None:
-        match = re.fullmatch(r"\(?([A-Za-z])\)?\.?", box)
-        return match[1].upper() if match else None
+        boxed = _BOXED.fullmatch(box)
+        return boxed[1].upper() if boxed and not _letters(boxed[2] or "", letters) else None
     text = re.sub(r"[*_`$]", "", text)
     if stated := list(_STATED.finditer(text)):
         return None if _ANOTHER.match(text, stated[-1].end()) else (stated[-1][1] or stated[-1][2]).upper()
     lines = [line for line in text.splitlines() if line.strip()]
-    alone = {(match[1] or match[2]).upper() for match in _ALONE.finditer(lines[-1])} if lines else set()
-    alone &= set(letters)
+    alone = _letters(lines[-1], letters) if lines else set()
     return alone.pop() if len(alone) == 1 else None
+
+
+def _letters(text: str, letters: str) -> set[str]:
+    """The letters of choices that stand alone in a text."""
+    return {(match[1] or match[2]).upper() for match in _ALONE.finditer(text)} & set(letters)
 
 
 def check_arguments(num_choices: int = 10, first_index: int = 0) -> None:

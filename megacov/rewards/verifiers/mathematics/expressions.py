@@ -1,7 +1,7 @@
 """Expressions, which math-verify's parser reads; their values decide whether two are equal.
 
-Everything is bounded before the library is asked: the length and the nesting of an expression (its parser's time is
-exponential in nested parentheses and bars), and the size of the numbers in it (9^{9^{9}} must not be multiplied out).
+Everything is bounded before the library is asked: the length and the nesting of an expression (its parser takes
+seconds for nested parentheses and bars), and the size of the numbers in it (9^{9^{9}} must not be multiplied out).
 """
 
 from __future__ import annotations
@@ -208,7 +208,10 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
     try:
         with _deadline():
             value = expression.evalf(_DIGITS, subs=point, maxn=4 * _DIGITS)
-            return value if value.is_number else None
+            if all(part.is_Number for part in value.as_real_imag()):
+                return value
+            value = expression.doit().evalf(_DIGITS, subs=point, maxn=4 * _DIGITS)  # remainders, for one
+            return value if all(part.is_Number for part in value.as_real_imag()) else None
     except _TooLong:
         return None
     except Exception:  # noqa: BLE001 - SymPy raises many kinds on what it cannot evaluate

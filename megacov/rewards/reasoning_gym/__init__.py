@@ -1,0 +1,1 @@
+"""Tasks of the package reasoning-gym: which can be trusted, and files of their prompts."""
