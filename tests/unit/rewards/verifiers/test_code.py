@@ -13,7 +13,7 @@ from megacov.config import load_config
 from megacov.errors import ConfigError, DataError
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings
-from megacov.rewards.verifiers.code import check_answer, check_arguments, code, find_program
+from megacov.rewards.verifiers.code import check_answer, check_arguments, code, find_program, prepare
 from megacov.rewards.verifiers.code_tests import outputs_agree, parse_tests, values_agree
 from tests.support.sandboxes import ROOT, needs_sandbox
 from tests.support.verifier_pool import opened
@@ -121,6 +121,12 @@ def test_through_the_pool(tmp_path: Path) -> None:
     with opened([VerifierSettings("code", {"time_s": 5.0})], tmp_path) as pool:
         outcomes = asyncio.run(run(pool))
     assert [(outcome.reward, outcome.failure) for outcome in outcomes] == [(1.0, None), (0.0, None), (0.0, None)]
+
+
+def test_little_memory_is_enough_for_a_small_program() -> None:
+    needs_sandbox()
+    prepare(memory_mib=64)
+    assert code(SUM, PROGRAM, memory_mib=64) == 1.0
 
 
 def test_modules_of_a_folder(tmp_path: Path) -> None:
