@@ -44,6 +44,8 @@ class EvaluationSet(Section):
     """Function that judges a response, as in rewards.verifier."""
     verifier_arguments: dict[str, JsonValue] = Field({})
     """Keyword arguments of the verifier."""
+    unreadable_answers: Literal["refuse", "keep"] = "refuse"
+    """Answers that the verifier cannot read: refuse the file, or keep the problems and report their number."""
     right_from: StrictFloat = 1.0
     """Smallest reward of a response that counts as right in pass@k and maj@k. [reward]"""
 

@@ -23,6 +23,7 @@ class Report:
     digests: digest of each set's problems, by its name.
     scores: scores of each set, by its name, in the order of the columns.
     missing: sets of the suite whose files are missing.
+    unreadable: number of gold answers that the verifier cannot read, by the name of the set.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Report:
     digests: Mapping[str, str]
     scores: Mapping[str, SetScores]
     missing: Sequence[str]
+    unreadable: Mapping[str, int]
 
     @property
     def average(self) -> float:
@@ -65,6 +67,7 @@ class Report:
             "truncated_share": scores.truncated_share,
             "negative_log_prob": scores.negative_log_prob,
             "verifier_failures": scores.failures,
+            "unreadable_answers": self.unreadable[name],
         }
 
 
