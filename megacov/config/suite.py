@@ -28,7 +28,7 @@ class EvaluationSet(Section):
     answer_field: str = Field("answer", min_length=1)
     """Key of the data that the verifier needs to judge a response; dots lead into nested values."""
     answer_format: AnswerFormat = "plain"
-    """What that field holds: the answer, a solution with #### before it, or one with the answer in \\boxed{}."""
+    """Content of that field: the answer, a solution with #### before it, or one with the answer in \\boxed{}."""
     system_prompt: str | None = None
     """Message of the system before each question; needs a chat template."""
     instruction: str | None = None

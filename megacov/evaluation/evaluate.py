@@ -34,7 +34,7 @@ _PROGRESS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What is evaluated, and how.
+    """A model, a suite, and how it is evaluated.
 
     name: name of the model in the report.
     model: model folder; running servers hold its weights.

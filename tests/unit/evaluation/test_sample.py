@@ -130,7 +130,7 @@ def test_seeds_differ_by_everything_that_they_depend_on():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_a_digest_tells_problems_apart():
+def test_different_problems_have_different_digests():
     problem = PROBLEMS[0]
     others = [replace(problem, answer="9"), replace(problem, token_ids=(1, 9))]
     assert len({problem_digest(each) for each in (problem, *others)}) == 3
