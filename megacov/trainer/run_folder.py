@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -121,7 +120,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
     """Absolute paths; addresses stay as they are."""
-    return tuple(path if local_path(path) is None else os.path.abspath(path) for path in paths)
+    return tuple(path if local_path(path) is None else str(Path(path).absolute()) for path in paths)
 
 
 def write_samples(
