@@ -161,6 +161,35 @@ def verifiers_have_names(subject: Subject) -> Iterator[Remark]:
             yield Remark("impossible" if subject.is_here else "not looked at", str(error))
 
 
+def evaluation_is_ready(subject: Subject) -> Iterator[Remark]:
+    """The suite of evaluations during training can be read; so can its files, and its verifiers have names."""
+    config = subject.config
+    if config.evaluation.suite is None:
+        return
+    from megacov.evaluation.run_suite import find_problems, refuse_code  # other runs need not wait for the import
+    from megacov.evaluation.suite import find_suite, load_suite
+    from megacov.evaluation.verdicts import verifier_of
+
+    path = find_suite(config.evaluation.suite)
+    if not (subject.is_here or path.is_file()):
+        yield Remark("not looked at", f"evaluation.suite {path} is not on this machine.")
+        return
+    suite = load_suite(path)
+    refuse_code(suite, allow_code=config.rewards.allow_code)
+    missing: Severity = "impossible" if subject.is_here else "not looked at"
+    try:
+        find_problems(suite, config.evaluation.data)
+        for settings in map(verifier_of, suite.sets):
+            if ":" in settings.name:
+                yield from _imported(subject, settings.name, setting=settings.setting)
+            else:
+                load_verifier(settings)
+    except MissingPackageError as error:
+        yield Remark(missing, str(error))
+    except DataError as error:
+        yield Remark(missing, str(error), DataError)
+
+
 def loss_has_a_name(subject: Subject) -> Iterator[Remark]:
     """The same for a loss; the configuration knows megacov's own."""
     if isinstance(subject.config.algorithm.loss, ImportedLoss):
@@ -219,6 +248,7 @@ CHECKS: tuple[Check, ...] = (
     model_files_agree,
     run_fits,
     verifiers_have_names,
+    evaluation_is_ready,
     loss_has_a_name,
     job_can_save_in_time,
     run_folder_is_free,

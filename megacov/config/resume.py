@@ -55,6 +55,7 @@ FREE = frozenset(
         "batch.micro_batch_tokens",
         "batch.packed",
         "monitor",
+        "evaluation",
         "weight_sync",
         "checkpoint",
         "cluster",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megacov.config.evaluation_rules import EVALUATION_RULES
 from megacov.config.model_split import choices, divisors
 from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
@@ -187,6 +188,7 @@ RULES: tuple[Rule, ...] = (
     *ROLLOUT_RULES,
     the_embedded_server_reads_weights_from_disk,
     colocated_servers_take_turns_with_the_trainer,
+    *EVALUATION_RULES,
 )
 
 

@@ -14,6 +14,7 @@ from megacov.config.algorithm import AlgorithmSection
 from megacov.config.checkpoint import CheckpointSection
 from megacov.config.cluster import ClusterSection
 from megacov.config.data import DataSection, DataSource
+from megacov.config.evaluation import EvaluationSection
 from megacov.config.rewards import RewardsSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
@@ -171,6 +172,8 @@ class RunConfig(Section):
     """Batch sizes."""
     monitor: MonitorSection = MonitorSection()
     """Logs and samples."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Evaluations during training."""
     weight_sync: WeightSyncSection = WeightSyncSection()
     """Weights for the rollout servers."""
     checkpoint: CheckpointSection = CheckpointSection()

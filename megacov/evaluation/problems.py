@@ -27,7 +27,9 @@ class Found:
     missing: tuple[str, ...]
 
 
-def find_sets(suite: SuiteSection, only: Sequence[str], data: Path | None, *, allow_missing: bool) -> Found:
+def find_sets(
+    suite: SuiteSection, only: Sequence[str], data: Path | None, *, allow_missing: bool, data_setting: str = "--data"
+) -> Found:
     """Find the files of a suite's sets.
 
     Args:
@@ -35,6 +37,7 @@ def find_sets(suite: SuiteSection, only: Sequence[str], data: Path | None, *, al
         only: names of the sets to take; empty takes all.
         data: folder in which relative paths are looked for before the working folder.
         allow_missing: whether sets without a file are left out; otherwise that is an error.
+        data_setting: how a user names the data folder.
 
     Returns:
         The sets in the order of the suite.
@@ -54,9 +57,11 @@ def find_sets(suite: SuiteSection, only: Sequence[str], data: Path | None, *, al
     if missing and (not allow_missing or not found):
         first = next(each for each, path in placed if path is None)
         folder = (
-            f"{data}" if data is not None else f"a data folder, since neither --data nor {DATA_VARIABLE} names one,"
+            f"{data}"
+            if data is not None
+            else f"a data folder, since neither {data_setting} nor {DATA_VARIABLE} names one,"
         )
-        advice = "" if allow_missing else ", or leave such sets out with --allow-missing"
+        advice = "" if allow_missing or data_setting != "--data" else ", or leave such sets out with --allow-missing"
         raise DataError(
             f"the set {first.name} needs the file {first.path}, which is neither in {folder} nor in the working "
             f"folder{f' (nor are those of {join_names(missing[1:])})' if missing[1:] else ''}: docs/evaluation.md says "

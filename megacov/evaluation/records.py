@@ -27,6 +27,7 @@ class Response:
     failure: kind of the verifier's failure, or None.
     log_prob: sum of the server's log-probs of its tokens.
     answer: its answer as maj@k counts it; None if it gives none.
+    versions: oldest and newest version of the weights that sampled it, in an evaluation during training.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Response:
     num_tokens: int
     log_prob: float
     answer: str | None
+    versions: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

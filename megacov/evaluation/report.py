@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megacov.evaluation.set_scores import SetScores
@@ -24,6 +24,7 @@ class Report:
     scores: scores of each set, by its name, in the order of the columns.
     missing: sets of the suite whose files are missing.
     unreadable: number of gold answers that the verifier cannot read, by the name of the set.
+    versions: oldest and newest version of the weights that sampled a set, in an evaluation during training.
     """
 
     model: str
@@ -33,7 +34,8 @@ class Report:
     digests: Mapping[str, str]
     scores: Mapping[str, SetScores]
     missing: Sequence[str]
-    unreadable: Mapping[str, int]
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def average(self) -> float:
@@ -55,6 +57,7 @@ class Report:
     def _set(self, name: str) -> dict[str, Any]:
         scores = self.scores[name]
         return {
+            **({"weight_versions": list(self.versions[name])} if name in self.versions else {}),
             "settings": self.settings[name],
             "problems_digest": self.digests[name],
             "problems": scores.num_problems,

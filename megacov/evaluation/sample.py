@@ -43,6 +43,7 @@ class Sampling:
     max_concurrency: largest number of requests in flight.
     expected_version: weight version of every token; responses of other weights are sampled again. None takes any.
     stop_token_ids: token ids that end a response, in addition to the model's own.
+    notes_versions: whether responses keep the versions of the weights that sampled them, which must then be numbers.
     """
 
     settings: EvaluationSet
@@ -50,6 +51,7 @@ class Sampling:
     max_concurrency: int
     expected_version: str | None = None
     stop_token_ids: tuple[int, ...] = ()
+    notes_versions: bool = False
 
 
 async def sample_problems(
@@ -82,7 +84,7 @@ async def sample_problems(
     async def answer(problem: Prompt) -> Answered:
         async with slots:
             completions = await _complete(client, problem, sampling)
-        responses = await gather_all(_respond(judge, problem, each, sampling.settings) for each in completions)
+        responses = await gather_all(_respond(judge, problem, each, sampling) for each in completions)
         answered = Answered(sampling.settings.name, problem.index, problem_digest(problem), tuple(responses))
         if on_answered is not None:
             on_answered(answered)
@@ -150,9 +152,10 @@ def _is_usable(completion: Completion, sampling: Sampling) -> bool:
     return sampling.expected_version is None or versions <= {sampling.expected_version}
 
 
-async def _respond(judge: Judge, problem: Prompt, completion: Completion, settings: EvaluationSet) -> Response:
+async def _respond(judge: Judge, problem: Prompt, completion: Completion, sampling: Sampling) -> Response:
     is_cut = completion.finish_reason == "length"
     verdict = Verdict(0.0) if is_cut else await judge(problem, completion)
+    versions = sorted(span.number for span in completion.version_spans) if sampling.notes_versions else []
     return Response(
         text=completion.text,
         reward=verdict.reward,
@@ -160,5 +163,6 @@ async def _respond(judge: Judge, problem: Prompt, completion: Completion, settin
         finish_reason=completion.finish_reason,
         num_tokens=len(completion.token_ids),
         log_prob=sum(completion.log_probs),
-        answer=None if is_cut else extract_answer(completion.text, settings.extract),
+        answer=None if is_cut else extract_answer(completion.text, sampling.settings.extract),
+        versions=(versions[0], versions[-1]) if versions else None,
     )

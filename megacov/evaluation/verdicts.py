@@ -24,30 +24,38 @@ from megacov.types import Completion, Prompt, Verdict
 _CLOSE_TIMEOUT_S = 3.0
 
 
+def verifier_of(settings: EvaluationSet) -> VerifierSettings:
+    """The verifier of a set."""
+    return VerifierSettings(
+        settings.verifier,
+        settings.verifier_arguments,
+        setting=f"the set {settings.name}: verifier",
+        arguments_setting=f"the set {settings.name}: verifier_arguments",
+    )
+
+
 class Verifiers:
     """The verifiers of a suite; sets with the same verifier and arguments share one. A context.
 
     Failures score 0. The first of each kind in each set is printed.
     """
 
-    def __init__(self, suite: SuiteSection, sets: Sequence[EvaluationSet], *, log_path: Path) -> None:
+    def __init__(
+        self, suite: SuiteSection, sets: Sequence[EvaluationSet], *, log_path: Path, is_quiet: bool = False
+    ) -> None:
         """Start nothing yet.
 
         Args:
             suite: how many processes, and their deadlines.
             sets: the sets that are evaluated.
             log_path: file for everything that verifiers print.
+            is_quiet: whether they open it with the first verdict only.
         """
         by_key: dict[str, VerifierSettings] = {}
         for each in sets:
-            settings = VerifierSettings(
-                each.verifier,
-                each.verifier_arguments,
-                setting=f"the set {each.name}: verifier",
-                arguments_setting=f"the set {each.name}: verifier_arguments",
-            )
+            settings = verifier_of(each)
             by_key.setdefault(settings.key, settings)
-        self._suite, self._settings = suite, tuple(by_key.values())
+        self._suite, self._settings, self._is_quiet = suite, tuple(by_key.values()), is_quiet
         self._places = {key: place for place, key in enumerate(by_key)}
         self._ready: tuple[Ready, ...] = ()
         self._failures: Counter[tuple[str, str]] = Counter()
@@ -61,7 +69,7 @@ class Verifiers:
     def __enter__(self) -> Self:
         """Start the processes, and wait until one has imported all verifiers; raises ConfigError or RewardError."""
         try:
-            self._pool.start()
+            self._pool.start(is_quiet=self._is_quiet)
             self._ready = self._pool.wait_for_first()
         except BaseException:
             self._pool.close()

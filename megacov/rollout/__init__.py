@@ -14,6 +14,7 @@ from megacov.rollout.fleet.membership import Membership
 from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.fleet.sglang_server import SglangServer
 from megacov.rollout.sampling.carried import CarriedGroup, DecodeTokens, dump_carried, load_carried
+from megacov.rollout.sampling.continued import ContinuedClient
 from megacov.rollout.sampling.groups import SampledGroups, SamplingReport
 from megacov.rollout.sampling.partial import PartialRollouts
 from megacov.rollout.sampling.prompt_sampler import GroupSettings, PromptSampler, Verifier
@@ -23,6 +24,7 @@ __all__ = [
     "AddressFile",
     "Capabilities",
     "CarriedGroup",
+    "ContinuedClient",
     "DecodeTokens",
     "EmbeddedServer",
     "Fleet",

@@ -120,6 +120,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         with run.saved_if_servers_are_lost():
             run.rollout.push_weights(run.policy, version=run.state.weight_version)
         run.finish()
+        run.rollout.finish_evaluations()
     if groups.world_rank == 0:
         print("\n".join(where_everything_is(config, run.checkpointer.run_folder)), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -111,6 +112,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         before = getattr(config, section)
         paths = {name: getattr(before, name) for name in names}
         changed[section] = before.model_copy(update={name: path and path.absolute() for name, path in paths.items()})
+    evaluation = config.evaluation
+    changed["evaluation"] = evaluation.model_copy(
+        update={
+            "suite": os.path.abspath(evaluation.suite)
+            if evaluation.suite and evaluation.names_file
+            else evaluation.suite,
+            "data": evaluation.data and evaluation.data.absolute(),
+        }
+    )
     data = config.data
     sources = tuple(each.model_copy(update={"path": _absolute(each.path)}) for each in data.sources)
     path = None if data.path is None else _absolute(data.path)

@@ -141,6 +141,13 @@ class RolloutExchange:
         self._num_waits = 0
         return collected
 
+    def finish_evaluations(self) -> None:
+        """Wait for evaluations that are due, within their deadline.
+
+        Collectives: `on_rank_zero`.
+        """
+        on_rank_zero(lambda: self._rank_zero.finish_evaluations(), self._groups)
+
     def interrupt(self) -> None:
         """Give up the batch under way; `collect` then raises LeaveRequested on all ranks. For signal handlers."""
         if self._worker is not None:

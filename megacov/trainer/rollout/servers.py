@@ -165,7 +165,8 @@ def make_fleet(
 def _most_requests(config: RunConfig) -> int:
     rollout = config.rollout
     # Partial rollouts continue each response with a request of its own.
-    return rollout.max_concurrency * (max(config.group_sizes) if rollout.is_partial else 1)
+    of_rollout = rollout.max_concurrency * (max(config.group_sizes) if rollout.is_partial else 1)
+    return of_rollout + (0 if config.evaluation.suite is None else config.evaluation.max_concurrency)
 
 
 def _embedded(config: RunConfig, folder: Path, keys: ServerKeys) -> EmbeddedServer:

@@ -24,6 +24,7 @@ from megacov.trainer.rollout.batches import make_batch
 from megacov.trainer.rollout.checks import check_server, check_stop_tokens
 from megacov.trainer.rollout.colocation import LentMemory
 from megacov.trainer.rollout.curriculum import account_for, begin_curriculum
+from megacov.trainer.rollout.evaluations import Evaluations, open_suite
 from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
@@ -103,6 +104,7 @@ class RolloutWorker:
                 keep_rows=self._judge.wants_row,
                 check_answers=self._judge.check_answers,
             )
+            self._suite = open_suite(config, tokenizer, self._loop, stack, vocab_size=vocab_size)
             self._sources = [source.name for source in config.sources]
             self.state = RolloutState(accuracies=begin_curriculum(config, num_prompts=self._stream.num_prompts))
             allow_open_files(config)
@@ -140,6 +142,7 @@ class RolloutWorker:
         self._loop.run(self._members.wait_ready())
         self._memory = LentMemory(self._members.receiving) if rollout.colocated else None
         self._give_memory()
+        self._evaluations = Evaluations(self._config, self._suite, self._members, self._loop, self._decode)
         self._sampler = make_sampler(self._config, self._fleet, self._judge.verify, self._decode)
 
     def push_weights(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> str | None:
@@ -158,6 +161,7 @@ class RolloutWorker:
             WeightSyncError: another push would not help.
         """
         assert self._under_way is None
+        self._evaluations.make_way()
         self._members.versions.add(self._label(version))
         try:
             if self._memory is not None:
@@ -172,6 +176,7 @@ class RolloutWorker:
                 raise WeightSyncError(str(error)) from error
             return str(error)
         self._loop.run(self._members.admit())
+        self._evaluations.go_on(version)
         return None
 
     async def _bring_up_to_date(self, client: RolloutClient) -> None:
@@ -257,6 +262,10 @@ class RolloutWorker:
             raise LeaveRequested("the rollout was interrupted.") from error
         finally:
             self._sampling = None
+
+    def finish_evaluations(self) -> None:
+        """Wait for evaluations that are due, within their deadline, or until `interrupt`."""
+        self._evaluations.finish(is_interrupted=lambda: self._is_interrupted)
 
     def close(self) -> None:
         """Give up pending work, close the connections and stop the servers. Safe to call again."""

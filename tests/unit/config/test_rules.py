@@ -170,6 +170,18 @@ BROKEN = {
         },
         "weight_sync.timeout_s is 300 and parallel.timeout_s is 400: .* at least 120 s longer",
     ),
+    "an_evaluation_has_servers_while_training": (
+        {
+            "evaluation": {"suite": "paper"},
+            "rollout": {"engine": "sglang", "servers": 1, "colocated": True},
+            "weight_sync": {"transport": "ipc"},
+        },
+        "evaluation.suite is set and rollout.colocated is true, .* score checkpoints with `megacov evaluate`",
+    ),
+    "ranks_wait_for_the_last_evaluation": (
+        {"evaluation": {"suite": "paper", "timeout_s": 20000.0}},
+        "evaluation.timeout_s is 20000 and parallel.control_timeout_s is 14400, .* keep evaluation.timeout_s shorter",
+    ),
     "colocated_servers_take_turns_with_the_trainer": (
         {"rollout": {"colocated": True}},
         "rollout.colocated is true and rollout.engine is embedded.*rollout.engine=sglang",
