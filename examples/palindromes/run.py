@@ -18,7 +18,7 @@ def main() -> None:
         __doc__.splitlines()[0],
         runs="yaml_configs/runs/palindromes_{algorithm}.yaml",
         folder=Path("runs", "palindromes"),
-        reward=0.8,
+        reward=0.85,
     )
 
 

@@ -37,7 +37,7 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is evaluated.
+    """A subject of an evaluation.
 
     name: in the report and in the folder of the results.
     model: model folder; None for a checkpoint, which must be exported first.

@@ -28,7 +28,7 @@ class EvaluationSet(Section):
     answer_field: str = Field("answer", min_length=1)
     """Key of the data that the verifier needs to judge a response; dots lead into nested values."""
     answer_format: AnswerFormat = "plain"
-    """What that field holds: the answer, a solution with #### before it, or one with the answer in \\boxed{}."""
+    """Content of that field: the answer, a solution with #### before it, or one with the answer in \\boxed{}."""
     system_prompt: str | None = None
     """Message of the system before each question; needs a chat template."""
     instruction: str | None = None
@@ -44,6 +44,8 @@ class EvaluationSet(Section):
     """Function that judges a response, as in rewards.verifier."""
     verifier_arguments: dict[str, JsonValue] = Field({})
     """Keyword arguments of the verifier."""
+    unreadable_answers: Literal["refuse", "keep"] = "refuse"
+    """Answers that the verifier cannot read: refuse the file, or keep the problems and report their number."""
     right_from: StrictFloat = 1.0
     """Smallest reward of a response that counts as right in pass@k and maj@k. [reward]"""
 

@@ -89,6 +89,11 @@ class PromptTable(Sequence[Prompt]):
         return self._ends[place + 1] - self._ends[place]
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return len(self._token_ids)
+
+    @property
     def num_bytes(self) -> int:
         """Memory of all buffers. [bytes]"""
         arrays = sum(each.itemsize * len(each) for each in (self._token_ids, self._ends, self._numbers))

@@ -34,7 +34,7 @@ _PROGRESS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What is evaluated, and how.
+    """A model, a suite, and how it is evaluated.
 
     name: name of the model in the report.
     model: model folder; running servers hold its weights.
@@ -98,8 +98,8 @@ def evaluate(wanted: Evaluation) -> Report:
         if server is not None:
             server.wait_ready(time.monotonic() + wanted.servers.start_timeout_s)
         fleet = make_fleet(server, wanted.servers, vocab_size=wanted.vocab_size)
-        asyncio.run(_sample_all(wanted, work, records, verifiers, fleet))
-        report = _report(wanted, work, records, identity, found.missing)
+        unreadable = asyncio.run(_sample_all(wanted, work, records, verifiers, fleet))
+        report = _report(wanted, work, records, identity, found.missing, unreadable)
     try:
         write_atomically(wanted.out / REPORT, report.to_json())
     except OSError as error:
@@ -164,11 +164,13 @@ def _check_finished(records: RecordFile, work: _Work, path: Path) -> None:
 
 async def _sample_all(
     wanted: Evaluation, work: Sequence[_Work], records: RecordFile, verifiers: Verifiers, fleet: Fleet
-) -> None:
-    membership = fleet.membership
+) -> dict[str, int]:
+    """Sample what is left; returns the number of unreadable answers of each set."""
+    membership, unreadable = fleet.membership, {}
     try:
         for each in work:
-            await verifiers.check_answers(each.settings, each.problems, each.table.place_of)
+            num_unreadable = await verifiers.check_answers(each.settings, each.problems, each.table.place_of)
+            unreadable[each.settings.name] = num_unreadable
         await membership.wait_ready()
         # A server that somebody restarts with other weights is then taken out of service.
         version = await weight_version(membership.serving)
@@ -190,13 +192,19 @@ async def _sample_all(
             judge = verifiers.judge_of(each.settings)
             await membership.watched(sample_problems(fleet, judge, left, sampling, on_answered=on_answered))
             progress.finish()
+        return unreadable
     finally:
         await verifiers.aclose()
         await membership.aclose()
 
 
 def _report(
-    wanted: Evaluation, work: Sequence[_Work], records: RecordFile, identity: dict[str, object], missing: Sequence[str]
+    wanted: Evaluation,
+    work: Sequence[_Work],
+    records: RecordFile,
+    identity: dict[str, object],
+    missing: Sequence[str],
+    unreadable: dict[str, int],
 ) -> Report:
     scores: dict[str, SetScores] = {}
     for each in work:
@@ -210,6 +218,7 @@ def _report(
         digests={each.settings.name: problems_digest(each.problems) for each in work},
         scores=scores,
         missing=missing,
+        unreadable=unreadable,
     )
 
 

@@ -1,4 +1,4 @@
-"""What decides the results of an evaluation, so that a stopped one goes on only with the same."""
+"""Identity of a model: an evaluation that was stopped goes on only with the same one."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ class Report:
     digests: digest of each set's problems, by its name.
     scores: scores of each set, by its name, in the order of the columns.
     missing: sets of the suite whose files are missing.
+    unreadable: number of gold answers that the verifier cannot read, by the name of the set.
     versions: oldest and newest version of the weights that sampled a set, in an evaluation during training.
     """
 
@@ -33,6 +34,7 @@ class Report:
     digests: Mapping[str, str]
     scores: Mapping[str, SetScores]
     missing: Sequence[str]
+    unreadable: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,7 @@ class Report:
             "truncated_share": scores.truncated_share,
             "negative_log_prob": scores.negative_log_prob,
             "verifier_failures": scores.failures,
+            "unreadable_answers": self.unreadable[name],
         }
 
 

@@ -49,7 +49,7 @@ class ServerSettings:
         return not self.addresses
 
     def identity(self) -> dict[str, object]:
-        """What of these settings decides the results."""
+        """Those of the settings that decide the results."""
         if self.addresses:
             return {"engine": "running servers"}
         return {

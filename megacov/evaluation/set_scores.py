@@ -13,7 +13,7 @@ from megacov.evaluation.scores import Interval, bootstrap_intervals, majority_at
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """What came of one set.
+    """The outcome of one set.
 
     num_problems, num_responses: counts.
     scores: mean over problems and its interval, by name: avg@n, pass@k, maj@k; the first is the set's column.

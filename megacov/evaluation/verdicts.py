@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from megacov.config.suite import EvaluationSet, SuiteSection
+from megacov.errors import DataError
 from megacov.evaluation.sample import Judge
 from megacov.rewards.answers import AnswerCheck
 from megacov.rewards.pool import VerifierPool
@@ -107,7 +109,7 @@ class Verifiers:
 
     async def check_answers(
         self, settings: EvaluationSet, problems: Iterable[Prompt], place_of: Callable[[int], str]
-    ) -> None:
+    ) -> int:
         """Look whether the set's verifier can judge against the answers of its problems.
 
         Args:
@@ -115,19 +117,33 @@ class Verifiers:
             problems: its problems.
             place_of: file and line of a problem, by its index.
 
+        Returns:
+            The number of answers that it cannot read, where the settings keep those.
+
         Raises:
-            DataError: it cannot, or has not looked at all answers in time.
+            DataError: there are some and the settings refuse them, or not all answers were checked in time.
             RewardError: the verifiers' processes cannot be started again.
         """
         check = AnswerCheck(
             self._pool,
-            self._settings,
+            # The names of the settings are of the first set with the verifier.
+            [replace(each, setting="verifier") for each in self._settings],
             self._ready,
             of_source=(self._place(settings),),
             num_workers=self._suite.workers,
             timeout_s=self._suite.start_timeout_s,
         )
-        await check.check(problems, place_of)
+        try:
+            await check.check(problems, place_of)
+        except DataError as error:
+            if settings.unreadable_answers == "refuse" or check.num_bad == 0:
+                raise DataError(f"the set {settings.name}: {error}") from error
+            print(
+                f"megacov: warning: {settings.name}: the verifier cannot read {check.num_bad} answers, whose problems "
+                "stay in the set.",
+                flush=True,
+            )
+        return check.num_bad
 
     async def aclose(self) -> None:
         """Give up all verdicts, on the event loop."""

@@ -53,6 +53,11 @@ class AnswerCheck:
     timeout_s: float
     _found: _Found = field(default_factory=_Found)
 
+    @property
+    def num_bad(self) -> int:
+        """Answers so far that their verifier cannot judge against."""
+        return self._found.num_bad
+
     async def check(self, prompts: Iterable[Prompt], place_of: Callable[[int], str]) -> None:
         """Check the answers of all prompts whose verifier looks at answers.
 

@@ -130,7 +130,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
     """Absolute paths; addresses stay as they are."""
-    return tuple(path if local_path(path) is None else os.path.abspath(path) for path in paths)
+    return tuple(path if local_path(path) is None else str(Path(path).absolute()) for path in paths)
 
 
 def write_samples(

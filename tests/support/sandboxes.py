@@ -55,8 +55,8 @@ def needs_sandbox() -> None:
         pytest.skip(reason)
 
 
-def run_unprivileged(program: str, *wrapper: str) -> str:
+def run_behind(wrapper: tuple[str, ...], program: str, *, python: str = sys.executable) -> str:
     """What a program prints in an interpreter behind a command such as unshare."""
-    command = [*wrapper, sys.executable, "-c", program]
+    command = [*wrapper, python, "-B", "-c", program]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return result.stdout + result.stderr

@@ -38,7 +38,7 @@ def main() -> None:
             print(json.dumps(answer), file=output, flush=True)
 
 
-def _write(*, task: str, size: int, seed: int, settings: dict[str, Any], output: str) -> dict[str, int]:
+def _write(*, task: str, size: int, seed: int, settings: dict[str, Any], output: str) -> dict[str, int | str]:
     dataset = create_dataset(task, settings, size=size, seed=seed)
     import numpy as np
 

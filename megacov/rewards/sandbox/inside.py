@@ -7,6 +7,7 @@ when the verifier does. Each test runs in new processes and an empty folder.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from megacov.rewards.frames import pack
 from megacov.rewards.sandbox.confinement import Limits, confine, drop_bounding_set
@@ -246,7 +247,7 @@ class _FirstProcess:
         return _Result("done" if status == 0 else "failed", bytes(output))
 
 
-def _stream(descriptor: int, mode: str) -> IO[str]:
+def _stream(descriptor: int, mode: Literal["r", "w"]) -> io.TextIOWrapper:
     return open(descriptor, mode, encoding="utf-8", errors="replace")
 
 

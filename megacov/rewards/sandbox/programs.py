@@ -113,9 +113,9 @@ class _Caller:
             self._flush()
             answer = json.loads(self._read())
             if "error" in answer:
-                kind = getattr(builtins, str(answer["error"]), None)
-                is_error = isinstance(kind, type) and issubclass(kind, Exception)
-                raise (kind if is_error else RuntimeError)(f"{name} raised {answer['error']}")
+                found = getattr(builtins, str(answer["error"]), None)
+                kind = found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError
+                raise kind(f"{name} raised {answer['error']}")
             return from_json(answer["value"])
 
         return call

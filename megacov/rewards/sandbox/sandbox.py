@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,7 @@ _PROGRAM = (
 )
 _END_S = 5.0
 _PROBE_S = 20.0
+_PROBE_BYTES = 2**31
 _PROBE = """
 import os, time
 made = 0
@@ -185,7 +186,7 @@ def _launcher() -> _Launcher:
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGE_ROOT],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=kept,
@@ -211,7 +212,9 @@ def check_sandbox(settings: SandboxSettings) -> None:
     if missing:
         raise ConfigError(f"packages: there is no folder {missing[0]}; correct the path.")
     try:
-        with contextlib.closing(Sandbox.start(_PROBE, settings, total_s=_PROBE_S)) as sandbox:
+        # Pages that processes share count for each of them, and these are many.
+        roomy = replace(settings, memory_bytes=max(settings.memory_bytes, _PROBE_BYTES))
+        with Sandbox.start(_PROBE, roomy, total_s=_PROBE_S) as sandbox:
             status, output = sandbox.run({"kind": "main", "input": ""})
     except SandboxError as error:
         raise ConfigError(f"a sandbox for programs of responses cannot be made here: {error}; {advice}.") from error

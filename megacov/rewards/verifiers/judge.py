@@ -106,9 +106,8 @@ async def judge(
     messages = [{"role": "user", "content": fill_template(template, values)}]
     request = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
     read = functools.partial(find_grade, pattern=pattern, lowest=lowest, highest=highest)
-    async with _client(_read_key(key_variable, key_file)) as client:
-        ask = functools.partial(_ask, client, request={**request, **(body or {})})
-        grade = await _grade(ask, read, urls, retries=retries, total_s=total_s)
+    ask = functools.partial(_ask, _connection(_read_key(key_variable, key_file)), {**request, **(body or {})})
+    grade = await _grade(ask, read, urls, retries=retries, total_s=total_s)
     return (grade - lowest) / (highest - lowest)
 
 
@@ -188,16 +187,21 @@ def _certificates() -> ssl.SSLContext:
     return ssl.create_default_context()  # takes longer than a whole call
 
 
-def _client(key: str | None) -> httpx.AsyncClient:
+def _connection(key: str | None) -> Callable[[], httpx.AsyncClient]:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     # Judges beside the trainer are not reached through the environment's proxy.
-    return httpx.AsyncClient(headers=headers, trust_env=False, timeout=None, verify=_certificates())
+    return functools.partial(httpx.AsyncClient, headers=headers, trust_env=False, timeout=None, verify=_certificates())
 
 
-async def _ask(client: httpx.AsyncClient, url: str, request: Mapping[str, Any]) -> tuple[str | None, str]:
+async def _ask(
+    make_client: Callable[[], httpx.AsyncClient], request: Mapping[str, Any], url: str
+) -> tuple[str | None, str]:
     """The text of a reply, or None and why there is none although another attempt may help; raises JudgeError."""
     try:
-        async with client.stream("POST", f"{url.rstrip('/')}/chat/completions", json=request) as response:
+        async with (
+            make_client() as client,
+            client.stream("POST", f"{url.rstrip('/')}/chat/completions", json=request) as response,
+        ):
             content = bytearray()
             async for piece in response.aiter_bytes():
                 content += piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from megacov.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[3]
 RUNS = ROOT / "yaml_configs" / "runs"
-READY = sorted([*RUNS.glob("qwen*.yaml")])
+OF_THE_PAPER = re.compile("(grpo|clip_higher|clip_cov|kl_cov)_(cp_)?[0-9]+n")
+READY = sorted(path for path in RUNS.glob("qwen*.yaml") if OF_THE_PAPER.search(path.stem))
 ALL = sorted(RUNS.glob("*.yaml"))
 ONE = "yaml_configs/runs/qwen2.5_32b_kl_cov_8n.yaml"
 

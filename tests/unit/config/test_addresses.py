@@ -38,7 +38,7 @@ def test_public_addresses_are_refused_without_tls(address):
 @pytest.mark.parametrize(
     "address",
     ["10.0.0.5:30000", "ftp://10.0.0.5", "http://", "http://:1", "http://10.0.0.5:x", "http://[::1", "http://a:1/v1",
-     "http://key@10.0.0.5:1", "http://10.0.0.5:1?a=b", ""],
+     "http://key@10.0.0.5:1", "http://10.0.0.5:1?a=b", "", "http://10.0.0.5:1\n", "http://10.0. 0.5:1"],
 )  # fmt: skip
 def test_what_is_no_address_of_a_server_is_refused(address):
     with pytest.raises(ValueError, match="is not a URL: write it as http://HOST:PORT"):

@@ -1,4 +1,4 @@
-"""docs/evaluation.md tells of every setting, with its default."""
+"""docs/evaluation.md has every setting, with its default."""
 
 from __future__ import annotations
 

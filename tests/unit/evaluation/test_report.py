@@ -35,6 +35,7 @@ REPORT = Report(
     digests={"AIME24": "d1", "MATH": "d2"},
     scores={"AIME24": _scores(0.368), "MATH": _scores(0.846, "avg@1")},
     missing=["Minerva"],
+    unreadable={"AIME24": 0, "MATH": 3},
 )
 
 
@@ -46,6 +47,7 @@ def test_json_is_sorted_and_whole():
     assert values["missing_sets"] == ["Minerva"]
     assert values["sets"]["AIME24"]["scores"]["avg@32"] == {"value": 0.368, "low": 0.318, "high": 0.418}
     assert values["sets"]["AIME24"]["verifier_failures"] == {"timeout": 2}
+    assert values["sets"]["MATH"]["unreadable_answers"] == 3
     assert values["seed"] == 0
 
 

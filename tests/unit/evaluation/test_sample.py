@@ -101,6 +101,16 @@ def test_a_server_that_aborts_everything_ends_with_a_sentence():
         _sample(aborted)
 
 
+def test_a_request_that_is_refused_names_the_set():
+    async def refused(call: Call) -> Reply:
+        return Reply({"error": {"message": "too many tokens"}}, status=400)
+
+    with pytest.raises(
+        RolloutError, match="the set set, with max_response_length 8192 and a problem of 2 tokens: .*too"
+    ):
+        _sample(refused)
+
+
 def test_another_server_answers_where_one_dies():
     async def run():
         async with fleet_of(served(_dead), served(right)) as (fleet, _):
@@ -120,7 +130,7 @@ def test_seeds_differ_by_everything_that_they_depend_on():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_a_digest_tells_problems_apart():
+def test_different_problems_have_different_digests():
     problem = PROBLEMS[0]
     others = [replace(problem, answer="9"), replace(problem, token_ids=(1, 9))]
     assert len({problem_digest(each) for each in (problem, *others)}) == 3

@@ -1,7 +1,7 @@
 """Expressions, which math-verify's parser reads; their values decide whether two are equal.
 
-Everything is bounded before the library is asked: the length and the nesting of an expression (its parser's time is
-exponential in nested parentheses and bars), and the size of the numbers in it (9^{9^{9}} must not be multiplied out).
+Everything is bounded before the library is asked: the length and the nesting of an expression (its parser takes
+seconds for nested parentheses and bars), and the size of the numbers in it (9^{9^{9}} must not be multiplied out).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _DIGITS = 30
 _RELATIVE, _ABSOLUTE = 1e-24, 1e-60  # zero comes out as about 1e-120
 _LARGE_DIGITS = re.compile(r"\d{5}")
 _EVALUATED_AT_ONCE = re.compile(r"\\binom|!|\\gcd|\\lcm|\\det")
+# Written out, since the parser reads 5(4) as the mixed number 5 + 4. Not where a function follows, as in \log_2(8).
+_PRODUCT = re.compile(r"((?<![_^\d.])\d+(?:\.\d+)?|\))\s*(?=\()")
 _DEGREES = re.compile(rf"(\d+(?:\.\d+)?){DEGREE}")
 _DECIMALS = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
@@ -69,12 +71,9 @@ def parsed(latex: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from sympy import Basic, I, MatrixBase, Symbol
 
-    text = _DECIMALS.sub(
-        _as_fraction,
-        _DEGREES.sub(r"(\\frac{\\pi}{180}\\cdot \1)", latex)
-        .replace(DEGREE, r"\cdot\frac{\pi}{180}")
-        .replace(PERCENT, r"\cdot\frac{1}{100}"),
-    )
+    text = _PRODUCT.sub(r"\1\\cdot ", latex)
+    text = _DEGREES.sub(r"(\\frac{\\pi}{180}\\cdot \1)", text).replace(DEGREE, r"\cdot\frac{\pi}{180}")
+    text = _DECIMALS.sub(_as_fraction, text.replace(PERCENT, r"\cdot\frac{1}{100}"))
     try:
         with _deadline():
             expression = latex2sympy(

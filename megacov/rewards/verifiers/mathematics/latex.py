@@ -35,6 +35,7 @@ _PLAIN_SQRT = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}\s*|\\,)(?=\d{3}(?!\d))|(?<=\d)\{(?:\\,|,\\!)\}(?=\d{3}(?!\d))")
 _WITH_ARGUMENTS = re.compile(r"\\(?:frac|binom|sqrt)(?![a-zA-Z])")
 _ARGUMENT = re.compile(r"\s*(?:(\\[a-zA-Z]+|[^\s{}\\])|(?=\{))")
+_FRACTION_AS_POWER = re.compile(r"\^\s*(\\frac\{[^{}]*\}\{[^{}]*\})")
 _POWER = re.compile(r"\^\s*(-?\d{2,}|-\d)(?![\d.])|\*\*\s*(-?\d+)")
 _CIRCLE = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])\s*|\\degrees?(?![a-zA-Z])")
 _PERCENT = re.compile(
@@ -80,7 +81,7 @@ def cleaned(latex: str) -> str:
         lambda found: {"infinity": r"\infty", "inf": r"\infty"}.get(found[1], "\\" + found[1]), text
     )
     text = _PLAIN_SQRT.sub(r"\\sqrt{\1}", text)
-    text = _with_braces(text)
+    text = _FRACTION_AS_POWER.sub(r"^{\1}", _with_braces(text))
     text = _POWER.sub(lambda found: "^{" + (found[1] or found[2]) + "}", text)
     return _END.sub("", text.strip()).strip()
 

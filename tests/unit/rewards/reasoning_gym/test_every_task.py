@@ -71,7 +71,7 @@ def check_tasks(tasks: tuple[str, ...], folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_some_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_tasks(QUICK, tmp_path, monkeypatch, size=4)
+    check_tasks(QUICK, tmp_path, monkeypatch, size=8)
 
 
 @pytest.mark.slow

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError, DataError
+from megacov.rewards.reasoning_gym.scorer import create_dataset
 from megacov.rewards.reasoning_gym.tasks import REFUSED, all_tasks
 from megacov.rewards.reasoning_gym.write import PromptFile, write_prompt_files
 from tests.support.command import run
 
-DOCS = Path(__file__).parents[4] / "docs" / "reasoning_gym.md"
+ROOT = Path(__file__).parents[4]
+DOCS = ROOT / "docs" / "reasoning_gym.md"
 
 
 def test_the_command_writes_rows_with_all_that_the_verifier_needs(tmp_path: Path) -> None:
@@ -82,3 +88,18 @@ def test_the_docs_list_every_task() -> None:
         assert f"| `{task}` | {reason} |" in text
     accepted = ", ".join(f"`{task}`" for task in all_tasks() if task not in REFUSED)
     assert accepted in " ".join(text.split())
+
+
+def test_the_commands_in_docs_and_configurations_fit_their_tasks() -> None:
+    files = [*(ROOT / "docs").glob("*.md"), *(ROOT / "yaml_configs").rglob("*.yaml")]
+    commands = [
+        line for file in files for line in re.findall("megacov make-prompts ([^`\\n]*--[^`\\n]*)", file.read_text())
+    ]
+    assert len(commands) >= 3
+    for command in commands:
+        task, *options = shlex.split(command)
+        settings = [value for option, value in pairwise(options) if option == "--set"]
+        parsed = {
+            key: parse_yaml(value, source=command) for key, _, value in (each.partition("=") for each in settings)
+        }
+        create_dataset(task, parsed, size=1, seed=0)

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from megacov.rewards.sandbox.sandbox import _launcher
-from tests.support.sandboxes import needs_sandbox, run_program, run_unprivileged, settings
+from megacov.rewards.sandbox.sandbox import Sandbox, _launcher
+from tests.support.sandboxes import ROOT, needs_sandbox, run_behind, run_program, settings
 
 CHECK = """
 from megacov.errors import ConfigError
-from tests.support.sandboxes import settings
-from megacov.rewards.sandbox.sandbox import check_sandbox
+from megacov.rewards.sandbox.confinement import Limits
+from megacov.rewards.sandbox.sandbox import Sandbox, SandboxSettings, check_sandbox
+limits = Limits(cpu_s=20, memory_bytes=2**29, file_bytes=2**20, output_bytes=2**20, processes=8, open_files=32)
+settings = SandboxSettings(limits=limits, memory_bytes=2**29, wall_s=30)
 try:
-    check_sandbox(settings())
+    check_sandbox(settings)
+    source = "import os; print(os.getresuid(), len(os.listdir('.')), os.access(os.__file__, os.W_OK))"
+    with Sandbox.start(source, settings, total_s=30) as sandbox:
+        print(*sandbox.run({"kind": "main", "input": ""}))
 except ConfigError as error:
     print("refused:", error)
+"""
+VERIFIER = """
+from tests.support.sandboxes import run_program
+run_program("import time; time.sleep(100)")
 """
 
 
@@ -170,8 +182,6 @@ def test_memory_is_limited() -> None:
 
 
 def test_a_sandbox_that_is_left_early_ends_at_once() -> None:
-    from megacov.rewards.sandbox.sandbox import Sandbox
-
     start = time.monotonic()
     with Sandbox.start("import time; time.sleep(60)", settings(), total_s=0.5) as sandbox:
         assert sandbox.run({"kind": "main", "input": ""}) == ("ended", "")
@@ -179,8 +189,37 @@ def test_a_sandbox_that_is_left_early_ends_at_once() -> None:
     assert time.monotonic() - start < 20
 
 
+def test_nothing_outlives_a_verifier_that_is_killed() -> None:
+    verifier = subprocess.Popen([sys.executable, "-c", VERIFIER], cwd=ROOT)
+    try:
+        process, deadline, found = psutil.Process(verifier.pid), time.monotonic() + 30, []
+        # Launcher, watch, first process and the program.
+        while len(found) < 4:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+            found = process.children(recursive=True)
+    finally:
+        verifier.kill()
+        verifier.wait()
+    assert psutil.wait_procs(found, timeout=10)[1] == []
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="util-linux is missing")
 def test_it_is_refused_where_it_would_not_hold() -> None:
     without = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
-    printed = run_unprivileged(CHECK, "unshare", "-Ur", "sh", "-c", without, "sh")
+    printed = run_behind(("unshare", "-Ur", "sh", "-c", without, "sh"), CHECK)
     assert "refused: a sandbox for programs of responses cannot be made here: making a user namespace failed" in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and util-linux")
+def test_it_needs_no_root() -> None:
+    wrapper = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    # It starts itself, since setpriv still has root's rights when it starts the first one.
+    probe = (
+        "import subprocess, sys, megacov.errors; print(subprocess.call([sys.executable, '-c', '']), sys.version[:4])"
+    )
+    interpreters = (sys.executable, "/usr/bin/python3")
+    reachable = [path for path in interpreters if run_behind(wrapper, probe, python=path) in ("0 3.11\n", "0 3.12\n")]
+    if not reachable:
+        pytest.skip("an ordinary user can read neither this interpreter nor the repository")
+    assert run_behind(wrapper, CHECK, python=reachable[0]) == "done (1000, 1000, 1000) 0 False\n\n"

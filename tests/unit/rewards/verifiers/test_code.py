@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from megacov.config import load_config
 from megacov.errors import ConfigError, DataError
+from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings
-from megacov.rewards.verifiers.code import check_answer, check_arguments, code, find_program
+from megacov.rewards.verifiers.code import check_answer, check_arguments, code, find_program, prepare
 from megacov.rewards.verifiers.code_tests import outputs_agree, parse_tests, values_agree
-from tests.support.sandboxes import needs_sandbox
+from tests.support.sandboxes import ROOT, needs_sandbox
 from tests.support.verifier_pool import opened
 
 PROGRAM = json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]})
@@ -121,6 +123,12 @@ def test_through_the_pool(tmp_path: Path) -> None:
     assert [(outcome.reward, outcome.failure) for outcome in outcomes] == [(1.0, None), (0.0, None), (0.0, None)]
 
 
+def test_little_memory_is_enough_for_a_small_program() -> None:
+    needs_sandbox()
+    prepare(memory_mib=64)
+    assert code(SUM, PROGRAM, memory_mib=64) == 1.0
+
+
 def test_modules_of_a_folder(tmp_path: Path) -> None:
     needs_sandbox()
     tmp_path.chmod(0o755)  # of root's files, programs see those that everybody may read
@@ -226,3 +234,13 @@ def test_outputs(actual: str, wanted: str, agrees: bool) -> None:
 )
 def test_values(actual: Any, wanted: Any, agrees: bool) -> None:
     assert values_agree(actual, wanted, tolerance=1e-6) is agrees
+
+
+def test_the_task_of_the_repository(tmp_path: Path) -> None:
+    both = tmp_path / "both.yaml"
+    configs = ROOT / "yaml_configs"
+    both.write_text(f"extends: [{configs}/runs/qwen2.5_7b_kl_cov_1n.yaml, {configs}/tasks/code.yaml]")
+    config = load_config(both)
+    assert (config.rewards.verifier, config.rewards.allow_code) == ("code", True)
+    load_verifier(VerifierSettings(config.rewards.verifier, config.rewards.arguments))
+    assert config.data.instruction is not None and "```python" in config.data.instruction

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from megacov.config import load_config
 from megacov.errors import ConfigError
+from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings
 from megacov.rewards.verifiers import judge as module
 from megacov.rewards.verifiers.judge import JudgeError, check_arguments, fill_template, find_grade, judge, prepare
@@ -205,3 +207,15 @@ def test_through_the_pool_a_missing_grade_is_a_failure(tmp_path: Path) -> None:
             outcomes = asyncio.run(run(pool))
     assert [(each.reward, each.failure) for each in outcomes] == [(0.5, None), (0.0, "raised"), (0.5, None)]
     assert "JudgeError: no grade in 1 attempts" in outcomes[1].reason
+
+
+def test_the_task_of_the_repository(tmp_path: Path) -> None:
+    both = tmp_path / "both.yaml"
+    configs = Path(__file__).parents[4] / "yaml_configs"
+    both.write_text(f"extends: [{configs}/runs/qwen2.5_7b_kl_cov_1n.yaml, {configs}/tasks/judged_writing.yaml]")
+    rewards = load_config(both).rewards
+    load_verifier(VerifierSettings(rewards.verifier, rewards.arguments))
+    values = {"prompt": "P", "response": "R", "answer": "A", "rubric": "be kind", "lowest": "1", "highest": "10"}
+    message = fill_template(rewards.arguments["template"], values)
+    assert "be kind" in message and "A\n</answer" not in message and "{" not in message
+    assert rewards.arguments["total_s"] < rewards.timeout_s

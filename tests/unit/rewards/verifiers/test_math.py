@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
@@ -13,10 +14,12 @@ import pytest
 
 from megacov.errors import ConfigError, DataError
 from megacov.rewards.loading import load_verifier
+from megacov.rewards.pool import VerifierPool
 from megacov.rewards.settings import VerifierSettings
 from megacov.rewards.verifiers.math import check_arguments, math
 from megacov.rewards.verifiers.mathematics import expressions
 from megacov.rewards.verifiers.mathematics.extraction import last_answers
+from tests.support.verifier_pool import opened
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "math_pairs.jsonl").read_text("utf-8").splitlines()]
 SPELLINGS = json.loads((Path(__file__).parent / "math_spellings.json").read_text("utf-8"))
@@ -32,6 +35,13 @@ def test_pairs_are_judged_as_a_mathematician_would() -> None:
     listed = PAGE.read_text("utf-8")
     answers = [re.sub(r"^.*?boxed\{(.*)\}.*$", r"\1", pair["response"], flags=re.DOTALL) for pair in wrong]
     assert [answer for answer in answers if f"`{answer}`" not in listed] == []
+
+
+@pytest.mark.parametrize("gold", SPELLINGS)
+def test_spellings_of_models(gold: str) -> None:
+    cases = SPELLINGS[gold]
+    assert [each for each in cases["right"] if math(f"\\boxed{{{each}}}", gold) != 1.0] == []
+    assert [each for each in cases["wrong"] if math(f"\\boxed{{{each}}}", gold) != 0.0] == []
 
 
 def test_pairs_are_of_both_verdicts_and_differ() -> None:
@@ -51,7 +61,8 @@ def test_a_hostile_answer_is_judged_quickly(pair: dict) -> None:  # type: ignore
 
 PIECES = r"""
 \frac { } ( ) ^ _ \sqrt 9 99999999 x \sin \cup \{ \} [ ] , = < \text{ \binom ! \pm % & \\ \log \int \max + - / 1 0
-\begin{pmatrix} \end{pmatrix} \sum_{k=1}^{ \infty e i \boxed{ $ \left( \right) \cdot | \lfloor ^\circ \mod \Gamma \lim_{x\to0}
+\begin{pmatrix} \end{pmatrix} \sum_{k=1}^{ \infty e i \boxed{ $ \left( \right) \cdot | \lfloor
+^\circ \mod \Gamma \lim_{x\to0}
 """
 
 
@@ -161,3 +172,18 @@ def test_verdicts_outside_of_the_main_thread_are_the_same() -> None:
     thread.start()
     thread.join(60)
     assert verdicts == [math(each["response"], each["gold"]) for each in pairs]
+
+
+def test_right_answers_are_checked_in_the_pool(tmp_path: Path) -> None:
+    answers = ["5", "\\frac{1", "\\text{east}", "", "$x^2$"]
+
+    async def checked(pool: VerifierPool) -> list[tuple[int, str]] | str:
+        try:
+            return await pool.check_answers(answers)
+        finally:
+            await pool.aclose()
+
+    with opened([VerifierSettings("math", {"fallback": "none"})], tmp_path) as pool:
+        bad = asyncio.run(checked(pool))
+    assert [place for place, _ in bad] == [1, 3]
+    assert "neither mathematics" in bad[0][1] and "is empty" in bad[1][1]
