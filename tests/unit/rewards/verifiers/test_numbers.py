@@ -49,7 +49,7 @@ def test_numbers_of_a_text(text: str) -> None:
 
 def test_a_number_beyond_all_bounds_is_none_and_costs_nothing() -> None:
     since = time.process_time()
-    for text in ("1e999999999", "9" * 100_000, "1/0", r"\frac{1}{0}", "2 x 10^" + "9" * 50):
+    for text in ("1e99999", "9" * 100_000, "1/0", r"\frac{1}{0}", "2 x 10^99999"):
         assert find_numbers(f"5 {text}")[-1] is None
         assert gsm8k(text, "5") == numeric(text, "5") == 0.0
     find_numbers("1 " * 50_000 + "1," * 50_000 + "-" * 50_000 + r"\frac{" * 20_000)
