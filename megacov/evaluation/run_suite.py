@@ -71,6 +71,7 @@ class RunSuite:
         self._suite, self._found, self._verifiers, self._settings = suite, found, verifiers, settings
         self._tables: dict[str, PromptTable] = {}
         self._problems_digests: dict[str, str] = {}
+        self._unreadable: dict[str, int] = {}
 
     @property
     def folder(self) -> Path:
@@ -91,7 +92,8 @@ class RunSuite:
         for settings, path in self._found.sets:
             keep_rows = self._verifiers.wants_row(settings)
             table = read_problems(settings, path, tokenizer, vocab_size=vocab_size, keep_rows=keep_rows)
-            await self._verifiers.check_answers(settings, table, table.place_of)
+            num_unreadable = await self._verifiers.check_answers(settings, table, table.place_of)
+            self._unreadable[settings.name] = num_unreadable
             self._tables[settings.name] = table
             self._problems_digests[settings.name] = problems_digest(table[:])
 
@@ -194,6 +196,7 @@ class RunSuite:
             digests=self._problems_digests,
             scores=scores,
             missing=self._found.missing,
+            unreadable=self._unreadable,
             versions=versions,
         )
         path = self.folder / _RESULTS.format(step)

@@ -136,7 +136,8 @@ class Evaluations:
             return
         waiting = self._loop.start(self._members.watched(self._wait(self._section.timeout_s)))
         try:
-            while not (waiting.done() or is_interrupted()):
+            # No further push brings servers back that lost their weights.
+            while not (waiting.done() or is_interrupted() or self._client.is_set_aside):
                 wait({waiting}, timeout=_POLL_S)
             if waiting.done():
                 waiting.result()

@@ -135,6 +135,13 @@ def test_files_of_an_evaluation_may_be_on_the_nodes_only() -> None:
     assert "evaluation.suite /there/suite.yaml is not on this machine." in of_severity(found, "not looked at")
 
 
+def test_a_set_that_servers_would_refuse_is_named() -> None:
+    found = found_by("check", "evaluation.suite=gsm8k")
+    assert any("of the set gsm8k of evaluation.suite is" in each for each in of_severity(found, "warning"))
+    found = found_by("check", "evaluation.suite=sum_pairs")
+    assert not any("of evaluation.suite is" in remark.sentence for remark in found)
+
+
 def test_a_model_on_the_nodes_only_can_be_submitted() -> None:
     there = ("model.path=/models/there", "model.config_file=examples/tiny_policy/config.json")
     found = found_by("launch", *there)

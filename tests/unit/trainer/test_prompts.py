@@ -77,6 +77,10 @@ def test_a_run_of_one_file_has_the_digest_that_it_always_had(tmp_path: Path) -> 
 def test_local_paths_become_absolute_and_addresses_stay(tmp_path: Path) -> None:
     config = with_absolute_paths(config_of("data.path=[a.jsonl, 's3://b/c.jsonl', 'hf:org/name']"))
     assert config.data.path == (os.path.abspath("a.jsonl"), "s3://b/c.jsonl", "hf:org/name")
+    evaluated = with_absolute_paths(config_of("data.path=a", "evaluation={suite: a.yaml, data: b}")).evaluation
+    assert (evaluated.suite, evaluated.data) == (os.path.abspath("a.yaml"), Path("b").absolute())
+    named = config_of("data.path=a", "evaluation.suite=paper")
+    assert with_absolute_paths(named).evaluation.suite == "paper", "a name is no path"
     moved = two_sources(tmp_path)
     relative = moved.model_copy(update={"data": moved.data.model_copy(update={"sources": moved.data.sources[:1]})})
     assert with_absolute_paths(relative).data.sources[0].path == (str(tmp_path / "one"),)
