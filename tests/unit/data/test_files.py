@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from megacov.data.files import DataFile, _is_pattern, digest_of, find_files, local_path
+from megacov.data.files import DataFile, digest_of, find_files, is_pattern, local_path
 from megacov.data.rows import read_rows
 from megacov.errors import DataError
 from tests.support.local_datasets import DATASET_ID, local_datasets
@@ -64,7 +64,7 @@ def test_two_stars_match_folders_of_any_depth_and_a_pattern_gives_no_folders(tmp
     ],
 )
 def test_the_query_of_a_web_address_is_no_pattern(path: str, expected: bool) -> None:
-    assert _is_pattern(path) == expected
+    assert is_pattern(path) == expected
 
 
 def test_an_address_of_fsspec_is_read_as_a_file_or_a_folder() -> None:
