@@ -101,7 +101,7 @@ class RolloutBatch:
     group_ids: [n] int64, equal for samples of one prompt.
     rewards: [n] float32, finite.
     max_response_length: tokens; the stride of token ids, so that they are free of layout.
-    temperatures: [n] float32, at which each sample was drawn; None if all were drawn at the temperature of the run.
+    temperatures: [n] float64, at which each sample was drawn; None if all were drawn at the temperature of the run.
     """
 
     tokens: Tensor
@@ -129,7 +129,7 @@ class MicroBatch:
     cu_seqlens: [k + 1] int32, where packed sequences begin and end over all context-parallel ranks, padding included;
         None for one sequence a row.
     max_seqlen: positions of the longest sequence over all context-parallel ranks, padding included.
-    temperatures: [b, s] float32, of the sample at each position; None if all have the temperature of the run.
+    temperatures: [b, s] float64, of the sample at each position; None if all have the temperature of the run.
     """
 
     tokens: Tensor

@@ -139,7 +139,7 @@ def _is_there(subject: Subject, setting: str, path: Path) -> Iterator[Remark]:
         return
     for file in files:
         if not (file.is_file() and os.access(file, os.R_OK)):
-            yield Remark("impossible", f"{setting} is {file}, cannot be read: correct it.", DataError)
+            yield Remark("impossible", f"{setting} is {file}, which cannot be read: correct it.", DataError)
         elif file.stat().st_size == 0:
             yield Remark("impossible", f"{setting} is {file}, which is empty.", DataError)
     if subject.verb == "check" and not subject.is_deep:

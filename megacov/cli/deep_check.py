@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 
 from megacov.config import RunConfig
-from megacov.data.files import local_path
+from megacov.data.files import is_pattern, local_path
 from megacov.data.prompts import check_prompt_files
 from megacov.errors import ConfigError, MegacovError
 from megacov.launch.output import keep_output
@@ -112,7 +112,7 @@ def _files(config: RunConfig) -> Iterator[Look]:
 def prompts_can_be_read(config: RunConfig) -> bool:
     """Whether all local files of prompts are on this machine; addresses are tried."""
     # os.path: what cannot be read is not there, and the static checks have named it.
-    return all(local_path(path) is None or os.path.exists(path) or "*" in path for _, path in paths_of(config))
+    return all(local_path(path) is None or os.path.exists(path) or is_pattern(path) for _, path in paths_of(config))
 
 
 def _check_prompts(config: RunConfig) -> str | None:

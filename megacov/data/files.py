@@ -97,8 +97,8 @@ def _find(path: str | os.PathLike[str]) -> list[DataFile]:
                     "data.path."
                 )
             return [DataFile(str(each)) for each in found]
-        if not local.exists() and any(sign in str(local) for sign in _WILD):
-            names = sorted(glob.glob(str(local)))
+        if not local.exists() and is_pattern(str(local)):
+            names = sorted(name for name in glob.glob(str(local), recursive=True) if os.path.isfile(name))
             if not names:
                 raise DataError(f"No file matches {local}; correct data.path.")
             return [DataFile(name) for name in names]
@@ -112,9 +112,9 @@ def _find_remote(address: str) -> list[DataFile]:
     whole = address if "://" in address else f"hf://datasets/{address.removeprefix(_HUB)}"
     with _one_sentence(address):
         files, path = _file_system(whole)
-        if any(sign in path for sign in _WILD):
+        if is_pattern(path):
             names = sorted(files.glob(path))
-        elif path.endswith(SUFFIXES) or not files.isdir(path):
+        elif path.partition("?")[0].endswith(SUFFIXES) or not files.isdir(path):
             return [DataFile(whole, is_local=False)]
         else:
             every = files.find(path) if is_hub else files.ls(path, detail=False)
@@ -126,11 +126,16 @@ def _find_remote(address: str) -> list[DataFile]:
         return [DataFile(files.unstrip_protocol(name), is_local=False) for name in names]
 
 
+def is_pattern(path: str) -> bool:
+    """Whether signs stand for several names; the question mark of a web address begins its query."""
+    return any(sign in path for sign in _WILD if sign != "?" or not path.startswith(("http://", "https://")))
+
+
 def _refuse_several_splits(address: str, path: str, names: list[str]) -> None:
     """A data set that holds training and test files is never read whole, since a run would train on the test."""
     below = [name.removeprefix(path).lower() for name in names]
     splits = [split for split in _SPLITS if any(split in name for name in below)]
-    if len(splits) > 1 and not any(sign in path for sign in _WILD):
+    if len(splits) > 1 and not is_pattern(path):
         raise DataError(
             f"{address} holds files of several splits ({' and '.join(splits)}), such as {names[0]}: name the files, as "
             f"in {address}/**/*{splits[0]}*, or a folder of them."

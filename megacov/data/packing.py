@@ -83,7 +83,9 @@ def build_rollout_batch(
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
         temperatures=(
-            None if temperatures is None else torch.tensor([temperatures[sample.prompt.source] for sample in samples])
+            None
+            if temperatures is None
+            else torch.tensor([temperatures[sample.prompt.source] for sample in samples], dtype=torch.float64)
         ),
     )
 

@@ -24,6 +24,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SIGN = re.compile(rb'["\[\]{},]')
 _END_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
+# Of pyarrow's to_pylist: times between microseconds, dates and time zones that Python has not, equal names in a struct.
+_NO_VALUE_OF_PYTHON = (ValueError, OverflowError, LookupError)
+
 
 class RowError(ValueError):
     """A row cannot be used. The message follows the place of the row, as in " is not JSON"."""
@@ -115,22 +118,22 @@ def _read_list(file: DataFile) -> Iterator[Row]:
     with file.open() as opened:
         blocks = iter(lambda: opened.read(_BLOCK_BYTES), b"")
         for number, text in enumerate(_elements(blocks), start=1):
-            if text is None:
-                yield number, _too_large()
+            if isinstance(text, RowError):
+                yield number, text
             else:
                 yield _row(number, text, form="write a list of JSON objects")
 
 
-def _elements(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """The texts of a JSON list's elements; None for one that is too long. A list that does not end has one more.
+def _elements(blocks: Iterable[bytes]) -> Iterator[bytes | RowError]:
+    """The texts of a JSON list's elements, and an error for one that is too long or after which the list does not end.
 
     Only brackets, commas and strings are looked at, so that an element can be parsed, and refused, on its own.
     """
     depth, in_string, is_escaped, is_over, is_too_long, num_found = 0, False, False, False, False, 0
     element = bytearray()
 
-    def finished(last: bytes) -> bytes | None:
-        text = None if is_too_long else bytes(element + last)
+    def finished(last: bytes) -> bytes | RowError:
+        text = _too_large() if is_too_long else bytes(element + last)
         element.clear()
         return text
 
@@ -159,7 +162,7 @@ def _elements(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
                 is_over = depth == 0
             if is_over or (sign[0] == b"," and depth == 1):
                 text = finished(block[start : sign.start()])
-                if text is None or text.strip() or num_found or not is_over:
+                if isinstance(text, RowError) or text.strip() or num_found or not is_over:
                     yield text
                     num_found += 1
                 start, is_too_long = at, False
@@ -167,8 +170,12 @@ def _elements(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
         if len(element) > MAX_ROW_BYTES:
             is_too_long = True
             element.clear()
-    if not is_over or is_too_long or element.strip():
-        yield None if is_too_long else bytes(element) or b"the list does not end"
+    if is_too_long:
+        yield _too_large()
+    elif not is_over:  # also where the last element is whole: elements after it may be lost
+        yield RowError(" is cut off: the list has no closing bracket; copy or write the file again.")
+    elif element.strip():
+        yield bytes(element)
 
 
 def _read_parquet(file: DataFile, fields: Sequence[str] | None) -> Iterator[Row]:
@@ -184,7 +191,7 @@ def _read_parquet(file: DataFile, fields: Sequence[str] | None) -> Iterator[Row]
                 for row in _rows_of(batch):
                     number += 1
                     yield number, row
-        except ArrowException as error:
+        except (ArrowException, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{file.name} cannot be read as Parquet ({reason}); correct data.path.") from error
 
@@ -212,18 +219,40 @@ def _batches(table: Any, columns: list[str] | None) -> Iterator[Any]:
 
 
 def _rows_of(batch: Any) -> Iterator[dict[str, Any] | RowError]:
+    batch = _with_short_floats(batch)
     if batch.nbytes <= MAX_ROW_BYTES:
         try:
             yield from batch.to_pylist()
             return
-        except UnicodeDecodeError:
+        except _NO_VALUE_OF_PYTHON:
             pass  # nothing has been handed out yet: the row is found below
     for place in range(batch.num_rows):
-        one = batch.slice(place, 1)
-        if one.nbytes > MAX_ROW_BYTES:
-            yield _too_large()
-            continue
-        try:
-            yield one.to_pylist()[0]
-        except UnicodeDecodeError:
-            yield RowError(" holds text that is not UTF-8; write it in UTF-8.")
+        yield _only_row_of(batch.slice(place, 1))
+
+
+def _only_row_of(one: Any) -> dict[str, Any] | RowError:
+    from pyarrow import types
+
+    # A column of a dictionary type holds its whole dictionary in every slice.
+    columns = (each.dictionary_decode() if types.is_dictionary(each.type) else each for each in one.columns)
+    if sum(column.nbytes for column in columns) > MAX_ROW_BYTES:
+        return _too_large()
+    try:
+        row: dict[str, Any] = one.to_pylist()[0]
+    except UnicodeDecodeError:
+        return RowError(" holds text that is not UTF-8; write it in UTF-8.")
+    except _NO_VALUE_OF_PYTHON as error:
+        reason = " ".join(str(error).split())[:200]
+        return RowError(f" holds a value that Python cannot hold ({reason}); write it as a text or a number.")
+    return row
+
+
+def _with_short_floats(batch: Any) -> Any:
+    """The same batch with floats of 32 bits as their shortest decimals: 0.2, and not 0.20000000298023224."""
+    from pyarrow import compute, float64, string, types
+
+    for place, field in enumerate(batch.schema):
+        if types.is_float32(field.type):
+            column = compute.cast(compute.cast(batch.column(place), string()), float64())
+            batch = batch.set_column(place, field.name, column)
+    return batch

@@ -51,7 +51,7 @@ def vocab_parallel_log_probs_and_entropy(
             No copy is made if the leading dimensions can be viewed as one.
         targets: [...] int64, global vocabulary ids, equal on all tp ranks.
         tp_group: ranks that hold the shards of the vocabulary, in order; None if it is not sharded.
-        temperature: positive divisor of the logits; one for all, or [...] float32 with one for each position, equal on
+        temperature: positive divisor of the logits; one for all, or [...] float64 with one for each position, equal on
             all tp ranks and read only.
         entropy_grad: whether a gradient flows through the entropy.
         vocab_size: entries without padding; ids from there on have probability 0 and gradient 0. None for no padding.

@@ -150,7 +150,7 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
     settings = step_settings(policy, num_updates=NUM_UPDATES, micro_batch_tokens=layout.tokens, packed=layout.packed)
     batch = make_batch()
     if layout.mixed:
-        batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6]).repeat_interleave(4))
+        batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6], dtype=torch.float64).repeat_interleave(4))
     updates = prepare_mini_batches(policy, batch, algorithm, settings)
     outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
     result = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from megacov.data.files import DataFile, digest_of, find_files, local_path
+from megacov.data.files import DataFile, digest_of, find_files, is_pattern, local_path
 from megacov.data.rows import read_rows
 from megacov.errors import DataError
 from tests.support.local_datasets import DATASET_ID, local_datasets
@@ -44,6 +44,27 @@ def test_a_pattern_gives_what_it_matches_unless_a_file_has_its_name(tmp_path: Pa
     assert names_of(str(tmp_path / "a[1].jsonl")) == [str(tmp_path / "a[1].jsonl")]
     with pytest.raises(DataError, match="No file matches .*dev-"):
         find_files(str(tmp_path / "dev-*"))
+
+
+def test_two_stars_match_folders_of_any_depth_and_a_pattern_gives_no_folders(tmp_path: Path) -> None:
+    written(tmp_path, "train-0.jsonl", "a/train-1.jsonl", "a/b/train-2.jsonl", "train-d/notes.txt")
+    every = ["a/b/train-2.jsonl", "a/train-1.jsonl", "train-0.jsonl"]
+    assert names_of(str(tmp_path / "**" / "train-*")) == [str(tmp_path / name) for name in every]
+    assert names_of(str(tmp_path / "train-*")) == [str(tmp_path / "train-0.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a/b-?.jsonl", True),
+        ("bucket/**/a.jsonl", True),
+        ("https://host/a.jsonl?download=true", False),
+        ("https://host/a-*.jsonl?download=true", True),
+        ("a/b.jsonl", False),
+    ],
+)
+def test_the_query_of_a_web_address_is_no_pattern(path: str, expected: bool) -> None:
+    assert is_pattern(path) == expected
 
 
 def test_an_address_of_fsspec_is_read_as_a_file_or_a_folder() -> None:

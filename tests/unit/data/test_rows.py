@@ -58,18 +58,20 @@ def test_a_list_is_split_into_its_elements_wherever_blocks_end(
 ) -> None:
     text = json.dumps(values, indent=indent).encode()
     blocks = [text[start : start + size] for start in range(0, len(text), size)]
-    assert [json.loads(each) for each in _elements(blocks) if each is not None] == values
+    assert [each if isinstance(each, RowError) else json.loads(each) for each in _elements(blocks)] == values
 
 
 @pytest.mark.parametrize(
     ("content", "broken"),
     [
-        ('[{"a": 1}, {"a": 2', {2: " is not JSON"}),
+        ('[{"a": 1}, {"a": 2', {2: " is cut off"}),
+        ('[{"a": 1}, {"a": 2}', {2: " is cut off"}),
+        ('[{"a": 1}, ', {2: " is cut off"}),
         ('[{"a": 1}, {"a": }, {"a": 3}]', {2: " is not JSON"}),
         ('[{"a": 1}, 7, "x"]', {2: " is a JSON int", 3: " is a JSON str"}),
         ('[{"a": 1}] and more', {2: " is not JSON"}),
         ('[{"a": 1},]', {2: " is not JSON"}),
-        ("[", {1: " is not JSON"}),
+        ("[", {1: " is cut off"}),
     ],
 )
 def test_what_is_no_list_of_objects_is_named_by_row(content: str, broken: dict[int, str], tmp_path: Path) -> None:
@@ -146,6 +148,47 @@ def test_a_large_row_of_parquet_is_refused_by_number(tmp_path: Path) -> None:
     first, (number, message), last = rows_of(path)
     assert (first, last) == ((1, {"a": "x"}), (3, {"a": "z"}))
     assert number == 2 and message.startswith(" has more than")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (pa.array([0, 1], pa.timestamp("ns")), "Nanosecond"),
+        (pa.array([0, 2**52], pa.timestamp("ms")), "out of range"),
+        (pa.array([0, 1], pa.duration("ns")), "Nanosecond"),
+    ],
+)
+def test_a_value_of_parquet_that_python_has_not_is_refused_by_number(
+    values: pa.Array, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"prompt": ["x", "y"], "at": values}), path)
+    assert [row for _, row in rows_of(path, "prompt")] == [{"prompt": "x"}, {"prompt": "y"}]
+    (_, first), (number, message) = rows_of(path)
+    assert first["prompt"] == "x" and number == 2
+    assert message.startswith(" holds a value that Python cannot hold (") and words in message
+
+
+def test_equal_names_in_a_struct_of_parquet_are_one_sentence(tmp_path: Path) -> None:
+    pair = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["b", "b"])
+    parquet.write_table(pa.table({"a": pair}), path := tmp_path / "a.parquet")
+    ((number, message),) = rows_of(path)
+    assert number == 1 and "duplicate field names" in message
+
+
+def test_a_long_dictionary_of_parquet_does_not_count_for_every_row(tmp_path: Path) -> None:
+    longest = "y" * (MAX_ROW_BYTES + 1)
+    parquet.write_table(pa.table({"a": pa.array(["x", longest]).dictionary_encode()}), path := tmp_path / "a.parquet")
+    first, (number, message) = rows_of(path)
+    assert first == (1, {"a": "x"})
+    assert number == 2 and message.startswith(" has more than")
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_short_floats_of_parquet_are_the_decimals_that_were_written(kind: pa.DataType, tmp_path: Path) -> None:
+    written = [0.2, 27.0, -1.5, None]
+    parquet.write_table(pa.table({"a": pa.array(written, pa.float64()).cast(kind)}), path := tmp_path / "a.parquet")
+    assert [row["a"] for _, row in rows_of(path)] == written
 
 
 @pytest.mark.parametrize("cut", [4, 60])

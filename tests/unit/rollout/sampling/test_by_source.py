@@ -47,9 +47,10 @@ def test_each_source_has_its_own_number_and_temperature() -> None:
         for call in calls
     }
     assert asked == {(0, 2, 0.5), (1, 5, 1.25)}
-    batch = build_rollout_batch(sampled.samples, max_response_length=5, temperatures=[0.5, 1.25])
+    batch = build_rollout_batch(sampled.samples, max_response_length=5, temperatures=[0.5, 1.1])
     assert batch.temperatures is not None
-    assert batch.temperatures.tolist() == [0.5] * 2 + [1.25] * 5 + [0.5] * 2 + [1.25] * 5 + [0.5] * 2
+    # Not rounded to float32, so that training reads responses at the very number that servers divide by.
+    assert batch.temperatures.tolist() == [0.5] * 2 + [1.1] * 5 + [0.5] * 2 + [1.1] * 5 + [0.5] * 2
     # Groups of different sizes do not divide evenly: optimizer steps differ by one sequence.
     assert [len(part) for part in update_ranges(len(batch.rewards), num_updates=3)] == [5, 5, 6]
 
