@@ -73,7 +73,7 @@ def train(model: Path, folder: Path, settings: list[str], *, seconds: float) -> 
 
 
 def show(records: list[dict[str, Any]], console: Console) -> None:
-    """Print a row for each optimizer step."""
+    """Print a row for each optimizer step; its seconds are those of the step without the extra gradients."""
     table = Table(title="optimizer steps; gradients are norms over all weights")
     columns = ("step", "update", "reward", "entropy", "tokens", "selected", "penalty", "gradient", "on selected")
     for column in (*columns, "without penalty", "of penalty", "sampled tokens/s", "s"):
@@ -91,7 +91,8 @@ def show(records: list[dict[str, Any]], console: Console) -> None:
             row = [str(step), str(number), f"{metrics['reward/mean']:.3f}", f"{metrics['entropy/token_mean']:.3f}"]
             row += [str(update["tokens"]), str(update["selected"]), *(f"{value:.3g}" for value in values)]
             speed = sum(each["tokens"] for each in updates) / metrics["perf/rollout_s"]
-            table.add_row(*row, f"{speed:.1f}", f"{metrics['perf/step_s']:.0f}")
+            step_s = metrics["perf/step_s"] - sum(each["probe_s"] for each in updates)
+            table.add_row(*row, f"{speed:.1f}", f"{step_s:.0f}")
         updates = []
     console.print(table)
 

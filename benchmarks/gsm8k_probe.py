@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -61,11 +62,12 @@ class ProbedPolicy(Policy):
     ) -> UpdateResult:
         """As `Policy.update`; records the gradients on the selected tokens, and how far the weights have moved."""
         assert isinstance(token_loss, MiniBatchLoss) and token_loss.selection is not None
-        masks = token_loss.selection.masks
+        masks, started = token_loss.selection.masks, time.perf_counter()
         found = self._gradient(micro_batches, token_loss, masks)
         with _without_penalty(self.algorithm):
             bare = self._gradient(micro_batches, token_loss, masks)
         before = [parameter.detach().clone() for parameter in self._parameters()]
+        probe_s = time.perf_counter() - started
         result = super().update(micro_batches, token_loss, entropy_grad=entropy_grad, between_passes=between_passes)
         moved = [parameter.detach() - old for parameter, old in zip(self._parameters(), before, strict=True)]
         self.record(
@@ -80,6 +82,7 @@ class ProbedPolicy(Policy):
                 "gradient_norm_penalty": _norm([a - b for a, b in zip(found.weights, bare.weights, strict=True)]),
                 "gradient_norm": result.grad_norm,
                 "moved": _norm(moved),
+                "probe_s": probe_s,
             }
         )
         return result
