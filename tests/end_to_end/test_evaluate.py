@@ -132,6 +132,12 @@ def test_a_verifier_that_fails_scores_0_and_is_listed(tmp_path):
         ({}, ("--server", "http://127.0.0.1:1", "--keys", "none.yaml"), 2, "--keys none.yaml cannot be read"),
         ({}, ("--server", "http://127.0.0.1:1\n"), 2, "write it without line breaks"),
         ({}, ("--keys", "none.yaml"), 2, "--keys is given without --server"),
+        (
+            {"verifier": "weighted", "verifier_arguments": {"parts": [{"verifier": "code", "weight": 1.0}]}},
+            (),
+            2,
+            "a part of the verifier of the set sum_pairs is code",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, settings, options, code, complaint):

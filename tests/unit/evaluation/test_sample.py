@@ -135,3 +135,7 @@ def test_different_problems_have_different_digests():
     others = [replace(problem, answer="9"), replace(problem, token_ids=(1, 9))]
     assert len({problem_digest(each) for each in (problem, *others)}) == 3
     assert problem_digest(replace(problem, index=7)) == problem_digest(problem)
+    rows = [{"tests": [1], "name": "a"}, {"tests": [2], "name": "a"}, {"name": "a", "tests": [1]}]
+    first, other, same = (problem_digest(replace(problem, row=row)) for row in rows)
+    assert first == same
+    assert len({first, other, problem_digest(problem)}) == 3
