@@ -94,6 +94,13 @@ def test_another_model_or_suite_is_refused_by_name(reference, tmp_path):
     ended = _evaluate(out, target=str(model))
     assert ended.code == 3
     assert "another model_digest" in ended.output
+    fewer = shutil.copytree(reference, tmp_path / "fewer")
+    first, *rest = (json.loads(line) for line in _lines(fewer / "responses.jsonl"))
+    rest[0]["responses"].pop()
+    (fewer / "responses.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (first, *rest)))
+    ended = _evaluate(fewer)
+    assert ended.code == 3
+    assert "holds 7 responses to problem" in ended.output
     assert (out / "results.json").read_bytes() == (reference / "results.json").read_bytes()
 
 

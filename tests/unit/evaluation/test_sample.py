@@ -61,7 +61,8 @@ def test_all_responses_are_judged_in_the_order_of_the_problems():
 
 def test_greedy_is_temperature_0_and_no_seed_is_sent_where_none_is_followed():
     greedy = EvaluationSet(name="set", path="x", verifier="sum_pairs", greedy=True)
-    _, params = _sample(right, replace(SAMPLING, settings=greedy, seed=None))
+    _, params = _sample(right, replace(SAMPLING, settings=greedy, seed=None, stop_token_ids=(7, 9)))
+    assert all(each["stop_token_ids"] == [7, 9] for each in params)
     assert {(each["n"], each["temperature"]) for each in params} == {(1, 0.0)}
     assert not any("sampling_seed" in each for each in params)
 
