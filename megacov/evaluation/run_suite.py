@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacov import __version__
+from megacov.config.reward_rules import find_code
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data.prompt_table import PromptTable
 from megacov.errors import ConfigError, DataError
 from megacov.evaluation.problems import DATA_VARIABLE, Found, find_sets, read_problems
-from megacov.evaluation.records import FORMAT, RecordFile
+from megacov.evaluation.records import FORMAT, Answered, RecordFile
 from megacov.evaluation.report import Report, scalars
 from megacov.evaluation.sample import Generates, Sampling, problems_digest, sample_problems
 from megacov.evaluation.set_scores import SetScores, score_set
@@ -45,6 +46,7 @@ class RunSuiteSettings:
     seed: of the run.
     sends_seeds: whether requests carry seeds.
     max_concurrency: largest number of problems that are sampled at a time.
+    stop_token_ids: token ids that end a response, in addition to the model's own.
     servers: what of the servers decides the results.
     """
 
@@ -53,6 +55,7 @@ class RunSuiteSettings:
     seed: int
     sends_seeds: bool
     max_concurrency: int
+    stop_token_ids: tuple[int, ...]
     servers: Mapping[str, object]
 
 
@@ -143,12 +146,14 @@ class RunSuite:
         identity = self._identity(step)
         with self._open(self.folder / _RECORDS.format(step), identity) as records:
             for settings, table in self._sets():
-                left = [each for each in table[:] if (settings.name, each.index) not in records.finished]
+                finished = records.finished
+                left = [each for each in table[:] if not _is_whole(finished.get((settings.name, each.index)), settings)]
                 sampling = Sampling(
                     settings=settings,
                     seed=self._settings.seed if self._settings.sends_seeds else None,
                     max_concurrency=self._settings.max_concurrency,
                     notes_versions=True,
+                    stop_token_ids=self._settings.stop_token_ids,
                 )
                 judge = self._verifiers.judge_of(settings)
                 await sample_problems(client, judge, left, sampling, on_answered=records.add)
@@ -165,6 +170,7 @@ class RunSuite:
             "step": step,
             "suite_digest": settings_digest(self._suite),
             "seed": self._settings.seed,
+            "stop_token_ids": list(self._settings.stop_token_ids),
             "servers": dict(self._settings.servers),
         }
 
@@ -225,6 +231,11 @@ def find_problems(suite: SuiteSection, data: Path | None) -> Found:
     return find_sets(suite, (), folder, allow_missing=False, data_setting="evaluation.data")
 
 
+def _is_whole(answered: Answered | None, settings: EvaluationSet) -> bool:
+    """Whether a problem has all its responses; a record that somebody has edited may lack some."""
+    return answered is not None and len(answered.responses) == settings.samples
+
+
 def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:
     """Refuse a suite that runs programs of responses, where the run does not allow it.
 
@@ -235,10 +246,14 @@ def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:
     Raises:
         ConfigError: names the set.
     """
-    named = next((each.name for each in suite.sets if each.verifier == "code"), None)
-    if named is not None and not allow_code:
-        raise ConfigError(
-            f"the set {named} of evaluation.suite has the verifier code, which runs the programs of responses on the "
-            "machine of rank 0, and rewards.allow_code is false: read docs/code_and_judges.md and set "
-            "rewards.allow_code=true, or use another suite."
+    for each in suite.sets:
+        found = find_code(
+            f"the verifier of the set {each.name} of evaluation.suite", each.verifier, each.verifier_arguments
         )
+        place = next(found, None)
+        if place is not None and not allow_code:
+            raise ConfigError(
+                f"{place[0]} is code, which runs the programs of responses on the machine of rank 0, and "
+                "rewards.allow_code is false: read docs/code_and_judges.md and set rewards.allow_code=true, or use "
+                "another suite."
+            )

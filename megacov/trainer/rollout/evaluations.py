@@ -73,6 +73,7 @@ def open_suite(
         seed=run.seed,
         sends_seeds=is_embedded,
         max_concurrency=section.max_concurrency,
+        stop_token_ids=config.rollout.stop_token_ids,
         servers={"engine": config.rollout.engine, "dtype": config.model.dtype, "deterministic": run.deterministic},
     )
     opened = RunSuite(suite, found, verifiers, settings)

@@ -287,7 +287,7 @@ def test_another_suite_begins_a_cut_evaluation_anew(tmp_path):
     ("changes", "error", "words"),
     [
         ({"path": "nowhere.jsonl"}, DataError, "since neither evaluation.data nor MEGACOV_DATA|neither in"),
-        ({"verifier": "code"}, ConfigError, "the set few of evaluation.suite has the verifier code"),
+        ({"verifier": "code"}, ConfigError, "the verifier of the set few of evaluation.suite is code"),
         ({"verifier": "nowhere:judge"}, ConfigError, "nowhere"),
     ],
 )
