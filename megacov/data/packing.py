@@ -86,7 +86,7 @@ def build_rollout_batch(
     )
 
 
-def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None) -> Tensor | None:
+def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None) -> torch.Tensor | None:
     if of_sources is None:
         return None
     return torch.tensor([of_sources[sample.prompt.source] for sample in samples], dtype=torch.float64)
