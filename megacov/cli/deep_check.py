@@ -132,9 +132,14 @@ def _check_prompts(config: RunConfig) -> str | None:
     return " ".join(table.remark for table in prompts.tables if table.remark) or None
 
 
-def _check_prompt_lines(config: RunConfig) -> None:
+def _check_prompt_lines(config: RunConfig) -> str:
+    """Returns a warning: without a tokenizer there are no prompts yet."""
     for source in config.sources:
         check_prompt_files(source.path, columns_of(source))
+    return (
+        f"model.path {config.model.path} is not on this machine, so the rows of the prompts were read, but neither "
+        "their lengths in tokens nor their answers were checked."
+    )
 
 
 def _check_keys(config: RunConfig) -> None:

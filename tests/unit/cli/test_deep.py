@@ -90,8 +90,8 @@ def test_nothing_is_started_where_nothing_is_named() -> None:
     ("overrides", "words"),
     [
         ([], None),
-        (["data.chat_template=true"], "the tokenizer has no chat template"),
-        (["data.chat_template=true", "data.path=gone"], "the tokenizer has no chat template"),
+        (["data.chat_template=true"], "The tokenizer has no chat template"),
+        (["data.chat_template=true", "data.path=gone"], "The tokenizer has no chat template"),
         (["data.prompt_field=question"], "has no field 'question'"),
         (["model.path=gone", "data.prompt_field=question"], "has no field 'question'"),
         (["data.max_prompt_length=1"], "have more than data.max_prompt_length"),
@@ -114,7 +114,7 @@ def test_answers_are_looked_at(tmp_path: Path) -> None:
 def test_files_are_opened_in_a_process_of_their_own() -> None:
     found = look_deeper(config_with("data.chat_template=true"))
     assert [(each.severity, each.kind) for each in found] == [("impossible", DataError)]
-    assert "the tokenizer has no chat template" in found[0].sentence
+    assert "The tokenizer has no chat template" in found[0].sentence
 
 
 def test_files_that_take_long_are_not_looked_at() -> None:
