@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from megacov.cli.deep import look_deeper
-from megacov.cli.deep_check import look
+from megacov.cli.deep_check import WARNING, look
 from megacov.config import RunConfig, load_config
 from megacov.errors import ConfigError, DataError
 
@@ -101,6 +101,11 @@ def test_files_are_opened(overrides: list[str], words: str | None) -> None:
     sentences = [report for report in look(config_with(*overrides), ["files"]) if "sentence" in report]
     assert [each["kind"] for each in sentences] == ([] if words is None else ["DataError"])
     assert words is None or words in str(sentences[0]["sentence"])
+
+
+def test_without_the_models_folder_a_warning_names_what_was_not_checked() -> None:
+    (found,) = (report for report in look(config_with("model.path=gone"), ["files"]) if "sentence" in report)
+    assert found["kind"] == WARNING and "neither their lengths in tokens nor their answers" in str(found["sentence"])
 
 
 def test_answers_are_looked_at(tmp_path: Path) -> None:
