@@ -17,7 +17,7 @@ from typing import Literal
 from megacov.checkpoint.occupant import look_at_run_folder
 from megacov.cli.check_plan import RunPlan, memory_problems, plan_run, problems
 from megacov.cli.check_remarks import remarks
-from megacov.cli.server_layout import signal_lead_problem
+from megacov.cli.server_layout import sets_too_long, signal_lead_problem
 from megacov.config import RunConfig, config_warnings
 from megacov.config.loss_section import ImportedLoss
 from megacov.config.messages import show
@@ -176,6 +176,8 @@ def evaluation_is_ready(subject: Subject) -> Iterator[Remark]:
         return
     suite = load_suite(path)
     refuse_code(suite, allow_code=config.rewards.allow_code)
+    if isinstance(subject.plan, RunPlan):
+        yield from (Remark("warning", each) for each in sets_too_long(config, suite, subject.plan.sizes))
     missing: Severity = "impossible" if subject.is_here else "not looked at"
     try:
         find_problems(suite, config.evaluation.data)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +13,11 @@ import typer
 
 from megacov.config.addresses import check_addresses
 from megacov.config.messages import show
-from megacov.errors import CheckpointError, ConfigError, DataError
+from megacov.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from megacov.cli.evaluation_target import Target
+    from megacov.config.suite import SuiteSection
     from megacov.evaluation.report import Report
     from megacov.evaluation.servers import ServerSettings
     from megacov.rollout.fleet.keys import ServerKeys
@@ -33,21 +33,6 @@ class Dtype(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A subject of an evaluation.
-
-    name: in the report and in the folder of the results.
-    model: model folder; None for a checkpoint, which must be exported first.
-    run, step: run folder and step of a checkpoint.
-    """
-
-    name: str
-    model: Path | None
-    run: Path | None = None
-    step: int = 0
 
 
 _Subject = Annotated[
@@ -71,6 +56,13 @@ _AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out sets whose files are missing; the report names them.")
 ]
 _Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of sampling and of the intervals.")]
+_StopTokenIds = Annotated[
+    list[int] | None,
+    typer.Option("--stop-token-id", min=0, help="Token that ends a response; of a run, its rollout.stop_token_ids."),
+]
+_AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let the verifier code run the programs of responses on this machine.")
+]
 _Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Requests in flight: 4 for the embedded server and 256 for others.")
 ]
@@ -96,6 +88,8 @@ def evaluate(
     limit: _Limit = None,
     allow_missing: _AllowMissing = False,
     seed: _Seed = 0,
+    stop_token_id: _StopTokenIds = None,
+    allow_code: _AllowCode = False,
     concurrency: _Concurrency = None,
     request_timeout_s: _RequestTimeout = 3600.0,
     start_timeout_s: _StartTimeout = 300.0,
@@ -104,10 +98,12 @@ def evaluate(
     fast: _Fast = False,
 ) -> None:
     """Score a model on sets of problems, with intervals. An evaluation that was stopped goes on where it stopped."""
+    from megacov.cli.evaluation_target import export, find_target, stop_token_ids
     from megacov.evaluation.servers import ServerSettings
     from megacov.evaluation.suite import find_suite, load_suite
 
     checked = load_suite(find_suite(suite))
+    _refuse_code(checked, only or (), allow_code=allow_code)
     found = find_target(target)
     settings = ServerSettings(
         addresses=_addresses(server or [], found),
@@ -120,7 +116,7 @@ def evaluate(
         start_timeout_s=start_timeout_s,
     )
     out = out or _default_out(found, f"{checked.name}-seed_{seed}")
-    model = found.model or _export(found, out)
+    model = _own_folder(found.model, out) if found.model else export(found, out)
     from megacov.evaluation.evaluate import Evaluation
     from megacov.evaluation.evaluate import evaluate as run_evaluation
 
@@ -136,47 +132,32 @@ def evaluate(
         only=tuple(only or ()),
         limit=limit,
         allow_missing=allow_missing,
+        stop_token_ids=stop_token_ids(stop_token_id, found),
     )
     report = run_evaluation(wanted)
     _show(report, settings, out)
     _finish(found, model, report)
 
 
-def find_target(path: Path) -> Target:
-    """Find out what a path is.
+def _refuse_code(suite: SuiteSection, only: Sequence[str], *, allow_code: bool) -> None:
+    """Whoever starts an evaluation decides whether programs that nobody has read may run on this machine."""
+    from megacov.config.reward_rules import find_code
 
-    Args:
-        path: run folder, folder of a checkpoint, model folder, or id of a model on the Hub.
+    for each in suite.sets:
+        place = next(find_code(f"the verifier of the set {each.name}", each.verifier, each.verifier_arguments), None)
+        if place is not None and not allow_code and (not only or each.name in only):
+            raise ConfigError(
+                f"{place[0]} is code, which runs the programs of responses on this machine: read "
+                "docs/code_and_judges.md and add --allow-code, or choose other sets with --only."
+            )
 
-    Returns:
-        What is evaluated; the newest checkpoint of a run. A model of the Hub is downloaded.
 
-    Raises:
-        DataError: it is none of them.
-        CheckpointError: the run has no checkpoint.
-    """
-    from megacov.checkpoint import CheckpointStore
-    from megacov.plan.hub import download_model, hub_id
-
-    model_id = hub_id(path)
-    if model_id is not None:
-        return Target(model_id.replace("/", "--"), download_model(model_id, None))
-    if (path / "config.json").is_file():
-        return Target(path.resolve().name, path)
-    is_step = re.fullmatch(r"step_([0-9]+)", path.name)
-    run = path.absolute().parent.parent if is_step else path
-    if not (run / "config.yaml").is_file():
-        raise DataError(
-            f"{path} is no run folder (with config.yaml), no checkpoint of one (RUN/checkpoints/step_N) and no model "
-            "folder (with config.json): correct the path."
+def _own_folder(model: Path, out: Path) -> Path:
+    if out.resolve() == model.resolve():
+        raise ConfigError(
+            f"--out is {out}, the model's own folder, whose files identify the model: name another folder."
         )
-    if is_step:
-        return Target(f"{run.resolve().name}-step_{int(is_step[1])}", None, run, int(is_step[1]))
-    candidates = CheckpointStore(run).find().candidates
-    steps = [int(named[1]) for each in candidates if (named := re.fullmatch(r"step_([0-9]+)", each.name))]
-    if not steps:
-        raise CheckpointError(f"{run} has no checkpoint yet: set checkpoint.every, or wait for the first.")
-    return Target(f"{run.resolve().name}-step_{steps[0]}", None, run, steps[0])
+    return model
 
 
 def _addresses(urls: list[str], target: Target) -> tuple[str, ...]:
@@ -209,23 +190,6 @@ def _default_out(target: Target, label: str) -> Path:
     return Path("evaluations") / f"{target.name}-{label}"
 
 
-def _export(target: Target, out: Path) -> Path:
-    """Export a checkpoint into the folder of the results. An evaluation that was stopped has left it there, whole."""
-    assert target.run is not None
-    folder = out / f"model_step_{target.step}"
-    if not folder.is_dir():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as `megacov export` does: the run may use the GPUs
-        from megacov.trainer.saving.export import export_run
-
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{out} cannot be made ({error.strerror}): name another folder with --out.") from error
-        print(f"megacov: the checkpoint of step {target.step} is exported to {folder}.", flush=True)
-        export_run(target.run, folder, step=target.step, dtype=None)
-    return folder
-
-
 def _vocab_size(model: Path) -> int:
     from megacov.plan.model_sizes import read_model_values
 
@@ -249,7 +213,7 @@ def _show(report: Report, settings: ServerSettings, out: Path) -> None:
         print(f"megacov: left out, since their files are missing: {', '.join(report.missing)}", file=sys.stderr)
     if not settings.follows_seeds:
         print("megacov: the servers follow no seeds; another evaluation gives other scores within the intervals.")
-    console.print(f"Results: {out / 'results.json'}", soft_wrap=True, highlight=False)
+    console.print(f"Results: {out / 'results.json'}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _finish(target: Target, model: Path, report: Report) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megacov.config import RunConfig
+from megacov.config.suite import SuiteSection
 from megacov.config.transports import choose_transport
 from megacov.errors import ConfigError
 from megacov.launch.job import JobLayout, lay_out
@@ -101,6 +102,18 @@ def longest_served(config: RunConfig, sizes: ModelSizes) -> int:
 def longest_of(config: RunConfig) -> int:
     """Number of tokens of the longest possible sequence, prompt included."""
     return config.data.max_prompt_length + config.rollout.max_response_length
+
+
+def sets_too_long(config: RunConfig, suite: SuiteSection, sizes: ModelSizes) -> Iterator[str]:
+    """Yield a sentence for each set of an evaluation whose responses may be longer than servers take."""
+    served = longest_served(config, sizes)
+    for each in suite.sets:
+        if each.max_response_length >= served:
+            yield (
+                f"max_response_length of the set {each.name} of evaluation.suite is {each.max_response_length}, and "
+                f"servers refuse a prompt and response of more than {served} tokens: the evaluation would fail; lower "
+                "it."
+            )
 
 
 def too_long(config: RunConfig, sizes: ModelSizes) -> Iterator[str]:

@@ -182,6 +182,14 @@ def a_pause_in_place_is_shorter_than_the_watchdog(config: RunConfig) -> str | No
     )
 
 
+def an_evaluation_is_due_within_the_run(config: RunConfig) -> str | None:
+    """A run that is shorter than the interval evaluates nothing after its start."""
+    evaluation, steps = config.evaluation, config.run.steps
+    if evaluation.suite is None or evaluation.every <= steps:
+        return None
+    return f"evaluation.every is {evaluation.every} and run.steps is {steps}: no step is evaluated; lower the former."
+
+
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
     ratio_selects_some_tokens,
@@ -195,6 +203,7 @@ ADVICE: tuple[Rule, ...] = (
     memory_is_in_gib,
     bucket_is_in_bytes,
     a_pause_in_place_is_shorter_than_the_watchdog,
+    an_evaluation_is_due_within_the_run,
 )
 
 

@@ -41,18 +41,19 @@ REWARD_RULES = (programs_run_only_where_allowed, tests_end_before_the_verdict_is
 
 def _code_verifiers(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Where the verifier code is used, also as a part of another, and its arguments."""
-    yield from _find_code("rewards.verifier", config.rewards.verifier, config.rewards.arguments)
+    yield from find_code("rewards.verifier", config.rewards.verifier, config.rewards.arguments)
     for number, source in enumerate(config.data.sources):
         if source.verifier is not None:
             arguments = source.verifier_arguments or {}
-            yield from _find_code(f"data.sources.{number}.verifier", source.verifier, arguments)
+            yield from find_code(f"data.sources.{number}.verifier", source.verifier, arguments)
 
 
-def _find_code(place: str, verifier: Any, arguments: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def find_code(place: str, verifier: Any, arguments: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Places at which the verifier code is used, also as a part of another, with its arguments."""
     arguments = arguments if isinstance(arguments, Mapping) else {}
     if verifier == _CODE or (isinstance(verifier, str) and verifier.startswith("megacov.rewards.verifiers.code:")):
         yield place, arguments
     parts = arguments.get("parts")
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, Mapping):
-            yield from _find_code(f"a part of {place}", part.get("verifier"), part.get("arguments"))
+            yield from find_code(f"a part of {place}", part.get("verifier"), part.get("arguments"))

@@ -108,7 +108,7 @@ def apply_chat_template(
     from jinja2 import TemplateError  # imported here, since few commands render anything
 
     if not tokenizer.chat_template:
-        raise DataError("data.chat_template is on, but the tokenizer has no chat template; turn it off.")
+        raise DataError("The tokenizer has no chat template, and data.chat_template is true; set it to false.")
     try:
         rendered: list[str] = tokenizer.apply_chat_template(
             list(prompts), tokenize=False, add_generation_prompt=True, **arguments

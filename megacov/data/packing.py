@@ -82,12 +82,14 @@ def build_rollout_batch(
         group_ids=torch.tensor([sample.group for sample in samples]),
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
-        temperatures=(
-            None
-            if temperatures is None
-            else torch.tensor([temperatures[sample.prompt.source] for sample in samples], dtype=torch.float64)
-        ),
+        temperatures=_temperatures(samples, temperatures),
     )
+
+
+def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None) -> torch.Tensor | None:
+    if of_sources is None:
+        return None
+    return torch.tensor([of_sources[sample.prompt.source] for sample in samples], dtype=torch.float64)
 
 
 def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:

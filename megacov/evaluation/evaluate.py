@@ -43,6 +43,7 @@ class Evaluation:
     data: folder in which the files of sets are looked for before the working folder.
     only: names of the sets to evaluate; empty takes all.
     limit: problems of each set to take, from the first; None takes all.
+    stop_token_ids: token ids that end a response, in addition to the model's own.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Evaluation:
     only: Sequence[str] = ()
     limit: int | None = None
     allow_missing: bool = False
+    stop_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def _identity(wanted: Evaluation) -> dict[str, object]:
         "model_digest": model_digest(wanted.model),
         "suite_digest": settings_digest(wanted.suite),
         "seed": wanted.seed,
+        "stop_token_ids": list(wanted.stop_token_ids),
         "servers": wanted.servers.identity(),
     }
 
@@ -152,10 +155,17 @@ def _make_folder(folder: Path) -> None:
 
 
 def _check_finished(records: RecordFile, work: _Work, path: Path) -> None:
-    """Refuse to go on if a problem that was finished is another one now."""
+    """Refuse to go on if a problem that was finished is another one now, or if some of its responses are gone."""
     for problem in work.problems:
         finished = records.finished.get((work.settings.name, problem.index))
-        if finished is not None and finished.digest != problem_digest(problem):
+        if finished is None:
+            continue
+        if len(finished.responses) != work.settings.samples:
+            raise DataError(
+                f"{path} holds {len(finished.responses)} responses to problem {problem.index} of {work.settings.name}, "
+                f"whose samples is {work.settings.samples}: remove this file, or name another folder with --out."
+            )
+        if finished.digest != problem_digest(problem):
             raise DataError(
                 f"{path} holds problem {problem.index} of {work.settings.name} with another text or answer than its "
                 "file has now: name another folder with --out, or remove this one."
@@ -188,6 +198,7 @@ async def _sample_all(
                 seed=wanted.seed if wanted.servers.follows_seeds else None,
                 max_concurrency=wanted.servers.max_concurrency,
                 expected_version=version,
+                stop_token_ids=wanted.stop_token_ids,
             )
             judge = verifiers.judge_of(each.settings)
             await membership.watched(sample_problems(fleet, judge, left, sampling, on_answered=on_answered))

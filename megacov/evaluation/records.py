@@ -6,10 +6,13 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from megacov.errors import DataError
 from megacov.json_text import JsonError, parse_json
@@ -45,13 +48,16 @@ class Answered:
     """One problem with all of its responses.
 
     set_name, index: its set, and its place in the file.
-    digest: of its prompt and its answer.
+    digest: of its prompt, its answer, and its row if the verifier asks for that.
     """
 
     set_name: str
     index: int
     digest: str
     responses: tuple[Response, ...]
+
+
+_ANSWERED = TypeAdapter(Answered)
 
 
 class RecordFile:
@@ -91,8 +97,9 @@ class RecordFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close."""
-        self._file.close()
+        """Close. Everything that was added is in the file already."""
+        with suppress(OSError):  # a full disk, which `add` has reported, refuses the rest of that line again
+            self._file.close()
 
     def add(self, answered: Answered) -> None:
         """Append a finished problem; raises DataError if the disk refuses it."""
@@ -119,7 +126,7 @@ class RecordFile:
             if number == 1:
                 self._compare(values, identity)
             else:
-                answered = self._answered(values, number)
+                answered = self._answered(line, number)
                 self.finished[answered.set_name, answered.index] = answered
             end += len(line)
         try:
@@ -146,12 +153,13 @@ class RecordFile:
                     f"{_short(identity[key])} now): name another folder with --out, or remove this one."
                 )
 
-    def _answered(self, values: Mapping[str, Any], number: int) -> Answered:
+    def _answered(self, line: bytes, number: int) -> Answered:
         try:
-            responses = tuple(Response(**each) for each in values["responses"])
-            return Answered(**{**values, "responses": responses})
-        except (KeyError, TypeError) as error:
-            raise self._damaged(number, f"{type(error).__name__}: {error}") from error
+            return _ANSWERED.validate_json(line, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the line"
+            raise self._damaged(number, f"{place}: {first['msg']}") from error
 
     def _append(self, values: Mapping[str, Any]) -> None:
         line = json.dumps(values, sort_keys=True, allow_nan=False) + "\n"

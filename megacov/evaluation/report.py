@@ -76,16 +76,19 @@ class Report:
 
 def paper_table(report: Report) -> Table:
     """One row for the model, one column for each set in percent, and the intervals below; as in the paper."""
-    from rich.table import Table
+    from rich.markup import escape
+    from rich.table import Column, Table
 
-    table = Table("model")
-    values, intervals = [report.model], ["95 % interval"]
+    # Where the terminal is narrow, a figure goes on in the next line; rich would cut it.
+    table = Table(Column("model", overflow="fold"))
+    name = "".join(character if character.isprintable() else "?" for character in report.model)
+    values, intervals = [escape(name)], ["95 % interval"]
     for name, scores in report.scores.items():
         metric, value, low, high = _headline(scores)
-        table.add_column(f"{name}\n{metric}", justify="right")
+        table.add_column(f"{name}\n{metric}", justify="right", overflow="fold")
         values.append(_percent(value))
         intervals.append(f"{_percent(low)}-{_percent(high)}")
-    table.add_column("average", justify="right")
+    table.add_column("average", justify="right", overflow="fold")
     table.add_row(*values, _percent(report.average))
     table.add_row(*intervals, "")
     return table
@@ -93,11 +96,15 @@ def paper_table(report: Report) -> Table:
 
 def details_table(report: Report) -> Table:
     """One row for each score of each set."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("set", "score", title="percent, with 95 % intervals over problems")
+    table = Table(
+        Column("set", overflow="fold"),
+        Column("score", overflow="fold"),
+        title="percent, with 95 % intervals over problems",
+    )
     for column in ("value", "interval", "problems", "tokens", "cut", "-log p", "verifier failed"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for name, scores in report.scores.items():
         rest = (
             str(scores.num_problems),

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacov import __version__
+from megacov.config.reward_rules import find_code
 from megacov.config.suite import EvaluationSet, SuiteSection
 from megacov.data.prompt_table import PromptTable
 from megacov.errors import ConfigError, DataError
 from megacov.evaluation.problems import DATA_VARIABLE, Found, find_sets, read_problems
-from megacov.evaluation.records import FORMAT, RecordFile
+from megacov.evaluation.records import FORMAT, Answered, RecordFile
 from megacov.evaluation.report import Report, scalars
 from megacov.evaluation.sample import Generates, Sampling, problems_digest, sample_problems
 from megacov.evaluation.set_scores import SetScores, score_set
@@ -45,6 +46,7 @@ class RunSuiteSettings:
     seed: of the run.
     sends_seeds: whether requests carry seeds.
     max_concurrency: largest number of problems that are sampled at a time.
+    stop_token_ids: token ids that end a response, in addition to the model's own.
     servers: what of the servers decides the results.
     """
 
@@ -53,6 +55,7 @@ class RunSuiteSettings:
     seed: int
     sends_seeds: bool
     max_concurrency: int
+    stop_token_ids: tuple[int, ...]
     servers: Mapping[str, object]
 
 
@@ -71,6 +74,7 @@ class RunSuite:
         self._suite, self._found, self._verifiers, self._settings = suite, found, verifiers, settings
         self._tables: dict[str, PromptTable] = {}
         self._problems_digests: dict[str, str] = {}
+        self._unreadable: dict[str, int] = {}
 
     @property
     def folder(self) -> Path:
@@ -91,7 +95,8 @@ class RunSuite:
         for settings, path in self._found.sets:
             keep_rows = self._verifiers.wants_row(settings)
             table = read_problems(settings, path, tokenizer, vocab_size=vocab_size, keep_rows=keep_rows)
-            await self._verifiers.check_answers(settings, table, table.place_of)
+            num_unreadable = await self._verifiers.check_answers(settings, table, table.place_of)
+            self._unreadable[settings.name] = num_unreadable
             self._tables[settings.name] = table
             self._problems_digests[settings.name] = problems_digest(table[:])
 
@@ -141,12 +146,14 @@ class RunSuite:
         identity = self._identity(step)
         with self._open(self.folder / _RECORDS.format(step), identity) as records:
             for settings, table in self._sets():
-                left = [each for each in table[:] if (settings.name, each.index) not in records.finished]
+                finished = records.finished
+                left = [each for each in table[:] if not _is_whole(finished.get((settings.name, each.index)), settings)]
                 sampling = Sampling(
                     settings=settings,
                     seed=self._settings.seed if self._settings.sends_seeds else None,
                     max_concurrency=self._settings.max_concurrency,
                     notes_versions=True,
+                    stop_token_ids=self._settings.stop_token_ids,
                 )
                 judge = self._verifiers.judge_of(settings)
                 await sample_problems(client, judge, left, sampling, on_answered=records.add)
@@ -163,6 +170,7 @@ class RunSuite:
             "step": step,
             "suite_digest": settings_digest(self._suite),
             "seed": self._settings.seed,
+            "stop_token_ids": list(self._settings.stop_token_ids),
             "servers": dict(self._settings.servers),
         }
 
@@ -194,6 +202,7 @@ class RunSuite:
             digests=self._problems_digests,
             scores=scores,
             missing=self._found.missing,
+            unreadable=self._unreadable,
             versions=versions,
         )
         path = self.folder / _RESULTS.format(step)
@@ -222,6 +231,11 @@ def find_problems(suite: SuiteSection, data: Path | None) -> Found:
     return find_sets(suite, (), folder, allow_missing=False, data_setting="evaluation.data")
 
 
+def _is_whole(answered: Answered | None, settings: EvaluationSet) -> bool:
+    """Whether a problem has all its responses; a record that somebody has edited may lack some."""
+    return answered is not None and len(answered.responses) == settings.samples
+
+
 def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:
     """Refuse a suite that runs programs of responses, where the run does not allow it.
 
@@ -232,10 +246,14 @@ def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:
     Raises:
         ConfigError: names the set.
     """
-    named = next((each.name for each in suite.sets if each.verifier == "code"), None)
-    if named is not None and not allow_code:
-        raise ConfigError(
-            f"the set {named} of evaluation.suite has the verifier code, which runs the programs of responses on the "
-            "machine of rank 0, and rewards.allow_code is false: read docs/code_and_judges.md and set "
-            "rewards.allow_code=true, or use another suite."
+    for each in suite.sets:
+        found = find_code(
+            f"the verifier of the set {each.name} of evaluation.suite", each.verifier, each.verifier_arguments
         )
+        place = next(found, None)
+        if place is not None and not allow_code:
+            raise ConfigError(
+                f"{place[0]} is code, which runs the programs of responses on the machine of rank 0, and "
+                "rewards.allow_code is false: read docs/code_and_judges.md and set rewards.allow_code=true, or use "
+                "another suite."
+            )

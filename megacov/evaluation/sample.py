@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,8 +95,12 @@ async def sample_problems(
 
 
 def problem_digest(problem: Prompt) -> str:
-    """The first half of the SHA-256 of a problem's tokens and answer, as hexadecimal digits."""
-    content = f"{' '.join(map(str, problem.token_ids))}\n{problem.answer}"
+    """The first half of the SHA-256 of a problem's tokens, answer and row, as hexadecimal digits.
+
+    The row counts where the verifier asks for it, since it may then hold tests or other parts of the answer.
+    """
+    row = "" if problem.row is None else json.dumps(problem.row, sort_keys=True)
+    content = f"{' '.join(map(str, problem.token_ids))}\n{problem.answer}\n{row}"
     return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
 
 

@@ -71,8 +71,11 @@ def majority_at_k(votes: Sequence[tuple[int, bool]], num_samples: int, k: int) -
     num_votes = sum(count for count, _ in votes)
     _check(num_samples, num_votes, k)
     without_answer = num_samples - num_votes
-    most = min(k, max((count for count, _ in votes), default=0))
-    score = Fraction(0)
+    most = max((count for count, _ in votes), default=0)
+    if k == num_samples:  # one subset, and any number of responses
+        winners = [is_right for count, is_right in votes if count == most]
+        return sum(winners) / len(winners) if winners else 0.0
+    most, score = min(k, most), Fraction(0)
     for level in range(1, most + 1):
         for (taken, num_right, num_wrong), ways in _count_subsets(votes, level, k).items():
             if num_right:

@@ -94,6 +94,13 @@ def test_another_model_or_suite_is_refused_by_name(reference, tmp_path):
     ended = _evaluate(out, target=str(model))
     assert ended.code == 3
     assert "another model_digest" in ended.output
+    fewer = shutil.copytree(reference, tmp_path / "fewer")
+    first, *rest = (json.loads(line) for line in _lines(fewer / "responses.jsonl"))
+    rest[0]["responses"].pop()
+    (fewer / "responses.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (first, *rest)))
+    ended = _evaluate(fewer)
+    assert ended.code == 3
+    assert "holds 7 responses to problem" in ended.output
     assert (out / "results.json").read_bytes() == (reference / "results.json").read_bytes()
 
 
@@ -132,6 +139,12 @@ def test_a_verifier_that_fails_scores_0_and_is_listed(tmp_path):
         ({}, ("--server", "http://127.0.0.1:1", "--keys", "none.yaml"), 2, "--keys none.yaml cannot be read"),
         ({}, ("--server", "http://127.0.0.1:1\n"), 2, "write it without line breaks"),
         ({}, ("--keys", "none.yaml"), 2, "--keys is given without --server"),
+        (
+            {"verifier": "weighted", "verifier_arguments": {"parts": [{"verifier": "code", "weight": 1.0}]}},
+            (),
+            2,
+            "a part of the verifier of the set sum_pairs is code",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, settings, options, code, complaint):

@@ -27,7 +27,7 @@ def cluster() -> Iterator[SlurmCluster]:
 
 
 def test_slurm_takes_every_ready_run(cluster: SlurmCluster, tmp_path: Path) -> None:
-    assert len(READY) == 20
+    assert len(READY) == 25
     for path, *more in [
         *((path, "slurm.heterogeneous=false") for path in READY),
         (READY[0], "slurm.heterogeneous=true"),
@@ -63,7 +63,7 @@ def test_slurm_reads_options_of_the_configuration_as_they_are(cluster: SlurmClus
     ],
 )
 def test_what_could_never_start_is_refused(cluster: SlurmCluster, settings: tuple[str, ...], sentence: str) -> None:
-    here = ("data.path=examples/sum_pairs/prompts.jsonl", "rewards.verifier=sum_pairs")
+    here = ("data.path=examples/sum_pairs/prompts.jsonl", "data.answer_field=answer", "rewards.verifier=sum_pairs")
     refused = cluster.megacov("launch", str(RUNS / "qwen2.5_32b_kl_cov_16n.yaml"), *here, *settings)
     assert refused.returncode == 2
     assert sentence in refused.stderr and len(refused.stderr.splitlines()) == 1

@@ -63,6 +63,11 @@ def _convert(source: Path, folder: Path) -> None:
     target = folder / "model"
     target.mkdir()
     model.config.save_pretrained(target)
+    # transformers notes GGUF as the quantization of the weights that it has read from there and written as floats.
+    config = json.loads((target / "config.json").read_text())
+    config.pop("quantization_config", None)
+    (target / "config.json").write_text(json.dumps(config, indent=2))
+    tokenizer.save_pretrained(target)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     assert model.config.tie_word_embeddings
     save_file(weights, target / "model.safetensors")

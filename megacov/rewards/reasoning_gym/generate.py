@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from megacov.errors import DataError, MegacovError
 from megacov.files import write_atomically
+from megacov.launch.output import keep_output
 from megacov.rewards.reasoning_gym.rows import encode, read_row
 from megacov.rewards.reasoning_gym.scorer import check_right_answer, create_dataset
 from megacov.rewards.reasoning_gym.tasks import installed_version
@@ -90,4 +91,5 @@ def _give_up(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
+    keep_output()
     main()

@@ -61,7 +61,8 @@ def write_prompt_files(files: Sequence[PromptFile]) -> list[Written]:
     for file in files:
         create_dataset(file.task, file.settings, size=1, seed=file.seed)  # a mistake is found before a process starts
         if not file.output.resolve().parent.is_dir():
-            raise DataError(f"There is no folder {file.output.resolve().parent} to write {file.output.name} into.")
+            folder, name = file.output.resolve().parent, file.output.name
+            raise DataError(f"There is no folder {folder} to write {name} into; make it first.")
     root = str(Path(megacov.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     requests = [{**asdict(file), "output": str(file.output.resolve())} for file in files]

@@ -72,7 +72,7 @@ def _letters(text: str, letters: str) -> set[str]:
 
 def check_arguments(num_choices: int = 10, first_index: int = 0) -> None:
     """Raises ConfigError for a number of choices outside 2 to 10, or a first index that is no whole number."""
-    if isinstance(num_choices, bool) or num_choices not in range(2, 11):
+    if isinstance(num_choices, bool) or not isinstance(num_choices, int) or num_choices not in range(2, 11):
         raise ConfigError(f"num_choices is {num_choices!r}; set it to a whole number from 2 to 10.")
     if isinstance(first_index, bool) or not isinstance(first_index, int):
         raise ConfigError(f"first_index is {first_index!r}; set it to a whole number.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -143,22 +144,27 @@ def _settings(
     return SandboxSettings(limits=limits, memory_bytes=memory_mib * _MIB, wall_s=wall_s, packages=tuple(packages))
 
 
-def check_arguments(score: str = "all", packages: Sequence[str] = (), **numbers: Any) -> None:
+def check_arguments(score: str = "all", packages: Sequence[str] = (), **others: Any) -> None:
     """Raises ConfigError for an argument that cannot be used."""
     if score not in ("all", "share"):
         raise ConfigError(f"score is {score!r}; set it to all or share.")
     if not isinstance(packages, list | tuple) or not all(isinstance(each, str) for each in packages):
         raise ConfigError(f"packages is {packages!r}; set it to a list of folders.")
     for name, least in (("memory_mib", 64), ("folder_mib", 1), ("output_kib", 1), ("processes", 1), ("max_tests", 1)):
-        value = numbers.get(name)
+        value = others.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ConfigError(f"{name} is {value!r}; set it to a whole number from {least}.")
     for name in ("time_s", "wall_s", "total_s", "tolerance"):
-        value = numbers.get(name, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or name == "tolerance"):
-            raise ConfigError(f"{name} is {value!r}; set it to a number above 0.")
-    if numbers.get("processes", 16) > 40:
-        raise ConfigError(f"processes is {numbers['processes']}; set it to 40 or less.")
+        value = others.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value!r}; set it to a number from 0.")
+        if value == 0 and name != "tolerance":
+            raise ConfigError(f"{name} is 0; set it to a number of seconds above 0.")
+    for name in ("tests_field", "function_field", "setup_field"):
+        if not isinstance(others.get(name), str | None):
+            raise ConfigError(f"{name} is {others[name]!r}; set it to the name of a field.")
+    if others.get("processes", 16) > 40:
+        raise ConfigError(f"processes is {others['processes']}; set it to 40 or less.")
 
 
 def check_answer(answer: str, tests_field: str | None = None) -> None:

@@ -68,7 +68,7 @@ def check_arguments(*, fallback: str = "answer_line", tolerance: float = 0.0) ->
     """Refuse arguments that are out of range; raises ConfigError."""
     if fallback not in _FALLBACKS:
         raise ConfigError(f"fallback is {fallback!r}; use one of {', '.join(_FALLBACKS)}.")
-    if not 0 <= tolerance < 1:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance!r}; use a number from 0 up to 1.")
 
 

@@ -46,6 +46,11 @@ class ContinuedClient:
         """Requests under way."""
         return sum(not call.done() for call in self._calls)
 
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether nothing is sent before `resume`; also so when all servers that are left need a push."""
+        return not self._may_send.is_set()
+
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """Sample n completions of one prompt, all of them to their end, however long that takes.
 

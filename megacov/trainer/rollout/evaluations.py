@@ -73,6 +73,7 @@ def open_suite(
         seed=run.seed,
         sends_seeds=is_embedded,
         max_concurrency=section.max_concurrency,
+        stop_token_ids=config.rollout.stop_token_ids,
         servers={"engine": config.rollout.engine, "dtype": config.model.dtype, "deterministic": run.deterministic},
     )
     opened = RunSuite(suite, found, verifiers, settings)
@@ -136,7 +137,8 @@ class Evaluations:
             return
         waiting = self._loop.start(self._members.watched(self._wait(self._section.timeout_s)))
         try:
-            while not (waiting.done() or is_interrupted()):
+            # No further push brings servers back that lost their weights.
+            while not (waiting.done() or is_interrupted() or self._client.is_set_aside):
                 wait({waiting}, timeout=_POLL_S)
             if waiting.done():
                 waiting.result()

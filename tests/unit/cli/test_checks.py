@@ -72,7 +72,6 @@ IMPOSSIBLE: dict[str, tuple[list[str], type[MegacovError], str]] = {
     "unreadable_data": ([f"data.path={'a' * 300}"], DataError, "cannot be read: File name too long"),
     "unreadable_model": ([f"model.path={'a' * 300}"], DataError, "cannot be read: File name too long"),
     "no_suite": (["evaluation.suite=nowhere"], ConfigError, "there is no suite 'nowhere'"),
-    "suite_without_data": (["evaluation={suite: paper, data: tests}"], DataError, "the set AIME24 needs the file"),
     "folder_of_something_else": (["run.directory=tests"], DataError, "holds no run of megacov"),
 }
 
@@ -128,10 +127,19 @@ def test_what_is_missing_here_is_named_and_stops_only_what_needs_it() -> None:
 
 
 def test_files_of_an_evaluation_may_be_on_the_nodes_only() -> None:
-    found = found_by("launch", "evaluation={suite: paper, data: tests}", is_elsewhere=True)
+    settings = "evaluation={suite: paper, data: tests}"
+    assert "the set AIME24 needs the file" in of_severity(found_by("train", settings), "impossible")[0]
+    found = found_by("launch", settings, is_elsewhere=True)
     assert any("the set AIME24 needs the file" in each for each in of_severity(found, "not looked at"))
     found = found_by("launch", "evaluation.suite=/there/suite.yaml", is_elsewhere=True)
     assert "evaluation.suite /there/suite.yaml is not on this machine." in of_severity(found, "not looked at")
+
+
+def test_a_set_that_servers_would_refuse_is_named() -> None:
+    found = found_by("check", "evaluation.suite=gsm8k")
+    assert any("of the set gsm8k of evaluation.suite is" in each for each in of_severity(found, "warning"))
+    found = found_by("check", "evaluation.suite=sum_pairs")
+    assert not any("of evaluation.suite is" in remark.sentence for remark in found)
 
 
 def test_a_model_on_the_nodes_only_can_be_submitted() -> None:

@@ -22,6 +22,7 @@ WARNED = {
         "batch": {"micro_batch_tokens": 20480},
     },
     "min_lr_needs_a_decay": {"optimizer": {"min_lr": 1e-7}},
+    "an_evaluation_is_due_within_the_run": {"evaluation": {"suite": "paper"}},
     "warmup_ends": {"optimizer": {"warmup_steps": 40}},
     "stale_samples_are_corrected": {"rollout": {"max_staleness": 1}},
     "over_sampled_prompts_run_at_once": {"rollout": {"over_sample": 1.5, "max_concurrency": 383}},

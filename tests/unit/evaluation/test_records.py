@@ -62,7 +62,33 @@ def test_another_evaluation_is_refused_by_name(tmp_path, key):
         RecordFile(path, IDENTITY | {key: 7})
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"set_name": "set"}', '{"responses": [{"text": "x"}]}', '{"a": NaN}'])
+def _line(**response: object) -> str:
+    good = {"text": "x", "reward": 0, "failure": None, "finish_reason": "stop", "num_tokens": 1, "log_prob": -1.0}
+    responses = [good | {"answer": None} | response]
+    return json.dumps({"set_name": "set", "index": 0, "digest": "d", "responses": responses})
+
+
+def test_a_line_that_another_program_wrote_is_read(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    path.write_text(f"{json.dumps(IDENTITY)}\n{_line(versions=[3, 4])}\n")
+    with RecordFile(path, IDENTITY) as records:
+        assert records.finished["set", 0].responses[0].versions == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"set_name": "set"}',
+        '{"responses": [{"text": "x"}]}',
+        '{"a": NaN}',
+        _line(reward="1"),
+        _line(answer=[1]),
+        _line(finish_reason="bored"),
+        _line().replace('"index": 0', '"index": [0]'),
+    ],
+)
 def test_a_damaged_line_is_refused_by_number(tmp_path, line):
     path = tmp_path / "responses.jsonl"
     path.write_text(f"{json.dumps(IDENTITY)}\n{line}\n")
@@ -98,6 +124,20 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
             assert list(records.finished) == [("set", 0)]
     with RecordFile(path, IDENTITY) as records:
         assert list(records.finished) == [("set", 0)]
+
+
+def test_a_disk_that_stays_full_gives_one_sentence(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    with RecordFile(path, IDENTITY):
+        pass
+    with (
+        _files_of_at_most(path.stat().st_size + 50),
+        pytest.raises(DataError, match="cannot be written"),
+        RecordFile(path, IDENTITY) as records,
+    ):
+        records.add(_answered(0, "x" * 500))
+    with RecordFile(path, IDENTITY) as records:
+        assert not records.finished
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

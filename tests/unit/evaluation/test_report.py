@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,8 +52,8 @@ def test_json_is_sorted_and_whole():
     assert values["seed"] == 0
 
 
-def _printed(table) -> str:
-    console = Console(file=io.StringIO(), width=120)
+def _printed(table, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()
 
@@ -64,6 +65,18 @@ def test_tables_show_percents():
     details = _printed(details_table(REPORT))
     for shown in ("pass@4", "50.0", "25.0-75.0", "100.5", "12.5", "0.300", " 2 "):
         assert shown in details
+
+
+def test_names_are_shown_as_they_are():
+    shown = _printed(paper_table(replace(REPORT, model="a[red]b[/y]\x1b[31m")))
+    assert "a[red]b[/y]?[31m" in shown
+
+
+def test_a_narrow_table_loses_no_figure():
+    scores = {f"Long-name-{number}": _scores(0.1 * number) for number in range(1, 8)}
+    text = _printed(paper_table(replace(REPORT, scores=scores)), width=72)
+    assert "\u2026" not in text
+    assert "60.0" in text
 
 
 def _read(folder: Path) -> EventAccumulator:

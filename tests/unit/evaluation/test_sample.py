@@ -61,7 +61,8 @@ def test_all_responses_are_judged_in_the_order_of_the_problems():
 
 def test_greedy_is_temperature_0_and_no_seed_is_sent_where_none_is_followed():
     greedy = EvaluationSet(name="set", path="x", verifier="sum_pairs", greedy=True)
-    _, params = _sample(right, replace(SAMPLING, settings=greedy, seed=None))
+    _, params = _sample(right, replace(SAMPLING, settings=greedy, seed=None, stop_token_ids=(7, 9)))
+    assert all(each["stop_token_ids"] == [7, 9] for each in params)
     assert {(each["n"], each["temperature"]) for each in params} == {(1, 0.0)}
     assert not any("sampling_seed" in each for each in params)
 
@@ -135,3 +136,7 @@ def test_different_problems_have_different_digests():
     others = [replace(problem, answer="9"), replace(problem, token_ids=(1, 9))]
     assert len({problem_digest(each) for each in (problem, *others)}) == 3
     assert problem_digest(replace(problem, index=7)) == problem_digest(problem)
+    rows = [{"tests": [1], "name": "a"}, {"tests": [2], "name": "a"}, {"name": "a", "tests": [1]}]
+    first, other, same = (problem_digest(replace(problem, row=row)) for row in rows)
+    assert first == same
+    assert len({first, other, problem_digest(problem)}) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from itertools import combinations
 from statistics import fmean
 
@@ -67,6 +68,12 @@ def test_majority_is_the_mean_over_all_subsets(votes, num_samples):
     for k in range(1, num_samples + 1):
         brute = _majority_by_enumeration(votes, num_samples, k)
         assert majority_at_k(votes, num_samples, k) == pytest.approx(brute, abs=1e-14)
+
+
+def test_one_vote_of_all_of_many_responses_takes_no_time():
+    since = time.process_time()
+    assert majority_at_k([(32, index < 3) for index in range(4)] + [(1, False)] * 3968, 4096, 4096) == 0.75
+    assert time.process_time() - since < 2.0
 
 
 def test_a_tie_of_one_right_and_one_wrong_answer_counts_half():

@@ -77,6 +77,10 @@ def test_a_run_of_one_file_has_the_digest_that_it_always_had(tmp_path: Path) -> 
 def test_local_paths_become_absolute_and_addresses_stay(tmp_path: Path) -> None:
     config = with_absolute_paths(config_of("data.path=[a.jsonl, 's3://b/c.jsonl', 'hf:org/name']"))
     assert config.data.path == (os.path.abspath("a.jsonl"), "s3://b/c.jsonl", "hf:org/name")
+    evaluated = with_absolute_paths(config_of("data.path=a", "evaluation={suite: a.yaml, data: b}")).evaluation
+    assert (evaluated.suite, evaluated.data) == (os.path.abspath("a.yaml"), Path("b").absolute())
+    named = config_of("data.path=a", "evaluation.suite=paper")
+    assert with_absolute_paths(named).evaluation.suite == "paper", "a name is no path"
     sources = config_of("data.path=null", "data.sources=[{name: a, path: [one, 'memory://b']}, {name: b, path: /c}]")
     paths = [source.path for source in with_absolute_paths(sources).data.sources]
     assert paths == [(os.path.abspath("one"), "memory://b"), ("/c",)]

@@ -86,7 +86,8 @@ class Comparison:
             return self._percent_and_plain(quantity.body, plain, is_gold_percent=quantity is gold)
         if self.same(quantity.body, plain):
             return True  # the question names the unit
-        return quantity.unit.dimension == "angle" and self._scaled(quantity.body, _DEGREE, plain)
+        factor = _DEGREE if quantity.unit.dimension == "angle" else fraction_latex(quantity.unit.multiple)
+        return factor != "1" and self._scaled(quantity.body, factor, plain)
 
     def _two_quantities(self, gold: Quantity, given: Quantity) -> bool:
         if gold.unit is None or given.unit is None:
@@ -190,14 +191,14 @@ class Comparison:
         return self._chain_leads_to(gold, given)
 
     def _two_relations(self, gold: Relation, given: Relation) -> bool:
-        if _is_equation(gold) != _is_equation(given):
-            return False
         if gold.signs == given.signs and self._in_order(gold.sides, given.sides):
             return True
+        intervals = as_interval(gold), as_interval(given)
+        if intervals[0] is not None and intervals[1] is not None and intervals[0][0] == intervals[1][0]:
+            return self.same(intervals[0][1], intervals[1][1])
+        if _is_equation(gold) != _is_equation(given):
+            return False
         if not _is_equation(gold):
-            intervals = as_interval(gold), as_interval(given)
-            if intervals[0] is not None and intervals[1] is not None and intervals[0][0] == intervals[1][0]:
-                return self.same(intervals[0][1], intervals[1][1])
             return self._two_inequalities(gold, given)
         named = self._named(gold), self._named(given)
         if named[0] is not None and named[1] is not None:

@@ -22,8 +22,8 @@ MAX_LENGTH = 300
 """Longest expression that the library reads. [characters]"""
 _MAX_PARENTHESES, _MAX_BRACES, _MAX_BARS = 6, 12, 8
 _DEADLINE_S = 2.0  # of the library, for what its bounds let through
-_DIGITS = 30
-_RELATIVE, _ABSOLUTE = 1e-24, 1e-60  # zero comes out as about 1e-120
+_DIGITS, _FEW_DIGITS = 30, 4  # of all values, and before the point
+_RELATIVE, _ABSOLUTE = 1e-24, 1e-100  # zero comes out as about 1e-120
 _LARGE_DIGITS = re.compile(r"\d{5}")
 _EVALUATED_AT_ONCE = re.compile(r"\\binom|!|\\gcd|\\lcm|\\det")
 # Written out, since the parser reads 5(4) as the mixed number 5 + 4. Not where a function follows, as in \log_2(8).
@@ -130,9 +130,9 @@ def symbols(latex: str) -> frozenset[str]:
 def same_expression(gold: str, prediction: str, *, tolerance: float = 0.0) -> bool:
     """Whether two expressions are equal wherever they are compared.
 
-    Both are evaluated to 30 digits: at one point if they have no variables, or else at three points that the names of
-    the variables determine, one of them with negative values. Where a value is no number, as for functions without a
-    definition, math-verify's `verify` decides.
+    Both are evaluated to 30 digits, and large values to as many more as stand before the point: at one point if they
+    have no variables, or else at three points that the names of the variables determine, one of them with negative
+    values. Where a value is no number, as for functions without a definition, math-verify's `verify` decides.
 
     Args:
         gold: the right expression.
@@ -203,18 +203,31 @@ def _coordinate(name: str, index: int) -> Any:
 
 
 def _value(expression: Any, point: dict[Any, Any]) -> Any:
-    """Value to 30 digits; None if it is no number."""
+    """Value to 30 digits, and to those before the point beyond them; None if it is no number."""
     try:
         with _deadline():
-            value = expression.evalf(_DIGITS, subs=point, maxn=4 * _DIGITS)
-            if all(part.is_Number for part in value.as_real_imag()):
-                return value
-            value = expression.doit().evalf(_DIGITS, subs=point, maxn=4 * _DIGITS)  # remainders, for one
-            return value if all(part.is_Number for part in value.as_real_imag()) else None
+            value = _evaluated(expression, point, _DIGITS)
+            if value is None:
+                expression = expression.doit()  # remainders, for one
+                value = _evaluated(expression, point, _DIGITS)
+            num_whole = 0 if value is None else _num_whole_digits(value)
+            return value if num_whole < _FEW_DIGITS else _evaluated(expression, point, _DIGITS + num_whole)
     except _TooLong:
         return None
     except Exception:  # noqa: BLE001 - SymPy raises many kinds on what it cannot evaluate
         return None
+
+
+def _evaluated(expression: Any, point: dict[Any, Any], num_digits: int) -> Any:
+    value = expression.evalf(num_digits, subs=point, maxn=4 * num_digits)
+    return value if all(part.is_Number for part in value.as_real_imag()) else None
+
+
+def _num_whole_digits(value: Any) -> int:
+    """Digits before the point, one too many at most."""
+    from mpmath import mag
+
+    return max([0, *(int(mag(part) * 0.302) + 1 for part in value.as_real_imag() if part.is_finite and part)])
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:
@@ -223,7 +236,8 @@ def _close(a: Any, b: Any, tolerance: float) -> bool:
     if not (a.is_finite and b.is_finite):
         return False
     scale = max(abs(a).evalf(), abs(b).evalf())
-    return bool(abs(a - b).evalf() <= max(tolerance, _RELATIVE) * scale + _ABSOLUTE)
+    # Values of at least 1 differ if their first digits behind the point do, however many stand before it.
+    return bool(abs(a - b).evalf() <= max(tolerance * scale, _RELATIVE * min(scale, 1.0)) + _ABSOLUTE)
 
 
 def _verified(first: Any, second: Any) -> bool:

@@ -25,7 +25,7 @@ def as_interval(answer: Answer) -> tuple[str, Answer] | None:
     """Turn an inequality of one variable into an interval.
 
     Args:
-        answer: such as "1 < x <= 2", "x > 3", "3 < x" or r"x \\ne 3".
+        answer: such as "1 < x <= 2", "x > 3", "3 < x", r"x \\ne 3" or r"x \\in (1,2]".
 
     Returns:
         Name of the variable and the interval, or the union of two; ("", answer) if it is an interval already. None for
@@ -52,6 +52,8 @@ def _of_two_sides(sides: tuple[Answer, ...], sign: str) -> tuple[str, Answer] | 
     names = [name_of(side) for side in sides]
     if (names[0] is None) == (names[1] is None):
         return None
+    if sign == "\\in" and names[0] is not None and isinstance(sides[1], Ordered | Union):
+        return names[0], sides[1]
     name, bound = (names[0], sides[1]) if names[0] is not None else (names[1], sides[0])
     assert name is not None
     if sign == "\\ne":

@@ -47,7 +47,10 @@ def split_quantity(text: str) -> tuple[str, Unit | None] | None:
         return text[:-1], Unit("angle")
     currency = _CURRENCY.fullmatch(text)
     if currency:
-        return currency[1] + currency[3], read_unit(currency[2].strip("\\"))
+        unit, inner = read_unit(currency[2].strip("\\")), split_quantity(currency[3])
+        if inner is None or inner[1] is None or inner[1].multiple == 1:
+            return currency[1] + currency[3], unit
+        return currency[1] + inner[0], Unit(unit.dimension, unit.scale * inner[1].multiple, inner[1].multiple)
     time = _TIME_OF_DAY.fullmatch(text)
     if time:
         return time[1], Unit(f"{time[2].lower()}m")

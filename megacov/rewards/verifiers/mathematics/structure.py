@@ -192,6 +192,8 @@ def _text(words: str) -> Answer:
     plain = plain_words(words)
     if plain == "infinity":
         return INFINITY
+    if plain == "none":
+        return Listing((), is_set=True)
     if plain in NUMBER_WORDS:
         return Number(Fraction(NUMBER_WORDS[plain]))
     return Text(plain, words.strip("(). ").upper() if len(plain) == 1 else "")

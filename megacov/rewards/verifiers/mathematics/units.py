@@ -41,6 +41,7 @@ _SCALES = {
     for name in spellings.split()
 }
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
+_MULTIPLES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*\\text\s*\{([^{}]*)\}")
 _COMPOUND = re.compile(rf"(?:{_PART.pattern}\s*,?\s*){{2,4}}")
 _WORD = re.compile("[a-zA-Z$\u20ac\u00a3\u00b0]+")
@@ -52,10 +53,12 @@ class Unit:
 
     dimension: what it measures, with its power; "" for words that measure nothing known, such as "apples".
     scale: size in the dimension's base unit.
+    multiple: number in its name, such as that of "million dollars"; the scale includes it.
     """
 
     dimension: str
     scale: Fraction = Fraction(1)
+    multiple: Fraction = Fraction(1)
 
     def factor_to(self, other: Unit) -> Fraction | None:
         """Factor of a number's conversion into another unit; None if the two measure different things.
@@ -63,7 +66,7 @@ class Unit:
         Words that measure nothing known count things, and fit every unit.
         """
         if not self.dimension or not other.dimension:
-            return Fraction(1)
+            return self.multiple / other.multiple
         return self.scale / other.scale if self.dimension == other.dimension else None
 
 
@@ -76,20 +79,21 @@ def read_unit(text: str) -> Unit:
     Returns:
         The unit.
     """
-    power = 1
+    power, multiple = 1, Fraction(1)
     text = re.sub(r"miles? per hour", "mph", re.sub(r"kilomet(?:er|re)s? per hour|km\s*/\s*h", "kmh", text))
     raised = re.search(r"\^\s*\{?\s*([23])\s*\}?", text)
     words = [word.lower() if len(word) > 1 else word for word in _WORD.findall(text)]
     for word in words:
         power *= _POWERS.get(word, 1)
+        multiple *= _MULTIPLES.get(word, 1)
     if raised:
         power = int(raised[1])
     known = [found for word in words if (found := is_known(word))]
     # "feet per second" and "minutes of arc" are compounds that this table does not hold.
     if len(known) != 1 or any(word in ("per", "of") for word in words) or "/" in text:
-        return Unit(" ".join(words) if len(known) > 1 else "")
+        return Unit(" ".join(words) if len(known) > 1 else "", multiple, multiple)
     dimension, scale = known[0]
-    return Unit(f"{dimension}^{power}" if power > 1 else dimension, scale**power)
+    return Unit(f"{dimension}^{power}" if power > 1 else dimension, scale**power * multiple, multiple)
 
 
 def read_compound(text: str) -> tuple[Fraction, Unit] | None:

@@ -78,7 +78,7 @@ def test_mistakes_end_in_one_sentence(options: tuple[str, ...], message: str, tm
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="There is no folder .*missing to write rows.jsonl into"):
+    with pytest.raises(DataError, match="There is no folder .*missing to write rows.jsonl into; make it first"):
         write_prompt_files([PromptFile("chain_sum", 1, 0, tmp_path / "missing" / "rows.jsonl")])
 
 

@@ -184,6 +184,8 @@ def test_forms_of_tests() -> None:
     [
         ({"score": "some"}, "score is 'some'"),
         ({"time_s": 0}, "time_s is 0"),
+        ({"time_s": float("inf")}, "time_s is inf"),
+        ({"tests_field": 3}, "the name of a field"),
         ({"memory_mib": 1.5}, "memory_mib is 1.5"),
         ({"processes": 41}, "40 or less"),
         ({"packages": "numpy"}, "a list of folders"),

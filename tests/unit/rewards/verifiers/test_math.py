@@ -154,6 +154,7 @@ def test_tolerance_is_relative() -> None:
         ({"fallback": "anywhere"}, "use one of none, answer_line"),
         ({"tolerance": -0.1}, "0 up to 1"),
         ({"tolerance": 1.0}, "0 up to 1"),
+        ({"tolerance": "a"}, "0 up to 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict, message: str) -> None:  # type: ignore[type-arg]
@@ -187,3 +188,39 @@ def test_right_answers_are_checked_in_the_pool(tmp_path: Path) -> None:
         bad = asyncio.run(checked(pool))
     assert [place for place, _ in bad] == [1, 3]
     assert "neither mathematics" in bad[0][1] and "is empty" in bad[1][1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "reward"),
+    [
+        ("2^{2023}-1", "2^{2023}", 0.0),
+        ("2^{2023}-1", "-1+2^{2023}", 1.0),
+        (r"3^{200}+\sqrt{2}", r"3^{200}+\sqrt{3}", 0.0),
+        (r"3^{200}+\sqrt{2}", r"\sqrt{2}+9^{100}", 1.0),
+        ("y=2^{100}x", "y=(2^{100}+1)x", 0.0),
+        ("2^{-300}", "2^{-301}", 0.0),
+        ("y=2x+3", "2x-y+3=0", 1.0),
+    ],
+)
+def test_the_last_digit_of_a_large_number_counts(answer: str, given: str, reward: float) -> None:
+    assert math(rf"\boxed{{{given}}}", answer) == reward
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "reward"),
+    [
+        ("1000000", r"1 \text{ million}", 1.0),
+        (r"2.5 \text{ million people}", r"2{,}500{,}000\text{ people}", 1.0),
+        (r"5\text{ million}", r"5\text{ thousand}", 0.0),
+        (r"\$5", r"\$5 \text{ million}", 0.0),
+        (r"\$5{,}000{,}000", r"\$5 \text{ million}", 1.0),
+        (r"5\text{ dollars}", r"5\text{ million dollars}", 0.0),
+        (r"x\in(3,4)", "3<x<4", 1.0),
+        (r"x\in(3,4]", "3<x<4", 0.0),
+        (r"x\in(3,4)", "3<y<4", 0.0),
+        (r"\varnothing", r"\text{no solution}", 1.0),
+        ("0", r"\text{none}", 0.0),
+    ],
+)
+def test_multiples_membership_and_the_empty_set(answer: str, given: str, reward: float) -> None:
+    assert math(rf"\boxed{{{given}}}", answer) == reward

@@ -103,6 +103,7 @@ def test_answers_that_are_refused(name: str, arguments: dict[str, Any], answer: 
         ("exact", {"after": 1}, "after is 1; set it to a text"),
         ("normalized_text", {"ignore_case": 1}, "ignore_case is 1"),
         ("multiple_choice", {"num_choices": 11}, "num_choices is 11; set it to a whole number from 2 to 10"),
+        ("multiple_choice", {"num_choices": 4.0}, "num_choices is 4.0; set it to a whole number from 2 to 10"),
         ("multiple_choice", {"first_index": 0.5}, "first_index is 0.5"),
         ("regex", {"mode": "match"}, "mode is 'match'; set it to search or fullmatch"),
         ("regex", {"pattern": "("}, "pattern is '\\(', which is no regular expression"),

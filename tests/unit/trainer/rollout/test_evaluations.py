@@ -274,7 +274,6 @@ def test_another_suite_begins_a_cut_evaluation_anew(tmp_path):
         push(evaluations, server, 2)
         until(lambda: records.exists() and len(records.read_bytes().splitlines()) == 2)
     again = Server()
-    rig = Rig(tmp_path, again)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(SET, "max_response_length", 7)
         rig = Rig(tmp_path, again)
@@ -288,7 +287,7 @@ def test_another_suite_begins_a_cut_evaluation_anew(tmp_path):
     ("changes", "error", "words"),
     [
         ({"path": "nowhere.jsonl"}, DataError, "since neither evaluation.data nor MEGACOV_DATA|neither in"),
-        ({"verifier": "code"}, ConfigError, "the set few of evaluation.suite has the verifier code"),
+        ({"verifier": "code"}, ConfigError, "the verifier of the set few of evaluation.suite is code"),
         ({"verifier": "nowhere:judge"}, ConfigError, "nowhere"),
     ],
 )
