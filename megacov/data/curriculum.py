@@ -1,6 +1,6 @@
 """Running accuracy of each prompt, and a curriculum by it: prompts that are too easy or too hard are passed over.
 
-A group of responses says something about a policy's gradient only if some are right and some are wrong, and most if
+A group of responses shows something of a policy's gradient only if some are right and some are wrong, and most if
 about half are right (arXiv 2504.03380). Filtering finds that out after sampling; the accuracy of earlier epochs finds
 most of it out before.
 """
@@ -80,7 +80,7 @@ class PromptAccuracies:
 
         Args:
             turns: the prompts whose turn came, in order, and whether each was drawn rather than passed over.
-            samples: judged responses, group after group; those whose verifier failed say nothing.
+            samples: judged responses, group after group; those whose verifier failed do not count.
 
         Returns:
             The accuracies after it.

@@ -24,7 +24,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SIGN = re.compile(rb'["\[\]{},]')
 _END_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
-# Of pyarrow's to_pylist: times between microseconds, dates and time zones that Python has not, equal names in a struct.
+# Raised by pyarrow's to_pylist: times between microseconds, dates and time zones that Python has not, equal names in a
+# struct, and text that is not UTF-8.
 _NO_VALUE_OF_PYTHON = (ValueError, OverflowError, LookupError)
 
 
@@ -37,7 +38,7 @@ Row = tuple[int, dict[str, Any] | RowError]
 
 
 def read_rows(file: DataFile, fields: Sequence[str] | None = None) -> tuple[str, Iterator[Row]]:
-    """Read the rows of a file. Parquet is told by its first bytes, and a JSON list by its bracket, except in .jsonl.
+    """Read the rows of a file. Its first bytes show Parquet, and a bracket a JSON list, except in .jsonl.
 
     Args:
         file: the file.

@@ -139,7 +139,7 @@ def test_parquet_gives_nested_values_of_the_columns_that_are_needed(tmp_path: Pa
     assert rows_of(path, "prompt", "gone") == list(enumerate(values, start=1)), "a message can name what is there"
     assert list(schema_of(values[0])) == ["a.b", "extra", "prompt", "reward_model.ground_truth", "reward_model.style"]
     plain = path.rename(tmp_path / "a.data")
-    assert len(rows_of(plain)) == 5, "Parquet is told by its first bytes"
+    assert len(rows_of(plain)) == 5, "the first bytes show Parquet"
 
 
 def test_a_large_row_of_parquet_is_refused_by_number(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_local_paths_become_absolute_and_addresses_stay(tmp_path: Path) -> None:
     assert (evaluated.suite, evaluated.data) == (os.path.abspath("a.yaml"), Path("b").absolute())
     named = config_of("data.path=a", "evaluation.suite=paper")
     assert with_absolute_paths(named).evaluation.suite == "paper", "a name is no path"
-    moved = two_sources(tmp_path)
-    relative = moved.model_copy(update={"data": moved.data.model_copy(update={"sources": moved.data.sources[:1]})})
-    assert with_absolute_paths(relative).data.sources[0].path == (str(tmp_path / "one"),)
-    other = two_sources(tmp_path / "elsewhere")
+    sources = config_of("data.path=null", "data.sources=[{name: a, path: [one, 'memory://b']}, {name: b, path: /c}]")
+    paths = [source.path for source in with_absolute_paths(sources).data.sources]
+    assert paths == [(os.path.abspath("one"), "memory://b"), ("/c",)]
+    moved, other = two_sources(tmp_path), two_sources(tmp_path / "elsewhere")
     assert contradictions(moved.model_dump(mode="json"), other) == {}, "folders move"
 
 

@@ -104,16 +104,19 @@ def test_a_slow_group_among_the_first_is_waited_for():
 
 
 def test_no_prompt_starts_that_would_come_too_late():
-    """Prompt 1 is dropped when so many others are kept that its replacement is not among the first of them."""
+    """Prompt 1 is dropped when so many others are kept that its replacement is not among the first of them.
+
+    The batch still waits for prompt 0, so that a replacement would have the time to reach the server.
+    """
     num_judged, are_enough = 0, asyncio.Event()
 
     async def verify(prompt: Prompt, completion: Completion) -> Verdict:
         nonlocal num_judged
-        if prompt.index == 1:
+        if prompt.index <= 1:
             await are_enough.wait()
-            await asyncio.sleep(0.05)
-        num_judged += prompt.index != 1
-        if num_judged == 9 * COPIES:
+            await asyncio.sleep(0.05 if prompt.index == 1 else 0.3)
+        num_judged += prompt.index > 1
+        if num_judged == 8 * COPIES:
             are_enough.set()
         return Verdict(float(completion.text))
 
