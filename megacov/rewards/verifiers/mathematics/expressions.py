@@ -1,7 +1,7 @@
 """Expressions, which math-verify's parser reads; their values decide whether two are equal.
 
 Everything is bounded before the library is asked: the length and the nesting of an expression (its parser takes
-seconds for nested parentheses and bars), and the size of the numbers in it (9^{9^{9}} must not be multiplied out).
+seconds for nested parentheses and bars), and the size of the numbers in it (no tower of powers may be multiplied out).
 """
 
 from __future__ import annotations
