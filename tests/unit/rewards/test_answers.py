@@ -73,4 +73,6 @@ def test_a_check_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
 
 def test_many_answers_are_checked_in_few_messages(tmp_path: Path) -> None:
-    check(tmp_path, prompts_of(["17"] * 100_000), VerifierSettings("sum_pairs"), timeout_s=20.0)
+    prompts = prompts_of([*["17"] * 99_999, "seventeen"])
+    with pytest.raises(DataError, match="line 99999: sum_pairs needs a target in decimal digits"):
+        check(tmp_path, prompts, VerifierSettings("sum_pairs"), timeout_s=20.0)
