@@ -1,10 +1,10 @@
-"""The two coefficients of R = -a exp(H) + b, with a covariance that is honest where errors of neighbouring steps are alike.
+"""The coefficients of R = -a exp(H) + b, with a covariance that is honest where errors of neighbouring steps are alike.
 
 Rewards of neighbouring steps err together: the same prompts come back, and the policy drifts. Plain least squares takes
-each step for new evidence, and its 95 % intervals then hold the truth in 60 % of cases (correlation 0.7). Here errors are
-a first-order autoregression, u_t = rho u_(t-1) + e_t. For each rho of a grid the coefficients follow by generalised least
-squares, and the answers are averaged with the restricted likelihood of rho as weight, so that not knowing rho widens the
-intervals as well. `benchmarks/entropy_law.py` measures their coverage.
+each step for new evidence, and at a correlation of 0.7 its 95 % intervals hold the truth in 60 % of cases. Here errors
+are a first-order autoregression, u_t = rho u_(t-1) + e_t. For each rho of a grid the coefficients follow by generalised
+least squares, and the answers are averaged with the restricted likelihood of rho as weight, so that not knowing rho
+widens the intervals as well. `benchmarks/entropy_law.py` measures their coverage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megacov.monitor.entropy_law.student import t_quantile
 Floats = NDArray[np.float64]
 
 _RHOS = np.linspace(-0.5, 0.98, 75)
-"""Correlations of neighbouring errors that are tried. The last is below 1, where a ceiling cannot be told from drift."""
+"""Correlations of neighbouring errors that are tried. At 1 a ceiling could not be told from drift."""
 _RELATIVE_ROUNDING = 1e-12
 
 

@@ -29,7 +29,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class EntropyLaw:
-    """The law in one run. Without a fit all numbers are NaN, `diagnostics` and `early` are None, and `verdict` says why.
+    """The law in one run. Without a fit, numbers are NaN, `diagnostics` and `early` are None, and `verdict` says why.
 
     a, b: coefficients of R = -a exp(H) + b, H in nats.
     ceiling: b - a, the reward at entropy 0.

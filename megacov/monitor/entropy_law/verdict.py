@@ -15,7 +15,7 @@ Outcome = Literal["holds", "doubtful", "refused"]
 
 FEWEST_POINTS = 20
 NARROWEST_SPAN = 0.05
-"""Difference of the highest and the lowest entropies of a run that still shows a curve: exp(H) then spans 5 %. [nats]"""
+"""Span of a run's entropies that still shows a curve: exp(H) then spans 5 %. [nats]"""
 _MOST_MISSING = 0.2
 _UNLIKELY = 0.001
 """Probability below which residuals speak against the curve: one healthy run in a thousand is flagged for each test."""
@@ -56,8 +56,8 @@ class Verdict:
             return "the law holds here: neither the curve nor the settings of the run speak against it."
         if not self.reasons:
             return (
-                "the curve speaks for the law. The settings of the run are not known: the law does not hold if anything "
-                "steered the entropy, or if the data changed."
+                "the curve speaks for the law. The settings of the run are not known: the law does not hold if "
+                "anything steered the entropy, or if the data changed."
             )
         start = {"refused": "do not use these numbers", "doubtful": "use these numbers with care", "holds": ""}
         return f"{start[self.outcome]}: {' '.join(reason.sentence for reason in self.reasons)}"
@@ -157,8 +157,8 @@ def reasons_of_fit(entropies: Floats, fitted: Estimate, checks: Diagnostics) -> 
     ceiling, left_out = fitted.interval(-1.0, 1.0), checks.block_left_out
     if abs(left_out.change) > ceiling.high - ceiling.low:
         sentence = (
-            f"One stretch of the run carries the fit: without points {left_out.first} to {left_out.last} the ceiling is "
-            f"{left_out.ceiling:.3g} instead of {fitted.ceiling:.3g}."
+            f"One stretch of the run carries the fit: without points {left_out.first} to {left_out.last} the ceiling "
+            f"is {left_out.ceiling:.3g} instead of {fitted.ceiling:.3g}."
         )
         reasons.append(Reason("influence", sentence, refuses=False))
     if checks.halves_p is not None and checks.halves_p < _UNLIKELY:
