@@ -22,6 +22,8 @@ KNOWN_TAGS = {
     "a table": (("entropy",), ("reward",)),
 }
 """Tags of each program: those of the entropy and those of the reward, the better ones first."""
+BEST_REWARD_TAGS = {REWARD_TAG: "reward/max", "critic/score/mean": "critic/score/max"}
+"""Tags of a batch's highest reward beside those of its mean."""
 
 _SHOWN_TAGS = 12
 
@@ -34,6 +36,7 @@ class Curve:
     steps: [n].
     entropies, rewards: [n]; may hold NaN.
     entropies_per_step: points of the entropy that were averaged for one of the reward.
+    best_reward: highest reward of any response; None where that is not logged.
     """
 
     entropy_tag: str
@@ -42,6 +45,7 @@ class Curve:
     entropies: Floats
     rewards: Floats
     entropies_per_step: int = 1
+    best_reward: float | None = None
 
 
 def find_curve(
@@ -74,7 +78,8 @@ def find_curve(
             f"{source} has no step with both {entropy_tag} ({_extent(entropy)}) and {reward_tag} ({_extent(reward)}): "
             "let it log one first, or name two tags that are logged together."
         )
-    return Curve(entropy_tag, reward_tag, steps, entropy.values[of_entropy], reward.values[of_reward], per_step)
+    values = entropy.values[of_entropy], reward.values[of_reward]
+    return Curve(entropy_tag, reward_tag, steps, *values, per_step, _best_reward(scalars, reward_tag))
 
 
 def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, other: str | None, source: str) -> str:
@@ -83,17 +88,24 @@ def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, oth
     if given is not None:
         if given in scalars:
             return given
-        raise DataError(f"{source} has no scalar {given}: give {option} one of {_names(scalars)}.")
+        raise DataError(f"{source} has no scalar {given}: give {option} one of {_names(scalars, which)}.")
     pairs = sorted(KNOWN_TAGS.values(), key=lambda pair: not any(tag in scalars for tag in (*pair[1 - which], other)))
     for pair in pairs:
         for tag in pair[which]:
             if tag in scalars and tag != other:
                 return tag
-    raise DataError(f"{source} has none of the tags that are known: give {option} one of {_names(scalars)}.")
+    raise DataError(f"{source} has none of the tags that are known: give {option} one of {_names(scalars, which)}.")
 
 
-def _names(scalars: Mapping[str, Series]) -> str:
-    names = sorted(scalars)
+def _best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
+    tag = BEST_REWARD_TAGS.get(reward_tag)
+    finite = scalars[tag].values[np.isfinite(scalars[tag].values)] if tag in scalars else ()
+    return float(np.max(finite)) if len(finite) else None
+
+
+def _names(scalars: Mapping[str, Series], which: int) -> str:
+    words = (("entrop",), ("reward", "score", "acc", "pass"))[which]
+    names = sorted(scalars, key=lambda name: (not any(word in name for word in words), name))
     more = f" and {len(names) - _SHOWN_TAGS} more" if len(names) > _SHOWN_TAGS else ""
     return ", ".join(names[:_SHOWN_TAGS]) + more if names else "its tags, once it has some"
 
