@@ -116,11 +116,12 @@ def _early(law: EntropyLaw, share: float) -> str:
 
 
 def _checks(checks: Diagnostics, source: Source) -> Iterator[str]:
-    halves = "" if checks.halves_p is None else f"; equal halves p {checks.halves_p:.2g}"
+    halves = "" if checks.halves_p is None else f", equal halves p {checks.halves_p:.2g}"
     yield _row(
         "residuals",
         f"correlation of neighbours {checks.autocorrelation:.2f}; without it {checks.num_runs} runs, "
-        f"{checks.expected_runs:.0f} expected, p {checks.runs_p:.2g}{halves}",
+        f"{checks.expected_runs:.0f} expected, p {checks.runs_p:.2g}; straight over exp(H) p {checks.curvature_p:.2g}"
+        f"{halves}",
     )
     one, block = checks.one_left_out, checks.block_left_out
     yield _row(

@@ -158,6 +158,12 @@ def reasons_of_fit(
             "curve, or the curve has another shape."
         )
         reasons.append(Reason("drift", sentence, refuses=False))
+    if checks.curvature_p < _UNLIKELY:
+        sentence = (
+            f"Reward over exp(H) is not a straight line (p {checks.curvature_p:.1g}): the curve has another shape, and "
+            "its ceiling is elsewhere."
+        )
+        reasons.append(Reason("curvature", sentence, refuses=False))
     if checks.runs_p < _UNLIKELY:
         sentence = (
             f"The residuals are not noise: {checks.num_runs} runs of one sign where {checks.expected_runs:.0f} are "
