@@ -106,8 +106,8 @@ def test_of_overlapping_steps_the_later_writers_value_counts_once(tmp_path: Path
 
 @pytest.mark.parametrize("tags", [None, ("a", "other")])
 def test_a_restart_takes_back_what_it_says_it_does(tmp_path: Path, tags: tuple[str, ...] | None) -> None:
-    write(tmp_path, range(1, 11), 1.0)
-    write(tmp_path, range(1, 11), 5.0, tag="other")
+    write(tmp_path, range(1, 11), 1.0).rename(tmp_path / "events.out.tfevents.01")
+    write(tmp_path, range(1, 11), 5.0, tag="other").rename(tmp_path / "events.out.tfevents.02")
     third = write(tmp_path, range(6, 9), 2.0, purge_step=6)
     history = read_history(tmp_path, tags=tags)
     assert points(history) == dict.fromkeys(range(1, 6), 1.0) | dict.fromkeys(range(6, 9), 2.0)
@@ -115,6 +115,7 @@ def test_a_restart_takes_back_what_it_says_it_does(tmp_path: Path, tags: tuple[s
     assert history.problems == (
         f"{third} begins with a restart at step 6: 10 points that earlier files have from there on do not count.",
     )
+    # TensorBoard reads files in the order of their names.
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
     for tag in ("a", "other"):
         assert {event.step: event.value for event in events.Scalars(tag)} == points(history, tag)
