@@ -79,7 +79,7 @@ def find_curve(
             "let it log one first, or name two tags that are logged together."
         )
     values = entropy.values[of_entropy], reward.values[of_reward]
-    return Curve(entropy_tag, reward_tag, steps, *values, per_step, _best_reward(scalars, reward_tag))
+    return Curve(entropy_tag, reward_tag, steps, *values, per_step, find_best_reward(scalars, reward_tag))
 
 
 def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, other: str | None, source: str) -> str:
@@ -97,7 +97,8 @@ def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, oth
     raise DataError(f"{source} has none of the tags that are known: give {option} one of {_names(scalars, which)}.")
 
 
-def _best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
+def find_best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
+    """The highest reward of any response of a run; None where that is not logged."""
     tag = BEST_REWARD_TAGS.get(reward_tag)
     finite = scalars[tag].values[np.isfinite(scalars[tag].values)] if tag in scalars else ()
     return float(np.max(finite)) if len(finite) else None
