@@ -99,7 +99,7 @@ def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, oth
 
 def find_best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
     """The highest reward of any response of a run; None where that is not logged."""
-    tag = BEST_REWARD_TAGS.get(reward_tag)
+    tag = BEST_REWARD_TAGS.get(reward_tag, "")
     finite = scalars[tag].values[np.isfinite(scalars[tag].values)] if tag in scalars else ()
     return float(np.max(finite)) if len(finite) else None
 
