@@ -77,6 +77,12 @@ class PreflightError(MegacovError):
     exit_code = 11
 
 
+class AlarmError(MegacovError):
+    """An alarm that monitor.end_on names has ended the run."""
+
+    exit_code = 12
+
+
 class LawError(MegacovError):
     """The entropy law does not hold in a run, so its numbers must not be used."""
 
