@@ -38,9 +38,8 @@ def _declared(start: str, end: str = "") -> tuple[str, ...]:
 
 CUSTOM_SCALARS = {
     "Entropy and reward": {
-        "reward": _chart("reward/mean"),
+        "reward, and the ceiling of the entropy law": _chart("reward/mean", "law/ceiling"),
         "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
-        "reward and the ceiling of the entropy law": _chart("reward/mean", "law/ceiling"),
         "ceiling of the entropy law, 95 %": _margin("law/ceiling", "law/ceiling_low", "law/ceiling_high"),
         "coefficients of the law": _chart("law/a", "law/b"),
         "distance of the rewards from the law": _chart("law/rmse"),
