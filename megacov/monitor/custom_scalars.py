@@ -36,7 +36,7 @@ def _declared(start: str, end: str = "") -> tuple[str, ...]:
     return tuple(tag for tag in TAGS if tag.startswith(start) and tag.endswith(end) and TAGS[tag].kind == "scalar")
 
 
-CUSTOM_SCALARS = {
+_PAGE = {
     "Entropy and reward": {
         "reward, and the ceiling of the entropy law": _chart("reward/mean", "law/ceiling"),
         "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
@@ -54,6 +54,18 @@ CUSTOM_SCALARS = {
         "tokens that Clip-Cov draws from": _chart("selection/band_population"),
         "smallest selected score (nats)": _chart("selection/threshold"),
         "quadrants of the selected tokens (share)": _chart(*_declared("selection/quadrant_")),
+    },
+    "Where it happens": {
+        "covariance by accuracy of the prompt (nats)": _chart(*_declared("cov_by_accuracy/covariance_")),
+        "selected by accuracy of the prompt (share)": _chart(*_declared("cov_by_accuracy/selected_")),
+        "covariance by position (nats)": _chart(*_declared("cov_by_position/covariance_")),
+        "entropy by position (nats)": _chart(*_declared("cov_by_position/entropy_")),
+        "selected by position (share)": _chart(*_declared("cov_by_position/selected_")),
+    },
+    "Predicted against observed change of entropy": {
+        "observed (nats)": _chart(*_declared("theorem/observed")),
+        "correlation": _chart(*_declared("theorem/", "_correlation")),
+        "signs that agree (share)": _chart(*_declared("theorem/", "_same_sign")),
     },
     "Updates": {
         "norm of the gradient": _chart("policy/grad_norm"),
@@ -101,4 +113,8 @@ CUSTOM_SCALARS = {
         ),
     },
 }
+
+# A chart for which no tag is declared would stay empty.
+_DRAWN = {section: {title: chart for title, chart in charts.items() if chart[1]} for section, charts in _PAGE.items()}
+CUSTOM_SCALARS = {section: charts for section, charts in _DRAWN.items() if charts}
 """Charts by their titles, by the titles of their sections, as `SummaryWriter.add_custom_scalars` takes them."""
