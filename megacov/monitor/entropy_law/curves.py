@@ -79,7 +79,7 @@ def find_curve(
             "let it log one first, or name two tags that are logged together."
         )
     values = entropy.values[in_entropy], reward.values[in_reward]
-    return Curve(of_entropy, of_reward, steps, *values, per_step, _best_reward(scalars, of_reward))
+    return Curve(of_entropy, of_reward, steps, *values, per_step, find_best_reward(scalars, of_reward))
 
 
 def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, other: str | None, source: str) -> str:
@@ -97,7 +97,8 @@ def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, oth
     raise DataError(f"{source} has none of the tags that are known: give {option} one of {_names(scalars, which)}.")
 
 
-def _best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
+def find_best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
+    """The highest reward of any response of a run; None where that is not logged."""
     tag = BEST_REWARD_TAGS.get(reward_tag)
     if tag is None or tag not in scalars:
         return None

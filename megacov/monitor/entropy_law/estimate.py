@@ -144,7 +144,7 @@ def average_over_rho(columns: Floats, values: Floats) -> Averaged:
     )
     inverses = np.linalg.inv(information)  # [rhos, k, k]
     changes = (inverses @ crossed)[..., 0]
-    floor = len(values) * (_RELATIVE_ROUNDING * max(float(np.abs(values).max()), 1e-300)) ** 2
+    floor = len(values) * (_RELATIVE_ROUNDING * max(float(np.abs(values).max()), 1e-100)) ** 2
     variances = np.maximum(squares[:, 0, 0] - np.sum(changes * crossed[..., 0], axis=1), floor) / dof
     log_determinants = np.linalg.slogdet(information)[1]
     log_weights = 0.5 * (np.log1p(-_RHOS * _RHOS) - log_determinants - dof * np.log(variances))
