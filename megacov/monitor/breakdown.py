@@ -53,9 +53,9 @@ def group_accuracies(rewards: Tensor, group_ids: Tensor) -> Tensor:
     lowest, highest = scores.min().clamp(max=0.0), scores.max().clamp(min=1.0)
     _, place = group_ids.unique(return_inverse=True)
     counts = torch.bincount(place)
-    # Of all samples of a group the same bits, since a group's samples are added in the order of the batch.
-    means = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, scores) / counts
-    return ((means - lowest) / (highest - lowest))[place].clamp(0.0, 1.0)
+    # Placed first and averaged then: shares of responses that are right or wrong are exact, and so on their limits.
+    placed = (scores - lowest) / (highest - lowest)
+    return (torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, placed) / counts)[place]
 
 
 def accuracy_classes(accuracies: Tensor) -> Tensor:
