@@ -117,7 +117,7 @@ def _statistics(
     **kwargs: Any,
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
-    sums: tuple[Tensor, ...] = ()
+    sums: Sequence[Tensor] = ()
     if with_sums:
         log_probs, entropy, *sums = reader.read_sums(logits, micro_batch)
     else:

@@ -1,7 +1,7 @@
 """First-order predictions of the change of entropy, token by token, for a step of size 1 on the logits.
 
-Source: Cui et al. (arXiv 2505.22617), Lemma 1 and Theorems 1 and 2. In a state with policy p = softmax(z) and entropy H,
-d H / d z_v = -p_v (log p_v + H). A token y that was sampled there with advantage A adds to the logits of its state
+Source: Cui et al. (arXiv 2505.22617), Lemma 1 and Theorems 1 and 2. In a state with policy p = softmax(z) and entropy
+H, d H / d z_v = -p_v (log p_v + H). A token y that was sampled there with advantage A adds to the logits of its state
     A e_y / p_y          in a natural-gradient step, whose mean over y is the advantage of each token;
     A (e_y - p)          in a plain gradient step.
 The scalar product of either with d H / d z is that token's share of the change; its mean over tokens drawn from p is
