@@ -26,6 +26,7 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "statistics": told[0]["statistics"],
         "grad_norms": by_rank[0]["grad_norms"],
         "weights": by_rank[0]["weights"],
+        "theorem": [result["theorem"] for result in by_rank],
     }
 
 
@@ -39,6 +40,8 @@ class Difference:
     log_prob_noise: largest absolute difference of a log-prob, nats.
     margin: from the line of the selection to the nearest token that it divides, the smaller of both.
     fewest_tokens: loss tokens of the rank that had fewest in an update.
+    theorem: relative difference of each predicted and observed change of entropy, the largest over the ranks; empty
+        where none was measured.
     """
 
     selected: int
@@ -47,6 +50,7 @@ class Difference:
     log_prob_noise: float
     margin: float
     fewest_tokens: int
+    theorem: dict[str, float]
 
     @property
     def worst(self) -> float:
@@ -88,4 +92,8 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
         log_prob_noise=largest(noise),
         margin=min(found["margin"], expected["margin"]),
         fewest_tokens=min(min(counts) for counts in found["loss_tokens"]),
+        theorem={
+            tag: largest(abs(values[tag] / expected["theorem"][0][tag] - 1) for values in found["theorem"])
+            for tag in found["theorem"][0]
+        },
     )
