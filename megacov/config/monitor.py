@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from megacov.config.section import Section
 
@@ -59,6 +59,12 @@ class MonitorSection(Section):
     newest step stays. 0 writes texts alone, without a limit. [MB]"""
     token_table_every: StrictInt = Field(10, ge=0)
     """Steps between two tables of the tokens that are selected most or lose most entropy; 0 writes none. [steps]"""
+    theorem_every: StrictInt = Field(10, ge=0)
+    """Steps between two comparisons of the predicted with the observed change of entropy, which cost a forward pass of
+    one micro-batch; only in steps whose scalars are recorded; 0 makes none. [steps]"""
+    theorem_gradient: StrictBool = False
+    """Predict it also by the derivative along the optimizer step, which costs a forward and a backward pass of that
+    micro-batch, and memory for a copy of the optimizer's slice of weights and gradient."""
     alarms: AlarmsSection = AlarmsSection()
     """Thresholds of the alarms."""
     end_on: tuple[AlarmKind, ...] = ()

@@ -18,7 +18,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from megacov.launch.heartbeat import beat
-from megacov.ops import vocab_parallel_log_probs_and_entropy
+from megacov.ops import VocabSums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
@@ -31,11 +31,15 @@ class TokenStatistics:
     log_probs: [t] float32 at the temperature of each token's sample.
     entropy: [t] float32 nats at the same temperature.
     entropy_t1: [t] float32 nats at temperature 1; None unless requested.
+    square_sum, square_log_sum: [t] float32, sum p^2 and sum p^2 log p over the vocabulary at the temperature of each
+        token's sample; None unless requested. [share, nats]
     """
 
     log_probs: Tensor
     entropy: Tensor
     entropy_t1: Tensor | None
+    square_sum: Tensor | None = None
+    square_log_sum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,29 +72,61 @@ class LogitsReader:
         Returns:
             log_probs [t] and entropy [t], float32.
         """
-        divisor: float | Tensor | None = temperature
-        if divisor is None:
-            divisor = self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
         log_probs, entropy = vocab_parallel_log_probs_and_entropy(
             logits,
             micro_batch.targets,
             tp_group=self.tp_group,
-            temperature=divisor,
+            temperature=self._divisor(micro_batch) if temperature is None else temperature,
             entropy_grad=entropy_grad,
             vocab_size=self.vocab_size,
         )
         return log_probs.flatten()[micro_batch.predicting], entropy.flatten()[micro_batch.predicting]
 
+    def read_sums(self, logits: Tensor, micro_batch: MicroBatch) -> VocabSums:
+        """Log-prob and entropy of the response tokens, and the sums of squared probabilities; no gradient.
+
+        Collectives: those of `vocab_parallel_sums`.
+
+        Args:
+            logits: [b, s, v/tp] float.
+            micro_batch: as in `read`.
+
+        Returns:
+            [t] float32 each, at the temperature of each token's sample.
+        """
+        found = vocab_parallel_sums(
+            logits,
+            micro_batch.targets,
+            tp_group=self.tp_group,
+            temperature=self._divisor(micro_batch),
+            vocab_size=self.vocab_size,
+        )
+        return VocabSums(*(values.flatten()[micro_batch.predicting] for values in found))
+
+    def _divisor(self, micro_batch: MicroBatch) -> float | Tensor:
+        """The temperature at which each sample was drawn."""
+        return self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
+
 
 def _statistics(
-    reader: LogitsReader, with_entropy_t1: bool, micro_batch: MicroBatch, logits: Tensor, **kwargs: Any
+    reader: LogitsReader,
+    with_entropy_t1: bool,
+    with_sums: bool,
+    micro_batch: MicroBatch,
+    logits: Tensor,
+    **kwargs: Any,
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
-    log_probs, entropy = read()
-    if not with_entropy_t1:
-        return TokenStatistics(log_probs, entropy, None)
-    is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
-    return TokenStatistics(log_probs, entropy, entropy if is_at_t1 else read(temperature=1.0)[1])
+    sums: Sequence[Tensor] = ()
+    if with_sums:
+        log_probs, entropy, *sums = reader.read_sums(logits, micro_batch)
+    else:
+        log_probs, entropy = read()
+    entropy_t1 = None
+    if with_entropy_t1:
+        is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
+        entropy_t1 = entropy if is_at_t1 else read(temperature=1.0)[1]
+    return TokenStatistics(log_probs, entropy, entropy_t1, *sums)
 
 
 def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
@@ -143,7 +179,12 @@ def _run(
 
 @torch.no_grad()
 def forward_only(
-    chunks: Sequence[nn.Module], micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
+    chunks: Sequence[nn.Module],
+    micro_batches: Sequence[MicroBatch],
+    reader: LogitsReader,
+    *,
+    with_entropy_t1: bool,
+    num_with_sums: int = 0,
 ) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
@@ -157,12 +198,15 @@ def forward_only(
         reader: temperature, vocabulary and group.
         with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless all
             samples were drawn at 1.
+        num_with_sums: the first micro-batches, of which the sums of squared probabilities are computed too.
 
     Returns:
         One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
     statistics = partial(_statistics, reader, with_entropy_t1)
-    return _run(chunks, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
+    return _run(
+        chunks, micro_batches, lambda index, mb: partial(statistics, index < num_with_sums, mb), forward_only=True
+    )
 
 
 def forward_backward(

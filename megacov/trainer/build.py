@@ -251,6 +251,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         log_folder=config.run.directory / "logs",
         last_step=config.run.steps - 1,
         samples_ahead=config.rollout.max_staleness > 0,
+        theorem_every=config.monitor.theorem_every,
+        theorem_gradient=config.monitor.theorem_gradient,
     )
 
 

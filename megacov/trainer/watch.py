@@ -1,4 +1,5 @@
-"""Watches a run while it trains, on rank 0: the entropy law of its steps so far, and its alarms."""
+"""Watches a run while it trains, on rank 0: the entropy law of its steps so far, how well its change of entropy is
+predicted, and its alarms."""
 
 from __future__ import annotations
 
@@ -21,17 +22,19 @@ from megacov.monitor.event_reader import read_history
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.history import History, Series
 from megacov.monitor.tensorboard import MetricWriter
+from megacov.monitor.theorem_agreement import OBSERVED_TAG, agreement_metrics
 
 _FIRST_LAW_STEP = 20
 # Tags that alarms and the law read.
 _WATCHED = re.compile(
     r"entropy/token_mean|reward/mean|selection/(count|band_population)|policy/kl_(selected_fraction|penalty)|"
-    r"rollout/(mismatch_k1_abs|length_mean|truncated_fraction)|perf/\w+_s|law/ceiling(_low|_high)?"
+    r"rollout/(mismatch_k1_abs|length_mean|truncated_fraction)|perf/\w+_s|law/ceiling(_low|_high)?|"
+    r"theorem/(observed|covariance|centred|gradient|directional)"
 )
 
 
 class Watch:
-    """Holds the history of the run, adds `law/*` to it, and raises alarms."""
+    """Holds the history of the run, adds `law/*` and the agreement of `theorem/*` to it, and raises alarms."""
 
     def __init__(self, config: RunConfig, writer: MetricWriter, *, first_step: int | None) -> None:
         """Begin with no history, or with what the run's event files hold of earlier steps.
@@ -71,7 +74,8 @@ class Watch:
         self._note(step, scalars)
         law = self._fit_law(step)
         self._note(step, law)
-        self._writer.write_scalars(law, step=step)
+        agreement = agreement_metrics(self.history().scalars) if OBSERVED_TAG in scalars else {}
+        self._writer.write_scalars(law | agreement, step=step)
         alarms = find_alarms(self.history(), self._settings)
         raised = [alarm for alarm in alarms if alarm.step == step]
         self._file.add([*raised, *(alarm for alarm in alarms if alarm.cleared == step)])
