@@ -18,6 +18,7 @@ from megacov.cli import (
     launch,
     make_prompts,
     resume,
+    samples,
     schema,
     serve,
     status,
@@ -45,6 +46,7 @@ app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)
 app.command()(data.data)
+app.command()(samples.samples)
 app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
