@@ -17,7 +17,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.cells import cell_len
@@ -96,8 +95,13 @@ class Screen:
 
     def _put(self, char: str) -> None:
         row, column = self.cursor
-        if char in "\r\n":
-            self.cursor = (row + (char == "\n"), 0 if char == "\r" else column)
+        if char == "\r":
+            self.cursor = (row, 0)
+        elif char == "\n" and row + 1 < self.height:
+            self.cursor = (row + 1, column)
+        elif char == "\n":
+            self._cells = [*self._cells[1:], [" "] * self.width]
+            self._looks = [*self._looks[1:], [""] * self.width]
         elif not char.isprintable():
             self.strange.append(char)
         elif size := cell_len(char):

@@ -59,9 +59,11 @@ class Viewer:
 
     def resize(self, width: int, height: int) -> None:
         """Take the size of the text's part of the screen. [cells, lines]"""
-        if (width, height) != (self.width, self.height):
-            self.width, self.height = width, max(1, height)
+        is_new, self.width, self.height = width != self.width, width, max(1, height)
+        if is_new:
             self._arrange()
+        else:
+            self._put_cursor(self.cursor)
 
     def show_current(self, width: int | None) -> None:
         """Show the browser's sample, laid out in lines of this width; None breaks only where the text does. [cells]"""
