@@ -44,8 +44,8 @@ def test_text_has_markers_and_a_legend_and_no_control_characters(run):
         "answer that the verifier has",
         "42",
     ]
-    assert "six[-2| times][2| seven][-2| is][2*| 42]" in output_of(run, "--limit", 1, "--overlay", "covariance")
-    assert "six times seven is[2*| 42]" in output_of(run, "--limit", 1, "--quantiles", "--overlay", "entropy")
+    assert "six[-1| times][2| seven][-2| is][2*| 42]" in output_of(run, "--limit", 1, "--overlay", "covariance")
+    assert "six times seven[1| is][2*| 42]" in output_of(run, "--limit", 1, "--quantiles", "--overlay", "entropy")
     coloured = output_of(run, "--limit", 1, "--color", "always", "--overlay", "selected")
     assert "six times seven is" in coloured.replace("\x1b[2msix\x1b[0m", "six") and "\x1b[38;5;" in coloured
 
