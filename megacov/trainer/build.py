@@ -24,6 +24,7 @@ from megacov.monitor.source_metrics import source_tags
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
+from megacov.monitor.token_table import TokenTables, render_markdown
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
@@ -49,7 +50,7 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer`, `status` and `progress` are on rank 0 only."""
+    """The parts of a run on this rank. `writer`, `status`, `progress` and `tables` are on rank 0 only."""
 
     config: RunConfig
     policy: Policy
@@ -61,6 +62,7 @@ class Run:
     writer: MetricWriter | None
     status: StatusFile | None
     progress: ProgressReport | None
+    tables: TokenTables | None = None
 
     def record(self, report: StepReport) -> None:
         """Write and show a finished step; does nothing off rank 0."""
@@ -74,6 +76,9 @@ class Run:
             self.status.add_step(step, report.metrics)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
+        if report.vocabulary is not None and self.tables is not None:
+            table = self.tables.add(report.vocabulary, step=step)
+            self.writer.write_text("cov_by_token/table", render_markdown(table), step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
         warning = first_step_warning(self.config, report.metrics, step=step)
@@ -190,13 +195,14 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         if worker is not None and good is not None:
             worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = status = None
-        if progress is not None:
+        writer = status = tables = None
+        if worker is not None and progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
             tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
             writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
+            tables = TokenTables(folder, text_of=worker.samples.texts.of_token, first_step=first_step)
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         last_saved = None if good is None else state.step
@@ -210,7 +216,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress)
+        parts = (checkpointer, writer, status, progress, tables)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
@@ -231,6 +238,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         ),
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
+        token_table_every=config.monitor.token_table_every,
+        shows_tokens=config.monitor.samples_per_step > 0 and config.monitor.samples_mb > 0,
         max_mismatch=config.weight_sync.max_mismatch,
         max_skipped_updates=config.optimizer.max_skipped_updates,
         log_folder=config.run.directory / "logs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from megacov.config import RunConfig
 from megacov.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     LeaveRequested,
     MegacovError,
     NumericsError,
@@ -132,5 +134,10 @@ def _step(run: Run) -> None:
             report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
     except LeaveRequested:
         return
+    except (NumericsError, WeightSyncError):  # raised on all ranks
+        with suppress(DataError):  # the first error counts; its responses may show the cause
+            run.rollout.write_samples(None, step=run.state.step + 1)
+        raise
+    run.rollout.write_samples(report.token_values, step=run.state.step)
     run.record(report)
     run.checkpointer.after_step(run.policy, run.state)
