@@ -117,7 +117,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path: Path) -> None:
         assert text.count(shown) >= 4, text
         command.press("\x1b[C", "token 2 of 3")
         command.press("c", "[*|")
-        command.press("n", "Plain text: the file has no values")
+        command.press("n", "Plain text: no values of its tokens")
         command.press("/" + "\x1bx\x1b", lambda screen: "search" not in screen.lines[-1])
         command.press("q", is_left)
         assert command.end() == 0
@@ -173,3 +173,18 @@ def test_a_terminal_that_cannot_be_drawn_on_gets_text(run: Path) -> None:
     with on_terminal("samples", str(run), TERM="dumb") as command:
         assert command.end() == 0
         assert "[3| is]" in command.screen.text and command.screen.modes == {} and command.screen.strange == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="job control needs bash")
+def test_ctrl_z_lends_the_terminal_to_the_shell(run: Path) -> None:
+    """A shell of the viewer's terminal sees the mode it had, and the viewer draws itself anew after `fg`."""
+    with on_terminal("samples", str(run), shell=True) as command:
+        command.wait("token 1 of 5")
+        command.press("\x1a", is_left)
+        # The shell's own settings of the terminal, which is in cooked mode while a command runs.
+        assert "isig icanon" in command.press("stty -a | grep -o 'isig icanon'; echo 'a'sked\r", "asked")
+        command.press("fg\r", lambda screen: not is_left(screen) and "token 1 of 5" in screen.text)
+        assert '" times"' in command.press("\x1b[C", "token 2 of 5")
+        command.press("q", is_left)
+        command.press("exit 7\r", lambda screen: True)
+        assert command.end() == 7

@@ -126,6 +126,7 @@ def facts(sample: ShownSample, kept: str, *, ascii_only: bool = False) -> str:
     ends = {"length": "cut at the length limit", "stop": "ended by itself", "abort": "aborted", "": "end not known"}
     words = [ends.get(sample.finish_reason, sample.finish_reason)]
     words += [each for each in sample.notable if each not in words]
+    words += [f"verifier failure: {sample.failure}"] if sample.failure else []
     words += [f"source {sample.source}"] if sample.source else []
     words += [f"row {sample.sample} of the batch"] if sample.sample is not None else []
     words += [f"weights {' '.join(sample.versions)}"] if sample.versions else []
@@ -189,7 +190,7 @@ def no_values(sample: ShownSample) -> str:
     """Why a sample has no colours."""
     if sample.tokens is not None:
         return "The response has no tokens."
-    return "Plain text: the file has no values of this response's tokens, as those of an older megacov."
+    return "Plain text: no values of its tokens (step not logged, thinned, or written by an older megacov)."
 
 
 def _number(value: float) -> str:

@@ -59,7 +59,7 @@ def test_options_choose_samples_the_newest_step_first(run):
 
 
 def test_json_has_all_of_them_as_in_their_files(run):
-    write_step(run, 13, sample_line(("\x7f\x9b\u202e", "\n"), source="a"), old_line("old"))
+    write_step(run, 13, sample_line(("\x7f\x9b\u202e", "\n"), source="a", failure="timeout"), old_line("old"))
     output = output_of(run, "--json")
     assert output.isascii() and "\x7f" not in output and "\x1b" not in output
     lines = [json.loads(line) for line in output.splitlines()]
@@ -73,7 +73,7 @@ def test_json_has_all_of_them_as_in_their_files(run):
 def test_an_old_run_is_plain_text_and_says_so(tmp_path):
     write_step(tmp_path, 1, old_line("just \x1b[31mtext\nof two lines"))
     output = output_of(tmp_path)
-    assert "Plain text: the file has no values of this response's tokens" in output
+    assert "Plain text: no values of its tokens" in output
     assert "\njust \\x1b[31mtext\nof two lines\n" in output
 
 

@@ -35,7 +35,8 @@ def sample(tmp_path_factory) -> ShownSample:
     line = sample_line(
         reward=0.5,
         finish_reason="length",
-        notable=["longest", "verifier failure"],
+        notable=["longest"],
+        failure="timeout",
         source="gsm8k",
         prompt="Stra\u00dfe",
     )
@@ -64,6 +65,11 @@ def test_a_sample_that_meets_all_conditions_passes(sample, text):
 )
 def test_one_condition_that_is_not_met_is_enough(sample, text):
     assert not parse_filter(text).passes(sample)
+
+
+def test_an_older_file_has_the_failure_among_the_notable_things(tmp_path):
+    write_step(tmp_path, 1, sample_line(notable=["verifier failure"]))
+    assert parse_filter("failed").passes(next(read_samples(tmp_path)))
 
 
 def test_the_end_and_the_failure_are_conditions(tmp_path):
