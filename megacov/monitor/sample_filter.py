@@ -27,7 +27,7 @@ class Span:
         return self.low <= number <= self.high
 
     def __str__(self) -> str:
-        low, high = ("" if math.isinf(bound) else f"{bound:g}" for bound in (self.low, self.high))
+        low, high = ("" if math.isinf(bound) else f"{bound:.12g}" for bound in (self.low, self.high))
         return low if self.low == self.high else f"{low}:{high}"
 
 

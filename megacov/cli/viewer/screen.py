@@ -177,7 +177,7 @@ def _detail(viewer: Viewer) -> Iterator[list[Span]]:
     text = visible(tokens.texts[i], ascii_only=viewer.ascii_only)
     marks = f"{', selected' if tokens.selected[i] else ''}{'' if tokens.kept[i] else ', not in the loss'}"
     yield [Span(f"token {i + 1} of {len(tokens.texts)}{marks}  "), Span(f'"{text}"', "heading")]
-    chance = f" (p {math.exp(tokens.log_probs[i]):.3g})" if math.isfinite(tokens.log_probs[i]) else ""
+    chance = f" (p {math.exp(tokens.log_probs[i]):.3g})" if tokens.log_probs[i] <= 0 else ""
     yield [
         Span(
             f"log-prob {_number(tokens.log_probs[i])}{chance}  entropy {_number(tokens.entropy[i])}  "

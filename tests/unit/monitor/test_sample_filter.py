@@ -15,7 +15,7 @@ from tests.support.sample_files import sample_line, write_step
 
 WORDS = st.from_regex(r"[a-z]+( [a-z=]+)*", fullmatch=True)
 SPANS = st.none() | st.builds(
-    lambda low, width: Span(float(low), float(low + width)), st.integers(-99, 99), st.integers(0, 99)
+    lambda low, width: Span(float(low), float(low + width)), st.integers(-(10**9), 10**9), st.integers(0, 99)
 )
 FILTERS = st.builds(
     SampleFilter,
