@@ -48,6 +48,7 @@ class Screen:
 
     def resize(self, width: int, height: int) -> None:
         self.width, self.height = width, height
+        self.cursor = (0, 0)
         self._clear(0, 0)
 
     @property
@@ -80,7 +81,9 @@ class Screen:
         row, column = self.cursor
         match kind:
             case "H":
-                self.cursor = tuple(int(part) - 1 for part in values.split(";"))  # type: ignore[assignment]
+                # Lines for a larger screen may still be under way when it has become smaller.
+                below, right = (int(part) - 1 for part in values.split(";"))
+                self.cursor = (min(below, self.height - 1), min(right, self.width - 1))
             case "m":
                 self._look = "" if values in ("", "0") else values
             case "K" if not values:

@@ -15,7 +15,7 @@ from megacov.cli.viewer.browser import Browser, RunSamples
 from megacov.cli.viewer.controls import Controls
 from megacov.cli.viewer.layout import lay_out
 from megacov.cli.viewer.paint import Painter, colours_of
-from megacov.cli.viewer.screen import Span, render
+from megacov.cli.viewer.screen import KEYS, Span, render
 from megacov.cli.viewer.viewer import Viewer
 from megacov.errors import DataError
 from megacov.monitor.overlays import COLOURS
@@ -84,6 +84,13 @@ def test_every_screen_fits_whatever_is_pressed(run, presses, width, height):
             assert all(span.text.isprintable() for span in line)
         row, column = screen.cursor or (0, 0)
         assert 0 <= row < height and 0 <= column < max(1, width)
+
+
+def test_every_key_of_the_help_does_something(run):
+    controls = Controls(viewer_of(run))
+    keys = {key for words, _ in KEYS for key in words.replace(",", " , ").split() if len(key) == 1} - {"q"}
+    assert keys >= set(".,np][oscf/xrb")
+    assert keys <= {*controls._actions}
 
 
 def test_one_step_is_read_at_a_time(tmp_path):
