@@ -112,8 +112,8 @@ def train_step(
         NumericsError: too many optimizer steps in a row were not finite; on every rank.
     """
     clock, groups = StepClock(), policy.groups
-    is_logged = (state.step + 1) % settings.log_every == 0
-    is_checked = is_logged and settings.theorem_every > 0 and (state.step + 1) % settings.theorem_every == 0
+    is_logged = settings.is_due(settings.log_every, state)
+    is_checked = is_logged and settings.is_due(settings.theorem_every, state)
     num_checked = settings.micro_batches.count_multiple if is_checked else 0
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.time("log_probs"):
@@ -147,7 +147,7 @@ def train_step(
             algorithm,
             groups,
             num_samples=len(batch.rewards),
-            is_logged=settings.is_due(settings.log_every, state),
+            is_logged=is_logged,
             with_histogram=settings.is_due(settings.cov_histogram_every, state),
         )
         found |= check.metrics() if check is not None else {}
