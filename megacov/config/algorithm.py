@@ -16,10 +16,46 @@ from megacov.config.section import Section
 
 
 class AdvantagesSection(Section):
-    """Advantages relative to the other samples of the same prompt."""
+    """Settings that all advantage estimators share."""
 
+    @property
+    def has_unit_scale(self) -> bool:
+        """Whether the spread of advantages in a group does not depend on the scale of rewards."""
+        return False
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the estimator: every setting but the name."""
+        return self.model_dump(exclude={"name"})
+
+
+class GroupRelativeAdvantages(AdvantagesSection):
+    """Reward minus the mean of the prompt's samples."""
+
+    name: Literal["group_relative"] = "group_relative"
+    """Relative to the mean of the prompt's samples; a section without a name means this one."""
     normalize_std: bool = True
     """Divide by the standard deviation of the group's rewards (GRPO); false only subtracts the mean (Dr. GRPO)."""
+
+    @property
+    def has_unit_scale(self) -> bool:
+        """Whether it divides by the spread of rewards."""
+        return self.normalize_std
+
+
+class RlooAdvantages(AdvantagesSection):
+    """Reward minus the mean of the prompt's other samples (arXiv 2402.14740); not divided by their spread."""
+
+    name: Literal["rloo"] = "rloo"
+    """Relative to the mean of the prompt's other samples."""
+
+
+def _advantages_form(value: Any) -> str:
+    """The member of `Advantages` that a value is for; files older than the second estimator have no name."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "group_relative" if name is None else str(name)
+
+
+Advantages = Annotated[GroupRelativeAdvantages, Tag("group_relative")] | Annotated[RlooAdvantages, Tag("rloo")]
 
 
 def _loss_form(value: Any) -> str | None:
@@ -148,8 +184,8 @@ class RolloutCorrectionSection(Section):
 class AlgorithmSection(Section):
     """The policy-gradient algorithm."""
 
-    advantages: AdvantagesSection = AdvantagesSection()
-    """Group-relative advantages."""
+    advantages: Advantages = Field(GroupRelativeAdvantages(), discriminator=Discriminator(_advantages_form))
+    """How much better a sample is than the others of its prompt."""
     loss: Loss = Field(PpoClipLoss(), discriminator=Discriminator(_loss_form))
     """The policy loss."""
     selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(

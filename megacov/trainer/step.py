@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megacov.advantages import group_relative
 from megacov.data.packing import MicroBatchSettings
 from megacov.megatron.policy import Policy
 from megacov.monitor.breakdown import TokenSums
@@ -123,7 +122,7 @@ def train_step(
         micro_batches = all_micro_batches(mini_batches)
         old = policy.log_probs(micro_batches, with_entropy_t1=True, num_with_sums=num_checked)
         reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-        advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+        advantages = algorithm.advantages(batch.rewards, batch.group_ids)
         mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
         mini_batches = [weigh_tokens(mini_batch, batch, algorithm, groups) for mini_batch in mini_batches]
         check_mismatch(all_inputs(mini_batches), groups, max_mismatch=settings.max_mismatch)
