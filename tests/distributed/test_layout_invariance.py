@@ -13,7 +13,7 @@ import torch
 from benchmarks.layout_invariance import TOLERANCE, all_layouts
 from megacov.losses import get_loss
 from megacov.trainer.algorithm import Algorithm
-from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS
+from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS, METHOD_ALGORITHMS
 from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, make_models, run_layouts, train_one
 from tests.support.layout_difference import Difference, compare, merge
 from tests.support.policies import KL_COV, laid_out_ranks, make_policy
@@ -59,7 +59,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[s
     def names_of(layout: Layout) -> list[str]:
         if layout.mixed:
             return ["kl_cov"]
-        return [*GLOBAL_ALGORITHMS, *(LOSS_ALGORITHMS if layout in LOSS_LAYOUTS else ())]
+        return [*GLOBAL_ALGORITHMS, *([*METHOD_ALGORITHMS, *LOSS_ALGORITHMS] if layout in LOSS_LAYOUTS else ())]
 
     return run_layouts([*LAYOUTS, *MIXED_LAYOUTS], tmp_path_factory.mktemp("models"), names_of)
 
@@ -84,6 +84,15 @@ def test_every_layout_reads_each_sample_at_its_own_temperature(differences, layo
     assert difference.selected > 10
     assert difference.mismatches == 0
     assert difference.worst < TOLERANCE, difference.relative
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", list(METHOD_ALGORITHMS))
+@pytest.mark.parametrize("layout", LOSS_LAYOUTS, ids=str)
+def test_every_method_of_selection_selects_the_same(differences, layout: Layout, name: str) -> None:
+    assert differences[layout][name].selected > 10
+    assert differences[layout][name].mismatches == 0
+    assert differences[layout][name].worst < TOLERANCE, differences[layout][name].relative
 
 
 @pytest.mark.dist
