@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megacov.launch.heartbeat import beat
-from megacov.megatron.kept_forwards import KeptForwards, is_last
+from megacov.megatron.kept_forwards import KeptForwards
+from megacov.megatron.output_layer import is_last, logits_of, without_output_layer
 from megacov.ops import vocab_parallel_log_probs_and_entropy
 from megacov.types import LossOutput, MicroBatch
 
@@ -102,6 +105,24 @@ def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
     )
 
 
+def _kept(
+    keep: KeptForwards, stage: nn.Module, index: int, forward: Callable[[], Tensor], read: Callable[..., Any]
+) -> tuple[Tensor, Callable[..., Any]]:
+    """Run a forward and keep its graph; on the last stage it is kept once `read` has made log-probs of its logits."""
+    if not is_last(stage):
+        output = forward()
+        keep.add(stage, index, output)
+        return output, read
+    if get_model_config(stage).recompute_granularity != "full":
+        return forward(), keep.adding(stage, index, read)
+
+    def read_hidden(hidden: Tensor, **kwargs: Any) -> Any:
+        return checkpoint(lambda states: read(logits_of(stage, states), **kwargs), hidden, use_reentrant=False)
+
+    with without_output_layer(stage):
+        return forward(), keep.adding(stage, index, read_hidden)
+
+
 def _run(
     chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
@@ -113,7 +134,7 @@ def _run(
 ) -> list[Any]:
     """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
 
-    `keep` receives the graph of each forward: of the model's output, on the last stage of what `loss_func` returned.
+    `keep` receives the graph of each forward. If whole layers are recomputed, the output layer is too there.
     `resume` gives the outputs that an earlier pass has kept, in place of the model's own.
     """
     device = next(chunks[0].parameters()).device
@@ -125,12 +146,9 @@ def _run(
         if resume is not None:
             return resume.resume(stage, index), loss_func(index, micro_batch)
         packed = _packed_seq_params(micro_batch)
-        output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
-        if keep is None:
-            return output, loss_func(index, micro_batch)
-        if not is_last(stage):
-            keep.add(stage, index, output)
-        return output, keep.adding(stage, index, loss_func(index, micro_batch))
+        forward = partial(stage, micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
+        read = loss_func(index, micro_batch)
+        return (forward(), read) if keep is None else _kept(keep, stage, index, forward, read)
 
     # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
     # stages send each other the shape of each micro-batch.

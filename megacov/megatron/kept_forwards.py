@@ -88,11 +88,6 @@ def received_by(stage: nn.Module) -> Tensor | None:
     return received
 
 
-def is_last(stage: nn.Module) -> bool:
-    """Whether the stage ends in logits."""
-    return bool(get_attr_wrapped_model(stage, "post_process"))
-
-
 class _Resume(torch.autograd.Function):
     """Kept outputs as a function of the tensor received again, whose backward runs through the kept graph."""
 
