@@ -78,6 +78,7 @@ else:
 
 Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
+Method = Literal["pass", "deferred"]
 
 
 class NoSelection(Section):
@@ -86,6 +87,7 @@ class NoSelection(Section):
     # Constants, so that a reader of any selection finds them; a file cannot set them.
     scope: ClassVar[Scope] = "mini_batch"
     log_probs: ClassVar[LogProbs] = "old"
+    method: ClassVar[Method] = "pass"
 
     name: Literal["none"] = "none"
     """No selection."""
@@ -107,7 +109,10 @@ class TokenSelection(Section):
     scope: Scope = "mini_batch"
     """The tokens that compete: of the whole optimizer step, of the rollout batch, or of each micro-batch on its own."""
     log_probs: LogProbs = "current"
-    """Judge by the policy about to be updated (one more forward pass, none on the first update) or by the old one."""
+    """Judge by the policy about to be updated, as `method` finds its log-probs, or by the old one."""
+    method: Method = "pass"
+    """How later updates get current log-probs in mini_batch scope: by one more forward pass, or from the update's own
+    forwards, whose backwards wait for the selection and whose activations are kept until then."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the selector.
@@ -115,7 +120,7 @@ class TokenSelection(Section):
         Returns:
             Every setting that is its own.
         """
-        return self.model_dump(exclude={"name", "scope", "log_probs", "allow_large_ratio"})
+        return self.model_dump(exclude={"name", "scope", "log_probs", "method", "allow_large_ratio"})
 
 
 class KlCovSelection(TokenSelection):

@@ -12,12 +12,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megacov.launch.heartbeat import beat
+from megacov.megatron.kept_forwards import KeptForwards
+from megacov.megatron.output_layer import is_last, logits_of, without_output_layer
 from megacov.ops import VocabSums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from megacov.types import LossOutput, MicroBatch
 
@@ -138,17 +141,37 @@ def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
     )
 
 
+def _kept(
+    keep: KeptForwards, stage: nn.Module, index: int, forward: Callable[[], Tensor], read: Callable[..., Any]
+) -> tuple[Tensor, Callable[..., Any]]:
+    """Run a forward and keep its graph; on the last stage it is kept once `read` has made log-probs of its logits."""
+    if not is_last(stage):
+        output = forward()
+        keep.add(stage, index, output)
+        return output, read
+    if get_model_config(stage).recompute_granularity != "full":
+        return forward(), keep.adding(stage, index, read)
+
+    def read_hidden(hidden: Tensor, **kwargs: Any) -> Any:
+        return checkpoint(lambda states: read(logits_of(stage, states), **kwargs), hidden, use_reentrant=False)
+
+    with without_output_layer(stage):
+        return forward(), keep.adding(stage, index, read_hidden)
+
+
 def _run(
     chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
-    outputs: Sequence[Any] | None = None,
+    keep: KeptForwards | None = None,
+    resume: KeptForwards | None = None,
 ) -> list[Any]:
     """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
 
-    `outputs` of an earlier pass take the place of the model's own, one a micro-batch.
+    `keep` receives the graph of each forward. If whole layers are recomputed, the output layer is too there.
+    `resume` gives the outputs that an earlier pass has kept, in place of the model's own.
     """
     device = next(chunks[0].parameters()).device
 
@@ -156,11 +179,12 @@ def _run(
         beat()
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
-        if outputs is not None:
-            return outputs[index], loss_func(index, micro_batch)
+        if resume is not None:
+            return resume.resume(stage, index), loss_func(index, micro_batch)
         packed = _packed_seq_params(micro_batch)
-        output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
-        return output, loss_func(index, micro_batch)
+        forward = partial(stage, micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
+        read = loss_func(index, micro_batch)
+        return (forward(), read) if keep is None else _kept(keep, stage, index, forward, read)
 
     # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
     # stages send each other the shape of each micro-batch.
@@ -233,8 +257,8 @@ def forward_backward(
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
         between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
-            before the first loss. All graphs are kept until their backwards, so memory grows with the number of
-            micro-batches. Only without pipeline stages.
+            before the first loss, on the last pipeline stage. All graphs are kept until their backwards, so memory
+            grows with the number of micro-batches. Pipeline stages send each other every activation twice.
 
     Returns:
         Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
@@ -255,8 +279,9 @@ def forward_backward(
             lambda index, mb: lambda logits: loss(index, mb, read(mb, logits)),
             forward_only=False,
         )
-    assert len(chunks) == 1 and parallel_state.get_pipeline_model_parallel_world_size() == 1, "no pipeline stages"
-    # Megatron leaves autograd on in a forward-only pass, so what the first pass returns still holds its graphs.
-    kept = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True)
-    between_passes([log_probs.detach() for log_probs, _ in kept])
-    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, outputs=kept)
+    kept = KeptForwards()
+    values = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True, keep=kept)
+    log_probs = [found.detach() for found, _ in values]
+    del values  # each graph is freed by its backward
+    between_passes(log_probs)
+    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, resume=kept)

@@ -46,6 +46,7 @@ class Algorithm:
     select: None for a loss that selects nothing.
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
     log_probs: "current" or "old", what the covariance is taken of.
+    selection_method: "pass" or "deferred", where the current log-probs of a later optimizer step come from.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
     denominator: tokens that aggregation divides by, "all" or "kept".
@@ -67,6 +68,7 @@ class Algorithm:
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
+    selection_method: str = "pass"
 
 
 def resolve_loss(config: RunConfig) -> Loss:
@@ -128,4 +130,5 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,
+        selection_method=selection.method,
     )
