@@ -15,6 +15,7 @@ from megacov.config.checkpoint import CheckpointSection
 from megacov.config.cluster import ClusterSection
 from megacov.config.data import DataSection, DataSource
 from megacov.config.evaluation import EvaluationSection
+from megacov.config.monitor import MonitorSection
 from megacov.config.rewards import RewardsSection
 from megacov.config.rollout import RolloutSection
 from megacov.config.section import Section
@@ -133,20 +134,6 @@ class BatchSection(Section):
     """Most positions of a forward pass, over its context-parallel ranks; a longer sequence has its own. [tokens]"""
     packed: bool = True
     """Place the sequences of a forward pass one behind another; false pads each to the longest."""
-
-
-class MonitorSection(Section):
-    """Output of a run while it trains."""
-
-    log_every: StrictInt = Field(1, ge=1)
-    """Steps between two records of scalars. [steps]"""
-    cov_histogram_every: StrictInt = Field(10, ge=0)
-    """Steps between two histograms of the covariance; 0 writes none. [steps]"""
-    progress: Literal["auto", "on", "off"] = "auto"
-    """Progress bars below the lines of finished steps; auto shows them on a terminal."""
-    samples_per_step: StrictInt = Field(8, ge=0)
-    """Responses of each step in RUN/samples: best and worst reward, the longest, one that was cut, then some of as many
-    prompts as possible. [sequences]"""
 
 
 class RunConfig(Section):
