@@ -17,6 +17,7 @@ from megacov.cli import (
     export,
     launch,
     make_prompts,
+    report,
     resume,
     schema,
     serve,
@@ -46,6 +47,7 @@ app.command()(launch.launch)
 app.command()(status.status)
 app.command()(data.data)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
 

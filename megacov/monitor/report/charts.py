@@ -81,8 +81,8 @@ def svg(key: str, title: str, shapes: str) -> str:
 def legend(names: Iterable[str]) -> str:
     """Names of the lines beside samples of them, in the order in which they are drawn."""
     items = "".join(
-        f'<li><svg class="key" viewBox="0 0 28 8" aria-hidden="true"><path class="line s{place % NUM_STYLES}" d="M0 4L28'
-        f' 4"/></svg>{escape(name)}</li>'
+        f'<li><svg class="key" viewBox="0 0 28 8" aria-hidden="true"><path class="line s{place % NUM_STYLES}"'
+        f' d="M0 4L28 4"/></svg>{escape(name)}</li>'
         for place, name in enumerate(names)
     )
     return f'<ul class="legend">{items}</ul>'
@@ -133,9 +133,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, t
 def _numbers(chart: Chart, lines: Mapping[str, Series]) -> str:
     every = np.unique(np.concatenate([series.steps for series in lines.values()]))
     shown = every[np.unique(np.linspace(0, len(every) - 1, min(MAX_ROWS, len(every))).round().astype(int))]
-    by_step = [
-        dict(zip(series.steps.tolist(), series.values.tolist(), strict=True)) for series in lines.values()
-    ]
+    by_step = [dict(zip(series.steps.tolist(), series.values.tolist(), strict=True)) for series in lines.values()]
     rows = [
         [str(step), *(number(values[step]) if step in values else "" for values in by_step)] for step in shown.tolist()
     ]

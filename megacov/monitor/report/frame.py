@@ -68,7 +68,9 @@ class Frame:
         for piece in _drawn_pieces(xs, ys):
             thin_xs, thin_ys = _thin(xs[piece], ys[piece])
             if len(thin_xs) == 1:
-                dots.append(f'<circle class="{css}" cx="{self._x(thin_xs[0]):.1f}" cy="{self._y(thin_ys[0]):.1f}" r="3"/>')
+                dots.append(
+                    f'<circle class="{css}" cx="{self._x(thin_xs[0]):.1f}" cy="{self._y(thin_ys[0]):.1f}" r="3"/>'
+                )
             else:
                 places = (f"{self._x(x):.1f} {self._y(y):.1f}" for x, y in zip(thin_xs, thin_ys, strict=True))
                 parts.append("M" + "L".join(places))
@@ -130,7 +132,7 @@ def round_ticks(values: Iterable[float], *, most: int) -> list[float]:
 def tick_names(ticks: Sequence[float]) -> list[str]:
     """Equally spaced numbers as text, with just enough digits to tell them apart."""
     step, largest = ticks[1] - ticks[0], max(abs(ticks[0]), abs(ticks[-1]))
-    if 1e-5 < step and largest < 1e7:
+    if step > 1e-5 and largest < 1e7:
         decimals = max(0, math.ceil(-math.log10(step) - 1e-9))
         return [f"{value + 0.0:,.{decimals}f}" for value in ticks]
     digits = max(1, math.ceil(math.log10(largest / step)) + 1)

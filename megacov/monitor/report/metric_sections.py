@@ -1,4 +1,4 @@
-"""The charts of the report, by section. A tag that a run does not have is left out, and a section says if it has none."""
+"""The charts of a report, by section. A tag that the run does not have is left out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COVARIANCE = (
         "Covariance by tail",
         "nats",
         {f"top {percent} %": f"cov/top_{percent}pct" for percent in ("0.02", "0.2", "2", "20", "50")},
-        "Mean covariance of log-prob and advantage over the tokens with the largest. A handful of tokens causes most of "
-        "the fall of entropy if the first lines lie far above the others.",
+        "Mean covariance of log-prob and advantage over the tokens with the largest. A handful of tokens causes most "
+        "of the fall of entropy if the first lines lie far above the others.",
     ),
     Chart("cov-mean", "Covariance of all tokens", "nats", {"mean": "cov/mean", "standard deviation": "cov/std"}),
     Chart(

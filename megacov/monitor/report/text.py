@@ -7,7 +7,7 @@ import json
 import math
 import re
 
-# Characters that a reader cannot see, or that reorder what stands around them. Joiners stay: scripts and emoji need them.
+# Characters that a reader cannot see, or that reorder others. Joiners stay: scripts and emoji need them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
