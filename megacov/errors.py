@@ -77,6 +77,12 @@ class PreflightError(MegacovError):
     exit_code = 11
 
 
+class AlarmError(MegacovError):
+    """An alarm that monitor.end_on names has ended the run."""
+
+    exit_code = 12
+
+
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
     """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to continue from."""
 
