@@ -75,7 +75,7 @@ class Scale:
     edges: tuple[float, float, float, float]
 
     def level(self, value: float | None) -> int | None:
-        """Level of a value: 0 to 4, or -4 to 4 where the overlay is signed; None if the value is not known or finite."""
+        """Level of a value: 0 to 4, also negative where the overlay is signed; None if it is not known or finite."""
         if value is None or not math.isfinite(value):
             return None
         if value < 0 and not self.overlay.is_signed:
@@ -86,6 +86,12 @@ class Scale:
     def levels(self, values: Iterable[float | None]) -> list[int | None]:
         """Level of each value."""
         return [self.level(value) for value in values]
+
+    def marker(self, level: int | None) -> str:
+        """How a level is written where there is no colour; nothing at level 0 and where the value is not known."""
+        if not level:
+            return ""
+        return "*" if self.overlay.is_yes_or_no else str(level)
 
     def legend(self) -> tuple[Band, ...]:
         """Levels that a value can have, from the lowest to the highest, each with its values in words."""
@@ -147,11 +153,6 @@ COLOURS = {
 }
 """Colours by level; level 0 and unknown have none. Orange and blue differ for every kind of colour blindness, and each
 darkens with the level, so a grey print keeps the order."""
-
-
-def marker(level: int | None) -> str:
-    """How a level is written where there is no colour: a number, or nothing at level 0 and where it is not known."""
-    return str(level) if level else ""
 
 
 def is_notable(level: int | None) -> bool:

@@ -17,7 +17,6 @@ from megacov.monitor.overlays import (
     SHARES,
     fixed_scale,
     is_notable,
-    marker,
     quantile_scale,
 )
 
@@ -97,7 +96,8 @@ def test_a_legend_reads_as_ranges():
 
 
 def test_markers_and_notable_levels():
-    assert [marker(level) for level in (None, 0, 1, -4)] == ["", "", "1", "-4"]
+    assert [fixed_scale(OVERLAYS["mismatch"]).marker(level) for level in (None, 0, 1, -4)] == ["", "", "1", "-4"]
+    assert [fixed_scale(OVERLAYS["selected"]).marker(level) for level in (None, 0, HIGHEST)] == ["", "", "*"]
     assert [level for level in (None, -4, -3, -2, 0, 2, 3, 4) if is_notable(level)] == [-4, -3, 3, 4]
 
 
