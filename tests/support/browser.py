@@ -35,7 +35,9 @@ _OPTIONS = (
     "--remote-debugging-pipe",
 )
 # Chromium reads commands at file 3 and writes answers at file 4.
-_START = "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 3); os.dup2(b, 4); os.execvp(sys.argv[3], sys.argv[3:])"
+_START = (
+    "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 3); os.dup2(b, 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
 
 
 class PageError(AssertionError):
@@ -146,7 +148,16 @@ class Browser:
             self.problems.append(str(details["entry"]["text"]))
 
 
-_CODES = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+_CODES = {
+    "Tab": 9,
+    "Enter": 13,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 
 
 def why_no_browser() -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from megacov.monitor.alarm import Alarm
 from megacov.monitor.history import History
 from megacov.monitor.report.samples import Samples
 
@@ -32,17 +34,22 @@ class RunFacts:
 
     written: when the report was made, in words.
     config: text of config.yaml; "" if there is none.
+    settings: what it holds, as plain values; None if that is not known.
     history: metrics of training.
     evaluation: metrics of evaluations.
     scores: of all evaluations, by step.
+    alarms_source: where the alarms come from, as a sentence.
     problems: a sentence for each thing that could not be read.
     """
 
     name: str
     written: str
     config: str
+    settings: Mapping[str, Any] | None
     history: History
     evaluation: History
     scores: Sequence[Score]
     samples: Samples
+    alarms: Sequence[Alarm]
+    alarms_source: str
     problems: Sequence[str]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from megacov.config.yaml_text import read_yaml
+from megacov.config.yaml_text import MAX_YAML_BYTES, parse_yaml
 from megacov.errors import ConfigError, DataError
+from megacov.monitor.alarm import Alarm
+from megacov.monitor.alarms import AlarmSettings, find_alarms
+from megacov.monitor.alarms_file import ALARMS_NAME, read_alarms
 from megacov.monitor.event_reader import read_history
 from megacov.monitor.history import History
 from megacov.monitor.report.evaluations import read_scores
@@ -38,25 +44,31 @@ def gather_facts(run: Path, *, max_tokens: int) -> RunFacts:
         )
     problems: list[str] = []
     config = _read_config(run, problems)
+    settings = _parse(config, run / _CONFIG, problems) if config else None
     history = _read_history(run / _EVENTS, problems, is_expected=True)
     evaluation = _read_history(run / _EVALUATION_EVENTS, problems, is_expected=False)
     scores = read_scores(run, on_problem=problems.append)
     samples = gather_samples(run, max_tokens=max_tokens)
+    alarms, source = _alarms(run, history, settings, problems)
     return RunFacts(
-        name=_name(run, config),
+        name=_name(run, settings),
         written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         config=config,
+        settings=settings,
         history=history,
         evaluation=evaluation,
         scores=scores,
         samples=samples,
+        alarms=alarms,
+        alarms_source=source,
         problems=[*problems, *samples.problems],
     )
 
 
 def _read_config(run: Path, problems: list[str]) -> str:
     try:
-        return (run / _CONFIG).read_text(encoding="utf-8", errors="backslashreplace")
+        with (run / _CONFIG).open(encoding="utf-8", errors="backslashreplace") as file:
+            return file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -64,14 +76,55 @@ def _read_config(run: Path, problems: list[str]) -> str:
         return ""
 
 
-def _name(run: Path, config: str) -> str:
-    """The run's own name; that of its folder if config.yaml has none."""
+def _parse(text: str, source: Path, problems: list[str]) -> Mapping[str, Any] | None:
     try:
-        section = read_yaml(run / _CONFIG, source="config.yaml").get("run") if config else None
-    except ConfigError:
-        section = None
-    name = section.get("name") if isinstance(section, dict) else None
+        settings = parse_yaml(text, source=str(source))
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+    return settings if isinstance(settings, Mapping) else None
+
+
+def _name(run: Path, settings: Mapping[str, Any] | None) -> str:
+    """The run's own name; that of its folder if config.yaml has none."""
+    name = _get(settings, "run", "name")
     return name if isinstance(name, str) and name else run.resolve().name
+
+
+def _alarms(
+    run: Path, history: History, settings: Mapping[str, Any] | None, problems: list[str]
+) -> tuple[Sequence[Alarm], str]:
+    """The alarms that the run has raised, or those that its metrics raise now; and which of the two they are."""
+    try:
+        if (run / ALARMS_NAME).is_file():
+            alarms, num_damaged = read_alarms(run)
+            if num_damaged:
+                problems.append(f"{run / ALARMS_NAME} has {num_damaged} damaged lines.")
+            return alarms, "As the run raised them while it trained."
+    except OSError as error:
+        problems.append(f"{run / ALARMS_NAME} cannot be read: {error.strerror}.")
+    found = find_alarms(history, _alarm_settings(settings))
+    return found, f"Found in the metrics now, because the run has no {ALARMS_NAME} that can be read."
+
+
+def _alarm_settings(settings: Mapping[str, Any] | None) -> AlarmSettings:
+    """The thresholds of the run, and the usual ones where it has none."""
+    thresholds = _get(settings, "monitor", "alarms")
+    known = {each.name for each in fields(AlarmSettings)} - {"updates_per_rollout"}
+    values = {
+        name: value
+        for name, value in (thresholds.items() if isinstance(thresholds, Mapping) else ())
+        if name in known and type(value) in (int, float)
+    }
+    updates = _get(settings, "batch", "updates_per_rollout")
+    return AlarmSettings(**values, updates_per_rollout=updates if type(updates) is int else None)
+
+
+def _get(settings: Mapping[str, Any] | None, *names: str) -> Any:
+    value: Any = settings
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _read_history(folder: Path, problems: list[str], *, is_expected: bool) -> History:

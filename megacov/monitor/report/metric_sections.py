@@ -98,7 +98,7 @@ def entropy_and_reward(scalars: Mapping[str, Series]) -> str:
         "Entropy",
         "nats",
         {"every token equal": ENTROPY_TAG, "every response equal": "entropy/sequence_mean"},
-        "Of the policy over the whole vocabulary, before the first optimizer step of each step.",
+        "The policy's, over the whole vocabulary, before the first optimizer step of each step.",
     )
     sources = {tag.removeprefix(f"{REWARD_TAG}_"): tag for tag in scalars if tag.startswith(f"{REWARD_TAG}_")}
     reward = Chart("reward", "Reward", "reward", {"all responses": REWARD_TAG} | sources)

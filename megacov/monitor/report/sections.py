@@ -11,8 +11,10 @@ import numpy as np
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.history import Series
 from megacov.monitor.report import metric_sections as metrics
+from megacov.monitor.report.alarms_section import alarms_section, alarms_summary
 from megacov.monitor.report.charts import Chart, draw, table
 from megacov.monitor.report.facts import RunFacts
+from megacov.monitor.report.law_section import law_section, law_summary
 from megacov.monitor.report.samples import TokenSums, most_entropy_lost, most_selected
 from megacov.monitor.report.samples_section import samples_section
 from megacov.monitor.report.text import count, escape, number
@@ -42,7 +44,9 @@ class Section:
 def sections(facts: RunFacts) -> Iterator[Section]:
     """Yield the sections of a report, in the order of the page."""
     scalars = facts.history.scalars
+    yield Section("alarms", "Alarms", alarms_section(facts.alarms, facts.alarms_source))
     yield _charts("entropy-reward", "Entropy and reward", metrics.entropy_and_reward(scalars), "entropy or reward")
+    yield Section("law", "Entropy law", *law_section(facts.history, facts.settings))
     yield _charts("covariance", "Covariance", metrics.draw_all(metrics.COVARIANCE, scalars), "covariance")
     yield _charts("selection", "Selection", metrics.draw_all(metrics.SELECTION, scalars), "selection")
     yield _charts("lengths-section", "Lengths", metrics.draw_all(metrics.LENGTHS, scalars), "length")
@@ -69,6 +73,9 @@ def summary_rows(facts: RunFacts) -> Iterator[tuple[str, str]]:
     if held:
         steps = np.unique(np.concatenate(held))
         yield "logged steps", f"{count(len(steps), 'step')}, {steps[0]} to {steps[-1]}"
+    if ceiling := law_summary(facts.history, facts.settings):
+        yield "ceiling of the reward by the law", ceiling
+    yield "alarms", alarms_summary(facts.alarms)
     if facts.samples.num_samples:
         yield (
             "samples",
@@ -124,7 +131,7 @@ def _evaluation(facts: RunFacts) -> Section:
             text_columns=2,
         )
     missing = (
-        "" if body else "The run has no evaluations: evaluation.suite asks for them, and so does `megacov evaluate`."
+        "" if body else "The run has no evaluations: evaluation.suite asks for them, and so does megacov evaluate."
     )
     return Section("evaluation", "Evaluation", body, missing)
 
