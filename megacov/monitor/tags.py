@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
+from megacov.monitor.law_tags import ALARM_TAGS, LAW_SECTIONS, LAW_TAGS
 from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
 from megacov.monitor.tag import Tag
 from megacov.monitor.tag_sections import HEAD, SECTIONS
@@ -254,6 +255,8 @@ _TABLE = (
         "none",
     ),
     Tag("health/failed_saves", "Failed saves of a checkpoint since the run was started or resumed.", "saves", "none"),
+    *LAW_TAGS,
+    *ALARM_TAGS,
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
@@ -268,7 +271,7 @@ def render_markdown() -> str:
         "",
         HEAD,
     ]
-    for section, text in SECTIONS.items():
+    for section, text in (SECTIONS | LAW_SECTIONS).items():
         lines += ["", f"## {section}", "", text, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
         lines += [
             f"| `{tag.name}` | {tag.meaning.replace('|', chr(92) + '|')} | {tag.unit} | {tag.denominator} |"

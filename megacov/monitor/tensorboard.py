@@ -111,6 +111,12 @@ class MetricWriter:
                 global_step=step,
             )
 
+    def write_text(self, tag: str, text: str, *, step: int) -> None:
+        """Write a text of one step; raises DataError if that fails."""
+        self._check_tag(tag, "text")
+        with self._disk():
+            self._writer.add_text(tag, text, global_step=step)
+
     def write_config(self, text: str) -> None:
         """Show a YAML configuration on the text page, at the last step before this writer's; raises DataError."""
         self._check_tag(_CONFIG_TAG, "text")

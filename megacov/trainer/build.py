@@ -38,6 +38,7 @@ from megacov.trainer.saving.continuation import find_accepted_checkpoint
 from megacov.trainer.saving.restore import read_rollout_state, restore
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport, StepSettings
+from megacov.trainer.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer`, `status` and `progress` are on rank 0 only."""
+    """The parts of a run on this rank. `writer`, `status`, `progress` and `watch` are on rank 0 only."""
 
     config: RunConfig
     policy: Policy
@@ -61,6 +62,7 @@ class Run:
     writer: MetricWriter | None
     status: StatusFile | None
     progress: ProgressReport | None
+    watch: Watch | None = None
 
     def record(self, report: StepReport) -> None:
         """Write and show a finished step; does nothing off rank 0."""
@@ -70,8 +72,11 @@ class Run:
         if self.writer.reopen_if_deleted():
             self.writer.write_config(dump_config(self.config))
         if step % self.config.monitor.log_every == 0:
-            self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
+            scalars = report.metrics | self.checkpointer.metrics()
+            self.writer.write_scalars(scalars, step=step)
             self.status.add_step(step, report.metrics)
+            if self.watch is not None:
+                self.watch.add_step(step, scalars)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         self.writer.flush()
@@ -190,13 +195,14 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         if worker is not None and good is not None:
             worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = status = None
+        writer = status = watch = None
         if progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
             tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
             writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
+            watch = Watch(config, writer, first_step=first_step)
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         last_saved = None if good is None else state.step
@@ -210,7 +216,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress)
+        yield Run(
+            config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress, watch
+        )
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
