@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from megacov.monitor.overlays import OVERLAYS, Overlay, Scale, fixed_scale, quantile_scale
@@ -41,7 +41,7 @@ def samples_data(shown: Sequence[ShownSample]) -> dict[str, Any]:
     strings: dict[str, int] = {}
     return {
         "overlays": [_overlay(overlay, shown) for overlay in OVERLAYS.values()],
-        "samples": [_sample(sample, strings) for sample in shown],
+        "samples": [_sample(sample, title, strings) for sample, title in zip(shown, _titles(shown), strict=True)],
         "strings": [show_hidden(text) for text in strings],
     }
 
@@ -74,11 +74,20 @@ def _scale(scale: Scale) -> dict[str, Any]:
     return {"edges": list(scale.edges), "legend": [[band.level, band.text] for band in scale.legend()]}
 
 
-def _sample(sample: ShownSample, strings: dict[str, int]) -> dict[str, Any]:
+def _titles(shown: Sequence[ShownSample]) -> Iterator[str]:
+    """Name each response by its row in the rollout batch, or by its place in a file that has no rows."""
+    places: dict[int, int] = {}
+    for sample in shown:
+        places[sample.step] = places.get(sample.step, 0) + 1
+        which = f"line {places[sample.step]}" if sample.sample is None else f"row {sample.sample}"
+        yield f"Step {sample.step}, {which}"
+
+
+def _sample(sample: ShownSample, title: str, strings: dict[str, int]) -> dict[str, Any]:
     tokens = sample.tokens
     return {
+        "title": title,
         "step": sample.step,
-        "row": sample.sample,
         "reward": _short(sample.reward),
         "length": length_of(sample),
         "truncated": sample.finish_reason == "length",

@@ -155,7 +155,9 @@ def _tokens(facts: RunFacts) -> Section:
     else:
         body += "<p>None of their tokens was selected.</p>"
     if lost:
-        body += _token_table(lost, f"Tokens of largest covariance, summed, in {seen}: they lost most entropy")
+        body += _token_table(
+            lost, f"Tokens of largest covariance, summed, in {seen}: to first order these pull entropy down most"
+        )
     return Section(key, title, body)
 
 

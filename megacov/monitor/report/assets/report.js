@@ -62,10 +62,8 @@
     );
   }
 
-  const title = (sample) => `Step ${sample.step}, response ${sample.row === null ? "of unknown row" : sample.row}`;
-
   function label(sample) {
-    const parts = [title(sample), `reward ${sample.reward}`, `${sample.length} tokens`];
+    const parts = [sample.title, `reward ${sample.reward}`, `${sample.length} tokens`];
     if (sample.truncated) parts.push("truncated");
     return parts.concat(sample.notable).join(" \u00b7 ");
   }
@@ -87,7 +85,7 @@
     byId("list").selectedIndex = place;
     byId("previous").disabled = place === 0;
     byId("next").disabled = place === shown.length - 1;
-    byId("sample-title").textContent = title(current);
+    byId("sample-title").textContent = current.title;
     byId("sample-facts").replaceChildren(
       ...current.facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
     );
