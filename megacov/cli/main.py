@@ -19,6 +19,7 @@ from megacov.cli import (
     make_prompts,
     report,
     resume,
+    samples,
     schema,
     serve,
     status,
@@ -46,6 +47,7 @@ app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)
 app.command()(data.data)
+app.command()(samples.samples)
 app.command()(compare.compare)
 app.command()(report.report)
 app.command()(doctor.doctor)

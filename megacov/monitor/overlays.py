@@ -46,7 +46,7 @@ OVERLAYS = {
     overlay.name: overlay
     for overlay in (
         Overlay("entropy", "entropy", "nats", is_signed=False, edges=(0.05, 0.2, 0.7, 1.5)),
-        Overlay("covariance", "covariance", "", is_signed=True, edges=(0.02, 0.1, 0.5, 2.0)),
+        Overlay("covariance", "covariance", "nats", is_signed=True, edges=(0.02, 0.1, 0.5, 2.0)),
         Overlay(
             "mismatch", "mismatch (server - trainer log-prob)", "nats", is_signed=True, edges=(0.01, 0.05, 0.2, 1.0)
         ),
@@ -125,6 +125,9 @@ def quantile_scale(overlay: Overlay, values: Iterable[float | None]) -> Scale:
         overlay: what the values are; yes and no keep the fixed scale.
         values: of the tokens at hand; those that are not known or not finite do not count, and without any the scale is
             the fixed one.
+
+    Returns:
+        The scale.
     """
     sizes = sorted(abs(value) for value in values if value is not None and math.isfinite(value))
     if overlay.is_yes_or_no or not sizes:
