@@ -17,6 +17,7 @@ from megacov.cli import (
     export,
     launch,
     make_prompts,
+    predict,
     report,
     resume,
     samples,
@@ -50,6 +51,7 @@ app.command()(data.data)
 app.command()(samples.samples)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(predict.predict)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
 

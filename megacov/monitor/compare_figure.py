@@ -16,38 +16,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from megacov.errors import DataError
 from megacov.monitor.compare import SMOOTHING_WINDOW, Run, smooth, summarise
+from megacov.monitor.figure_style import COLOURS, GREY, MARKERS, STYLE, save_figure
 
 SIZE_INCHES = (13.2, 4.6)
-DOTS_PER_INCH = 200
-"""Twice the usual 100, for screens of high density."""
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart. In greyscale the markers differ.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _GREY, _GRID = "#222222", "#777777", "#E6E6E6"
-# Any, because the type of the keys differs between versions of matplotlib.
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GREY,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 12,
-    "axes.titlepad": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-}
 
 
 def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) -> None:
@@ -61,7 +33,7 @@ def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) 
     Raises:
         DataError: the picture cannot be written.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout=ConstrainedLayoutEngine(wspace=0.05))
         FigureCanvasAgg(figure)
         reward_axes, entropy_axes, fair_axes = figure.subplots(1, 3)
@@ -69,10 +41,10 @@ def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) 
         _label(reward_axes, "Reward", "step", "mean reward")
         _label(entropy_axes, "Entropy", "step", "entropy (nats, log scale)")
         _label(fair_axes, "Entropy at equal reward", "mean reward", "entropy (nats, log scale)")
-        reward_axes.axhline(reward, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
-        fair_axes.axvline(reward, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+        reward_axes.axhline(reward, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        fair_axes.axvline(reward, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         for index, group in enumerate(groups):
-            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             _draw_curves(reward_axes, entropy_axes, fair_axes, group, colour)
             _mark_crossing(fair_axes, group, reward, colour, marker)
         _use_log_scale(entropy_axes)
@@ -82,11 +54,11 @@ def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) 
             f"Thin: seeds. Thick: mean over seeds, centred moving average of {SMOOTHING_WINDOW} logged steps."
             f" Markers: entropy where the reward first reaches {reward:g} (dashed), mean over seeds.",
             fontsize=8.5,
-            color=_GREY,
+            color=GREY,
             x=0.01,
             ha="left",
         )
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _draw_curves(reward_axes: Axes, entropy_axes: Axes, fair_axes: Axes, group: Sequence[Run], colour: str) -> None:
@@ -142,15 +114,3 @@ def _use_log_scale(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest > 5 * lowest else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _save(figure: Figure, path: Path) -> None:
-    if path.suffix != ".png":
-        raise DataError(f"The picture is a PNG, but its name is {path.name}: let it end in .png.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
-    except OSError as error:
-        raise DataError(
-            f"The picture cannot be written to {path} ({error.strerror}): choose another --output."
-        ) from error

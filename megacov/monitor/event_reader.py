@@ -179,7 +179,7 @@ class _Reading:
 
     def history(self) -> History:
         return History(
-            scalars={tag: _series(steps, values) for tag, (steps, values) in self._points.items() if steps},
+            scalars={tag: Series.of_points(steps, values) for tag, (steps, values) in self._points.items() if steps},
             texts={tag: text for tag, (_, text) in self._texts.items()},
             problems=tuple(self._problems),
         )
@@ -195,10 +195,3 @@ def _number(tensor: TensorProto) -> float | None:
         return float(tensor_util.make_ndarray(tensor).reshape(-1)[0])
     except (TypeError, ValueError, IndexError):
         return None
-
-
-def _series(steps: array[int], values: array[float]) -> Series:
-    """Points in the order of their steps; of one step's, the last that was read."""
-    last_first = np.array(steps, dtype=np.int64)[::-1]
-    unique, positions = np.unique(last_first, return_index=True)
-    return Series(steps=unique, values=np.array(values, dtype=np.float64)[::-1][positions])

@@ -1,4 +1,4 @@
-"""The law R = -a exp(H) + b between entropy and reward: fit, intervals, early prediction, and when not to believe it."""
+"""The law R = -a exp(H) + b between entropy and reward: fit, intervals, early prediction, and a verdict."""
 
 from megacov.monitor.entropy_law.conditions import read_conditions
 from megacov.monitor.entropy_law.law import EntropyLaw, Intervals, fit

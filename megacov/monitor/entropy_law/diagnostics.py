@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megacov.monitor.entropy_law.estimate import Estimate, Floats, estimate, whiten
+from megacov.monitor.entropy_law.estimate import Estimate, Floats, curvature_p, estimate, whiten
 
 BLOCKS = 10
 """Stretches of equal length that are left out in turn."""
@@ -37,6 +37,7 @@ class Diagnostics:
     num_runs, expected_runs: stretches of residuals of one sign, counted and expected, after the autocorrelation is
         taken out of them.
     runs_p: probability of so few or so many runs where the curve is right (Wald and Wolfowitz).
+    curvature_p: probability of so much curvature of reward over exp(H) where the law's straight line is right.
     halves_p: probability that the halves of the run differ so much in their curves where one curve is right for both;
         None where a half has too few points, or one entropy only.
     one_left_out: the point that matters most.
@@ -47,6 +48,7 @@ class Diagnostics:
     num_runs: int
     expected_runs: float
     runs_p: float
+    curvature_p: float
     halves_p: float | None
     one_left_out: LeftOut
     block_left_out: LeftOut
@@ -73,6 +75,7 @@ def diagnose(entropies: Floats, rewards: Floats, fitted: Estimate) -> Diagnostic
         num_runs=num_runs,
         expected_runs=expected,
         runs_p=runs_p,
+        curvature_p=curvature_p(entropies, rewards),
         halves_p=_compare_halves(entropies, rewards),
         one_left_out=_leave_out(columns, answers, num_parts=len(answers)),
         block_left_out=_leave_out(columns, answers, num_parts=min(BLOCKS, len(answers))),

@@ -43,7 +43,7 @@ def predict_early(entropies: Floats, rewards: Floats, *, share: float = PAPER_SH
         share: share of the points that the fit sees, between 0 and 1.
 
     Returns:
-        The prediction; None if the first points are fewer than FEWEST_EARLY, have one entropy only, or are all there are.
+        The prediction; None if the first points are fewer than FEWEST_EARLY, have one entropy only, or are all of them.
     """
     count = math.ceil(share * len(entropies) - 1e-9)
     if not FEWEST_EARLY <= count < len(entropies):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from megacov.errors import DataError
 from megacov.monitor.entropy_law.diagnostics import Diagnostics, diagnose
 from megacov.monitor.entropy_law.early import PAPER_SHARE, EarlyPrediction, predict_early
-from megacov.monitor.entropy_law.estimate import Interval, estimate
+from megacov.monitor.entropy_law.estimate import Estimate, Interval, estimate
 from megacov.monitor.entropy_law.verdict import Reason, Verdict, judge, reasons_of_fit, reasons_of_points
 
 _NOT_KNOWN = Interval(math.nan, math.nan)
@@ -29,12 +29,13 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class EntropyLaw:
-    """The law in one run. Without a fit all numbers are NaN, `diagnostics` and `early` are None, and `verdict` says why.
+    """The law in one run. Without a fit, numbers are NaN, `diagnostics` and `early` are None, and `verdict` says why.
 
     a, b: coefficients of R = -a exp(H) + b, H in nats.
     ceiling: b - a, the reward at entropy 0.
     intervals: 95 % intervals of the three.
     rmse: root mean square of the residuals, in units of the reward.
+    curve: the coefficients with their covariance; None without a fit.
     num_points: finite points of the run.
     diagnostics: checks of the residuals.
     early: prediction from the beginning of the run; None where the beginning is too short.
@@ -47,12 +48,13 @@ class EntropyLaw:
     intervals: Intervals
     rmse: float
     num_points: int
+    curve: Estimate | None
     diagnostics: Diagnostics | None
     early: EarlyPrediction | None
     verdict: Verdict
 
     def predict(self, entropy: float) -> float:
-        """The reward at an entropy. [nats]"""
+        """The reward at an entropy in nats; NaN without a fit."""
         return self.b - self.a * math.exp(entropy)
 
 
@@ -62,6 +64,7 @@ def fit(
     *,
     early: float = PAPER_SHARE,
     conditions: Sequence[Reason] | None = None,
+    best_reward: float | None = None,
 ) -> EntropyLaw:
     """Fit the law to the points of one run.
 
@@ -71,6 +74,7 @@ def fit(
         early: share of the points from which the others are predicted.
         conditions: reasons that the run's settings give, as `read_conditions` finds them; None if nothing is known of
             the settings.
+        best_reward: highest reward that a response can have, or the highest seen; None if it is not known.
 
     Returns:
         The law. It is a pure function of the points, so a run that grows is fitted anew.
@@ -96,7 +100,7 @@ def fit(
         return _without_fit(len(entropies), judge(reasons, settings_known=conditions is not None))
     fitted = estimate(entropies, rewards)
     checks = diagnose(entropies, rewards, fitted)
-    reasons += reasons_of_fit(entropies, fitted, checks)
+    reasons += reasons_of_fit(entropies, fitted, checks, best_reward=best_reward)
     return EntropyLaw(
         a=fitted.a,
         b=fitted.b,
@@ -104,6 +108,7 @@ def fit(
         intervals=Intervals(fitted.interval(1.0, 0.0), fitted.interval(0.0, 1.0), fitted.interval(-1.0, 1.0)),
         rmse=float(np.sqrt(np.mean((fitted.predict(entropies) - rewards) ** 2))),
         num_points=len(entropies),
+        curve=fitted,
         diagnostics=checks,
         early=predict_early(entropies, rewards, share=early),
         verdict=judge(reasons, settings_known=conditions is not None),
@@ -112,4 +117,4 @@ def fit(
 
 def _without_fit(num_points: int, verdict: Verdict) -> EntropyLaw:
     nothing = Intervals(_NOT_KNOWN, _NOT_KNOWN, _NOT_KNOWN)
-    return EntropyLaw(math.nan, math.nan, math.nan, nothing, math.nan, num_points, None, None, verdict)
+    return EntropyLaw(math.nan, math.nan, math.nan, nothing, math.nan, num_points, None, None, None, verdict)

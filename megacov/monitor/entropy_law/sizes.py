@@ -37,12 +37,14 @@ class SizeLine:
 
     per_tenfold: what a size ten times as large adds.
     value: the line at the size asked for.
-    interval: 95 % interval of a run's coefficient there; None with two points, which any line fits.
+    interval: 95 % interval of a run's coefficient there; None with two runs, which any line fits.
+    error: value minus the mean of the runs of that size; None where there are none.
     """
 
     per_tenfold: float
     value: float
     interval: Interval | None
+    error: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,7 @@ class SizePrediction:
 
     size: size that is predicted.
     from_sizes: the sizes of the runs that predict it, ascending, each once.
-    a, b, ceiling: lines through the smaller models' coefficients, at that size.
-    a_error, b_error, ceiling_error: predicted minus fitted, where runs of that size exist; their mean there.
+    a, b, ceiling: lines through the other sizes' coefficients, at that size.
     """
 
     size: float
@@ -60,9 +61,6 @@ class SizePrediction:
     a: SizeLine
     b: SizeLine
     ceiling: SizeLine
-    a_error: float | None
-    b_error: float | None
-    ceiling_error: float | None
 
 
 def predict_size(laws: Sequence[SizedLaw], size: float) -> SizePrediction:
@@ -87,25 +85,25 @@ def predict_size(laws: Sequence[SizedLaw], size: float) -> SizePrediction:
             f"A line over sizes needs runs of {FEWEST_SIZES} sizes beside {size:g}, and there are {len(from_sizes)}: "
             "add runs of other sizes."
         )
-    lines, errors = [], []
-    for values, observed in (
-        ([law.a for law in others], [law.a for law in own]),
-        ([law.b for law in others], [law.b for law in own]),
-        ([law.b - law.a for law in others], [law.b - law.a for law in own]),
-    ):
-        lines.append(_line([law.size for law in others], values, size))
-        errors.append(lines[-1].value - float(np.mean(observed)) if observed else None)
-    return SizePrediction(size, from_sizes, *lines, *errors)
+    sizes = [law.size for law in others]
+    return SizePrediction(
+        size,
+        from_sizes,
+        a=_line(sizes, [law.a for law in others], size, [law.a for law in own]),
+        b=_line(sizes, [law.b for law in others], size, [law.b for law in own]),
+        ceiling=_line(sizes, [law.b - law.a for law in others], size, [law.b - law.a for law in own]),
+    )
 
 
-def _line(sizes: Sequence[float], values: Sequence[float], size: float) -> SizeLine:
+def _line(sizes: Sequence[float], values: Sequence[float], size: float, observed: Sequence[float]) -> SizeLine:
     logs, y = np.log10(sizes), np.asarray(values)
     x, at = logs - logs.mean(), math.log10(size) - float(logs.mean())
     squares = float(x @ x)
     slope, dof = float(x @ y) / squares, len(y) - 2
     value = float(y.mean()) + slope * at
+    error = value - float(np.mean(observed)) if observed else None
     if dof < 1:
-        return SizeLine(slope, value, None)
+        return SizeLine(slope, value, None, error)
     variance = float(np.sum((y - y.mean() - slope * x) ** 2)) / dof
     half = t_quantile(dof) * math.sqrt(variance * (1 + 1 / len(y) + at * at / squares))
-    return SizeLine(slope, value, Interval(value - half, value + half))
+    return SizeLine(slope, value, Interval(value - half, value + half), error)

@@ -20,18 +20,28 @@ def t_quantile(dof: int, coverage: float = 0.95) -> float:
     Returns:
         The quantile, to about 12 digits.
     """
-    dof = min(dof, _LIKE_NORMAL)
     low, high = 0.0, 1.0
-    while _coverage(high, dof) < coverage:
+    while t_coverage(high, dof) < coverage:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _coverage(middle, dof) < coverage else (low, middle)
+        low, high = (middle, high) if t_coverage(middle, dof) < coverage else (low, middle)
     return high
 
 
-def _coverage(t: float, dof: int) -> float:
-    """P(|T| <= t): the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+def t_coverage(t: float, dof: int) -> float:
+    """Probability that a variable with Student's distribution lies in [-t, t].
+
+    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+
+    Args:
+        t: at least 0.
+        dof: degrees of freedom, at least 1; more than 1000 count as 1000.
+
+    Returns:
+        The probability.
+    """
+    dof = min(dof, _LIKE_NORMAL)
     angle = math.atan(t / math.sqrt(dof))
     cosine = math.cos(angle)
     first = 2 if dof % 2 else 1

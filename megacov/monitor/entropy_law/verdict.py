@@ -15,7 +15,7 @@ Outcome = Literal["holds", "doubtful", "refused"]
 
 FEWEST_POINTS = 20
 NARROWEST_SPAN = 0.05
-"""Difference of the highest and the lowest entropies of a run that still shows a curve: exp(H) then spans 5 %. [nats]"""
+"""Span of a run's entropies that still shows a curve: exp(H) then spans 5 %. [nats]"""
 _MOST_MISSING = 0.2
 _UNLIKELY = 0.001
 """Probability below which residuals speak against the curve: one healthy run in a thousand is flagged for each test."""
@@ -51,16 +51,17 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The verdict in plain English."""
-        if not self.reasons and self.settings_known:
-            return "the law holds here: neither the curve nor the settings of the run speak against it."
-        if not self.reasons:
-            return (
-                "the curve speaks for the law. The settings of the run are not known: the law does not hold if anything "
-                "steered the entropy, or if the data changed."
-            )
-        start = {"refused": "do not use these numbers", "doubtful": "use these numbers with care", "holds": ""}
-        return f"{start[self.outcome]}: {' '.join(reason.sentence for reason in self.reasons)}"
+        """The verdict in plain English, without its reasons."""
+        if self.outcome == "refused":
+            return "do not use these numbers."
+        if self.outcome == "doubtful":
+            return "use these numbers with care."
+        if self.settings_known:
+            return "neither the curve nor the settings of the run speak against the law."
+        return (
+            "the curve speaks for the law. The settings of the run are not known: the law does not hold if anything "
+            "steered the entropy, or if the data changed."
+        )
 
 
 def judge(reasons: Sequence[Reason], *, settings_known: bool) -> Verdict:
@@ -117,18 +118,21 @@ def reasons_of_points(entropies: Floats, *, num_missing: int) -> list[Reason]:
     return reasons
 
 
-def reasons_of_fit(entropies: Floats, fitted: Estimate, checks: Diagnostics) -> list[Reason]:
+def reasons_of_fit(
+    entropies: Floats, fitted: Estimate, checks: Diagnostics, *, best_reward: float | None
+) -> list[Reason]:
     """Reasons that the fit itself gives.
 
     Args:
         entropies: [n] finite, in nats.
         fitted: the fit to the points.
         checks: its diagnostics.
+        best_reward: highest reward that a response can have; None if it is not known.
 
     Returns:
         The reasons.
     """
-    reasons = []
+    reasons, ceiling = [], fitted.interval(-1.0, 1.0)
     interval = fitted.interval(1.0, 0.0)
     if interval.low <= 0:
         sentence = (
@@ -142,23 +146,35 @@ def reasons_of_fit(entropies: Floats, fitted: Estimate, checks: Diagnostics) -> 
             "is at 1. Its interval holds only if the curve keeps its shape."
         )
         reasons.append(Reason("far_ceiling", sentence, refuses=False))
+    if best_reward is not None and ceiling.low > best_reward:
+        sentence = (
+            f"The ceiling of {_show(ceiling)} is above {best_reward:g}, the highest reward of any response: the curve "
+            "must flatten before it gets there."
+        )
+        reasons.append(Reason("impossible_ceiling", sentence, refuses=False))
     if checks.autocorrelation > _STRONGEST_DRIFT:
         sentence = (
             f"Errors of neighbouring steps correlate by {checks.autocorrelation:.2f}: the reward drifts away from the "
             "curve, or the curve has another shape."
         )
         reasons.append(Reason("drift", sentence, refuses=False))
+    if checks.curvature_p < _UNLIKELY:
+        sentence = (
+            f"Reward over exp(H) is not a straight line (p {checks.curvature_p:.1g}): the curve has another shape, and "
+            "its ceiling is elsewhere."
+        )
+        reasons.append(Reason("curvature", sentence, refuses=False))
     if checks.runs_p < _UNLIKELY:
         sentence = (
             f"The residuals are not noise: {checks.num_runs} runs of one sign where {checks.expected_runs:.0f} are "
             f"expected (p {checks.runs_p:.1g})."
         )
         reasons.append(Reason("residual_runs", sentence, refuses=False))
-    ceiling, left_out = fitted.interval(-1.0, 1.0), checks.block_left_out
+    left_out = checks.block_left_out
     if abs(left_out.change) > ceiling.high - ceiling.low:
         sentence = (
-            f"One stretch of the run carries the fit: without points {left_out.first} to {left_out.last} the ceiling is "
-            f"{left_out.ceiling:.3g} instead of {fitted.ceiling:.3g}."
+            f"One stretch of the run carries the fit: without points {left_out.first} to {left_out.last} the ceiling "
+            f"is {left_out.ceiling:.3g} instead of {fitted.ceiling:.3g}."
         )
         reasons.append(Reason("influence", sentence, refuses=False))
     if checks.halves_p is not None and checks.halves_p < _UNLIKELY:

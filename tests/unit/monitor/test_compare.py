@@ -12,8 +12,9 @@ from rich.console import Console
 
 from megacov.errors import DataError
 from megacov.monitor.compare import entropy_ratio, find_crossing, group_runs, read_run, smooth, summarise
-from megacov.monitor.compare_figure import DOTS_PER_INCH, SIZE_INCHES, write_figure
+from megacov.monitor.compare_figure import SIZE_INCHES, write_figure
 from megacov.monitor.compare_table import render_table
+from megacov.monitor.figure_style import DOTS_PER_INCH
 from megacov.monitor.tensorboard import MetricWriter
 
 TARGET = 0.75
