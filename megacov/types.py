@@ -102,6 +102,7 @@ class RolloutBatch:
     rewards: [n] float32, finite.
     max_response_length: tokens; the stride of token ids, so that they are free of layout.
     temperatures: [n] float64, at which each sample was drawn; None if all were drawn at the temperature of the run.
+    verdicts: [n] float32, the verifier's rewards, without the penalty for length; None if `rewards` are these.
     """
 
     tokens: Tensor
@@ -113,6 +114,7 @@ class RolloutBatch:
     rewards: Tensor
     max_response_length: int
     temperatures: Tensor | None = None
+    verdicts: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class MonitorSection(Section):
     samples_per_step: StrictInt = Field(8, ge=0)
     """Responses of each step in RUN/samples: best and worst reward, the longest, one that was cut, then some of as many
     prompts as possible. [sequences]"""
+    samples_mb: StrictInt = Field(512, ge=0)
+    """Size of RUN/samples beyond which the oldest steps lose the values of their tokens, and then their texts; the
+    newest step stays. 0 writes texts alone, without a limit. [MB]"""
+    token_table_every: StrictInt = Field(10, ge=0)
+    """Steps between two tables of the tokens that are selected most or lose most entropy; 0 writes none. [steps]"""
     alarms: AlarmsSection = AlarmsSection()
     """Thresholds of the alarms."""
     end_on: tuple[AlarmKind, ...] = ()

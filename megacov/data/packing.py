@@ -83,6 +83,9 @@ def build_rollout_batch(
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
         temperatures=_temperatures(samples, temperatures),
+        verdicts=torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
+        if any(penalties or ())
+        else None,
     )
 
 

@@ -32,6 +32,16 @@ If a tabular softmax policy takes a natural-gradient step with exact advantages,
 that its entropy falls (arXiv 2505.22617, Theorem 2). The gradient step that a run takes only tends to do the same: in
 random cases the signs agree about four times in five. The same holds for the quadrants: `pos_adv_high_lp` and
 `neg_adv_low_lp` tend to sharpen the policy, the other two to flatten it.""",
+    "cov_by_accuracy": """\
+Where covariance, entropy and selection are: loss tokens by the share of right responses in their group, as the verifier
+judged them. Where rewards are not just 0 and 1, it is the mean reward of the group, placed between the lowest reward of
+the batch (or 0, if that is lower) and the highest (or 1, if that is higher). Covariance is over kept tokens. A token
+counts as selected in any applied optimizer step.""",
+    "cov_by_position": """\
+As `cov_by_accuracy`, by the place of the token in its response.""",
+    "cov_by_token": """\
+As `cov_by_accuracy`, by the string of the token, every `monitor.token_table_every` steps. `RUN/tokens.jsonl` holds the
+same. [samples.md](samples.md) explains the columns.""",
     "selection": """\
 The kept tokens that the covariance method acts on. Except for the quadrants, these tags are of the last applied
 optimizer step; in `rollout_batch` scope they are of all optimizer steps, applied or not. A score is what the selection

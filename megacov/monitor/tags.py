@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
+from megacov.monitor.breakdown_tags import BREAKDOWN_TAGS
 from megacov.monitor.law_tags import ALARM_TAGS, LAW_SECTIONS, LAW_TAGS
 from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
 from megacov.monitor.tag import Tag
@@ -70,6 +71,7 @@ _TABLE = (
     ),
     *(Tag(f"cov/quadrant_{name}", f"Tokens with {rule}.", "share", "tokens") for name, rule in _QUADRANTS.items()),
     Tag("cov/histogram", "Covariance of all tokens; bins widen with its magnitude.", "nats", "none", "histogram"),
+    *BREAKDOWN_TAGS,
     Tag("selection/count", "Selected tokens.", "tokens", "none"),
     Tag("selection/effective_ratio", "Selected tokens over all tokens.", "share", "tokens"),
     Tag(
@@ -252,6 +254,13 @@ _TABLE = (
         "health/skipped_updates",
         "Optimizer steps left out because the gradient was not finite.",
         "optimizer steps",
+        "none",
+    ),
+    Tag(
+        "health/thinned_samples",
+        "Steps before this one that lost values of tokens or texts to `monitor.samples_mb`, since the run was started "
+        "or resumed.",
+        "steps",
         "none",
     ),
     Tag("health/failed_saves", "Failed saves of a checkpoint since the run was started or resumed.", "saves", "none"),

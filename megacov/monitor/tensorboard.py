@@ -112,7 +112,13 @@ class MetricWriter:
             )
 
     def write_text(self, tag: str, text: str, *, step: int) -> None:
-        """Write a text of one step; raises DataError if that fails."""
+        """Write a text of one step; raises DataError if that fails.
+
+        Args:
+            tag: a tag declared as a text.
+            text: Markdown.
+            step: steps that the run has finished.
+        """
         self._check_tag(tag, "text")
         with self._disk():
             self._writer.add_text(tag, text, global_step=step)

@@ -74,9 +74,25 @@ def exact_sum_parts(values: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ or the mask is not bool.
     """
+    return exact_parts(values, mask).view(2, -1).sum(dim=1)
+
+
+def exact_parts(values: Tensor, mask: Tensor) -> Tensor:
+    """The two parts of each value, which float64 adds without rounding in any order.
+
+    Args:
+        values: [...] float or bool; read only.
+        mask: [...] bool.
+
+    Returns:
+        [2, ...] float64, detached, 0 outside the mask: the nearest multiples of 2**-20, and the rests.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
+    """
     if values.shape != mask.shape or mask.dtype != torch.bool:
         raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, but must be bool {tuple(values.shape)}")
     kept = values.detach().double().where(mask, 0.0)
     coarse = (kept * _COARSE).round() / _COARSE
     fine = ((kept - coarse) * _FINE).round() / _FINE
-    return torch.stack([coarse.sum(), fine.sum()])
+    return torch.stack([coarse, fine])

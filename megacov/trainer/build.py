@@ -24,6 +24,7 @@ from megacov.monitor.source_metrics import source_tags
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
 from megacov.monitor.tensorboard import MetricWriter
+from megacov.monitor.token_table import TokenTables, render_markdown
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
@@ -50,7 +51,7 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer`, `status`, `progress` and `watch` are on rank 0 only."""
+    """The parts of a run on this rank. `writer`, `status`, `progress`, `tables` and `watch` are on rank 0 only."""
 
     config: RunConfig
     policy: Policy
@@ -62,6 +63,7 @@ class Run:
     writer: MetricWriter | None
     status: StatusFile | None
     progress: ProgressReport | None
+    tables: TokenTables | None = None
     watch: Watch | None = None
 
     def record(self, report: StepReport) -> None:
@@ -79,6 +81,9 @@ class Run:
                 self.watch.add_step(step, scalars)
         if report.histogram is not None:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
+        if report.vocabulary is not None and self.tables is not None:
+            table = self.tables.add(report.vocabulary, step=step)
+            self.writer.write_text("cov_by_token/table", render_markdown(table), step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
         warning = first_step_warning(self.config, report.metrics, step=step)
@@ -195,13 +200,14 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         if worker is not None and good is not None:
             worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = status = watch = None
-        if progress is not None:
+        writer = status = tables = watch = None
+        if worker is not None and progress is not None:
             folder, first_step = config.run.directory, state.step + 1 if good else None
             tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
             writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
             status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
             writer.write_config(dump_config(config))
+            tables = TokenTables(folder, text_of=worker.samples.texts.of_token, first_step=first_step)
             watch = Watch(config, writer, first_step=first_step)
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
@@ -216,9 +222,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        yield Run(
-            config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress, watch
-        )
+        parts = (checkpointer, writer, status, progress, tables, watch)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
@@ -239,6 +244,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         ),
         log_every=config.monitor.log_every,
         cov_histogram_every=config.monitor.cov_histogram_every,
+        token_table_every=config.monitor.token_table_every,
+        shows_tokens=config.monitor.samples_per_step > 0 and config.monitor.samples_mb > 0,
         max_mismatch=config.weight_sync.max_mismatch,
         max_skipped_updates=config.optimizer.max_skipped_updates,
         log_folder=config.run.directory / "logs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from megacov.errors import (
     AlarmError,
     CheckpointError,
     ConfigError,
+    DataError,
     LeaveRequested,
     MegacovError,
     NumericsError,
@@ -135,6 +137,11 @@ def _step(run: Run) -> None:
             report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
     except LeaveRequested:
         return
+    except (NumericsError, WeightSyncError):  # raised on all ranks
+        with suppress(DataError):  # the first error counts; its responses may show the cause
+            run.rollout.write_samples(None, step=run.state.step + 1)
+        raise
+    run.rollout.write_samples(report.token_values, step=run.state.step)
     run.record(report)
     run.checkpointer.after_step(run.policy, run.state)
 

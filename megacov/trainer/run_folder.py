@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +14,6 @@ from megacov.config import RunConfig, dump_config
 from megacov.data.files import local_path
 from megacov.errors import CheckpointError, DataError
 from megacov.files import write_atomically
-from megacov.types import Sample
 from megacov.weight_sync.folder_owner import check_weights_folder, own_weights_folder
 
 
@@ -131,51 +129,3 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
     """Absolute paths; addresses stay as they are."""
     return tuple(path if local_path(path) is None else str(Path(path).absolute()) for path in paths)
-
-
-def write_samples(
-    folder: Path,
-    samples: Sequence[tuple[Sample, Sequence[str]]],
-    *,
-    step: int,
-    version: int,
-    sources: Sequence[str] = (),
-) -> None:
-    """Write some responses of a step to a file for readers, one JSON object per line.
-
-    Args:
-        folder: run folder.
-        samples: judged responses, each with what is notable about it.
-        step: step that trains on them, from 1.
-        version: version of the weights in training.
-        sources: names of the sources; each line has the name of its own if there are several.
-
-    Raises:
-        DataError: writing fails.
-    """
-    path = folder / "samples" / f"step_{step:06d}.jsonl"
-    lines = [
-        json.dumps(
-            ({"source": sources[sample.prompt.source]} if len(sources) > 1 else {})
-            | {
-                "prompt": sample.prompt.text,
-                "response": sample.completion.text,
-                "answer": sample.prompt.answer,
-                "reward": sample.reward,
-                "notable": list(notable),
-                "tokens": len(sample.completion.token_ids),
-                "finish_reason": sample.completion.finish_reason,
-                "versions": [str(span.number) for span in sample.completion.version_spans],
-                "staleness": max((version - span.number for span in sample.completion.version_spans), default=0),
-            },
-            ensure_ascii=False,
-        )
-        for sample, notable in samples
-    ]
-    try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)  # the run folder itself may have been renamed
-            print(f"megacov: warning: {path.parent} was deleted: it is made again.", flush=True)
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error

@@ -7,9 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from megacov.advantages import group_relative
 from megacov.data.packing import MicroBatchSettings
 from megacov.megatron.policy import Policy
+from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
@@ -24,6 +27,7 @@ from megacov.trainer.optimizer_step.mini_batch import (
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.optimizer_step.not_finite import Finding, SkippedUpdates, examine_inputs
 from megacov.trainer.optimizer_step.scope import SelectionScope, make_scope
+from megacov.trainer.optimizer_step.token_report import TokenReport, report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome, run_update
 from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.rollout.exchange import RolloutExchange
@@ -33,10 +37,18 @@ from megacov.types import RolloutBatch
 
 @dataclass(frozen=True)
 class StepReport:
-    """Metrics of one step by tag, and the covariance histogram where one was due; equal on all ranks but for times."""
+    """What one step has found; equal on all ranks but for times.
+
+    metrics: by tag.
+    histogram: of the covariance, where one was due.
+    token_values: as in `TokenReport`, where the step is logged.
+    vocabulary: sums over the tokens of the vocabulary, where a table of tokens was due.
+    """
 
     metrics: dict[str, float]
     histogram: Histogram | None
+    token_values: Tensor | None = None
+    vocabulary: TokenSums | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class StepSettings:
     log_every: steps between two computations of the covariance's tails, which take five selections, and of the overlap
         with a selection per micro-batch, which takes one each.
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
+    token_table_every: steps between two tables of tokens; 0 for none.
+    shows_tokens: whether RUN/samples gets the values of tokens.
     max_mismatch: bound on the mean |rollout log_prob - old log_prob|; None for no bound. [nats]
     max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
     log_folder: where rank 0 reports optimizer steps that were left out; None for nowhere.
@@ -59,11 +73,17 @@ class StepSettings:
     micro_batches: MicroBatchSettings
     log_every: int
     cov_histogram_every: int
+    token_table_every: int = 0
+    shows_tokens: bool = False
     max_mismatch: float | None = None
     max_skipped_updates: int = 0
     log_folder: Path | None = None
     last_step: int = 0
     samples_ahead: bool = False
+
+    def is_due(self, every: int, state: TrainState) -> bool:
+        """Whether what comes every so many steps comes in this one; never if it is 0."""
+        return every > 0 and (state.step + 1) % every == 0
 
 
 def train_step(
@@ -109,11 +129,36 @@ def train_step(
             algorithm,
             groups,
             num_samples=len(batch.rewards),
-            is_logged=(state.step + 1) % settings.log_every == 0,
-            with_histogram=settings.cov_histogram_every > 0 and (state.step + 1) % settings.cov_histogram_every == 0,
+            is_logged=settings.is_due(settings.log_every, state),
+            with_histogram=settings.is_due(settings.cov_histogram_every, state),
         )
+        tokens = _report_tokens(policy, mini_batches, outcomes, batch, rollout.shown, settings, state)
     state.advance(num_updates=settings.num_updates)
-    return StepReport(metrics | found | clock.metrics(batch, groups), histogram)
+    metrics |= found | tokens.metrics | clock.metrics(batch, groups)
+    return StepReport(metrics, histogram, tokens.values, tokens.vocabulary)
+
+
+def _report_tokens(
+    policy: Policy,
+    mini_batches: Sequence[MiniBatch],
+    outcomes: Sequence[UpdateOutcome],
+    batch: RolloutBatch,
+    shown: Sequence[int],
+    settings: StepSettings,
+    state: TrainState,
+) -> TokenReport:
+    is_logged = settings.is_due(settings.log_every, state)
+    has_table = settings.is_due(settings.token_table_every, state)
+    if not (is_logged or has_table):
+        return TokenReport()
+    return report_tokens(
+        mini_batches,
+        outcomes,
+        batch,
+        policy.groups,
+        shown=shown if is_logged and settings.shows_tokens else (),
+        vocab_size=policy.shape.vocab_size if has_table else None,
+    )
 
 
 def run_updates(

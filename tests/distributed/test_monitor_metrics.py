@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
+from megacov.monitor.breakdown import token_sums
 from megacov.monitor.covariance_metrics import covariance_histogram, covariance_metrics, selection_metrics
 from megacov.monitor.metrics import entropy_means, mismatch_metrics, policy_means
 from megacov.ops import covariance
@@ -47,8 +48,18 @@ def _calls(tokens: dict[str, torch.Tensor], group):
         ),
         "mismatch": lambda: mismatch_metrics(tokens["log_probs"], tokens["rollout_log_probs"], mask, group=group),
         "policy": lambda: policy_means(sums, num_tokens=NUM_TOKENS, group=group),
+        "breakdown": lambda: _breakdown(tokens, cov, mask, selected, group),
         "histogram": lambda: covariance_histogram(cov, mask, group=group),
     }
+
+
+def _breakdown(tokens: dict[str, torch.Tensor], cov, mask, selected, group) -> dict[str, torch.Tensor]:
+    """Sums by sample and by one of 50 tokens."""
+    divisions = [(tokens["token_ids"] * NUM_SAMPLES // NUM_TOKENS, NUM_SAMPLES), (tokens["token_ids"] % 50, 50)]
+    found = token_sums(
+        divisions, entropy=tokens["entropy"], cov=cov, loss_mask=mask, kept_mask=mask, selected=selected, group=group
+    )
+    return {f"{i}.{name}": values for i, sums in enumerate(found) for name, values in sums._asdict().items()}
 
 
 def _run(sizes: tuple[int, int]) -> tuple[dict, dict[str, int]]:
@@ -93,7 +104,8 @@ def test_two_ranks_find_what_one_finds():
                 if name != "histogram":
                     assert metrics[name].keys() == expected.keys()
                     for tag, value in expected.items():
-                        torch.testing.assert_close(metrics[name][tag], value, rtol=1e-12, atol=1e-15, msg=tag)
+                        tolerance = {"rtol": 0, "atol": 0} if name == "breakdown" else {"rtol": 1e-12, "atol": 1e-15}
+                        torch.testing.assert_close(metrics[name][tag], value, **tolerance, msg=tag)
             assert counts == {
                 "covariance": 2 + 5 * (1 + 9),
                 "by rank": 2,
@@ -101,5 +113,6 @@ def test_two_ranks_find_what_one_finds():
                 "entropy": 1,
                 "mismatch": 2,
                 "policy": 1,
+                "breakdown": 1,
                 "histogram": 2,
             }

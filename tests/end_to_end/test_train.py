@@ -9,12 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from megacov.monitor.samples import TOKEN_FIELDS, read_samples
 from megacov.monitor.tags import TAGS
+from megacov.monitor.token_table import read_token_tables
 from tests.support.command import descendants, run, started, still_there, wait_for_line
 from tests.support.forked import name_of
 
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
-SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128", "monitor.cov_histogram_every=1")
+SMALL = (
+    *("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128"),
+    *("monitor.cov_histogram_every=1", "monitor.token_table_every=2"),
+)
 
 
 def scalars_of(folder: Path) -> dict[str, list[float]]:
@@ -88,7 +93,8 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     scalars = scalars_of(folder)
     assert set(scalars) <= set(TAGS)
     assert set(scalars) >= ALWAYS | (SELECTED_GLOBALLY if layout != "micro_batch_scope" else set())
-    assert all(len(values) == 2 for values in scalars.values())
+    # A class of tokens may be empty in one of the steps.
+    assert all(len(values) == 2 for tag, values in scalars.items() if not tag.startswith("cov_by_"))
     # The server samples with the weights that the trainer holds, in the first step and after an update.
     assert max(scalars["rollout/mismatch_max"]) < 1e-4
     assert scalars["selection/count"][0] > 0
@@ -100,6 +106,28 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     last = ended.output.splitlines()[-6:]
     assert "has done all 2 steps" in ended.output and any(str(folder / "samples") in line for line in last)
     assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)
+    _check_tokens(folder, scalars)
+
+
+def _check_tokens(folder: Path, scalars: dict[str, list[float]]) -> None:
+    """Every token of the shown responses has its values, which fit to the metrics of the step."""
+    problems: list[str] = []
+    samples = list(read_samples(folder, on_problem=problems.append))
+    assert problems == [] and [sample.step for sample in samples] == [1] * 8 + [2] * 8
+    for sample in samples:
+        tokens = sample.tokens
+        assert tokens is not None and sample.num_tokens > 0
+        for name in TOKEN_FIELDS:
+            assert len(tokens.texts if name == "token_texts" else getattr(tokens, name)) == sample.num_tokens
+        assert "".join(tokens.texts).removesuffix("<eos>") == sample.response
+        assert (tokens.log_probs < 0).all() and (tokens.entropy > 0).all()
+        assert (abs(tokens.mismatch) < 1e-4).all() and not (tokens.selected & ~tokens.kept).any()
+    (table,) = read_token_tables(folder)
+    assert table.step == 2 and table.entropy == pytest.approx(scalars["entropy/token_mean"][1], rel=1e-5)
+    assert sum(row.selected for row in table.lists["selected"]) == table.selected > 0
+    for section in ("cov_by_accuracy", "cov_by_position"):
+        shares = [scalars[tag][1] for tag in scalars if tag.startswith(f"{section}/tokens_")]
+        assert sum(shares) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.dist

@@ -22,6 +22,7 @@ from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.token_inputs import join
+from megacov.trainer.optimizer_step.token_report import report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
@@ -156,12 +157,28 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
     result = {
         "weights": dict(policy.hf_weights()),
         "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
+        "token_report": _token_report(updates, outcomes, batch, policy),
     }
     if policy.groups.is_last_stage:
         found = _of_tokens(updates, outcomes, algorithm, policy.groups.dp_cp)
         if policy.groups.tp_rank == 0:
             result |= found
     return result
+
+
+def _token_report(
+    updates: Sequence[MiniBatch], outcomes: Sequence[UpdateOutcome], batch: RolloutBatch, policy: Policy
+) -> dict[str, Tensor]:
+    """What all ranks are told of single tokens; the samples include the empty one and the one without loss."""
+    shown, size = [0, 3, 5, 6, 11], policy.shape.vocab_size
+    report = report_tokens(updates, outcomes, batch, policy.groups, shown=shown, vocab_size=size)
+    assert report.values is not None and report.vocabulary is not None
+    assert report.values.shape == (6, int(batch.response_lengths[shown].sum()))
+    rows: dict[str, list[float]] = {}
+    for tag, value in report.metrics.items():  # by quantity: a mean of one class may be near 0
+        rows.setdefault(tag[: tag.index("_", tag.index("/"))], []).append(value)
+    means = {name: torch.tensor([row], dtype=torch.float64) for name, row in rows.items()}
+    return means | {"values": report.values, "vocabulary": torch.stack(list(report.vocabulary))}
 
 
 def _of_tokens(

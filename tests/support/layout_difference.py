@@ -24,9 +24,19 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "loss_tokens": [result["loss_tokens"] for result in told],
         "margin": min(result["margin"] for result in told),
         "statistics": told[0]["statistics"],
+        "token_report": _same_on_all([result["token_report"] for result in by_rank]),
         "grad_norms": by_rank[0]["grad_norms"],
         "weights": by_rank[0]["weights"],
     }
+
+
+def _same_on_all(reports: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The report of single tokens, which all ranks must hold bit by bit."""
+    first = reports[0]
+    for report in reports:
+        assert report.keys() == first.keys()
+        assert all(torch.equal(report[name].nan_to_num(9e9), first[name].nan_to_num(9e9)) for name in first)
+    return first
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Difference:
 
     selected: tokens, 0 where the algorithm selects none; mismatches: those that one of the two selected alone.
     relative: largest difference over largest value, of losses, gradient norms, the sums of a loss's metrics (clipped
-        tokens among them), covariance statistics, and each weight.
+        tokens among them), covariance statistics, values and sums of single tokens, and each weight.
     log_prob_noise: largest absolute difference of a log-prob, nats.
     margin: from the line of the selection to the nearest token that it divides, the smaller of both.
     fewest_tokens: loss tokens of the rank that had fewest in an update.
@@ -69,6 +79,12 @@ def _relative(found: Sequence[float], expected: Sequence[float]) -> float:
     return largest(abs(a - b) for a, b in zip(found, expected, strict=True)) / scale
 
 
+def _relative_rows(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """As `_relative`, row by row, the largest; NaN where only one of them has a NaN."""
+    difference = (found - expected).abs().where(~(found.isnan() & expected.isnan()), 0.0)
+    return float((difference.amax(dim=1) / expected.nan_to_num().abs().amax(dim=1).clamp(min=1e-9)).max())
+
+
 def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
     """Two merged results of one algorithm."""
     assert found["log_probs"].keys() == expected["log_probs"].keys(), "a token is missing or too many"
@@ -83,6 +99,9 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
         mismatches=len(found["selected"] ^ expected["selected"]),
         relative={
             **{name: _relative(found[name], expected[name]) for name in QUANTITIES},
+            "token_report": largest(
+                _relative_rows(found["token_report"][name], rows) for name, rows in expected["token_report"].items()
+            ),
             "weights": largest(weights),
         },
         log_prob_noise=largest(noise),

@@ -27,6 +27,7 @@ class RolloutExchange:
     """The rollouts of a run. Every method is a collective of all ranks; a failure on rank 0 is raised on all ranks.
 
     is_under_way: whether a batch has begun; equal on every rank.
+    shown: rows of the last collected batch that people see in RUN/samples; equal on every rank.
     """
 
     def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
@@ -43,6 +44,7 @@ class RolloutExchange:
         self._num_waits = 0  # times since the last batch that servers needed another push
         self._pushed: int | None = None
         self.is_under_way = False
+        self.shown: list[int] = []
 
     def push_weights(self, policy: Policy, *, version: int) -> None:
         """Push the current weights to the rollout servers, if they do not have them.
@@ -94,7 +96,8 @@ class RolloutExchange:
         """Wait for the rollout batch that was begun.
 
         Collectives, on the control group: `on_rank_zero`, `from_rank_zero`; then, if there is a batch,
-        `from_rank_zero`, `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics and data position.
+        `from_rank_zero`, `broadcast_tensor` of each of its tensors and `from_rank_zero` of metrics, data position and
+        shown rows.
 
         Args:
             state: progress of the run; this advances its data position.
@@ -115,10 +118,26 @@ class RolloutExchange:
             self._pushed = None
             return None
         batch = _broadcast_batch(None if collected is None else collected.batch, self._groups)
-        received = {} if collected is None else {"position": collected.prompt_position, "metrics": collected.metrics}
+        received = {}
+        if collected is not None:
+            received = {name: getattr(collected, name) for name in ("prompt_position", "metrics", "shown")}
         received = from_rank_zero(received, self._groups)
-        state.prompt_position = received["position"]
+        state.prompt_position, self.shown = received["prompt_position"], received["shown"]
         return batch, received["metrics"]
+
+    def write_samples(self, values: Tensor | None, *, step: int) -> None:
+        """Write the shown samples of the last collected batch, once; does nothing if they are written.
+
+        Collectives: `on_rank_zero`.
+
+        Args:
+            values: of their tokens, as `TokenReport.values`; read on rank 0 alone. None for texts alone.
+            step: step that has trained on them, from 1.
+
+        Raises:
+            DataError: writing fails; raised on every rank.
+        """
+        on_rank_zero(lambda: self._rank_zero.samples.write(values, step=step), self._groups)
 
     @property
     def state(self) -> RolloutState:
@@ -171,12 +190,10 @@ def _exhaust(weights: Iterator[object]) -> None:
 
 def _broadcast_batch(batch: RolloutBatch | None, groups: ParallelGroups) -> RolloutBatch:
     received: dict[str, Any] = {}
-    has_temperatures = from_rank_zero(batch is not None and batch.temperatures is not None, groups)
-    for field in fields(RolloutBatch):
-        if field.name == "max_response_length" or (field.name == "temperatures" and not has_temperatures):
-            continue
-        value: Tensor | None = None if batch is None else getattr(batch, field.name)
-        received[field.name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()
+    names = [field.name for field in fields(RolloutBatch) if isinstance(getattr(batch, field.name, None), Tensor)]
+    for name in from_rank_zero(names, groups):
+        value: Tensor | None = None if batch is None else getattr(batch, name)
+        received[name] = broadcast_tensor(value, src_rank=0, group=groups.control).cpu()
     stride = torch.tensor(batch.max_response_length) if batch is not None else None
     received["max_response_length"] = int(broadcast_tensor(stride, src_rank=0, group=groups.control))
     return RolloutBatch(**received)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from megacov.types import Sample
 
 
-def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, tuple[str, ...]]]:
+@dataclass(frozen=True)
+class Shown:
+    """A chosen response: its row in the batch, and what is notable about it."""
+
+    row: int
+    sample: Sample
+    notable: tuple[str, ...]
+
+
+def representative(samples: Sequence[Sample], count: int) -> list[Shown]:
     """A few responses that show what a step was like, from as many prompts as possible.
 
     The best and the worst reward, the longest response, the first that the length limit cut, and the first on which the
@@ -20,7 +30,7 @@ def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, 
         count: largest number of responses.
 
     Returns:
-        The chosen responses in the order of the batch, each with what is notable about it.
+        The chosen responses in the order of the batch.
     """
     indices = range(len(samples))
     if not samples:
@@ -35,7 +45,7 @@ def representative(samples: Sequence[Sample], count: int) -> list[tuple[Sample, 
     notable |= {"cut at the length limit": cut[0]} if cut else {}
     notable |= {"verifier failure": failed[0]} if failed else {}
     chosen = sorted(_first(count, chain(notable.values(), _by_prompt(samples, notable.values()))))
-    return [(samples[i], tuple(reason for reason, place in notable.items() if place == i)) for i in chosen]
+    return [Shown(i, samples[i], tuple(why for why, place in notable.items() if place == i)) for i in chosen]
 
 
 def _by_prompt(samples: Sequence[Sample], notable: Collection[int]) -> Iterator[int]:

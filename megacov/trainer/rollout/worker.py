@@ -28,11 +28,10 @@ from megacov.trainer.rollout.evaluations import Evaluations, open_suite
 from megacov.trainer.rollout.judging import Judge
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.trainer.rollout.metrics import metrics_of
+from megacov.trainer.rollout.sample_writer import SampleWriter
 from megacov.trainer.rollout.samplers import make_sampler
 from megacov.trainer.rollout.servers import allow_open_files, find_keys, make_fleet, make_servers
-from megacov.trainer.rollout.shown_samples import representative
 from megacov.trainer.rollout.sources import read_sources
-from megacov.trainer.run_folder import write_samples
 from megacov.trainer.state import RolloutState, TrainState
 from megacov.types import RolloutBatch
 from megacov.weight_sync import PushTimes, ServersFailedError, make_transport
@@ -42,11 +41,12 @@ _CLOSE_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class Collected:
-    """A rollout batch, its metrics, and the data position after it."""
+    """A rollout batch, its metrics, the data position after it, and the rows that people see in RUN/samples."""
 
     batch: RolloutBatch
     metrics: dict[str, float]
     prompt_position: int
+    shown: list[int]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class RolloutWorker:
 
     state: what the next batch continues from, after the last collected one.
     push_times: what the last push cost.
+    samples: writes RUN/samples.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RolloutWorker:
             )
             self._suite = open_suite(config, tokenizer, self._loop, stack, vocab_size=vocab_size)
             self._sources = [source.name for source in config.sources]
+            self.samples = SampleWriter(config, folder, tokenizer)
             self.state = RolloutState(accuracies=begin_curriculum(config, num_prompts=self._stream.num_prompts))
             allow_open_files(config)
             self._keys = find_keys(config)
@@ -232,18 +234,18 @@ class RolloutWorker:
         self.state, curriculum_metrics = account_for(groups, used, self.state)
         self._give_memory()
         batch = make_batch(self._config, groups)
-        shown = representative(groups.samples, self._config.monitor.samples_per_step)
-        write_samples(self._folder, shown, step=state.step + 1, version=state.weight_version, sources=self._sources)
         verifier_metrics = self._judge.finish()
         metrics = metrics_of(groups, self._config, version=state.weight_version, sources=self._sources) | {
             **verifier_metrics,
             **curriculum_metrics,
+            **self.samples.metrics(),
             "rollout/failovers": self._fleet.num_failovers - begun.num_failovers,
             "rollout/servers": len(self._members.serving),
             "rollout/server_restarts": self._members.num_restarts - begun.num_restarts,
             **{f"perf/weight_sync_{name}": value for name, value in asdict(self.push_times).items()},
         }
-        return Collected(batch, metrics, used.position)
+        shown = self.samples.choose(groups.samples, version=state.weight_version)
+        return Collected(batch, metrics, used.position, shown)
 
     def interrupt(self) -> None:
         """Give up the batch under way and every later one; `collect` then raises. For signal handlers."""

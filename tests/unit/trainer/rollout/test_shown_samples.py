@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 from megacov.trainer.rollout.shown_samples import representative
-from megacov.trainer.run_folder import write_samples
 from megacov.types import Completion, FinishReason, Prompt, Sample, VersionSpan
 
 
@@ -34,33 +31,19 @@ BATCH[15] = _sample(3, 0.5, length=8, finish="length")
 def test_extremes_and_every_prompt_are_shown() -> None:
     shown = representative(BATCH, 8)
     assert len(shown) == 8
-    assert {sample.group for sample, _ in shown} == {0, 1, 2, 3, 4}
-    assert {BATCH.index(sample): notable for sample, notable in shown if notable} == {
+    assert {each.sample.group for each in shown} == {0, 1, 2, 3, 4}
+    assert {each.row: each.notable for each in shown if each.notable} == {
         7: ("best reward",),
         10: ("worst reward",),
         13: ("longest",),
         15: ("cut at the length limit",),
         17: ("verifier failure",),
     }
-    places = [next(i for i, each in enumerate(BATCH) if each is sample) for sample, _ in shown]
-    assert places == sorted(places)
+    assert all(BATCH[each.row] is each.sample for each in shown)
+    assert [each.row for each in shown] == sorted(each.row for each in shown)
 
 
 def test_the_number_is_a_bound() -> None:
     assert [len(representative(BATCH, count)) for count in (0, 1, 3, 1000)] == [0, 1, 3, len(BATCH)]
-    assert [sample for sample, _ in representative(BATCH, 1000)] == BATCH
+    assert [each.sample for each in representative(BATCH, 1000)] == BATCH
     assert representative([], 8) == []
-
-
-def test_a_file_says_what_is_notable(tmp_path: Path) -> None:
-    (tmp_path / "samples").mkdir()
-    write_samples(tmp_path, representative(BATCH, 4), step=3, version=2)
-    (path,) = (tmp_path / "samples").iterdir()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["notable"] for line in lines] == [
-        ["best reward"],
-        ["worst reward"],
-        ["longest"],
-        ["cut at the length limit"],
-    ]
-    assert {line["prompt"] for line in lines} == {"p1", "p2", "p3"}

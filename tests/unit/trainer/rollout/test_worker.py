@@ -56,6 +56,8 @@ def test_a_batch_begun_ahead_is_collected_a_step_later(tmp_path: Path) -> None:
     with opened(tmp_path, *by_name, *endings) as worker:
         worker.begin(step=4, version=3, prompt_position=8)
         collected = worker.collect(TrainState(step=4, prompt_position=8))
+        assert collected.shown == list(range(8)) and list((tmp_path / "samples").iterdir()) == []
+        worker.samples.write(None, step=5)
         prompts = worker._stream.moved_to(8).take(4)
         # `interrupt` gives up the batch under way and every later one.
         worker.begin(step=5, version=3, prompt_position=12)
