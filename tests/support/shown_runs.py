@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from megacov.config.yaml_text import dump_yaml
 from megacov.monitor.alarm import Alarm
 from megacov.monitor.alarms_file import AlarmsFile
+from megacov.monitor.token_table import TokenRow, TokenTable
 
 WORDS = ("The", " sum", " is", " 12", "\n", "So", " wait", ",", " therefore", " 7", ".", "")
 CEILING, SLOPE = 1.2, 0.3
@@ -52,8 +54,15 @@ def write_run(folder: Path, *, mark: str = "", num_steps: int = 30, num_tokens: 
     steps = range(1, num_steps + 1)
     entropy = {step: 0.1 + 1.4 * math.exp(-step / 10) for step in steps}
     reward = {step: SLOPE + CEILING - SLOPE * math.exp(entropy[step]) + rng.gauss(0, 0.005) for step in steps}
-    tags = ("cov/mean", "cov/std", "cov/top_2pct", "selection/effective_ratio", "selection/count")
-    others = ("rollout/length_mean", "rollout/length_max", "rollout/truncated_fraction", "rollout/mismatch_k1_abs")
+    tags = ("cov/mean", "cov/std", "cov/top_2pct", "selection/effective_ratio", "selection/count", "theorem/observed")
+    others = (
+        "cov_by_accuracy/covariance_000",
+        "cov_by_position/covariance_00016",
+        "rollout/length_mean",
+        "rollout/length_max",
+        "rollout/truncated_fraction",
+        "rollout/mismatch_k1_abs",
+    )
     noise = {tag: {step: rng.random() for step in steps} for tag in (*tags, *others)}
     named = {f"reward/mean_{mark}": reward} if mark else {}
     write_events(folder / "tensorboard", {"entropy/token_mean": entropy, "reward/mean": reward, **named, **noise})
@@ -70,6 +79,9 @@ def write_run(folder: Path, *, mark: str = "", num_steps: int = 30, num_tokens: 
         "data": {"instruction": f"Add.{mark}"},
     }
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    row = TokenRow(5, f" sum{mark}", 900, 890, 77, 0.8125, 0.03125, 0.001953125)
+    newest = TokenTable(num_steps, 10, 5000, 123, 0.5, {"selected": (row,), "lost": (row,)})
+    (folder / "tokens.jsonl").write_text(json.dumps(asdict(newest)) + "\n")
     alarm = Alarm("collapse", 12, f"entropy is 0.4{mark}", f"it falls{mark}", f"choose kl_cov{mark}")
     AlarmsFile(folder).add([alarm])
     (folder / "samples").mkdir()

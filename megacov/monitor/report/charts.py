@@ -13,7 +13,7 @@ from megacov.monitor.report.text import count, escape, number
 
 MAX_ROWS = 40
 """Rows of the table below a chart: equally spaced steps, the first and the last among them."""
-NUM_STYLES = 6
+NUM_STYLES = 7
 """Lines that the style sheet tells apart, by colour and by dashes."""
 
 

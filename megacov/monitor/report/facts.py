@@ -9,6 +9,7 @@ from typing import Any
 from megacov.monitor.alarm import Alarm
 from megacov.monitor.history import History
 from megacov.monitor.report.samples import Samples
+from megacov.monitor.token_table import TokenTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class RunFacts:
     evaluation: metrics of evaluations.
     scores: of all evaluations, by step.
     alarms_source: where the alarms come from, as a sentence.
+    token_tables: of the whole vocabulary, by step.
     problems: a sentence for each thing that could not be read.
     """
 
@@ -52,4 +54,5 @@ class RunFacts:
     samples: Samples
     alarms: Sequence[Alarm]
     alarms_source: str
+    token_tables: Sequence[TokenTable]
     problems: Sequence[str]

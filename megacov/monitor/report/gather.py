@@ -18,6 +18,7 @@ from megacov.monitor.history import History
 from megacov.monitor.report.evaluations import read_scores
 from megacov.monitor.report.facts import RunFacts
 from megacov.monitor.report.samples import gather_samples
+from megacov.monitor.token_table import read_token_tables
 
 _CONFIG, _EVENTS, _EVALUATION_EVENTS = Path("config.yaml"), Path("tensorboard"), Path("tensorboard", "evaluation")
 _NOTHING = History({}, {}, ())
@@ -48,6 +49,7 @@ def gather_facts(run: Path, *, max_tokens: int) -> RunFacts:
     history = _read_history(run / _EVENTS, problems, is_expected=True)
     evaluation = _read_history(run / _EVALUATION_EVENTS, problems, is_expected=False)
     scores = read_scores(run, on_problem=problems.append)
+    tables = read_token_tables(run, on_problem=problems.append)
     samples = gather_samples(run, max_tokens=max_tokens)
     alarms, source = _alarms(run, history, settings, problems)
     return RunFacts(
@@ -61,6 +63,7 @@ def gather_facts(run: Path, *, max_tokens: int) -> RunFacts:
         samples=samples,
         alarms=alarms,
         alarms_source=source,
+        token_tables=tables,
         problems=[*problems, *samples.problems],
     )
 

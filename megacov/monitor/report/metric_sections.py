@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from megacov.monitor.breakdown_tags import POSITION_CLASSES
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.history import Series
 from megacov.monitor.report.charts import Chart, draw
@@ -14,6 +15,11 @@ _QUADRANTS = {
     "advantage < 0, likely": "neg_adv_high_lp",
     "advantage < 0, unlikely": "neg_adv_low_lp",
 }
+_ACCURACIES = {"none right": "000", "to 25 %": "001_025", "to 50 %": "026_050", "to 75 %": "051_075"} | {
+    "below 100 %": "076_099",
+    "all right": "100",
+}
+_POSITIONS = {f"from {int(first):,}": first for first in POSITION_CLASSES}
 _LIKELY = "Likely: a log-prob at or above the mean. Likely tokens of positive advantage, and unlikely ones of negative \
 advantage, tend to sharpen the policy; the others tend to flatten it."
 
@@ -33,6 +39,66 @@ COVARIANCE = (
         "share of tokens",
         {name: f"cov/quadrant_{tag}" for name, tag in _QUADRANTS.items()},
         _LIKELY,
+    ),
+)
+WHERE = (
+    Chart(
+        "cov-accuracy",
+        "Covariance by accuracy of the group",
+        "nats",
+        {name: f"cov_by_accuracy/covariance_{tag}" for name, tag in _ACCURACIES.items()},
+        "Mean covariance of the tokens in groups of which this share is right.",
+    ),
+    Chart(
+        "cov-position",
+        "Covariance by position in the response",
+        "nats",
+        {name: f"cov_by_position/covariance_{tag}" for name, tag in _POSITIONS.items()},
+        "Mean covariance of the tokens from a position on, up to the next one in the list.",
+    ),
+    Chart(
+        "entropy-accuracy",
+        "Entropy by accuracy of the group",
+        "nats",
+        {name: f"cov_by_accuracy/entropy_{tag}" for name, tag in _ACCURACIES.items()},
+    ),
+    Chart(
+        "entropy-position",
+        "Entropy by position in the response",
+        "nats",
+        {name: f"cov_by_position/entropy_{tag}" for name, tag in _POSITIONS.items()},
+    ),
+)
+THEOREM = (
+    Chart(
+        "theorem-observed",
+        "Change of entropy by an optimizer step",
+        "nats",
+        {"observed": "theorem/observed", "along the step taken": "theorem/directional"},
+        "Observed on the same tokens after the step, and predicted to first order from the step itself.",
+    ),
+    Chart(
+        "theorem-predicted",
+        "Change of entropy for a step of size 1 on the logits",
+        "nats",
+        {
+            "sampled covariance": "theorem/covariance",
+            "centred in each state": "theorem/centred",
+            "plain gradient step": "theorem/gradient",
+        },
+        "Predicted to first order. Compare them with what was observed by correlation, not by size.",
+    ),
+    Chart(
+        "theorem-correlation",
+        "Correlation of predicted and observed changes",
+        "correlation",
+        {
+            "sampled covariance": "theorem/covariance_correlation",
+            "centred in each state": "theorem/centred_correlation",
+            "plain gradient step": "theorem/gradient_correlation",
+            "along the step taken": "theorem/directional_correlation",
+        },
+        "Over a window of measurements.",
     ),
 )
 SELECTION = (

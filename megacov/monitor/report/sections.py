@@ -15,12 +15,9 @@ from megacov.monitor.report.alarms_section import alarms_section, alarms_summary
 from megacov.monitor.report.charts import Chart, draw, table
 from megacov.monitor.report.facts import RunFacts
 from megacov.monitor.report.law_section import law_section, law_summary
-from megacov.monitor.report.samples import TokenSums, most_entropy_lost, most_selected
 from megacov.monitor.report.samples_section import samples_section
 from megacov.monitor.report.text import count, escape, number
-
-MOST_TOKENS = 25
-"""Rows of a table of token texts."""
+from megacov.monitor.report.tokens_section import tokens_section
 
 _SCORE = re.compile(r"eval/(?P<set>.+)/(?P<metric>[^/]+)")
 _NOT_SCORES = {"response_length", "truncated_share", "negative_log_prob", "verifier_failures", "version_lag_max"}
@@ -48,11 +45,13 @@ def sections(facts: RunFacts) -> Iterator[Section]:
     yield _charts("entropy-reward", "Entropy and reward", metrics.entropy_and_reward(scalars), "entropy or reward")
     yield Section("law", "Entropy law", *law_section(facts.history, facts.settings))
     yield _charts("covariance", "Covariance", metrics.draw_all(metrics.COVARIANCE, scalars), "covariance")
+    yield _charts("where", "Where it happens", metrics.draw_all(metrics.WHERE, scalars), "accuracy or position")
+    yield _charts("theorem", "Theorem check", metrics.draw_all(metrics.THEOREM, scalars), "the theorem's check")
     yield _charts("selection", "Selection", metrics.draw_all(metrics.SELECTION, scalars), "selection")
     yield _charts("lengths-section", "Lengths", metrics.draw_all(metrics.LENGTHS, scalars), "length")
     yield _charts("mismatch-section", "Mismatch", metrics.draw_all(metrics.MISMATCH, scalars), "mismatch")
     yield _evaluation(facts)
-    yield _tokens(facts)
+    yield Section("tokens", "Tokens that were held", *tokens_section(facts.token_tables, facts.samples))
     yield _samples(facts)
     yield Section(
         "configuration",
@@ -138,48 +137,6 @@ def _evaluation(facts: RunFacts) -> Section:
 
 def _interval(low: float, high: float) -> str:
     return f"{number(low)} to {number(high)}"
-
-
-def _tokens(facts: RunFacts) -> Section:
-    key, title = "tokens", "Tokens that were held"
-    samples = facts.samples
-    if not samples.num_with_values:
-        missing = "RUN/samples has no values of tokens"
-        return Section(key, title, "", f"{missing}: it was written before there were any, or samples are switched off.")
-    held = most_selected(samples.by_text, most=MOST_TOKENS)
-    lost = most_entropy_lost(samples.by_text, most=MOST_TOKENS)
-    seen = f"{count(samples.num_with_values, 'response')} of RUN/samples"
-    body = f"<p>From {escape(seen)}, which are a few of each step, and not from all that was trained on.</p>"
-    if held:
-        body += _token_table(held, f"Tokens selected most often in {seen}")
-    else:
-        body += "<p>None of their tokens was selected.</p>"
-    if lost:
-        body += _token_table(
-            lost, f"Tokens of largest covariance, summed, in {seen}: to first order these pull entropy down most"
-        )
-    return Section(key, title, body)
-
-
-def _token_table(found: list[tuple[str, TokenSums]], caption: str) -> str:
-    rows = [
-        [
-            _quoted(text),
-            f"{sums.tokens:,}",
-            f"{sums.selected:,}",
-            number(sums.selected / sums.tokens, digits=3),
-            number(sums.covariance, digits=3),
-            number(sums.entropy / sums.tokens, digits=3),
-        ]
-        for text, sums in found
-    ]
-    head = ["token", "times", "selected", "share selected", "sum of covariance", "mean entropy (nats)"]
-    return table(head, rows, caption=caption)
-
-
-def _quoted(text: str) -> str:
-    """A token in one line, with its blanks to be seen."""
-    return '"' + text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
 def _samples(facts: RunFacts) -> Section:

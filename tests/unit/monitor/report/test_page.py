@@ -83,7 +83,8 @@ def test_it_has_landmarks_and_headings_in_order(document):
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert document.text_of("h1") == ["sums_seed0"]
     assert document.text_of("h2") == [
-        "Overview", "Alarms", "Entropy and reward", "Entropy law", "Covariance", "Selection", "Lengths", "Mismatch",
+        "Overview", "Alarms", "Entropy and reward", "Entropy law", "Covariance",
+        "Where it happens", "Theorem check", "Selection", "Lengths", "Mismatch",
         "Evaluation", "Tokens that were held", "Samples", "Configuration",
     ]  # fmt: skip
 
@@ -129,6 +130,9 @@ def test_numbers_are_those_of_the_history(folder, page):
             assert re.search(rf'<th scope="row" class="n">{step}</th>(<td class="n">[^<]*</td>)?<td class="n">'
                              rf"{re.escape(number(value))}</td>", page)  # fmt: skip
     assert '<td class="n">0.34 to 0.66</td>' in page
+    cells = ("5", "900", "77", "0.812", "0.0312", "0.00195")
+    row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+    assert page.count(f'<th scope="row">&quot; sum&quot;</th>{row}</tr>') == 2
 
 
 def test_the_law_that_the_run_follows_is_found(page):
@@ -190,7 +194,7 @@ def test_contrast_is_that_of_wcag_aa_in_light_in_dark_and_on_paper():
         for background in ("paper", "panel"):
             for text in ("ink", "soft", "link", "warn"):
                 assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
-        for line in ("s0", "s1", "s2", "s3", "s4", "s5"):
+        for line in ("s0", "s1", "s2", "s3", "s4", "s5", "s6"):
             assert contrast(colours[line], colours["paper"]) >= 3, line
     assert all(contrast(colours.background, colours.text) >= 4.5 for colours in COLOURS.values())
 
