@@ -51,7 +51,8 @@ def _amount(samples: Samples) -> str:
     tokens = count(sum(map(length_of, samples.shown)), "token")
     if len(samples.shown) == samples.num_samples:
         return f"This page holds all of RUN/samples: {held} with {tokens}."
-    steps = count(len({sample.step for sample in samples.shown}), "equally spaced step")
+    num_steps = len({sample.step for sample in samples.shown})
+    steps = f"{num_steps} equally spaced steps" if num_steps > 1 else "the last step"
     return (
         f"This page holds {held} with {tokens}, of {steps}. RUN/samples has {count(samples.num_samples, 'response')}"
         f" with {count(samples.num_tokens, 'token')}: megacov samples shows them all, and megacov report --max-tokens"
