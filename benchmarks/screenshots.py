@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 from megacov.monitor.report import gather_facts, render
@@ -16,7 +17,7 @@ from tests.support.browser import Browser, browsing, why_no_browser
 from tests.support.tensorboard_servers import serving
 
 MAX_TOKENS = 200_000
-SECTIONS = ("entropy-reward", "law", "covariance", "tokens", "samples")
+SECTIONS = ("law", "samples")
 """Sections of the report that are pictured, each in a file of its own."""
 _SIZE = {"width": 1180, "height": 900}
 _TALLEST = 1400
@@ -50,7 +51,7 @@ def picture_report(browser: Browser, run: Path, folder: Path) -> list[Path]:
 
 
 def picture_custom_scalars(browser: Browser, run: Path, folder: Path) -> Path:
-    """Picture TensorBoard's page of custom scalars of a run.
+    """Picture the charts of TensorBoard's page of custom scalars, which has to draw three lines first.
 
     Args:
         browser: a started browser.
@@ -62,22 +63,24 @@ def picture_custom_scalars(browser: Browser, run: Path, folder: Path) -> Path:
     """
     path = folder / "custom_scalars.png"
     with serving(run / "tensorboard") as servers:
-        address = servers.addresses["data server"]
-        browser.open(f"{address}#custom_scalars", width=1180, height=1500)
-        browser.wait(_CHARTS_ARE_DRAWN)
-        browser.screenshot(path)
+        browser.open(f"{servers.addresses['data server']}#custom_scalars", width=1180, height=1500)
+        browser.wait(f"{_ELEMENTS}.filter(each => each.matches('path.line') && each.getTotalLength() > 50).length >= 3")
+        time.sleep(_SETTLES_S)
+        place = browser.run(
+            f"(() => {{ const it = {_ELEMENTS}.find(each => each.matches('tf-category-paginated-view'))"
+            ".getBoundingClientRect(); return {x: it.x, y: it.y, width: it.width, height: it.height}; })()"
+        )
+        browser.screenshot(path, clip=place)
     return path
 
 
-# TensorBoard's page is made of nested elements with shadow trees; its charts are drawn into them as SVG lines.
-_CHARTS_ARE_DRAWN = """
-(() => {
-  const lines = (node) =>
-    [...node.querySelectorAll("*")].reduce(
-      (sum, each) => sum + (each.matches("path.line, svg path") ? 1 : 0) + (each.shadowRoot ? lines(each.shadowRoot) : 0), 0);
-  return lines(document) > 0;
-})()
-"""
+# TensorBoard's page is made of nested elements with shadow trees.
+_ELEMENTS = (
+    "(function all(node) { return [...node.querySelectorAll('*')].flatMap(each => [each, ...(each.shadowRoot ?"
+    " all(each.shadowRoot) : [])]); })(document)"
+)
+_SETTLES_S = 3.0
+"""Time in which TensorBoard's lines and axes come to rest after the first are drawn."""
 
 
 def main() -> None:

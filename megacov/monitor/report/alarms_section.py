@@ -41,4 +41,4 @@ def alarms_summary(alarms: Sequence[Alarm]) -> str:
     if not alarms:
         return "none"
     lasting = sorted({alarm.kind.replace("_", " ") for alarm in alarms if alarm.cleared is None})
-    return f"{len(alarms)}, of which last: {', '.join(lasting)}" if lasting else f"{len(alarms)}, all over"
+    return f"{len(alarms)}, still lasting: {', '.join(lasting)}" if lasting else f"{len(alarms)}, all over"

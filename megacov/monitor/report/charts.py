@@ -49,7 +49,7 @@ def draw(chart: Chart, scalars: Mapping[str, Series]) -> str:
         frame.line(series.steps.astype(np.float64), series.values, f"line s{place % NUM_STYLES}")
         for place, series in enumerate(lines.values())
     ]
-    described = " ".join(describe(name, series) for name, series in lines.items())
+    described = [describe(name, series) for name, series in lines.items()]
     return figure(
         chart.key,
         chart.title,
@@ -60,13 +60,14 @@ def draw(chart: Chart, scalars: Mapping[str, Series]) -> str:
     )
 
 
-def figure(key: str, title: str, picture: str, *, described: str, note: str = "", numbers: str = "") -> str:
+def figure(key: str, title: str, picture: str, *, described: Sequence[str], note: str = "", numbers: str = "") -> str:
     """A chart with its title, its legend, a description in words, and its numbers in a table that can be opened."""
     note = f"<p>{escape(note)}</p>" if note else ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in described)
     more = f"<details><summary>Numbers: {escape(title)}</summary>{numbers}</details>" if numbers else ""
     return (
         f'<figure id="{key}" aria-labelledby="{key}-title"><h3 id="{key}-title">{escape(title)}</h3>{picture}'
-        f'<figcaption>{note}<p id="{key}-text">{escape(described)}</p></figcaption>{more}</figure>'
+        f'<figcaption>{note}<ul id="{key}-text">{items}</ul></figcaption>{more}</figure>'
     )
 
 

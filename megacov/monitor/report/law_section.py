@@ -44,11 +44,10 @@ def law_section(history: History, config: Mapping[str, Any] | None) -> tuple[str
     if not len(entropies):
         return "", f"The run has logged no step with both {ENTROPY_TAG} and {REWARD_TAG}."
     law = fit(entropies, rewards, conditions=None if config is None else read_conditions(config))
-    verdict = law.verdict.sentence
     is_shown = law.verdict.outcome != "refused"
     body = "".join(
         [
-            f'<p class="{"" if law.verdict.outcome == "holds" else "warn"}">R = -a exp(H) + b: {escape(verdict)}</p>',
+            _verdict(law),
             '<div class="charts">',
             _scatter(entropies, rewards, law if is_shown else None),
             draw(_OVER_TIME, history.scalars) if "law/ceiling" in history.scalars else "",
@@ -57,6 +56,17 @@ def law_section(history: History, config: Mapping[str, Any] | None) -> tuple[str
         ]
     )
     return body, ""
+
+
+def _verdict(law: EntropyLaw) -> str:
+    """Whether to believe the law, with the reasons."""
+    sentence = {
+        "holds": law.verdict.sentence,
+        "doubtful": "The law R = -a exp(H) + b is to be used with care here:",
+        "refused": "The law R = -a exp(H) + b is refused here, and no ceiling is given:",
+    }[law.verdict.outcome]
+    reasons = "".join(f"<li>{escape(reason.sentence)}</li>" for reason in law.verdict.reasons)
+    return f"<p>{escape(sentence)}</p>" + (f'<ul class="warn">{reasons}</ul>' if reasons else "")
 
 
 def law_summary(history: History, config: Mapping[str, Any] | None) -> str:
@@ -87,7 +97,7 @@ def _scatter(entropies: NDArray[np.float64], rewards: NDArray[np.float64], law: 
     if law is None:
         frame = Frame(*dots, x_label="entropy (nats)", y_label="reward")
         shapes = frame.dots(*dots, "dot")
-        described = f"{count(len(entropies), 'logged step')}, without a curve: the law is refused."
+        described = [f"{count(len(entropies), 'logged step')}, without a curve: the law is refused."]
         return figure(key, title, svg(key, title, frame.axes() + shapes), described=described)
     xs = np.linspace(0.0, float(np.nanmax(np.where(np.isfinite(entropies), entropies, np.nan))), 100)
     curve = law.b - law.a * np.exp(xs)
@@ -112,10 +122,10 @@ def _scatter(entropies: NDArray[np.float64], rewards: NDArray[np.float64], law: 
         + frame.line(xs, curve, "line s0")
     )
     interval = _ends(law.intervals.ceiling.low, law.intervals.ceiling.high)
-    described = (
+    described = [
         f"{count(law.num_points, 'logged step')}. The curve is R = {number(law.b)} - {number(law.a)} exp(H). It meets"
         f" entropy 0 at the ceiling, a reward of {number(law.ceiling)}, 95 % interval {interval} (shaded)."
-    )
+    ]
     return figure(key, title, legend(["fitted law", "ceiling"]) + svg(key, title, shapes), described=described, note="")
 
 
