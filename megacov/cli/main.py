@@ -18,6 +18,7 @@ from megacov.cli import (
     launch,
     make_prompts,
     predict,
+    report,
     resume,
     samples,
     schema,
@@ -49,6 +50,7 @@ app.command()(status.status)
 app.command()(data.data)
 app.command()(samples.samples)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(predict.predict)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
