@@ -64,6 +64,7 @@ def build_rollout_batch(
             f"rollout.mask_overlong leaves no token to learn from: the length limit cut all {num_overlong(samples)} "
             "responses of this rollout; raise rollout.max_response_length, or set rollout.mask_overlong to false."
         )
+    verdicts = torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
     prompt_lengths = torch.tensor([len(sample.prompt.token_ids) for sample in samples])
     response_lengths = torch.tensor([len(sample.completion.token_ids) for sample in samples])
     tokens = torch.zeros(len(samples), int((prompt_lengths + response_lengths).max()), dtype=torch.int64)
@@ -83,9 +84,7 @@ def build_rollout_batch(
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
         temperatures=_temperatures(samples, temperatures),
-        verdicts=torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
-        if any(penalties or ())
-        else None,
+        verdicts=verdicts if any(penalties or ()) else None,
     )
 
 

@@ -154,7 +154,7 @@ def _end_on_alarm(run: Run) -> None:
     config, step = run.config, run.state.step
     if not config.monitor.end_on or step == config.run.steps:
         return
-    alarm = None if run.watch is None else run.watch.ending
+    alarm = None if run.recorder is None else run.recorder.watch.ending
     sentence = from_rank_zero(alarm and alarm.sentence, run.policy.groups)
     if sentence is None:
         return

@@ -131,13 +131,8 @@ def train_step(
     )
     check = None
     if is_checked:
-        check = TheoremCheck(
-            policy,
-            mini_batches[0],
-            old,
-            num_micro_batches=num_checked,
-            with_gradient=settings.theorem_gradient,
-        )
+        with_gradient = settings.theorem_gradient
+        check = TheoremCheck(policy, mini_batches[0], old, num_micro_batches=num_checked, with_gradient=with_gradient)
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
     with clock.time("metrics"):
         found, histogram = collect_metrics(

@@ -152,6 +152,12 @@ def reasons_of_fit(
             "must flatten before it gets there."
         )
         reasons.append(Reason("impossible_ceiling", sentence, refuses=False))
+    return [*reasons, *_reasons_of_residuals(fitted, checks, width=ceiling.high - ceiling.low)]
+
+
+def _reasons_of_residuals(fitted: Estimate, checks: Diagnostics, *, width: float) -> list[Reason]:
+    """Reasons that lie in what the fit leaves; `width` is that of the ceiling's interval."""
+    reasons = []
     if checks.autocorrelation > _STRONGEST_DRIFT:
         sentence = (
             f"Errors of neighbouring steps correlate by {checks.autocorrelation:.2f}: the reward drifts away from the "
@@ -171,7 +177,7 @@ def reasons_of_fit(
         )
         reasons.append(Reason("residual_runs", sentence, refuses=False))
     left_out = checks.block_left_out
-    if abs(left_out.change) > ceiling.high - ceiling.low:
+    if abs(left_out.change) > width:
         sentence = (
             f"One stretch of the run carries the fit: without points {left_out.first} to {left_out.last} the ceiling "
             f"is {left_out.ceiling:.3g} instead of {fitted.ceiling:.3g}."
