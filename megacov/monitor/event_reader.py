@@ -7,6 +7,7 @@ import re
 from array import array
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -26,7 +27,7 @@ _TEXT_SUFFIX = "/text_summary"
 # Field 7 of an Event, a session's start: `(7 << 3) | 2`.
 _SESSION_BYTE = b"\x3a"
 # Where a tensor of one number has it: in its content, or in a field. `tf.summary.scalar` makes all of them float32.
-_NUMBERS = {
+_NUMBERS: dict[int, tuple[np.dtype[Any], str]] = {
     types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
     types_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
     types_pb2.DT_INT32: (np.dtype("<i4"), "int_val"),

@@ -46,7 +46,7 @@ def test_scalars_and_texts_of_torch(tmp_path: Path) -> None:
         writer.add_scalar("new/nested/tag", 0.1, 3, new_style=True)
         writer.add_scalar("exact", 0.1, 2**40, new_style=True, double_precision=True)
         writer.add_text("notes", "first", 1)
-        writer.add_text("notes", "zweites ü", 2)
+        writer.add_text("notes", "zweites \u00fc", 2)
         writer.add_histogram("histogram", np.arange(8.0), 1)
         writer.add_image("image", np.zeros((3, 8, 8)), 1)
         writer.add_custom_scalars({"page": {"chart": ["Multiline", ["old"]]}})
@@ -56,7 +56,7 @@ def test_scalars_and_texts_of_torch(tmp_path: Path) -> None:
     assert str(points(history, "old")) == str({2: math.nan, 3: float(np.float32(0.1))})
     assert points(history, "new/nested/tag") == {3: float(np.float32(0.1))}
     assert points(history, "exact") == {2**40: 0.1}
-    assert (history.texts, history.problems) == ({"notes": "zweites ü"}, ())
+    assert (history.texts, history.problems) == ({"notes": "zweites \u00fc"}, ())
     assert points(read_history(tmp_path / "below"), "metric") == {0: 1.0}
 
 
