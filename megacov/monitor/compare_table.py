@@ -30,7 +30,7 @@ def render_table(groups: Sequence[Sequence[Run]], *, baseline_group: Sequence[Ru
         padding=(0, 1, 0, 0),
         caption=f"At reward {reward:g}: where it is first reached, reward and entropy averaged over"
         f" {SMOOTHING_WINDOW} logged steps (centred). First and last values are of single steps. Entropy in nats."
-        f" Ratio: to {baseline_group[0].label}. \u00b1: 95 % interval over seeds.",
+        f" Ratio: to {baseline_group[0].label}. +-: 95 % interval over seeds.",
         caption_justify="left",
     )
     table.add_column("run", overflow="fold", min_width=10)
@@ -91,7 +91,7 @@ def _render_cells(summary: Summary, baseline: Summary) -> list[str]:
     if 0 < summary.num_reached < summary.num_runs:
         at_reward += f" ({summary.num_reached} of {summary.num_runs})"
     if summary.entropy_interval is not None:
-        at_reward += f"\n\u00b1 {(summary.entropy_interval.high - summary.entropy_interval.low) / 2:.2g}"
+        at_reward += f"\n+- {(summary.entropy_interval.high - summary.entropy_interval.low) / 2:.2g}"
     return [
         f"{summary.num_steps:.0f}",
         f"{summary.first_reward:.2f} to {summary.last_reward:.2f}",

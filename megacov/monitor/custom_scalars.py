@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from megacov.monitor.tags import TAGS
 
@@ -15,13 +16,13 @@ EVALUATION_PATTERNS = {
 }
 
 
-def _chart(*tags: str) -> list[object]:
+def _chart(*tags: str) -> list[Any]:
     """One chart with a line per tag. TensorBoard matches a regular expression from a tag's start."""
     _check(*tags)
     return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
 
 
-def _margin(value: str, low: str, high: str) -> list[object]:
+def _margin(value: str, low: str, high: str) -> list[Any]:
     """One line with a band around it. These tags are names, not expressions."""
     _check(value, low, high)
     return ["Margin", [value, low, high]]
@@ -36,7 +37,7 @@ def _declared(start: str, end: str = "") -> tuple[str, ...]:
     return tuple(tag for tag in TAGS if tag.startswith(start) and tag.endswith(end) and TAGS[tag].kind == "scalar")
 
 
-_PAGE = {
+_PAGE: dict[str, dict[str, list[Any]]] = {
     "Entropy and reward": {
         "reward, and the ceiling of the entropy law": _chart("reward/mean", "law/ceiling"),
         "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),

@@ -7,6 +7,7 @@ import re
 from array import array
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -14,7 +15,6 @@ from tensorboard.compat.proto import types_pb2
 from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.util import tensor_util
 
 from megacov.errors import DataError
 from megacov.monitor.event_records import HEAD_BYTES, EventRecords, parse_event
@@ -26,6 +26,14 @@ _FIRST_BYTES = 1 << 12
 _TEXT_SUFFIX = "/text_summary"
 # Field 7 of an Event, a session's start: `(7 << 3) | 2`.
 _SESSION_BYTE = b"\x3a"
+# Where a tensor of one number has it: in its content, or in a field. `tf.summary.scalar` makes all of them float32.
+_NUMBERS: dict[int, tuple[np.dtype[Any], str]] = {
+    types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
+    types_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
+    types_pb2.DT_INT32: (np.dtype("<i4"), "int_val"),
+    types_pb2.DT_INT64: (np.dtype("<i8"), "int64_val"),
+    types_pb2.DT_BOOL: (np.dtype("?"), "bool_val"),
+}
 
 
 def read_history(directory: Path, *, tags: Collection[str] | None = None) -> History:
@@ -187,11 +195,10 @@ class _Reading:
 
 def _number(tensor: TensorProto) -> float | None:
     """The number of a tensor that holds a single one; None for others."""
-    if any(dimension.size != 1 for dimension in tensor.tensor_shape.dim):
+    if tensor.dtype not in _NUMBERS or any(dimension.size != 1 for dimension in tensor.tensor_shape.dim):
         return None
-    if len(tensor.float_val) == 1 and tensor.dtype == types_pb2.DT_FLOAT:
-        return float(tensor.float_val[0])
-    try:
-        return float(tensor_util.make_ndarray(tensor).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
-        return None
+    dtype, field = _NUMBERS[tensor.dtype]
+    if len(tensor.tensor_content) == dtype.itemsize:
+        return float(np.frombuffer(tensor.tensor_content, dtype)[0])
+    values = getattr(tensor, field)
+    return float(values[0]) if len(values) == 1 and not tensor.tensor_content else None

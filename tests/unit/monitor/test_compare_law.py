@@ -102,10 +102,8 @@ def test_the_highest_reward_of_a_response_bounds_the_ceiling(make_run: MakeRun) 
 
 def test_the_table_has_intervals_over_seeds(seeds: list[Run]) -> None:
     text = text_of(render_table([seeds], baseline_group=seeds, reward=0.5))
-    assert "\u00b1 " in text and "\u00b1: 95 % interval over seeds" in text
-    assert "\u00b1 " not in text_of(render_table([seeds[:1]], baseline_group=seeds[:1], reward=0.5)).replace(
-        "\u00b1:", ""
-    )
+    assert "+- " in text and "+-: 95 % interval over seeds" in text
+    assert "+- " not in text_of(render_table([seeds[:1]], baseline_group=seeds[:1], reward=0.5)).replace("+-:", "")
 
 
 def _report(scores: dict[str, dict[str, float]]) -> str:
