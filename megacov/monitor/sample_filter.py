@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megacov.monitor.samples import ShownSample
 
 VERIFIER_FAILURE = "verifier failure"
-"""The word among the notable things of a response on which the verifier failed."""
+"""The word among the notable things of a response on which the verifier failed; all that older files say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Span:
         return self.low <= number <= self.high
 
     def __str__(self) -> str:
-        low, high = ("" if math.isinf(bound) else f"{bound:g}" for bound in (self.low, self.high))
+        low, high = ("" if math.isinf(bound) else f"{bound:.12g}" for bound in (self.low, self.high))
         return low if self.low == self.high else f"{low}:{high}"
 
 
@@ -87,7 +87,7 @@ class SampleFilter:
             and (self.reward is None or sample.reward in self.reward)
             and (self.tokens is None or sample.num_tokens in self.tokens)
             and (not self.truncated or sample.finish_reason == "length")
-            and (not self.failed or VERIFIER_FAILURE in sample.notable)
+            and (not self.failed or bool(sample.failure) or VERIFIER_FAILURE in sample.notable)
             and (not self.source or sample.source == self.source)
             and (not self.text or any(self.text.casefold() in t.casefold() for t in (sample.prompt, sample.response)))
         )

@@ -11,13 +11,13 @@ import importlib
 import os
 import re
 import select
+import shlex
 import signal
 import struct
 import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.cells import cell_len
@@ -48,6 +48,7 @@ class Screen:
 
     def resize(self, width: int, height: int) -> None:
         self.width, self.height = width, height
+        self.cursor = (0, 0)
         self._clear(0, 0)
 
     @property
@@ -80,7 +81,9 @@ class Screen:
         row, column = self.cursor
         match kind:
             case "H":
-                self.cursor = tuple(int(part) - 1 for part in values.split(";"))  # type: ignore[assignment]
+                # Lines for a larger screen may still be under way when it has become smaller.
+                below, right = (int(part) - 1 for part in values.split(";"))
+                self.cursor = (min(below, self.height - 1), min(right, self.width - 1))
             case "m":
                 self._look = "" if values in ("", "0") else values
             case "K" if not values:
@@ -96,8 +99,13 @@ class Screen:
 
     def _put(self, char: str) -> None:
         row, column = self.cursor
-        if char in "\r\n":
-            self.cursor = (row + (char == "\n"), 0 if char == "\r" else column)
+        if char == "\r":
+            self.cursor = (row, 0)
+        elif char == "\n" and row + 1 < self.height:
+            self.cursor = (row + 1, column)
+        elif char == "\n":
+            self._cells = [*self._cells[1:], [" "] * self.width]
+            self._looks = [*self._looks[1:], [""] * self.width]
         elif not char.isprintable():
             self.strange.append(char)
         elif size := cell_len(char):
@@ -118,14 +126,22 @@ class Screen:
 class TerminalCommand:
     """A running `python -m megacov ...` with a keyboard and a screen. `mode` is the terminal's at the moment."""
 
-    def __init__(self, *arguments: str, width: int, height: int, ignored: tuple[int, ...], **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        width: int,
+        height: int,
+        ignored: tuple[int, ...],
+        shell: bool,
+        **environment: str,
+    ) -> None:
         self._master, self._slave = os.openpty()
         self.screen = Screen(width, height)
         self.resize(width, height)
         self.first_mode = self.mode
         start_fork_server()
-        values = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "", "NO_COLOR": "", **environment}
-        place = (("-m", "megacov", *arguments), values, os.ttyname(self._slave), ignored)
+        values = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "", "NO_COLOR": "", "PS1": "$ ", **environment}
+        place = (("-m", "megacov", *arguments), values, os.ttyname(self._slave), ignored, shell)
         self._process = context.Process(target=_become_terminal_command, args=place)
         self._process.start()
         assert self._process.pid is not None
@@ -189,10 +205,18 @@ class TerminalCommand:
 
 @contextlib.contextmanager
 def on_terminal(
-    *arguments: str, width: int = 80, height: int = 24, ignored: tuple[int, ...] = (), **environment: str
+    *arguments: str,
+    width: int = 80,
+    height: int = 24,
+    ignored: tuple[int, ...] = (),
+    shell: bool = False,
+    **environment: str,
 ) -> Iterator[TerminalCommand]:
-    """A `megacov` on a terminal of a size; `ignored` signals are so from the start, as under nohup."""
-    command = TerminalCommand(*arguments, width=width, height=height, ignored=ignored, **environment)
+    """A `megacov` on a terminal of a size.
+
+    `ignored` signals are so from the start, as under nohup; with `shell`, a bash with job control starts the command.
+    """
+    command = TerminalCommand(*arguments, width=width, height=height, ignored=ignored, shell=shell, **environment)
     try:
         yield command
     finally:
@@ -200,10 +224,18 @@ def on_terminal(
 
 
 def _become_terminal_command(
-    argv: tuple[str, ...], environment: dict[str, str], tty: str, ignored: tuple[int, ...]
+    argv: tuple[str, ...], environment: dict[str, str], tty: str, ignored: tuple[int, ...], has_shell: bool
 ) -> NoReturn:
     os.setsid()
     descriptor = os.open(tty, os.O_RDWR)  # the first terminal that a session opens controls it
+    if has_shell:
+        for stream in range(3):
+            os.dup2(descriptor, stream)
+        os.chdir(ROOT)
+        # What an interactive shell does before its first prompt; the keys go to what has the terminal.
+        first = f"unset PROMPT_COMMAND; {shlex.join((sys.executable, *argv))}"
+        options = ("--norc", "--noprofile", "--noediting", "-i")
+        os.execvpe("bash", ["bash", *options], {**environment, "PYTHONPATH": str(ROOT), "PROMPT_COMMAND": first})
     os.dup2(descriptor, sys.stderr.fileno())
     importlib.import_module(PRELOAD)
     for number in ignored:

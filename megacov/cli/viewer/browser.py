@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,7 +66,10 @@ class RunSamples:
         if self._loaded is None or self._loaded.step != step:
             problems: list[str] = []
             samples = tuple(read_samples(self.run, {step}, on_problem=problems.append))
-            self._loaded = LoadedStep(step, samples, tuple(problems))
+            # Names within the run: a line of a terminal has no room for more.
+            self._loaded = LoadedStep(
+                step, samples, tuple(each.replace(f"{self.run}{os.sep}", "") for each in problems)
+            )
         return self._loaded
 
 

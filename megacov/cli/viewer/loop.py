@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import termios
 
 from rich.color import ColorSystem
 
@@ -47,6 +48,6 @@ def _browse(controls: Controls, terminal: Terminal, colours: ColorSystem | None)
         screen = render(viewer, width, height, entry=typed, has_help=controls.has_help)
         try:
             terminal.show([painters[viewer.has_colour].paint(line) for line in screen.lines], screen.cursor)
-        except OSError:  # the terminal is gone
+            keys = terminal.keys()
+        except (OSError, termios.error):  # the terminal is gone
             return
-        keys = terminal.keys()

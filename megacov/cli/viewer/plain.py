@@ -71,6 +71,7 @@ def json_line(sample: ShownSample) -> str:
         "reward": sample.reward,
         "notable": list(sample.notable),
         "tokens": sample.num_tokens,
+        **({"failure": sample.failure} if sample.failure else {}),
         "finish_reason": sample.finish_reason,
         "versions": list(sample.versions),
         "staleness": sample.staleness,

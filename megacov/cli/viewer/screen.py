@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -68,11 +69,12 @@ def render(viewer: Viewer, width: int, height: int, *, entry: str | None = None,
         As many lines as the screen has.
     """
     if entry is not None:
-        last = Span(_end_of(entry, width - 1))
+        last = [[Span(_end_of(entry, width - 1))]]
     elif viewer.message:
-        last = Span(visible(viewer.message, ascii_only=viewer.ascii_only), "heading")
+        message = visible(viewer.message, ascii_only=viewer.ascii_only)
+        last = [[Span(words, "heading")] for words in textwrap.wrap(message, width)[: max(1, height // 4)]]
     else:
-        last = Span(_HINT, "dim")
+        last = [[Span(_HINT, "dim")]]
     if has_help:
         lines = [[Span(f"{keys:<22}", "heading"), Span(what)] for keys, what in KEYS][: height - 1]
         lines += [[]] * (height - 1 - len(lines))
@@ -85,7 +87,7 @@ def render(viewer: Viewer, width: int, height: int, *, entry: str | None = None,
     )
     below = list(_detail(viewer)) if height >= 7 else []
     below = [legend(viewer.scale, has_colour=viewer.has_colour), *below] if height >= 5 else below
-    below += [[last]] if height >= 2 or entry is not None else []
+    below += last if height >= 2 or entry is not None else []
     room = max(0, height - len(above) - len(below))
     viewer.resize(width, room)
     body = [
@@ -124,6 +126,7 @@ def facts(sample: ShownSample, kept: str, *, ascii_only: bool = False) -> str:
     ends = {"length": "cut at the length limit", "stop": "ended by itself", "abort": "aborted", "": "end not known"}
     words = [ends.get(sample.finish_reason, sample.finish_reason)]
     words += [each for each in sample.notable if each not in words]
+    words += [f"verifier failure: {sample.failure}"] if sample.failure else []
     words += [f"source {sample.source}"] if sample.source else []
     words += [f"row {sample.sample} of the batch"] if sample.sample is not None else []
     words += [f"weights {' '.join(sample.versions)}"] if sample.versions else []
@@ -172,13 +175,13 @@ def _detail(viewer: Viewer) -> Iterator[list[Span]]:
         yield []
         return
     text = visible(tokens.texts[i], ascii_only=viewer.ascii_only)
-    yield [Span(f"token {i + 1} of {len(tokens.texts)}  "), Span(f'"{text}"', "heading")]
-    chance = f" (p {math.exp(tokens.log_probs[i]):.3g})" if math.isfinite(tokens.log_probs[i]) else ""
+    marks = f"{', selected' if tokens.selected[i] else ''}{'' if tokens.kept[i] else ', not in the loss'}"
+    yield [Span(f"token {i + 1} of {len(tokens.texts)}{marks}  "), Span(f'"{text}"', "heading")]
+    chance = f" (p {math.exp(tokens.log_probs[i]):.3g})" if tokens.log_probs[i] <= 0 else ""
     yield [
         Span(
             f"log-prob {_number(tokens.log_probs[i])}{chance}  entropy {_number(tokens.entropy[i])}  "
-            f"covariance {_number(tokens.covariance[i])}  mismatch {_number(tokens.mismatch[i])}  "
-            f"{'' if tokens.selected[i] else 'not '}selected{'' if tokens.kept[i] else '  not in the loss'}"
+            f"covariance {_number(tokens.covariance[i])}  mismatch {_number(tokens.mismatch[i])}"
         )
     ]
 
@@ -187,11 +190,11 @@ def no_values(sample: ShownSample) -> str:
     """Why a sample has no colours."""
     if sample.tokens is not None:
         return "The response has no tokens."
-    return "Plain text: the file has no values of this response's tokens, as those of an older megacov."
+    return "Plain text: no values of its tokens (step not logged, thinned, or written by an older megacov)."
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "unknown"
+    return f"{value + 0.0:.4g}" if math.isfinite(value) else "unknown"  # no "-0"
 
 
 def _bound(band: Band) -> str:

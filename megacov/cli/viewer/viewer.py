@@ -59,9 +59,11 @@ class Viewer:
 
     def resize(self, width: int, height: int) -> None:
         """Take the size of the text's part of the screen. [cells, lines]"""
-        if (width, height) != (self.width, self.height):
-            self.width, self.height = width, max(1, height)
+        is_new, self.width, self.height = width != self.width, width, max(1, height)
+        if is_new:
             self._arrange()
+        else:
+            self._put_cursor(self.cursor)
 
     def show_current(self, width: int | None) -> None:
         """Show the browser's sample, laid out in lines of this width; None breaks only where the text does. [cells]"""
@@ -115,8 +117,11 @@ class Viewer:
             self._scroll(by)
 
     def move_page(self, by: int) -> None:
-        """Scroll by a page and take the cursor along."""
+        """Scroll by a page and take the cursor along; at the end of the text it goes to the last or first token."""
+        before = self.top
         self._scroll(by * max(1, self.height - 1))
+        if self.top == before and self.tokens is not None:
+            self.cursor = 0 if by < 0 else len(self.tokens.texts) - 1
         view = range(self.top, min(self.top + self.height, len(self.document.lines)))
         if self.tokens is not None and self.document.line_of[self.cursor] not in view:
             for line in view if by > 0 else reversed(view):
