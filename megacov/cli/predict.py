@@ -32,6 +32,9 @@ def predict(
     reward: Annotated[
         str | None, typer.Option(metavar="TAG", help="Reward, or an evaluation score; default: a known tag.")
     ] = None,
+    step: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the steps in a CSV file; default: a known name.")
+    ] = None,
     early: Annotated[float, typer.Option(help="Share of the steps from which the others are predicted.")] = 0.15,
     given: Annotated[
         list[str] | None,
@@ -47,10 +50,12 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit R = -a exp(H) + b to runs: a, b, ceiling, intervals, early prediction, and whether the law holds."""
+    from megacov.monitor.entropy_law.sources import read_source
     from megacov.monitor.entropy_law.text import describe, describe_sizes
 
     billions = _parse_sizes(sizes, len(runs), predict_size)
-    fits = _fit(runs, entropy=entropy, reward=reward, early=early, given=given or [])
+    sources = [read_source(path, entropy_tag=entropy, reward_tag=reward, step_column=step) for path in runs]
+    fits = _fit(sources, early=early, given=given or [])
     if as_json:
         over_sizes = _over_sizes(fits, billions, predict_size) if billions else None
         print(json.dumps(_document(fits, over_sizes), indent=1))
@@ -68,20 +73,16 @@ def predict(
     _refuse(fits)
 
 
-def _fit(
-    runs: Sequence[Path], *, entropy: str | None, reward: str | None, early: float, given: Sequence[str]
-) -> list[tuple[Source, EntropyLaw]]:
+def _fit(sources: Sequence[Source], *, early: float, given: Sequence[str]) -> list[tuple[Source, EntropyLaw]]:
     from megacov.monitor.entropy_law.conditions import GIVEN
     from megacov.monitor.entropy_law.law import fit
-    from megacov.monitor.entropy_law.sources import read_source
 
     unknown = [name for name in given if name not in GIVEN]
     if unknown:
         raise DataError(f"--given {unknown[0]} is not a condition: give one of {', '.join(GIVEN)}.")
     stated = [GIVEN[name] for name in given]
     fits = []
-    for path in runs:
-        source = read_source(path, entropy_tag=entropy, reward_tag=reward)
+    for source in sources:
         is_known = source.conditions is not None or stated
         conditions = [*(source.conditions or ()), *stated] if is_known else None
         curve = source.curve

@@ -65,21 +65,21 @@ def find_curve(
     Raises:
         DataError: a tag is missing, or the two share no step.
     """
-    entropy_tag = _choose(scalars, 0, entropy_tag, other=reward_tag, source=source)
-    reward_tag = _choose(scalars, 1, reward_tag, other=entropy_tag, source=source)
-    entropy, reward = scalars[entropy_tag], scalars[reward_tag]
+    of_entropy = _choose(scalars, 0, entropy_tag, other=reward_tag, source=source)
+    of_reward = _choose(scalars, 1, reward_tag, other=of_entropy, source=source)
+    entropy, reward = scalars[of_entropy], scalars[of_reward]
     per_step = 1
-    if entropy_tag in KNOWN_TAGS["slime"][0] and reward_tag in KNOWN_TAGS["slime"][1]:
+    if of_entropy in KNOWN_TAGS["slime"][0] and of_reward in KNOWN_TAGS["slime"][1]:
         per_step = _updates_per_rollout(entropy.steps, reward.steps)
         entropy = _average(entropy, per_step)
-    steps, of_entropy, of_reward = np.intersect1d(entropy.steps, reward.steps, return_indices=True)
+    steps, in_entropy, in_reward = np.intersect1d(entropy.steps, reward.steps, return_indices=True)
     if len(steps) == 0:
         raise DataError(
-            f"{source} has no step with both {entropy_tag} ({_extent(entropy)}) and {reward_tag} ({_extent(reward)}): "
+            f"{source} has no step with both {of_entropy} ({_extent(entropy)}) and {of_reward} ({_extent(reward)}): "
             "let it log one first, or name two tags that are logged together."
         )
-    values = entropy.values[of_entropy], reward.values[of_reward]
-    return Curve(entropy_tag, reward_tag, steps, *values, per_step, _best_reward(scalars, reward_tag))
+    values = entropy.values[in_entropy], reward.values[in_reward]
+    return Curve(of_entropy, of_reward, steps, *values, per_step, _best_reward(scalars, of_reward))
 
 
 def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, other: str | None, source: str) -> str:
@@ -99,8 +99,10 @@ def _choose(scalars: Mapping[str, Series], which: int, given: str | None, *, oth
 
 def _best_reward(scalars: Mapping[str, Series], reward_tag: str) -> float | None:
     tag = BEST_REWARD_TAGS.get(reward_tag)
-    finite = scalars[tag].values[np.isfinite(scalars[tag].values)] if tag in scalars else ()
-    return float(np.max(finite)) if len(finite) else None
+    if tag is None or tag not in scalars:
+        return None
+    finite = scalars[tag].values[np.isfinite(scalars[tag].values)]
+    return float(finite.max()) if len(finite) else None
 
 
 def _names(scalars: Mapping[str, Series], which: int) -> str:

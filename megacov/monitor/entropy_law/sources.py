@@ -9,6 +9,7 @@ from typing import Any
 
 from megacov.config.yaml_text import parse_yaml, read_yaml
 from megacov.errors import ConfigError, DataError
+from megacov.monitor.csv_history import read_csv
 from megacov.monitor.entropy_law.conditions import read_conditions
 from megacov.monitor.entropy_law.curves import BEST_REWARD_TAGS, KNOWN_TAGS, Curve, find_curve
 from megacov.monitor.entropy_law.verdict import Reason
@@ -34,13 +35,16 @@ class Source:
     problems: tuple[str, ...]
 
 
-def read_source(path: Path, *, entropy_tag: str | None = None, reward_tag: str | None = None) -> Source:
+def read_source(
+    path: Path, *, entropy_tag: str | None = None, reward_tag: str | None = None, step_column: str | None = None
+) -> Source:
     """Read entropy, reward and what is known of the settings.
 
     Args:
         path: folder of a run, folder of event files or one event file, or a CSV file.
         entropy_tag: tag or column of the entropy; None for a known one.
         reward_tag: tag or column of the reward or score; None for a known one.
+        step_column: column of the steps in a CSV file; None for a known one.
 
     Returns:
         The run.
@@ -49,18 +53,17 @@ def read_source(path: Path, *, entropy_tag: str | None = None, reward_tag: str |
         DataError: nothing can be read there, or a tag is missing.
     """
     is_run = (path / "config.yaml").is_file() and (path / "tensorboard").is_dir()
-    history = _read(path / "tensorboard" if is_run else path, entropy_tag, reward_tag)
+    if path.suffix == ".csv":
+        history = read_csv(path, step_column=step_column)
+    else:
+        history = _read_events(path / "tensorboard" if is_run else path, entropy_tag, reward_tag)
     curve = find_curve(history.scalars, source=str(path), entropy_tag=entropy_tag, reward_tag=reward_tag)
     config = _read_config(path / "config.yaml") if is_run else _parse_config(history)
     conditions = None if config is None else read_conditions(config)
     return Source(str(path), curve, conditions, history.problems)
 
 
-def _read(path: Path, *given: str | None) -> History:
-    if path.suffix == ".csv":
-        from megacov.monitor.csv_history import read_csv
-
-        return read_csv(path)
+def _read_events(path: Path, *given: str | None) -> History:
     known = {tag for program in KNOWN_TAGS.values() for tags in program for tag in tags}
     tags = {*known, *BEST_REWARD_TAGS.values(), _CONFIG_TEXT, *(tag for tag in given if tag is not None)}
     history = read_history(path, tags=tags)
