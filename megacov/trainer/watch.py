@@ -26,7 +26,7 @@ _FIRST_LAW_STEP = 20
 # Tags that alarms and the law read.
 _WATCHED = re.compile(
     r"entropy/token_mean|reward/mean|selection/(count|band_population)|policy/kl_(selected_fraction|penalty)|"
-    r"rollout/(mismatch_k1_abs|length_mean|truncated_fraction)|perf/\w+_s|law/(ceiling|rmse)"
+    r"rollout/(mismatch_k1_abs|length_mean|truncated_fraction)|perf/\w+_s|law/ceiling(_low|_high)?"
 )
 
 
