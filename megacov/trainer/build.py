@@ -211,19 +211,17 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             watch = Watch(config, writer, first_step=first_step)
             stack.enter_context(progress)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
-        last_saved = None if good is None else state.step
         checkpointer = Checkpointer(
             store,
             groups,
             settings,
             about_run=about_run,
             rollout_state=lambda: rollout.state,
-            last_saved=last_saved,
+            last_saved=None if good is None else state.step,
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
-        step_settings = _step_settings(config, groups)
         parts = (checkpointer, writer, status, progress, tables, watch)
-        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
+        yield Run(config, policy, rollout, algorithm, _step_settings(config, groups), state, *parts)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
