@@ -178,14 +178,13 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
                 config, algorithm, progress, stack, first_step=first_step, text_of_token=text_of_token
             )
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
-        last_saved = None if good is None else state.step
         checkpointer = Checkpointer(
             store,
             groups,
             settings,
             about_run=about_run,
             rollout_state=lambda: rollout.state,
-            last_saved=last_saved,
+            last_saved=None if good is None else state.step,
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
