@@ -95,7 +95,7 @@ class MetricWriter:
                 global_step=step,
             )
 
-    def write_text(self, tag: str, text: str, *, step: int) -> None:
+    def write_markdown(self, tag: str, text: str, *, step: int) -> None:
         """Write a text of one step; raises DataError if that fails.
 
         Args:

@@ -1,4 +1,4 @@
-"""Writes and shows what a run has done, on rank 0: TensorBoard, status, alarms, tables of tokens, lines on the terminal."""
+"""Writes and shows what a run has done, on rank 0: events, status, alarms, tables of tokens, lines on the terminal."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Recorder:
             self.writer.write_histogram("cov/histogram", report.histogram, step=step)
         if report.vocabulary is not None:
             table = self.tables.add(report.vocabulary, step=step)
-            self.writer.write_text("cov_by_token/table", render_markdown(table), step=step)
+            self.writer.write_markdown("cov_by_token/table", render_markdown(table), step=step)
         self.writer.flush()
         self.progress.step(step, report.metrics)
         warning = first_step_warning(self.config, report.metrics, step=step)

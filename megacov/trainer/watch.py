@@ -80,7 +80,7 @@ class Watch:
         raised = [alarm for alarm in alarms if alarm.step == step]
         self._file.add([*raised, *(alarm for alarm in alarms if alarm.cleared == step)])
         for alarm in raised:
-            self._writer.write_text(f"alarm/{alarm.kind}", alarm.sentence, step=step)
+            self._writer.write_markdown(f"alarm/{alarm.kind}", alarm.sentence, step=step)
             print(f"megacov: {alarm.sentence}", file=sys.stderr, flush=True)
         self.ending = next((alarm for alarm in raised if alarm.kind in self._end_on), None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.config import load_config
-from megacov.monitor.status_file import StatusFile, read_logged_steps
-from megacov.monitor.tensorboard import MetricWriter
+from megacov.monitor.status_file import read_logged_steps
+from megacov.trainer.algorithm import build_algorithm
 from megacov.trainer.build import Run
 from megacov.trainer.progress import ProgressReport
+from megacov.trainer.recorder import open_recorder
 from megacov.trainer.state import TrainState
 from megacov.trainer.step import StepReport
 
@@ -23,17 +25,13 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
     config = load_config(
         "yaml_configs/runs/tiny_kl_cov.yaml", (f"run.directory={tmp_path}", "monitor.log_every=2", "run.steps=4")
     )
-    parts: dict[str, Any] = dict.fromkeys(("policy", "rollout", "algorithm", "settings"))
+    parts: dict[str, Any] = dict.fromkeys(("policy", "rollout", "settings"))
     parts["checkpointer"] = SimpleNamespace(metrics=dict)
-    with MetricWriter(tmp_path / "tensorboard") as writer:
-        run = Run(
-            config=config,
-            state=TrainState(),
-            writer=writer,
-            status=StatusFile(tmp_path, name=config.run.name, num_steps=config.run.steps),
-            progress=ProgressReport("tiny", num_steps=4, num_groups=1, choice="off"),
-            **parts,
-        )
+    algorithm = build_algorithm(config)
+    progress = ProgressReport("tiny", num_steps=4, num_groups=1, choice="off")
+    with ExitStack() as stack:
+        recorder = open_recorder(config, algorithm, progress, stack, first_step=None, text_of_token=str)
+        run = Run(config=config, state=TrainState(), algorithm=algorithm, recorder=recorder, **parts)
         for step in range(1, 5):
             run.state.step = step
             run.record(StepReport({"reward/mean": step / 8, "entropy/token_mean": 1.0}, None))
@@ -53,7 +51,7 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", (f"run.directory={tmp_path}",))
-    names = ("policy", "rollout", "algorithm", "settings", "checkpointer", "writer", "status", "progress")
+    names = ("policy", "rollout", "algorithm", "settings", "checkpointer", "recorder")
     parts: dict[str, Any] = dict.fromkeys(names)
     run = Run(config=config, state=TrainState(step=1), **parts)
     run.record(StepReport({"reward/mean": 0.5}, None))

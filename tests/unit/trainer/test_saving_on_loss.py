@@ -35,7 +35,7 @@ class Saves:
 
 def run_of(saves: Saves, *overrides: str) -> Run:
     config = load_config("yaml_configs/runs/tiny_kl_cov.yaml", ("run.directory=here", *overrides))
-    parts: dict[str, Any] = dict.fromkeys(("policy", "algorithm", "settings", "writer", "status", "progress"))
+    parts: dict[str, Any] = dict.fromkeys(("policy", "algorithm", "settings", "recorder"))
     parts["rollout"] = saves.rollout
     return Run(config=config, state=TrainState(step=3, prompt_position=24), checkpointer=saves, **parts)  # type: ignore[arg-type]
 
