@@ -83,9 +83,7 @@ def build_rollout_batch(
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
         temperatures=_temperatures(samples, temperatures),
-        verdicts=torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
-        if any(penalties or ())
-        else None,
+        verdicts=_verdicts(samples, penalties),
     )
 
 
@@ -93,6 +91,12 @@ def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None)
     if of_sources is None:
         return None
     return torch.tensor([of_sources[sample.prompt.source] for sample in samples], dtype=torch.float64)
+
+
+def _verdicts(samples: Sequence[Sample], penalties: Sequence[float] | None) -> torch.Tensor | None:
+    if not any(penalties or ()):
+        return None
+    return torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
 
 
 def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:

@@ -216,8 +216,9 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        parts = (checkpointer, writer, status, progress, tables)
-        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
+        yield Run(
+            config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress, tables
+        )
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:

@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from megacov.data.token_texts import TokenTexts
 
 ROOT = Path(__file__).parents[3]
-TEXT = "Wait, 3 ≤ x: 漢字 and 🙂👩‍🔬 é\n\n  so the answer is ½."
+TEXT = "Wait, 3 \u2264 x: \u6f22\u5b57 and \U0001f642\U0001f469\u200d\U0001f52c \u00e9\n\n  so the answer is \u00bd."
 
 
 def _bytes() -> PreTrainedTokenizerBase:
     """Every byte is a token, and a few pairs are, as in GPT-2's and Qwen's vocabularies."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e"), ("Ċ", "Ċ"), ("Ġ", "Ġ")]
+    merges = [("\u0120", "t"), ("\u0120t", "h"), ("\u0120th", "e"), ("\u010a", "\u010a"), ("\u0120", "\u0120")]
     tokens = [*alphabet, *(left + right for left, right in merges)]
     tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -28,13 +28,13 @@ def _bytes() -> PreTrainedTokenizerBase:
 
 def _pieces() -> PreTrainedTokenizerBase:
     """Words carry the space before them and bytes stand in for the rest, as in Llama 2's and Mistral's vocabularies."""
-    words = ["▁", "▁the", "▁answer", "▁is", "▁so", "a", "x", "▁a", ".", "é"]
+    words = ["\u2581", "\u2581the", "\u2581answer", "\u2581is", "\u2581so", "a", "x", "\u2581a", ".", "\u00e9"]
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
     vocabulary = {token: place for place, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
@@ -54,7 +54,7 @@ def test_texts_join_to_the_response(make) -> None:
     found = texts.of_response(ids)
     assert len(found) == len(ids)
     assert "".join([tokenizer.decode(before), *found]) == whole
-    assert make is _tiny or "漢字 and 🙂" in "".join(found)
+    assert make is _tiny or "\u6f22\u5b57 and \U0001f642" in "".join(found)
 
 
 @pytest.mark.parametrize("make", [_bytes, _pieces, _tiny])
@@ -70,8 +70,8 @@ def test_every_token_has_a_text_also_where_tokens_make_no_text(make) -> None:
 
 def test_a_response_that_is_cut_in_a_character_shows_that(tmp_path: Path) -> None:
     tokenizer = _bytes()
-    ids = tokenizer.encode("x🙂", add_special_tokens=False)
-    assert TokenTexts(tokenizer).of_response(ids) == ["x", "", "", "", "🙂"]
+    ids = tokenizer.encode("x\U0001f642", add_special_tokens=False)
+    assert TokenTexts(tokenizer).of_response(ids) == ["x", "", "", "", "\U0001f642"]
     assert TokenTexts(tokenizer).of_response(ids[:-1]) == ["x", "", "", "\ufffd"]
 
 
