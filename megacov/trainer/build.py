@@ -216,9 +216,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        yield Run(
-            config, policy, rollout, algorithm, step_settings, state, checkpointer, writer, status, progress, tables
-        )
+        parts = (checkpointer, writer, status, progress, tables)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
