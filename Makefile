@@ -26,7 +26,7 @@ TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist load
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format sglang try-sglang try-slurm test test-long test-newest run-test-newest check quickstart clean
+.PHONY: help env lint format sglang try-sglang try-slurm try-browser test test-long test-newest run-test-newest check quickstart clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,10 +78,20 @@ try-slurm:
 	else why="apt-get could not install SLURM"; fi; \
 	echo "make: tests marked slurm are skipped: $$why"
 
-test: env try-sglang try-slurm  ## all quick tests that need no GPU
+# Debian's Chromium, for tests that look at pages. As root only.
+try-browser:
+	@if command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then why="apt-get and root are needed to install Chromium"; \
+	elif { timeout 300 apt-get install -qq -y --no-install-recommends chromium || \
+		{ timeout 120 apt-get update -qq && \
+		  timeout 300 apt-get install -qq -y --no-install-recommends chromium; }; } >/dev/null 2>&1; then exit 0; \
+	else why="apt-get could not install Chromium"; fi; \
+	echo "make: tests marked browser are skipped: $$why"
+
+test: env try-sglang try-slurm try-browser  ## all quick tests that need no GPU
 	$(TEST) -m "not slow"
 
-test-long: env try-sglang try-slurm  ## all tests that can run here
+test-long: env try-sglang try-slurm try-browser  ## all tests that can run here
 	$(TEST)
 
 # A python3.12 on the PATH may be pyenv's, which fails unless that version is selected: so it is run, then pyenv is asked.

@@ -77,6 +77,18 @@ class PreflightError(MegacovError):
     exit_code = 11
 
 
+class AlarmError(MegacovError):
+    """An alarm that monitor.end_on names has ended the run."""
+
+    exit_code = 12
+
+
+class LawError(MegacovError):
+    """The entropy law does not hold in a run, so its numbers must not be used."""
+
+    exit_code = 13
+
+
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
     """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to continue from."""
 

@@ -17,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hypothesis
 import pytest
 
+from tests.support.browser import why_no_browser
 from tests.support.dearest_modules import DearestModules
 
 # Modules that take minutes, most of them waiting for daemons: one for each worker to begin with, and then the others,
@@ -37,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest modules, and skip what this machine cannot run."""
     items.sort(key=_place)
-    reasons = {"gpu": _no_gpu, "sglang": _no_sglang, "slurm": _no_slurm}
+    reasons = {"browser": why_no_browser, "gpu": _no_gpu, "sglang": _no_sglang, "slurm": _no_slurm}
     for marker, reason in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and (why := reason()):

@@ -5,10 +5,9 @@ n: samples of a rollout batch.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from megacov.errors import RewardError
+from megacov.advantages.groups import Groups, check_finite
 
 _STD_FLOOR = 1e-6
 
@@ -35,25 +34,11 @@ def group_relative(rewards: Tensor, group_ids: Tensor, *, normalize_std: bool = 
     Raises:
         RewardError: a reward is not finite; the error names the sample.
     """
-    _check_finite(rewards)
-    _, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    check_finite(rewards)
+    groups = Groups(group_ids)
     # In float64 a sum of equal float32 rewards is exact, so their mean is the reward itself.
     values = rewards.double()
-    centred = values - (_group_sum(values, group, len(sizes)) / sizes)[group]
-    variance = _group_sum(centred.square(), group, len(sizes)) / (sizes - 1).clamp(min=1)
-    scale = variance.sqrt()[group] + _STD_FLOOR if normalize_std else 1.0
+    centred = values - groups.sums(values) / groups.sizes
+    variance = groups.sums(centred.square()) / (groups.sizes - 1).clamp(min=1)
+    scale = variance.sqrt() + _STD_FLOOR if normalize_std else 1.0
     return (centred / scale).to(rewards.dtype)
-
-
-def _group_sum(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    return values.new_zeros(num_groups).index_add(0, group, values)
-
-
-def _check_finite(rewards: Tensor) -> None:
-    wrong = torch.nonzero(~torch.isfinite(rewards)).flatten().tolist()
-    if wrong:
-        raise RewardError(
-            f"The reward of sample {wrong[0]} is {rewards[wrong[0]].item()}"
-            f" ({len(wrong)} of {len(rewards)} rewards are not finite):"
-            " make the verifier return a finite number for every completion."
-        )

@@ -277,6 +277,7 @@ def _settings(config: RunConfig) -> TrainerSettings:
         with_reference=config.algorithm.ref_kl_coef > 0,
         bucket_bytes=sync.bucket_bytes if sync.traits.in_buckets else 0,
         saves=config.checkpoint.every > 0,
+        defers=config.defers_backwards,
     )
 
 

@@ -141,6 +141,7 @@ def _memory_table(plan: RunPlan) -> Table:
     for stage in plan.stages:
         table.add_column(f"stage {stage.stage}", justify="right", no_wrap=True)
     recompute = {"none": "nothing", "selective": "attention", "full": "layers"}[plan.settings.recompute]
+    whose = "; of all micro-batches" if plan.settings.defers else ""
     table.add_row("layers", *(str(stage.num_layers) for stage in plan.stages))
     table.add_row("parameters", *(f"{stage.num_parameters / 1e6:,.1f} M" for stage in plan.stages))
     rows = {
@@ -149,7 +150,7 @@ def _memory_table(plan: RunPlan) -> Table:
         f"optimizer, over {plan.layout.optimizer_shards} ranks": "optimizer",
         "reference weights": "reference",
         "communication buffers": "communication",
-        f"activations, {recompute} recomputed": "activations",
+        f"activations, {recompute} recomputed{whose}": "activations",
         "logits, their gradient and entropy": "logits",
         "or: work of a layer's backward pass": "layer_work",
         "or: weights on their way to servers": "push",

@@ -147,7 +147,7 @@ def _refuse_code(suite: SuiteSection, only: Sequence[str], *, allow_code: bool) 
         place = next(find_code(f"the verifier of the set {each.name}", each.verifier, each.verifier_arguments), None)
         if place is not None and not allow_code and (not only or each.name in only):
             raise ConfigError(
-                f"{place[0]} is code, which runs the programs of responses on this machine: read "
+                f"{place} is code, which runs the programs of responses on this machine: read "
                 "docs/code_and_judges.md and add --allow-code, or choose other sets with --only."
             )
 

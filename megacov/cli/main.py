@@ -17,7 +17,10 @@ from megacov.cli import (
     export,
     launch,
     make_prompts,
+    predict,
+    report,
     resume,
+    samples,
     schema,
     serve,
     status,
@@ -45,7 +48,10 @@ app.command()(check.check)
 app.command()(launch.launch)
 app.command()(status.status)
 app.command()(data.data)
+app.command()(samples.samples)
 app.command()(compare.compare)
+app.command()(report.report)
+app.command()(predict.predict)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
 

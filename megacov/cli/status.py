@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megacov.errors import DataError
+from megacov.monitor.alarms_file import ALARMS_NAME
 
 if TYPE_CHECKING:
     from megacov.cli.status_run import Metric, Progress, RunStatus
@@ -60,6 +61,7 @@ def render(found: RunStatus) -> Iterator[tuple[str, str]]:
         yield "entropy", _metric(found.entropy, unit=" nats")
     if found.reward is not None:
         yield "reward", _metric(found.reward)
+    yield from _alarms(found)
     if found.saved is not None:
         yield "checkpoint", f"step {found.saved.step}, {_span(found.saved.age_s)} ago, {found.saved.folder}"
     else:
@@ -82,6 +84,17 @@ def _progress(progress: Progress | None, steps: int | None) -> str:
         each = "one" if progress.usual_steps == 1 else f"{progress.usual_steps} steps"
         usual = f"; usually {each} in {_span(progress.usual_s)}"
     return f"{progress.step}{of}, recorded {_span(progress.age_s)} ago{usual}"
+
+
+def _alarms(found: RunStatus) -> Iterator[tuple[str, str]]:
+    for alarm in found.alarms:
+        if alarm.cleared is None:
+            yield "alarm", f"{alarm.kind} since step {alarm.step}: {alarm.seen}; {alarm.meaning}; {alarm.knob}"
+    over = [f"{alarm.kind} at steps {alarm.step} to {alarm.cleared}" for alarm in found.alarms if alarm.cleared]
+    if over:
+        yield "past alarms", ", ".join(over)
+    if found.damaged_alarms:
+        yield "", f"{_count(found.damaged_alarms, 'line')} of {found.run / ALARMS_NAME} cannot be read"
 
 
 def _is_silent(progress: Progress) -> bool:

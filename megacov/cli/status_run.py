@@ -18,6 +18,8 @@ from megacov.config.yaml_text import read_yaml
 from megacov.errors import CheckpointError, ConfigError, DataError, SubmitError
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
+from megacov.monitor.alarm import Alarm
+from megacov.monitor.alarms_file import read_alarms
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.run_end import RunEnd, read_end
 from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
@@ -67,6 +69,8 @@ class RunStatus:
     end: how the process that held the run last has ended; None while it holds the run, or if it was killed.
     steps: number of steps that the run will have at its end.
     unread: why the logged steps are not known; empty if they are.
+    alarms: all that the run has raised, by step.
+    damaged_alarms: lines of RUN/alarms.jsonl that cannot be read.
     restarts: restarts of the run's jobs, over the whole chain.
     logs: log folder of the newest attempt.
     jobs_waiting: number of further jobs of the run that wait.
@@ -82,6 +86,8 @@ class RunStatus:
     unread: str
     entropy: Metric | None
     reward: Metric | None
+    alarms: tuple[Alarm, ...]
+    damaged_alarms: int
     saved: Saved | None
     restarts: int
     logs: Path | None
@@ -123,6 +129,7 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         end = None if holder is None or holder.is_held else read_end(run, since=holder.since)
         saved = _find_saved(run, now)
         logged, unread = _read_logged(run, is_begun=saved is not None)
+        alarms, damaged_alarms = read_alarms(run)
     except OSError as error:
         raise DataError(f"{error.filename or run} cannot be read: {error.strerror}.") from error
     asked = _Asked(job) if job else _ask(run, holder, attempts)
@@ -144,6 +151,8 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         unread=unread,
         entropy=_metric(logged, ENTROPY_TAG),
         reward=_metric(logged, REWARD_TAG),
+        alarms=tuple(alarms),
+        damaged_alarms=damaged_alarms,
         saved=saved,
         restarts=max(0, len(attempts.folders) - 1),
         logs=attempts.folders[-1] if attempts.folders else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megacov.checkpoint.lock import LOCK_NAME, Holder
-from megacov.errors import LeaveRequested, exit_meaning
+from megacov.errors import AlarmError, LeaveRequested, exit_meaning
 from megacov.launch.attempts import Attempts
 from megacov.launch.jobs import SlurmJob
 
@@ -93,7 +93,7 @@ def _over(
     if code == 0 or (code is None and is_done):
         return State("ended", "ended normally", 0)
     if code is not None:
-        word: Word = "stopped" if code == LeaveRequested.exit_code else "failed"
+        word: Word = "stopped" if code in (LeaveRequested.exit_code, AlarmError.exit_code) else "failed"
         return State(word, f"ended with code {code}: {exit_meaning(code)}", code)
     if job is not None:
         why = f" with code {job.exit_code} ({exit_meaning(job.exit_code)})" if job.exit_code else ""

@@ -35,11 +35,13 @@ def ratio_selects_some_tokens(config: RunConfig) -> str | None:
 def band_needs_normalized_advantages(config: RunConfig) -> str | None:
     """Clip-Cov's band is absolute, so it depends on the scale of advantages."""
     selection = config.algorithm.selection
-    if selection.name != "clip_cov" or config.algorithm.advantages.normalize_std:
+    advantages = config.algorithm.advantages
+    if selection.name != "clip_cov" or advantages.has_unit_scale:
         return None
+    plain = "name is rloo" if advantages.name == "rloo" else "normalize_std is false"
     return (
         f"algorithm.selection takes covariances between {selection.lower} and {selection.upper} and "
-        "algorithm.advantages.normalize_std is false: the paper's band of 1 to 5 is meant for normalized advantages; "
+        f"algorithm.advantages.{plain}: the paper's band of 1 to 5 is meant for normalized advantages; "
         "scale the band to the rewards."
     )
 

@@ -16,10 +16,46 @@ from megacov.config.section import Section
 
 
 class AdvantagesSection(Section):
-    """Advantages relative to the other samples of the same prompt."""
+    """Settings that all advantage estimators share."""
 
+    @property
+    def has_unit_scale(self) -> bool:
+        """Whether the spread of advantages in a group does not depend on the scale of rewards."""
+        return False
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the estimator: every setting but the name."""
+        return self.model_dump(exclude={"name"})
+
+
+class GroupRelativeAdvantages(AdvantagesSection):
+    """Reward minus the mean of the prompt's samples."""
+
+    name: Literal["group_relative"] = "group_relative"
+    """Relative to the mean of the prompt's samples; a section without a name means this one."""
     normalize_std: bool = True
     """Divide by the standard deviation of the group's rewards (GRPO); false only subtracts the mean (Dr. GRPO)."""
+
+    @property
+    def has_unit_scale(self) -> bool:
+        """Whether it divides by the spread of rewards."""
+        return self.normalize_std
+
+
+class RlooAdvantages(AdvantagesSection):
+    """Reward minus the mean of the prompt's other samples (arXiv 2402.14740); not divided by their spread."""
+
+    name: Literal["rloo"] = "rloo"
+    """Relative to the mean of the prompt's other samples."""
+
+
+def _advantages_form(value: Any) -> str:
+    """The member of `Advantages` that a value is for; files older than the second estimator have no name."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "group_relative" if name is None else str(name)
+
+
+Advantages = Annotated[GroupRelativeAdvantages, Tag("group_relative")] | Annotated[RlooAdvantages, Tag("rloo")]
 
 
 def _loss_form(value: Any) -> str | None:
@@ -42,6 +78,7 @@ else:
 
 Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
+Method = Literal["pass", "deferred"]
 
 
 class NoSelection(Section):
@@ -50,6 +87,7 @@ class NoSelection(Section):
     # Constants, so that a reader of any selection finds them; a file cannot set them.
     scope: ClassVar[Scope] = "mini_batch"
     log_probs: ClassVar[LogProbs] = "old"
+    method: ClassVar[Method] = "pass"
 
     name: Literal["none"] = "none"
     """No selection."""
@@ -71,7 +109,10 @@ class TokenSelection(Section):
     scope: Scope = "mini_batch"
     """The tokens that compete: of the whole optimizer step, of the rollout batch, or of each micro-batch on its own."""
     log_probs: LogProbs = "current"
-    """Judge by the policy about to be updated (one more forward pass, none on the first update) or by the old one."""
+    """Judge by the policy about to be updated, as `method` finds its log-probs, or by the old one."""
+    method: Method = "pass"
+    """How later updates get current log-probs in mini_batch scope: by one more forward pass, or from the update's own
+    forwards, whose backwards wait for the selection and whose activations are kept until then."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the selector.
@@ -79,7 +120,7 @@ class TokenSelection(Section):
         Returns:
             Every setting that is its own.
         """
-        return self.model_dump(exclude={"name", "scope", "log_probs", "allow_large_ratio"})
+        return self.model_dump(exclude={"name", "scope", "log_probs", "method", "allow_large_ratio"})
 
 
 class KlCovSelection(TokenSelection):
@@ -148,8 +189,8 @@ class RolloutCorrectionSection(Section):
 class AlgorithmSection(Section):
     """The policy-gradient algorithm."""
 
-    advantages: AdvantagesSection = AdvantagesSection()
-    """Group-relative advantages."""
+    advantages: Advantages = Field(GroupRelativeAdvantages(), discriminator=Discriminator(_advantages_form))
+    """How much better a sample is than the others of its prompt."""
     loss: Loss = Field(PpoClipLoss(), discriminator=Discriminator(_loss_form))
     """The policy loss."""
     selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(

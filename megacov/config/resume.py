@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 
 from megacov.config.messages import show
 from megacov.config.schema import RunConfig
+from megacov.config.section import Section
 
 # Settings and whole sections that do not change the mathematics of a run, except for rounding. Paths are free because
 # folders move; the content of the files is compared separately.
@@ -105,13 +106,16 @@ def too_few_steps(config: RunConfig, *, done: int) -> str:
 
 
 def _default(name: str) -> Any:
-    """JSON value of the default of a setting in a section; None for a deeper setting, or where there is no default."""
-    section, _, key = name.partition(".")
+    """JSON value of the default of a setting; None where there is none."""
+    section, *keys = name.split(".")
     kind = RunConfig.model_fields[section].annotation
-    field = getattr(kind, "model_fields", {}).get(key)
+    field = getattr(kind, "model_fields", {}).get(keys[0]) if keys else None
     if field is None or field.is_required() or field.default_factory is not None:
         return None
-    return to_jsonable_python(field.get_default())
+    default = field.get_default()
+    for key in keys[1:]:  # of a section inside, as in algorithm.advantages.name
+        default = getattr(default, key) if isinstance(default, Section) and key in type(default).model_fields else None
+    return to_jsonable_python(default)
 
 
 def _is_free(name: str) -> bool:

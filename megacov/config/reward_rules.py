@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from megacov.config.schema import RunConfig
-
-_CODE = "code"
-_TOTAL_S = 25.0  # default of the argument total_s of the verifier code
+from megacov.config.verifier_time import find_uses, too_slow
 
 
 def programs_run_only_where_allowed(config: RunConfig) -> str | None:
     """The one who starts a run decides whether programs that nobody has read may run on the machine of rank 0."""
     if config.rewards.allow_code:
         return None
-    place = next((place for place, _ in _code_verifiers(config)), None)
+    place = next((place for used in _verifiers(config) for place in find_code(*used)), None)
     if place is None:
         return None
     return (
@@ -24,36 +22,26 @@ def programs_run_only_where_allowed(config: RunConfig) -> str | None:
     )
 
 
-def tests_end_before_the_verdict_is_due(config: RunConfig) -> str | None:
+def a_verifier_ends_before_its_verdict_is_due(config: RunConfig) -> str | None:
     """A slow program scores 0; a verdict that is late counts as a failure of the verifier, and may end the run."""
-    for place, arguments in _code_verifiers(config):
-        total_s = arguments.get("total_s", _TOTAL_S)
-        if isinstance(total_s, int | float) and total_s >= config.rewards.timeout_s:
-            return (
-                f"{place} is code, whose tests may take total_s = {total_s:g} s, and rewards.timeout_s is "
-                f"{config.rewards.timeout_s:g}: raise rewards.timeout_s, or lower the argument total_s."
-            )
+    for used in _verifiers(config):
+        sentence = too_slow(*used, timeout_s=config.rewards.timeout_s, setting="rewards.timeout_s")
+        if sentence is not None:
+            return sentence
     return None
 
 
-REWARD_RULES = (programs_run_only_where_allowed, tests_end_before_the_verdict_is_due)
+REWARD_RULES = (programs_run_only_where_allowed, a_verifier_ends_before_its_verdict_is_due)
 
 
-def _code_verifiers(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where the verifier code is used, also as a part of another, and its arguments."""
-    yield from find_code("rewards.verifier", config.rewards.verifier, config.rewards.arguments)
+def find_code(place: str, verifier: Any, arguments: Any) -> Iterator[str]:
+    """Places at which the verifier code is used, also as a part of another."""
+    return (use.place for use in find_uses(place, verifier, arguments) if use.name == "code")
+
+
+def _verifiers(config: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """Place, name and arguments of each verifier of the run."""
+    yield "rewards.verifier", config.rewards.verifier, config.rewards.arguments
     for number, source in enumerate(config.data.sources):
         if source.verifier is not None:
-            arguments = source.verifier_arguments or {}
-            yield from find_code(f"data.sources.{number}.verifier", source.verifier, arguments)
-
-
-def find_code(place: str, verifier: Any, arguments: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Places at which the verifier code is used, also as a part of another, with its arguments."""
-    arguments = arguments if isinstance(arguments, Mapping) else {}
-    if verifier == _CODE or (isinstance(verifier, str) and verifier.startswith("megacov.rewards.verifiers.code:")):
-        yield place, arguments
-    parts = arguments.get("parts")
-    for part in parts if isinstance(parts, list) else ():
-        if isinstance(part, Mapping):
-            yield from find_code(f"a part of {place}", part.get("verifier"), part.get("arguments"))
+            yield f"data.sources.{number}.verifier", source.verifier, source.verifier_arguments

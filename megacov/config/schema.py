@@ -236,6 +236,13 @@ class RunConfig(Section):
         return int(self.rollout.prompts_per_step * self.mean_group_size) // self.batch.updates_per_rollout
 
     @property
+    def defers_backwards(self) -> bool:
+        """Whether optimizer steps run all their forwards before the first backward, and keep what that needs."""
+        chosen = self.algorithm.selection
+        is_read = (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and self.batch.updates_per_rollout > 1
+        return is_read and chosen.method == "deferred"
+
+    @property
     def fewest_sequences_per_update(self) -> int:
         """Sequences of one optimizer step, over all ranks, if every prompt has the smallest group."""
         return self.rollout.prompts_per_step * min(self.group_sizes) // self.batch.updates_per_rollout

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, StrictBool, StrictFloat, StrictInt, model
 
 from megacov.config.data import AnswerFormat
 from megacov.config.section import Section
+from megacov.config.verifier_time import too_slow
 
 MAX_SAMPLES = 4096
 
@@ -117,4 +118,13 @@ class SuiteSection(Section):
         names = [each.name for each in self.sets]
         if len(set(names)) < len(names):
             raise ValueError(f"two sets have the same name: rename one of {', '.join(names)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _verifiers_end_before_their_verdicts_are_due(self) -> SuiteSection:
+        for each in self.sets:
+            used = (f"the verifier of the set {each.name}", each.verifier, each.verifier_arguments)
+            sentence = too_slow(*used, timeout_s=self.timeout_s, setting="timeout_s")
+            if sentence is not None:
+                raise ValueError(sentence)
         return self

@@ -64,6 +64,7 @@ def build_rollout_batch(
             f"rollout.mask_overlong leaves no token to learn from: the length limit cut all {num_overlong(samples)} "
             "responses of this rollout; raise rollout.max_response_length, or set rollout.mask_overlong to false."
         )
+    verdicts = torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
     prompt_lengths = torch.tensor([len(sample.prompt.token_ids) for sample in samples])
     response_lengths = torch.tensor([len(sample.completion.token_ids) for sample in samples])
     tokens = torch.zeros(len(samples), int((prompt_lengths + response_lengths).max()), dtype=torch.int64)
@@ -83,7 +84,7 @@ def build_rollout_batch(
         rewards=torch.tensor(rewards, dtype=torch.float32),
         max_response_length=max_response_length,
         temperatures=_temperatures(samples, temperatures),
-        verdicts=_verdicts(samples, penalties),
+        verdicts=verdicts if any(penalties or ()) else None,
     )
 
 
@@ -91,12 +92,6 @@ def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None)
     if of_sources is None:
         return None
     return torch.tensor([of_sources[sample.prompt.source] for sample in samples], dtype=torch.float64)
-
-
-def _verdicts(samples: Sequence[Sample], penalties: Sequence[float] | None) -> torch.Tensor | None:
-    if not any(penalties or ()):
-        return None
-    return torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
 
 
 def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:

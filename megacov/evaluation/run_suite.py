@@ -253,7 +253,7 @@ def refuse_code(suite: SuiteSection, *, allow_code: bool) -> None:
         place = next(found, None)
         if place is not None and not allow_code:
             raise ConfigError(
-                f"{place[0]} is code, which runs the programs of responses on the machine of rank 0, and "
+                f"{place} is code, which runs the programs of responses on the machine of rank 0, and "
                 "rewards.allow_code is false: read docs/code_and_judges.md and set rewards.allow_code=true, or use "
                 "another suite."
             )

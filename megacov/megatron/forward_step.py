@@ -12,13 +12,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megacov.launch.heartbeat import beat
-from megacov.ops import vocab_parallel_log_probs_and_entropy
+from megacov.megatron.kept_forwards import KeptForwards
+from megacov.megatron.output_layer import is_last, logits_of, without_output_layer
+from megacov.ops import VocabSums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
@@ -31,11 +34,15 @@ class TokenStatistics:
     log_probs: [t] float32 at the temperature of each token's sample.
     entropy: [t] float32 nats at the same temperature.
     entropy_t1: [t] float32 nats at temperature 1; None unless requested.
+    square_sum, square_log_sum: [t] float32, sum p^2 and sum p^2 log p over the vocabulary at the temperature of each
+        token's sample; None unless requested. [share, nats]
     """
 
     log_probs: Tensor
     entropy: Tensor
     entropy_t1: Tensor | None
+    square_sum: Tensor | None = None
+    square_log_sum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,29 +75,61 @@ class LogitsReader:
         Returns:
             log_probs [t] and entropy [t], float32.
         """
-        divisor: float | Tensor | None = temperature
-        if divisor is None:
-            divisor = self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
         log_probs, entropy = vocab_parallel_log_probs_and_entropy(
             logits,
             micro_batch.targets,
             tp_group=self.tp_group,
-            temperature=divisor,
+            temperature=self._divisor(micro_batch) if temperature is None else temperature,
             entropy_grad=entropy_grad,
             vocab_size=self.vocab_size,
         )
         return log_probs.flatten()[micro_batch.predicting], entropy.flatten()[micro_batch.predicting]
 
+    def read_sums(self, logits: Tensor, micro_batch: MicroBatch) -> VocabSums:
+        """Log-prob and entropy of the response tokens, and the sums of squared probabilities; no gradient.
+
+        Collectives: those of `vocab_parallel_sums`.
+
+        Args:
+            logits: [b, s, v/tp] float.
+            micro_batch: as in `read`.
+
+        Returns:
+            [t] float32 each, at the temperature of each token's sample.
+        """
+        found = vocab_parallel_sums(
+            logits,
+            micro_batch.targets,
+            tp_group=self.tp_group,
+            temperature=self._divisor(micro_batch),
+            vocab_size=self.vocab_size,
+        )
+        return VocabSums(*(values.flatten()[micro_batch.predicting] for values in found))
+
+    def _divisor(self, micro_batch: MicroBatch) -> float | Tensor:
+        """The temperature at which each sample was drawn."""
+        return self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
+
 
 def _statistics(
-    reader: LogitsReader, with_entropy_t1: bool, micro_batch: MicroBatch, logits: Tensor, **kwargs: Any
+    reader: LogitsReader,
+    with_entropy_t1: bool,
+    with_sums: bool,
+    micro_batch: MicroBatch,
+    logits: Tensor,
+    **kwargs: Any,
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
-    log_probs, entropy = read()
-    if not with_entropy_t1:
-        return TokenStatistics(log_probs, entropy, None)
-    is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
-    return TokenStatistics(log_probs, entropy, entropy if is_at_t1 else read(temperature=1.0)[1])
+    sums: Sequence[Tensor] = ()
+    if with_sums:
+        log_probs, entropy, *sums = reader.read_sums(logits, micro_batch)
+    else:
+        log_probs, entropy = read()
+    entropy_t1 = None
+    if with_entropy_t1:
+        is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
+        entropy_t1 = entropy if is_at_t1 else read(temperature=1.0)[1]
+    return TokenStatistics(log_probs, entropy, entropy_t1, *sums)
 
 
 def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
@@ -102,17 +141,37 @@ def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
     )
 
 
+def _kept(
+    keep: KeptForwards, stage: nn.Module, index: int, forward: Callable[[], Tensor], read: Callable[..., Any]
+) -> tuple[Tensor, Callable[..., Any]]:
+    """Run a forward and keep its graph; on the last stage it is kept once `read` has made log-probs of its logits."""
+    if not is_last(stage):
+        output = forward()
+        keep.add(stage, index, output)
+        return output, read
+    if get_model_config(stage).recompute_granularity != "full":
+        return forward(), keep.adding(stage, index, read)
+
+    def read_hidden(hidden: Tensor, **kwargs: Any) -> Any:
+        return checkpoint(lambda states: read(logits_of(stage, states), **kwargs), hidden, use_reentrant=False)
+
+    with without_output_layer(stage):
+        return forward(), keep.adding(stage, index, read_hidden)
+
+
 def _run(
     chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
-    outputs: Sequence[Any] | None = None,
+    keep: KeptForwards | None = None,
+    resume: KeptForwards | None = None,
 ) -> list[Any]:
     """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
 
-    `outputs` of an earlier pass take the place of the model's own, one a micro-batch.
+    `keep` receives the graph of each forward. If whole layers are recomputed, the output layer is too there.
+    `resume` gives the outputs that an earlier pass has kept, in place of the model's own.
     """
     device = next(chunks[0].parameters()).device
 
@@ -120,11 +179,12 @@ def _run(
         beat()
         index, micro_batch = next(items)
         micro_batch = micro_batch.to(device)
-        if outputs is not None:
-            return outputs[index], loss_func(index, micro_batch)
+        if resume is not None:
+            return resume.resume(stage, index), loss_func(index, micro_batch)
         packed = _packed_seq_params(micro_batch)
-        output = stage(micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
-        return output, loss_func(index, micro_batch)
+        forward = partial(stage, micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
+        read = loss_func(index, micro_batch)
+        return (forward(), read) if keep is None else _kept(keep, stage, index, forward, read)
 
     # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
     # stages send each other the shape of each micro-batch.
@@ -143,7 +203,12 @@ def _run(
 
 @torch.no_grad()
 def forward_only(
-    chunks: Sequence[nn.Module], micro_batches: Sequence[MicroBatch], reader: LogitsReader, *, with_entropy_t1: bool
+    chunks: Sequence[nn.Module],
+    micro_batches: Sequence[MicroBatch],
+    reader: LogitsReader,
+    *,
+    with_entropy_t1: bool,
+    num_with_sums: int = 0,
 ) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
@@ -157,12 +222,15 @@ def forward_only(
         reader: temperature, vocabulary and group.
         with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless all
             samples were drawn at 1.
+        num_with_sums: the first micro-batches, of which the sums of squared probabilities are computed too.
 
     Returns:
         One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
     statistics = partial(_statistics, reader, with_entropy_t1)
-    return _run(chunks, micro_batches, lambda index, mb: partial(statistics, mb), forward_only=True)
+    return _run(
+        chunks, micro_batches, lambda index, mb: partial(statistics, index < num_with_sums, mb), forward_only=True
+    )
 
 
 def forward_backward(
@@ -189,8 +257,8 @@ def forward_backward(
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
         between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
-            before the first loss. All graphs are kept until their backwards, so memory grows with the number of
-            micro-batches. Only without pipeline stages.
+            before the first loss, on the last pipeline stage. All graphs are kept until their backwards, so memory
+            grows with the number of micro-batches. Pipeline stages send each other every activation twice.
 
     Returns:
         Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
@@ -211,8 +279,9 @@ def forward_backward(
             lambda index, mb: lambda logits: loss(index, mb, read(mb, logits)),
             forward_only=False,
         )
-    assert len(chunks) == 1 and parallel_state.get_pipeline_model_parallel_world_size() == 1, "no pipeline stages"
-    # Megatron leaves autograd on in a forward-only pass, so what the first pass returns still holds its graphs.
-    kept = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True)
-    between_passes([log_probs.detach() for log_probs, _ in kept])
-    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, outputs=kept)
+    kept = KeptForwards()
+    values = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True, keep=kept)
+    log_probs = [found.detach() for found, _ in values]
+    del values  # each graph is freed by its backward
+    between_passes(log_probs)
+    return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, resume=kept)

@@ -15,6 +15,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from megacov.megatron.checkpoint import load_checkpoint
+from megacov.megatron.entropy_slope import EntropySlope
 from megacov.megatron.forward_step import (
     LogitsReader,
     TokenLoss,
@@ -73,17 +74,26 @@ class Policy:
         """Device of the parameters."""
         return next(self.chunks[0].parameters()).device
 
-    def log_probs(self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False) -> list[TokenStatistics]:
+    def log_probs(
+        self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False, num_with_sums: int = 0
+    ) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
 
         Args:
             micro_batches: micro-batches of this data-parallel rank.
             with_entropy_t1: whether to compute the entropy at temperature 1 too.
+            num_with_sums: as in `forward_only`.
 
         Returns:
             One record per micro-batch on the last pipeline stage, an empty list on the others.
         """
-        return forward_only(self.chunks, micro_batches, self.reader, with_entropy_t1=with_entropy_t1)
+        return forward_only(
+            self.chunks,
+            micro_batches,
+            self.reader,
+            with_entropy_t1=with_entropy_t1,
+            num_with_sums=num_with_sums,
+        )
 
     def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Log-probs under the weights that the run began with, forward only.
@@ -150,6 +160,29 @@ class Policy:
         self.optimizer.step()
         self.scheduler.step(increment=1)
         return UpdateResult(grad_norm, lr, outputs)
+
+    def entropy_slope(self, micro_batches: Sequence[MicroBatch], masks: Sequence[Tensor]) -> EntropySlope:
+        """Differentiate a sum of entropies by the weights, with one forward and one backward pass.
+
+        Call it between two optimizer steps: it uses the gradient buffers, and leaves them empty.
+
+        Args:
+            micro_batches: micro-batches of this data-parallel rank.
+            masks: [t] bool a micro-batch, the tokens whose entropies are added up; empty off the last stage.
+
+        Returns:
+            The derivative of the sum over all ranks, to be taken along the next optimizer step.
+        """
+
+        def masked_entropy(index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+            return LossOutput(entropy.where(masks[index], 0.0).sum(), {})
+
+        self._zero_gradients()
+        forward_backward(self.chunks, micro_batches, self.reader, masked_entropy, entropy_grad=True)
+        self.optimizer.prepare_grads()
+        slope = EntropySlope(self.optimizer, group=self.groups.world)
+        self._zero_gradients()
+        return slope
 
     def _zero_gradients(self) -> None:
         for chunk in self.chunks:

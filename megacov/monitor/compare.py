@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megacov.config.yaml_text import read_yaml
 from megacov.errors import ConfigError, DataError
+from megacov.monitor.compare_scores import PassAtK, read_pass_at_k
+from megacov.monitor.entropy_law import Reason, read_conditions
+from megacov.monitor.entropy_law.curves import BEST_REWARD_TAGS, find_best_reward
+from megacov.monitor.entropy_law.estimate import Interval
+from megacov.monitor.entropy_law.student import t_quantile
+from megacov.monitor.event_reader import read_history
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
+from megacov.monitor.history import History
 
 SMOOTHING_WINDOW = 5
 """Logged steps in the centred moving average of reward and entropy."""
@@ -31,6 +38,10 @@ class Run:
     label: run.name without a trailing _seed<k>; runs of one label and loss are seeds of one algorithm.
     loss: algorithm.loss.name.
     steps, rewards, entropies: [number of logged steps].
+    conditions: what the settings have against the entropy law.
+    best_reward: highest reward of any response; None where that is not logged.
+    pass_at_k: scores of the last evaluations.
+    problems: one sentence for each file that could not be read whole.
     """
 
     name: str
@@ -40,6 +51,10 @@ class Run:
     steps: NDArray[np.int64]
     rewards: NDArray[np.float64]
     entropies: NDArray[np.float64]
+    conditions: tuple[Reason, ...] = ()
+    best_reward: float | None = None
+    pass_at_k: Mapping[PassAtK, float] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ class Summary:
 
     First and last values are of single logged steps, unsmoothed; entropies are in nats.
     crossing_step, entropy_at_reward: means over the runs that reached the target reward; None if none did.
+    entropy_interval: 95 % interval of entropy_at_reward over the seeds; None if fewer than two reached it.
     num_reached: how many of the num_runs reached it.
     """
 
@@ -66,6 +82,7 @@ class Summary:
     last_entropy: float
     crossing_step: float | None
     entropy_at_reward: float | None
+    entropy_interval: Interval | None
     num_reached: int
     num_runs: int
 
@@ -87,19 +104,23 @@ def read_run(directory: Path) -> Run:
     Raises:
         DataError: the folder is missing, is not a run, or has no logged step yet.
     """
-    name, seed, loss = _read_config(directory)
-    rewards, entropies = _read_scalars(directory / "tensorboard")
-    steps = [step for step in sorted(rewards.keys() & entropies.keys()) if _is_finite(rewards[step], entropies[step])]
-    if not steps:
-        raise DataError(f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first.")
+    config = _read_config(directory)
+    history = read_history(directory / "tensorboard", tags=(REWARD_TAG, ENTROPY_TAG, BEST_REWARD_TAGS[REWARD_TAG]))
+    steps, rewards, entropies = _read_curves(history, directory)
+    pass_at_k, problems = read_pass_at_k(directory)
+    name = str(config["run"]["name"])
     return Run(
         name=name,
         label=re.sub(r"_seed\d+$", "", name),
-        seed=seed,
-        loss=loss,
-        steps=np.array(steps, dtype=np.int64),
-        rewards=np.array([rewards[step] for step in steps]),
-        entropies=np.array([entropies[step] for step in steps]),
+        seed=int(config["run"]["seed"]),
+        loss=str(config["algorithm"]["loss"]["name"]),
+        steps=steps,
+        rewards=rewards,
+        entropies=entropies,
+        conditions=read_conditions(config),
+        best_reward=find_best_reward(history.scalars, REWARD_TAG),
+        pass_at_k=pass_at_k,
+        problems=(*history.problems, *problems),
     )
 
 
@@ -165,6 +186,7 @@ def summarise(runs: Sequence[Run], reward: float) -> Summary:
         last_entropy=_mean(run.entropies[-1] for run in runs),
         crossing_step=_mean(crossing.step for crossing in crossings) if crossings else None,
         entropy_at_reward=_mean(crossing.entropy for crossing in crossings) if crossings else None,
+        entropy_interval=seed_interval([crossing.entropy for crossing in crossings]),
         num_reached=len(crossings),
         num_runs=len(runs),
     )
@@ -177,38 +199,51 @@ def entropy_ratio(summary: Summary, baseline: Summary) -> float | None:
     return summary.entropy_at_reward / baseline.entropy_at_reward
 
 
-def _read_config(directory: Path) -> tuple[str, int, str]:
+def seed_interval(values: Sequence[float]) -> Interval | None:
+    """95 % interval of a mean over seeds, by Student's t.
+
+    Args:
+        values: value of each seed.
+
+    Returns:
+        The interval; None for fewer than two seeds.
+    """
+    if len(values) < 2:
+        return None
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
+
+
+def _read_config(directory: Path) -> Mapping[str, Any]:
+    """The configuration, with the values that a comparison needs."""
     path = directory / "config.yaml"
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder: give the folder of a run, such as runs/<name>.")
     if not path.is_file():
         raise DataError(f"{directory} has no config.yaml: give the folder of a run, such as runs/<name>.")
     try:
-        config = read_yaml(path, source=str(path))
-        return str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
+        config: Mapping[str, Any] = read_yaml(path, source=str(path))
+        _ = str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} does not hold run.name, run.seed and algorithm.loss.name:"
             " restore the file that `megacov train` wrote there."
         ) from error
+    return config
 
 
-def _read_scalars(directory: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """Reward and entropy by step; the later value where a step was logged twice."""
-    if not any(directory.glob("events.out.tfevents.*")):
-        raise DataError(f"{directory} has no TensorBoard events: the run has not started, or its folder was emptied.")
-    # 0 keeps every scalar; the default drops some. The other kinds are not needed.
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 1, "tensors": 1})
-    logged = set(events.Reload().Tags()["scalars"])
-    rewards, entropies = (
-        {event.step: event.value for event in events.Scalars(tag)} if tag in logged else {}
-        for tag in (REWARD_TAG, ENTROPY_TAG)
-    )
-    return rewards, entropies
-
-
-def _is_finite(*values: float) -> bool:
-    return all(math.isfinite(value) for value in values)
+def _read_curves(
+    history: History, directory: Path
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Steps at which both are finite, rewards and entropies."""
+    if REWARD_TAG in history.scalars and ENTROPY_TAG in history.scalars:
+        reward, entropy = history.scalars[REWARD_TAG], history.scalars[ENTROPY_TAG]
+        steps, of_reward, of_entropy = np.intersect1d(reward.steps, entropy.steps, return_indices=True)
+        rewards, entropies = reward.values[of_reward], entropy.values[of_entropy]
+        is_finite = np.isfinite(rewards) & np.isfinite(entropies)
+        if is_finite.any():
+            return steps[is_finite], rewards[is_finite], entropies[is_finite]
+    raise DataError(f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first.")
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,4 +1,4 @@
-"""Draws a comparison of runs: reward, entropy, and entropy against reward."""
+"""Draws a comparison of runs: reward, entropy, entropy at equal reward, the entropy law, and pass@k."""
 
 from __future__ import annotations
 
@@ -14,79 +14,69 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from numpy.typing import NDArray
 
-from megacov.errors import DataError
 from megacov.monitor.compare import SMOOTHING_WINDOW, Run, smooth, summarise
+from megacov.monitor.compare_law import GroupLaw
+from megacov.monitor.compare_panels import draw_law, draw_pass_at_k, draw_seed_band
+from megacov.monitor.compare_scores import common_scores
+from megacov.monitor.figure_style import COLOURS, GREY, MARKERS, STYLE, save_figure
 
-SIZE_INCHES = (13.2, 4.6)
-DOTS_PER_INCH = 200
-"""Twice the usual 100, for screens of high density."""
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart. In greyscale the markers differ.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _GREY, _GRID = "#222222", "#777777", "#E6E6E6"
-# Any, because the type of the keys differs between versions of matplotlib.
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GREY,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 12,
-    "axes.titlepad": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-}
+SIZE_INCHES, WIDE_INCHES = (10.6, 8.8), (13.2, 8.8)
+"""Without and with pass@k."""
 
 
-def write_figure(groups: Sequence[Sequence[Run]], *, reward: float, path: Path) -> None:
-    """Draw groups of runs: seeds as thin lines and their mean as a thick one.
+def write_figure(groups: Sequence[Sequence[Run]], laws: Sequence[GroupLaw], *, reward: float, path: Path) -> None:
+    """Draw groups of runs: seeds as thin lines, their mean as a thick one, its 95 % interval over the seeds as a band.
 
     Args:
         groups: runs as `group_runs` returns them; each group has its own colour.
+        laws: the entropy law of each group.
         reward: target at which entropies are compared.
         path: file to write, ending in .png.
 
     Raises:
         DataError: the picture cannot be written.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE_INCHES, layout=ConstrainedLayoutEngine(wspace=0.05))
+    sets, ks = common_scores([run.pass_at_k for group in groups for run in group if run.pass_at_k])
+    mosaic = "RREEFF;LLLKKK" if ks else "RE;FL"
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=WIDE_INCHES if ks else SIZE_INCHES, layout=ConstrainedLayoutEngine(wspace=0.05))
         FigureCanvasAgg(figure)
-        reward_axes, entropy_axes, fair_axes = figure.subplots(1, 3)
-        fair_axes.sharey(entropy_axes)
-        _label(reward_axes, "Reward", "step", "mean reward")
-        _label(entropy_axes, "Entropy", "step", "entropy (nats, log scale)")
-        _label(fair_axes, "Entropy at equal reward", "mean reward", "entropy (nats, log scale)")
-        reward_axes.axhline(reward, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
-        fair_axes.axvline(reward, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
-        for index, group in enumerate(groups):
-            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-            _draw_curves(reward_axes, entropy_axes, fair_axes, group, colour)
-            _mark_crossing(fair_axes, group, reward, colour, marker)
-        _use_log_scale(entropy_axes)
-        handles, labels = fair_axes.get_legend_handles_labels()
+        axes = figure.subplot_mosaic(mosaic)
+        axes["F"].sharey(axes["E"])
+        _label(axes["R"], "Reward", "step", "mean reward")
+        _label(axes["E"], "Entropy", "step", "entropy (nats, log scale)")
+        _label(axes["F"], "Entropy at equal reward", "mean reward", "entropy (nats, log scale)")
+        _label(axes["L"], "Reward against entropy, with the fitted law", "entropy (nats)", "mean reward")
+        axes["R"].axhline(reward, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        axes["F"].axvline(reward, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        for index, (group, law) in enumerate(zip(groups, laws, strict=True)):
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            _draw_curves(axes["R"], axes["E"], axes["F"], group, colour)
+            _mark_crossing(axes["F"], group, reward, colour, marker)
+            draw_law(axes["L"], group, law, colour)
+            if ks:
+                draw_pass_at_k(axes["K"], group, sets, ks, colour, marker)
+        _use_log_scale(axes["E"])
+        axes["L"].set_xlim(left=0)
+        if ks:
+            title = f"Mean of {len(sets)} sets" if len(sets) > 1 else sets[0]
+            _label(axes["K"], f"pass@k: {title}", "k (responses, log scale)", "share of problems")
+        handles, labels = axes["F"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 3), frameon=False)
-        figure.supxlabel(
-            f"Thin: seeds. Thick: mean over seeds, centred moving average of {SMOOTHING_WINDOW} logged steps."
-            f" Markers: entropy where the reward first reaches {reward:g} (dashed), mean over seeds.",
-            fontsize=8.5,
-            color=_GREY,
-            x=0.01,
-            ha="left",
-        )
-        _save(figure, path)
+        figure.supxlabel(_caption(reward, has_scores=bool(ks)), fontsize=8.5, color=GREY, x=0.01, ha="left")
+        save_figure(figure, path)
+
+
+def _caption(reward: float, *, has_scores: bool) -> str:
+    lines = [
+        f"Thin: seeds. Thick: mean over seeds, centred moving average of {SMOOTHING_WINDOW} logged steps."
+        " Bands: 95 % intervals over seeds.",
+        f"Markers: entropy where the reward first reaches {reward:g} (dashed), mean over seeds.",
+        "Law: R = -a exp(H) + b, with its 95 % band over seeds, or of the fit of a single run; bar at entropy 0: "
+        "ceiling b - a. Dotted: the law does not hold there.",
+    ]
+    return "\n".join([*lines, *(["pass@k: at the last evaluation of each run."] if has_scores else [])])
 
 
 def _draw_curves(reward_axes: Axes, entropy_axes: Axes, fair_axes: Axes, group: Sequence[Run], colour: str) -> None:
@@ -95,20 +85,16 @@ def _draw_curves(reward_axes: Axes, entropy_axes: Axes, fair_axes: Axes, group: 
         reward_axes.plot(run.steps, run.rewards, **thin)
         entropy_axes.plot(run.steps, run.entropies, **thin)
         fair_axes.plot(smooth(run.rewards), smooth(run.entropies), **thin)
-    steps, rewards, entropies = _mean_curves(group)
-    reward_axes.plot(steps, rewards, color=colour, linewidth=2)
-    entropy_axes.plot(steps, entropies, color=colour, linewidth=2)
-    fair_axes.plot(rewards, entropies, color=colour, linewidth=2)
-
-
-def _mean_curves(group: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Steps that all runs have logged, and the smoothed means there."""
+    # At the steps that all seeds have logged.
     steps = reduce(np.intersect1d, (run.steps for run in group))
-    rewards, entropies = (
-        np.mean([curve[np.isin(run.steps, steps)] for run, curve in zip(group, curves, strict=True)], axis=0)
-        for curves in ([run.rewards for run in group], [run.entropies for run in group])
-    )
-    return steps, smooth(rewards), smooth(entropies)
+    rewards = [smooth(run.rewards[np.isin(run.steps, steps)]) for run in group]
+    entropies = [smooth(run.entropies[np.isin(run.steps, steps)]) for run in group]
+    draw_seed_band(reward_axes, steps, rewards, colour)
+    draw_seed_band(entropy_axes, steps, entropies, colour)
+    mean_reward, mean_entropy = np.mean(rewards, axis=0), np.mean(entropies, axis=0)
+    reward_axes.plot(steps, mean_reward, color=colour, linewidth=2)
+    entropy_axes.plot(steps, mean_entropy, color=colour, linewidth=2)
+    fair_axes.plot(mean_reward, mean_entropy, color=colour, linewidth=2)
 
 
 def _mark_crossing(axes: Axes, group: Sequence[Run], reward: float, colour: str, marker: str) -> None:
@@ -142,15 +128,3 @@ def _use_log_scale(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest > 5 * lowest else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _save(figure: Figure, path: Path) -> None:
-    if path.suffix != ".png":
-        raise DataError(f"The picture is a PNG, but its name is {path.name}: let it end in .png.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
-    except OSError as error:
-        raise DataError(
-            f"The picture cannot be written to {path} ({error.strerror}): choose another --output."
-        ) from error

@@ -6,22 +6,19 @@ tags that are not written again (TensorBoard 2.21).
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 
-# Checksums of values are slow in Python; a crash damages the end of a file.
-_CHECKED_BYTES = 1 << 16
-_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+from megacov.monitor.event_records import EventRecords, parse_event
+
 _CUT = re.compile(r"\.until_(\d+)$")
 
 
@@ -96,7 +93,11 @@ def _cut(content: bytes, *, first_step: int, config_tag: str) -> _Cut:
     kept: list[bytes] = []
     removed: list[bytes] = []
     has_points, end = False, 0
-    for record, event in _records(content):
+    for record in EventRecords(io.BytesIO(content)):
+        try:
+            event = parse_event(record)
+        except DecodeError:
+            break
         end += len(record)
         is_removed = _is_removed(event, first_step=first_step, config_tag=config_tag)
         (removed if is_removed else kept).append(record)
@@ -110,25 +111,3 @@ def _cut(content: bytes, *, first_step: int, config_tag: str) -> _Cut:
 def _is_removed(event: Event, *, first_step: int, config_tag: str) -> bool:
     is_config = any(value.tag.startswith(config_tag) for value in event.summary.value)
     return event.HasField("summary") and event.step >= first_step - is_config
-
-
-def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
-    """Yield each record, framed as it is in the file, with its event; end where the file is damaged."""
-    start = 0
-    while start + 12 <= len(content):
-        header = content[start : start + 8]
-        if _CHECKSUM.pack(masked_crc32c(header)) != content[start + 8 : start + 12]:
-            return
-        end = start + 16 + _LENGTH.unpack(header)[0]
-        data = content[start + 12 : end - 4]
-        if end > len(content):
-            return
-        is_checked = end > len(content) - _CHECKED_BYTES
-        if is_checked and _CHECKSUM.pack(masked_crc32c(data)) != content[end - 4 : end]:
-            return
-        try:
-            event = Event.FromString(data)
-        except DecodeError:
-            return
-        yield content[start:end], event
-        start = end

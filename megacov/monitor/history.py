@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +20,20 @@ class Series:
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    @classmethod
+    def of_points(cls, steps: ArrayLike, values: ArrayLike) -> Series:
+        """Make a series of points in any order.
+
+        Args:
+            steps: [n], in the order in which they were written.
+            values: [n], value at each step.
+
+        Returns:
+            The points in the order of their steps; where a step was written several times, the last value.
+        """
+        unique, positions = np.unique(np.array(steps, dtype=np.int64)[::-1], return_index=True)
+        return cls(steps=unique, values=np.array(values, dtype=np.float64)[::-1][positions])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from megacov.advantages import ADVANTAGES
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.messages import expected, show
 from megacov.losses import LOSSES, Loss
@@ -26,14 +27,34 @@ is the one before the first optimizer step of a rollout batch, where d is exactl
 `algorithm.selection` must choose tokens for it; other losses take `selection: {name: none}`.
 """
 
+_ADVANTAGES = """\
+## Advantages
+
+`algorithm.advantages.name` chooses the estimator of `A`, as in `algorithm: {advantages: {name: rloo}}`, and every loss
+takes any of them. A response is compared with the other responses of its prompt, and all its tokens have the same
+advantage. The groups that `rollout.filter_groups` drops are those of equal rewards, whose advantages are 0 under both.
+Clip-Cov's band is in nats x advantage, and the published one is for advantages that are divided by their spread:
+`check` warns about others.
+
+A new estimator is a function in `megacov/advantages/`, a line in its `registry.py` and a class of settings in the union
+`Advantages` of `megacov/config/algorithm.py`.
+"""
+
 
 def render_page() -> str:
     """All losses as Markdown, ending in a newline."""
-    return "\n".join([_INTRODUCTION, *(line for loss in LOSSES.values() for line in _section(loss))]).rstrip() + "\n"
+    losses = (line for loss in LOSSES.values() for line in _section(loss))
+    return "\n".join([_INTRODUCTION, *losses, _ADVANTAGES, *_estimators()]).rstrip() + "\n"
+
+
+def _estimators() -> Iterator[str]:
+    for name, estimator in ADVANTAGES.items():
+        summary, _, body = _equation(estimator).partition("\n\n")
+        yield from (f"### {name}", "", *summary.splitlines(), "", "```text", *body.splitlines(), "```", "")
 
 
 def _section(loss: Loss) -> Iterator[str]:
-    summary, _, body = _equation(loss).partition("\n\n")
+    summary, _, body = _equation(loss.token_losses).partition("\n\n")
     yield from (f"## {loss.name}", "", *summary.splitlines(), "")
     yield from ("```text", *body.splitlines(), "```", "")
     yield from (*(f"- {fact}" for fact in _facts(loss)), "")
@@ -49,9 +70,9 @@ def _section(loss: Loss) -> Iterator[str]:
         yield ""
 
 
-def _equation(loss: Loss) -> str:
+def _equation(function: Callable[..., object]) -> str:
     """The docstring of the equation, as far as its first section of parameters."""
-    return (inspect.getdoc(loss.token_losses) or "").partition("\nArgs:")[0].strip()
+    return (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
 
 
 def _facts(loss: Loss) -> Iterator[str]:

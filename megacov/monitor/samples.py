@@ -63,6 +63,7 @@ class ShownSample:
     notable: why it was chosen, such as "longest"; often empty.
     num_tokens: tokens of the response.
     finish_reason: "stop", "length" or "abort"; empty if the file has none.
+    failure: how the verifier failed on it, such as "timeout"; empty if it did not, and in a file of an older megacov.
     source: name of its source of prompts; empty if the run has only one.
     versions: of the weights that sampled it, first to last.
     staleness: version of the weights in training minus the oldest of these.
@@ -78,6 +79,7 @@ class ShownSample:
     notable: tuple[str, ...]
     num_tokens: int
     finish_reason: str
+    failure: str
     source: str
     versions: tuple[str, ...]
     staleness: int
@@ -167,6 +169,7 @@ def _to_sample(line: Any, step: int, on_problem: Callable[[str], object]) -> Sho
         notable=tuple(map(str, get("notable", list, []))),
         num_tokens=get("tokens", int, 0),
         finish_reason=get("finish_reason", str, ""),
+        failure=get("failure", str, ""),
         source=get("source", str, ""),
         versions=tuple(map(str, get("versions", list, []))),
         staleness=get("staleness", int, 0),

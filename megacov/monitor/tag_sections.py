@@ -17,7 +17,11 @@ A run of several sources of prompts (data.sources) also writes `reward/mean_SOUR
 
 A resumed run moves the points of the steps that it repeats to `RUN/tensorboard/events.out.removed.*`, which TensorBoard
 does not read, so each step is shown once. Until it is restarted, a TensorBoard that was open meanwhile may keep such
-points of tags that are not logged again."""
+points of tags that are not logged again. [compare.md](compare.md) describes how megacov itself reads event files.
+
+TensorBoard's page "Custom Scalars" shows the most important tags in sections: entropy, reward and the ceiling of the
+entropy law with its interval; covariance and selection; updates; responses; the servers against the trainer;
+evaluation; speed; health. Evaluations are a run of their own there, so leave `RUN/tensorboard/evaluation` checked."""
 
 SECTIONS = {
     "run": "The task of the run.",

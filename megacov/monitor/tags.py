@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 from megacov.monitor.breakdown_tags import BREAKDOWN_TAGS
+from megacov.monitor.law_tags import ALARM_TAGS, LAW_SECTIONS, LAW_TAGS
 from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
 from megacov.monitor.tag import Tag
 from megacov.monitor.tag_sections import HEAD, SECTIONS
+from megacov.monitor.theorem_tags import THEOREM_SECTION, THEOREM_TAGS
 from megacov.types import VERIFIER_FAILURES
 
 _QUADRANTS = {
@@ -263,6 +265,9 @@ _TABLE = (
         "none",
     ),
     Tag("health/failed_saves", "Failed saves of a checkpoint since the run was started or resumed.", "saves", "none"),
+    *LAW_TAGS,
+    *ALARM_TAGS,
+    *THEOREM_TAGS,
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
@@ -277,7 +282,7 @@ def render_markdown() -> str:
         "",
         HEAD,
     ]
-    for section, text in SECTIONS.items():
+    for section, text in (SECTIONS | LAW_SECTIONS | {"theorem": THEOREM_SECTION}).items():
         lines += ["", f"## {section}", "", text, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
         lines += [
             f"| `{tag.name}` | {tag.meaning.replace('|', chr(92) + '|')} | {tag.unit} | {tag.denominator} |"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
+from megacov.monitor.custom_scalars import CUSTOM_SCALARS
 from megacov.monitor.event_files import cut_event_files
 from megacov.monitor.tag import Kind, Tag
 from megacov.monitor.tags import TAGS
@@ -23,22 +23,6 @@ if TYPE_CHECKING:
 
     from megacov.monitor.covariance_metrics import Histogram
 
-
-def _chart(*tags: str) -> list[object]:
-    """One chart with a line per tag. TensorBoard matches a regular expression from a tag's start."""
-    return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
-
-
-CUSTOM_SCALARS = {
-    "Entropy and reward": {
-        "reward": _chart("reward/mean"),
-        "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
-        "covariance by tail (nats)": _chart(*(tag for tag in TAGS if tag.startswith("cov/top_"))),
-        # Apart: one scale would make PPO, whose clip cuts far more tokens, look like the most restrained algorithm.
-        "tokens that the covariance method acts on (share)": _chart("selection/effective_ratio"),
-        "tokens that PPO's clip cuts (share)": _chart("policy/ppo_clip_fraction"),
-    }
-}
 
 _CONFIG_TAG = "run/config"
 

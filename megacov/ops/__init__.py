@@ -6,5 +6,14 @@ from megacov.ops.covariance import covariance
 from megacov.ops.log_probs_entropy import vocab_parallel_log_probs_and_entropy
 from megacov.ops.masked import masked_mean, masked_sum
 from megacov.ops.vocab_range import VocabRange
+from megacov.ops.vocab_sums import VocabSums, vocab_parallel_sums
 
-__all__ = ["VocabRange", "covariance", "masked_mean", "masked_sum", "vocab_parallel_log_probs_and_entropy"]
+__all__ = [
+    "VocabRange",
+    "VocabSums",
+    "covariance",
+    "masked_mean",
+    "masked_sum",
+    "vocab_parallel_log_probs_and_entropy",
+    "vocab_parallel_sums",
+]

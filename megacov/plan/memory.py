@@ -42,6 +42,7 @@ class TrainerSettings:
     with_reference: whether the first weights are kept as well, for a reference KL.
     bucket_bytes: size of a message of weights to the servers; 0 if weights go through the disk.
     saves: whether checkpoints are written.
+    defers: whether all forwards of an optimizer step come before its first backward, and keep what that needs.
     """
 
     value_bytes: int
@@ -51,6 +52,7 @@ class TrainerSettings:
     with_reference: bool
     bucket_bytes: int
     saves: bool
+    defers: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,25 @@ class _Trainer:
 
     def _activations(self, stage: int) -> float:
         sizes, layout, batch = self.sizes, self.layout, self.batch
+        if self.settings.defers:
+            return self._kept_by_a_position(stage) * batch.micro_batches * batch.positions_per_rank
         layers = layers_in_flight(layout, num_layers=sizes.num_layers, stage=stage, micro_batches=batch.micro_batches)
         kept = layers * kept_by_layer(sizes, layout, self._layer_settings())
         if stage == layout.pipeline - 1:
             kept += kept_after_layers(sizes, layout, self._layer_settings())
         return kept * batch.positions_per_rank
+
+    def _kept_by_a_position(self, stage: int) -> float:
+        """Bytes that a stage keeps of every position of an optimizer step whose backwards wait."""
+        sizes, layout, settings = self.sizes, self.layout, self.settings
+        kept = sizes.num_layers / layout.pipeline * kept_by_layer(sizes, layout, self._layer_settings())
+        if stage < layout.pipeline - 1:
+            # What the stage sends is sent again in the second pass.
+            return kept + settings.value_bytes * sizes.hidden_size * layout.virtual_pipeline / layout.sequence_share
+        kept += kept_after_layers(sizes, layout, self._layer_settings())
+        if settings.recompute != "full":
+            kept += settings.value_bytes * self._vocab_rows()
+        return kept
 
     def _layer_settings(self, recompute: Recompute | None = None) -> ActivationSettings:
         settings = self.settings
@@ -179,13 +195,16 @@ class _Trainer:
         gradient.
         """
         settings, tensor, positions = self.settings, self.layout.tensor, self.batch.positions_per_rank
-        rows = vocab_rows(self.sizes, tensor=tensor, vocab_divisible_by=settings.vocab_divisible_by)
+        rows = self._vocab_rows()
         logits = positions * rows * settings.value_bytes
         scratch = LOGIT_BLOCK_BYTES + positions * 4 * (4 * tensor + 8)
         if not with_gradient:
             return logits + scratch
         after = (rows + 2 * positions) * self.sizes.hidden_size * settings.value_bytes
         return logits + max(logits + scratch, after)
+
+    def _vocab_rows(self) -> int:
+        return vocab_rows(self.sizes, tensor=self.layout.tensor, vocab_divisible_by=self.settings.vocab_divisible_by)
 
     def _communication(self) -> int:
         layout = self.layout

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from megacov.advantages import ADVANTAGES
 from megacov.config.loss_section import ImportedLoss
 from megacov.config.rules import correction_mismatch, selection_mismatch
 from megacov.config.schema import RunConfig
@@ -12,6 +15,9 @@ from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
 from megacov.losses.imported import check_hyperparameters, try_loss
 from megacov.selection import Selector, get_selector
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,17 @@ class RolloutCorrection:
 class Algorithm:
     """Functions with their hyperparameters, and the seed of random selections.
 
+    advantages: fn(rewards [n], group_ids [n]) -> advantages [n].
     select: None for a loss that selects nothing.
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
     log_probs: "current" or "old", what the covariance is taken of.
+    selection_method: "pass" or "deferred", where the current log-probs of a later optimizer step come from.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
     denominator: tokens that aggregation divides by, "all" or "kept".
     """
 
+    advantages: Callable[[Tensor, Tensor], Tensor]
     loss: Loss
     loss_hyperparameters: dict[str, Any]
     select: Selector | None
@@ -55,11 +64,11 @@ class Algorithm:
     entropy_coef: float
     ref_kl_coef: float
     ref_kl_estimator: str
-    normalize_std: bool
     seed: int
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
+    selection_method: str = "pass"
 
 
 def resolve_loss(config: RunConfig) -> Loss:
@@ -105,6 +114,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
     mask, correction = algorithm.entropy_mask, algorithm.rollout_correction
     step_tokens = config.sequences_per_update * config.rollout.max_response_length
     return Algorithm(
+        advantages=partial(ADVANTAGES[algorithm.advantages.name], **algorithm.advantages.hyperparameters()),
         loss=resolve_loss(config),
         loss_hyperparameters=algorithm.loss.hyperparameters(),
         select=None if selection.name == "none" else get_selector(selection.name),
@@ -116,9 +126,9 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         entropy_coef=algorithm.entropy_coef,
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
-        normalize_std=algorithm.advantages.normalize_std,
         seed=config.run.seed,
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,
+        selection_method=selection.method,
     )

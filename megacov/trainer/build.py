@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from functools import partial
 
 from megacov.checkpoint.finished import note_finished
 from megacov.checkpoint.store import CheckpointStore
-from megacov.config import RunConfig, dump_config
+from megacov.config import RunConfig
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
 from megacov.errors import CheckpointError, LeaveRequested, RewardError, RolloutError, WeightSyncError
@@ -20,16 +19,11 @@ from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.weights import check_hf_weights
 from megacov.monitor.run_end import NotedEnd
-from megacov.monitor.source_metrics import source_tags
-from megacov.monitor.status_file import StatusFile
-from megacov.monitor.tags import metric_tags
-from megacov.monitor.tensorboard import MetricWriter
-from megacov.monitor.token_table import TokenTables, render_markdown
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
-from megacov.trainer.first_steps import first_step_warning
 from megacov.trainer.progress import ProgressReport
+from megacov.trainer.recorder import Recorder, open_recorder
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.worker import RolloutWorker
 from megacov.trainer.run_folder import find_run_folder, open_run_folder
@@ -50,7 +44,7 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. `writer`, `status`, `progress` and `tables` are on rank 0 only."""
+    """The parts of a run on this rank. Only rank 0 has a recorder."""
 
     config: RunConfig
     policy: Policy
@@ -59,31 +53,12 @@ class Run:
     settings: StepSettings
     state: TrainState
     checkpointer: Checkpointer
-    writer: MetricWriter | None
-    status: StatusFile | None
-    progress: ProgressReport | None
-    tables: TokenTables | None = None
+    recorder: Recorder | None
 
     def record(self, report: StepReport) -> None:
         """Write and show a finished step; does nothing off rank 0."""
-        if self.writer is None or self.status is None or self.progress is None:
-            return
-        step = self.state.step
-        if self.writer.reopen_if_deleted():
-            self.writer.write_config(dump_config(self.config))
-        if step % self.config.monitor.log_every == 0:
-            self.writer.write_scalars(report.metrics | self.checkpointer.metrics(), step=step)
-            self.status.add_step(step, report.metrics)
-        if report.histogram is not None:
-            self.writer.write_histogram("cov/histogram", report.histogram, step=step)
-        if report.vocabulary is not None and self.tables is not None:
-            table = self.tables.add(report.vocabulary, step=step)
-            self.writer.write_text("cov_by_token/table", render_markdown(table), step=step)
-        self.writer.flush()
-        self.progress.step(step, report.metrics)
-        warning = first_step_warning(self.config, report.metrics, step=step)
-        if warning is not None:
-            print(f"megacov: warning: {warning}", file=sys.stderr)
+        if self.recorder is not None:
+            self.recorder.record(report, step=self.state.step, saves=self.checkpointer.metrics())
 
     def save_and_leave(self) -> None:
         """Save, and end the run. A collective of all ranks.
@@ -105,7 +80,7 @@ class Run:
             CheckpointError: the disk refuses it.
         """
         self.checkpointer.save_now(self.policy, self.state)
-        if self.writer is not None:
+        if self.recorder is not None:
             note_finished(self.checkpointer.run_folder, step=self.state.step)
 
     @contextmanager
@@ -195,29 +170,25 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         if worker is not None and good is not None:
             worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
-        writer = status = tables = None
+        recorder = None
         if worker is not None and progress is not None:
-            folder, first_step = config.run.directory, state.step + 1 if good else None
-            tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
-            writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
-            status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
-            writer.write_config(dump_config(config))
-            tables = TokenTables(folder, text_of=worker.samples.texts.of_token, first_step=first_step)
-            stack.enter_context(progress)
+            first_step = state.step + 1 if good else None
+            text_of_token = worker.samples.texts.of_token
+            recorder = open_recorder(
+                config, algorithm, progress, stack, first_step=first_step, text_of_token=text_of_token
+            )
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
-        last_saved = None if good is None else state.step
         checkpointer = Checkpointer(
             store,
             groups,
             settings,
             about_run=about_run,
             rollout_state=lambda: rollout.state,
-            last_saved=last_saved,
+            last_saved=None if good is None else state.step,
             find_run_folder=None if lock is None else partial(find_run_folder, config, lock),
         )
         step_settings = _step_settings(config, groups)
-        parts = (checkpointer, writer, status, progress, tables)
-        yield Run(config, policy, rollout, algorithm, step_settings, state, *parts)
+        yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, recorder)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
@@ -245,6 +216,8 @@ def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:
         log_folder=config.run.directory / "logs",
         last_step=config.run.steps - 1,
         samples_ahead=config.rollout.max_staleness > 0,
+        theorem_every=config.monitor.theorem_every,
+        theorem_gradient=config.monitor.theorem_gradient,
     )
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from megacov.config import RunConfig
 from megacov.errors import (
+    AlarmError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -24,6 +25,7 @@ from megacov.launch import RankEnvironment
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.monitor.run_end import explain_end
 from megacov.parallel.collectives import any_rank
+from megacov.trainer.agreement import from_rank_zero
 from megacov.trainer.build import Resumption, Run, opened_run
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
@@ -33,7 +35,7 @@ from megacov.trainer.where import where_everything_is
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
 # Errors that rank 0 raises too, because all ranks share their cause; other errors may be one rank's alone.
-_SHARED = (CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
+_SHARED = (AlarmError, CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
 
 
 def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumption | None = None) -> None:
@@ -117,6 +119,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         while run.state.step < config.run.steps:
             leaving.check()
             _step(run)
+            _end_on_alarm(run)
             if any_rank(leaving.asked is not None, group=groups.control):
                 run.save_and_leave()
         with run.saved_if_servers_are_lost():
@@ -141,3 +144,23 @@ def _step(run: Run) -> None:
     run.rollout.write_samples(report.token_values, step=run.state.step)
     run.record(report)
     run.checkpointer.after_step(run.policy, run.state)
+
+
+def _end_on_alarm(run: Run) -> None:
+    """Save, and end the run, if this step has raised an alarm of monitor.end_on; all ranks do so together.
+
+    An alarm ends a run once: a resumed run continues until the next one is raised.
+    """
+    config, step = run.config, run.state.step
+    if not config.monitor.end_on or step == config.run.steps:
+        return
+    alarm = None if run.recorder is None else run.recorder.watch.ending
+    sentence = from_rank_zero(alarm and alarm.sentence, run.policy.groups)
+    if sentence is None:
+        return
+    run.checkpointer.save_now(run.policy, run.state)
+    resume = f"continue with `megacov resume {run.checkpointer.run_folder}`"
+    saved = (
+        f"step {step} is saved; {resume}" if config.checkpoint.every > 0 else "checkpoint.every is 0: nothing is saved"
+    )
+    raise AlarmError(f"{sentence} monitor.end_on ends the run ({saved}).")

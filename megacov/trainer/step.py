@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megacov.advantages import group_relative
 from megacov.data.packing import MicroBatchSettings
 from megacov.megatron.policy import Policy
 from megacov.monitor.breakdown import TokenSums
@@ -27,6 +26,7 @@ from megacov.trainer.optimizer_step.mini_batch import (
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.optimizer_step.not_finite import Finding, SkippedUpdates, examine_inputs
 from megacov.trainer.optimizer_step.scope import SelectionScope, make_scope
+from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_report import TokenReport, report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome, run_update
 from megacov.trainer.optimizer_step.weighting import weigh_tokens
@@ -67,6 +67,9 @@ class StepSettings:
     log_folder: where rank 0 reports optimizer steps that were left out; None for nowhere.
     last_step: number of the run's last step, from 0.
     samples_ahead: the servers sample the next step's batch while this step trains.
+    theorem_every: steps between two comparisons of the predicted and the observed change of entropy, among the steps
+        that `log_every` counts; 0 for none.
+    theorem_gradient: whether they include the derivative along the optimizer step.
     """
 
     num_updates: int
@@ -80,6 +83,8 @@ class StepSettings:
     log_folder: Path | None = None
     last_step: int = 0
     samples_ahead: bool = False
+    theorem_every: int = 0
+    theorem_gradient: bool = False
 
     def is_due(self, every: int, state: TrainState) -> bool:
         """Whether what comes every so many steps comes in this one; never if it is 0."""
@@ -106,22 +111,29 @@ def train_step(
         NumericsError: too many optimizer steps in a row were not finite; on every rank.
     """
     clock, groups = StepClock(), policy.groups
+    is_logged = settings.is_due(settings.log_every, state)
+    is_checked = is_logged and settings.is_due(settings.theorem_every, state)
+    num_checked = settings.micro_batches.count_multiple if is_checked else 0
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.time("log_probs"):
         mini_batches = plan_mini_batches(
             batch, settings.micro_batches, num_updates=settings.num_updates, first_update=state.update
         )
         micro_batches = all_micro_batches(mini_batches)
-        old = policy.log_probs(micro_batches, with_entropy_t1=True)
+        old = policy.log_probs(micro_batches, with_entropy_t1=True, num_with_sums=num_checked)
         reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-        advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+        advantages = algorithm.advantages(batch.rewards, batch.group_ids)
         mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
         mini_batches = [weigh_tokens(mini_batch, batch, algorithm, groups) for mini_batch in mini_batches]
         check_mismatch(all_inputs(mini_batches), groups, max_mismatch=settings.max_mismatch)
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
-    outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped)
+    check = None
+    if is_checked:
+        with_gradient = settings.theorem_gradient
+        check = TheoremCheck(policy, mini_batches[0], old, num_micro_batches=num_checked, with_gradient=with_gradient)
+    outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
             mini_batches,
@@ -129,9 +141,10 @@ def train_step(
             algorithm,
             groups,
             num_samples=len(batch.rewards),
-            is_logged=settings.is_due(settings.log_every, state),
+            is_logged=is_logged,
             with_histogram=settings.is_due(settings.cov_histogram_every, state),
         )
+        found |= check.metrics() if check is not None else {}
         tokens = _report_tokens(policy, mini_batches, outcomes, batch, rollout.shown, settings, state)
     state.advance(num_updates=settings.num_updates)
     metrics |= found | tokens.metrics | clock.metrics(batch, groups)
@@ -168,6 +181,7 @@ def run_updates(
     *,
     clock: StepClock,
     skipped: SkippedUpdates | None = None,
+    check: TheoremCheck | None = None,
 ) -> list[UpdateOutcome]:
     """Select and update, mini-batch by mini-batch.
 
@@ -177,8 +191,9 @@ def run_updates(
         policy: the policy, updated in place.
         mini_batches: the rollout batch, with token inputs and weights.
         algorithm: loss and selection.
-        clock: receives the seconds of "selection" and "update".
+        clock: receives the seconds of "selection", "update" and, with a check, "theorem".
         skipped: counts optimizer steps that are left out; by default the first ends the run.
+        check: measures the entropy around the first optimizer step; None for no measurement.
 
     Returns:
         The outcome of each optimizer step.
@@ -195,9 +210,16 @@ def run_updates(
         is_on_policy = not any(outcome.result.is_applied for outcome in outcomes)
         with clock.time("selection") if scope.is_timed else nullcontext():
             selection = selections[i] or scope.before_update(policy, mini_batch, is_on_policy=is_on_policy)
+        checked = check if i == 0 else None
+        if checked is not None:
+            with clock.time("theorem"):
+                checked.before_update()
         with clock.time("update"):
             outcome = run_update(policy, mini_batch, scope, algorithm, selection=selection, is_on_policy=is_on_policy)
         skipped.count(outcome.result, _all_findings(outcome, scope, mini_batches, i), update=mini_batch.update)
+        if checked is not None and outcome.result.is_applied:
+            with clock.time("theorem"):
+                checked.after_update()
         outcomes.append(outcome)
     return outcomes
 

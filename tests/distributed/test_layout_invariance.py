@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.layout_invariance import TOLERANCE, all_layouts
 from megacov.losses import get_loss
+from megacov.monitor.theorem_agreement import PREDICTIONS
 from megacov.trainer.algorithm import Algorithm
-from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS
+from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS, METHOD_ALGORITHMS
 from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, make_models, run_layouts, train_one
-from tests.support.layout_difference import Difference, compare, merge
+from tests.support.layout_difference import Difference, compare, largest, merge
 from tests.support.policies import KL_COV, laid_out_ranks, make_policy
 from tests.support.run_ranks import run_cases
 
@@ -59,7 +60,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[s
     def names_of(layout: Layout) -> list[str]:
         if layout.mixed:
             return ["kl_cov"]
-        return [*GLOBAL_ALGORITHMS, *(LOSS_ALGORITHMS if layout in LOSS_LAYOUTS else ())]
+        return [*GLOBAL_ALGORITHMS, *([*METHOD_ALGORITHMS, *LOSS_ALGORITHMS] if layout in LOSS_LAYOUTS else ())]
 
     return run_layouts([*LAYOUTS, *MIXED_LAYOUTS], tmp_path_factory.mktemp("models"), names_of)
 
@@ -84,6 +85,25 @@ def test_every_layout_reads_each_sample_at_its_own_temperature(differences, layo
     assert difference.selected > 10
     assert difference.mismatches == 0
     assert difference.worst < TOLERANCE, difference.relative
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("layout", [layout for layout in [*LAYOUTS, *MIXED_LAYOUTS] if layout.tokens == ALL], ids=str)
+def test_every_layout_predicts_and_observes_the_same_change_of_entropy(differences, layout: Layout) -> None:
+    found = differences[layout]["kl_cov"].theorem
+    assert found.keys() == {f"theorem/{name}" for name in (*PREDICTIONS, "observed")}
+    # A change of entropy is a small difference of large numbers.
+    assert found.pop("theorem/observed") < 1e-2
+    assert largest(found.values()) < 1e-4, found
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", list(METHOD_ALGORITHMS))
+@pytest.mark.parametrize("layout", LOSS_LAYOUTS, ids=str)
+def test_every_method_of_selection_selects_the_same(differences, layout: Layout, name: str) -> None:
+    assert differences[layout][name].selected > 10
+    assert differences[layout][name].mismatches == 0
+    assert differences[layout][name].worst < TOLERANCE, differences[layout][name].relative
 
 
 @pytest.mark.dist

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from megacov.ops import vocab_parallel_log_probs_and_entropy
+from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from tests.support import reference
 from tests.support.run_ranks import run_cases
 
@@ -83,7 +83,13 @@ def _run(case: Case) -> dict:
         )
         forward_collectives = dict(comm.get_comm_counts())
         (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
+    with CommDebugMode() as comm_of_sums:
+        sums = vocab_parallel_sums(
+            shard, targets, tp_group=group, temperature=case.temperatures, vocab_size=case.vocab_size
+        )
     return {
+        "sums": sums,
+        "num_for_sums": comm_of_sums.get_total_counts(),
         "log_probs": log_probs.detach(),
         "entropy": entropy.detach(),
         "grad": shard.grad,
@@ -115,6 +121,18 @@ def test_equals_unsharded_float64(results, index):
     torch.testing.assert_close(grad.double(), leaf.grad, rtol=max(torch.finfo(case.dtype).eps, 1e-5), atol=1e-6)
 
 
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_sums_of_squares_equal_unsharded_float64(results, index):
+    case = CASES[index]
+    expected = reference.square_sums(case.inputs()[0], temperature=case.temperatures, vocab_size=case.vocab_size)
+    for result in results[index]:
+        for found, value in zip(result["sums"][2:], expected, strict=True):
+            torch.testing.assert_close(found.double(), value, rtol=3e-6, atol=2e-6)
+            assert torch.equal(result["sums"].log_probs, result["log_probs"])
+            assert torch.equal(result["sums"].entropy, result["entropy"])
+        assert all(map(torch.equal, result["sums"], results[index][0]["sums"]))
+
+
 @pytest.mark.parametrize("name", ["log_probs", "entropy"])
 def test_all_ranks_hold_the_same_bits(results, name):
     for by_rank in results:
@@ -126,6 +144,7 @@ def test_one_collective_forward_and_none_backward(results):
     for case, by_rank in zip(CASES, results, strict=True):
         expected = 0 if 0 in case.shape else 1
         assert {(result["num_forward"], result["num_total"]) for result in by_rank} == {(expected, expected)}
+        assert {result["num_for_sums"] for result in by_rank} == {expected}
 
 
 def test_the_logits_are_not_written_to(results):

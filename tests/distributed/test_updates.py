@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +11,9 @@ from torch import Tensor
 
 from megacov.megatron.policy import Policy
 from megacov.trainer.clock import StepClock
-from megacov.trainer.optimizer_step import scope
-from megacov.trainer.optimizer_step.mini_batch import MiniBatch
-from megacov.trainer.optimizer_step.scope import MiniBatchScope
-from megacov.trainer.optimizer_step.selection import Selection
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.step import StepSettings, run_updates
+from tests.support.layout_cases import make_models
 from tests.support.policies import (
     ADAM,
     FLOAT32,
@@ -173,28 +170,16 @@ def test_rollout_batch_scope_has_one_quota_for_all_updates(counts: dict[str, dic
     assert counts["rollout_batch"]["selected"] == int(0.1 * counts["rollout_batch"]["tokens"])
 
 
-class BetweenPasses(MiniBatchScope):
-    """The scope of the whole mini-batch, deciding after the forwards of the update itself."""
-
-    acts_between_passes = True
-
-    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
-        return None
-
-    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
-        return self._select([mini_batch], log_probs)
-
-
-def _select_at(moment: str, tensor: int, recompute: str) -> dict:
-    """Forward passes, selected tokens and weights where a selection is made before or in the middle of an update."""
-    kinds = {"mini_batch": MiniBatchScope, "between": BetweenPasses}
+def _select_by(method: str, folder: str, tensor: int, pipeline: int, virtual: int, recompute: str) -> dict:
+    """Forward passes, selected tokens and weights of updates that select by the current log-probs."""
     forwards = []
-    with pytest.MonkeyPatch.context() as patch, laid_out_ranks(tensor) as groups:
-        patch.setitem(scope._SCOPES, "mini_batch", kinds[moment])
-        policy = make_policy(groups, model=replace(FLOAT32, recompute=recompute), with_reference=True)
-        updates = prepare_mini_batches(policy, make_rollout_batch(), KL_COV_WITH_TERMS, _settings(policy))
+    algorithm = replace(KL_COV_WITH_TERMS, selection_method=method)
+    model = replace(FLOAT32, recompute=recompute, virtual_pipeline=virtual)
+    with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual) as groups:
+        policy = make_policy(groups, path=Path(folder, "untied"), model=model, with_reference=True)
+        updates = prepare_mini_batches(policy, make_rollout_batch(), algorithm, _settings(policy))
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
-        outcomes = run_updates(policy, updates, KL_COV_WITH_TERMS, clock=StepClock())
+        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
         weights = [weight.clone() for _, weight in policy.hf_weights()]
     return {
         "forwards": len(forwards),
@@ -207,14 +192,16 @@ def _select_at(moment: str, tensor: int, recompute: str) -> dict:
 
 
 @pytest.mark.dist
-def test_a_scope_may_select_between_forwards_and_backwards_without_another_pass() -> None:
-    layouts = [(1, "none"), (2, "full")]  # data-parallel over two ranks, then tensor-parallel
-    cases = [(moment, *layout) for layout in layouts for moment in ("mini_batch", "between")]
-    found = run_cases(_select_at, cases, world_size=2)
-    for before, between in (found[0:2], found[2:4]):
-        for one, other in zip(before, between, strict=True):
-            assert any(bool(mask.any()) for mask in one["masks"])
-            assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True))
-            assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
-            assert one["norms"] == other["norms"]
-            assert other["forwards"] == other["micro_batches"] == one["forwards"] - one["later"]
+def test_deferred_backwards_select_and_update_as_another_pass_does(tmp_path: Path) -> None:
+    make_models(tmp_path)
+    # Data-parallel over two ranks, then tensor-parallel, then pipeline stages.
+    layouts = [(1, 1, 1, "none"), (2, 1, 1, "full"), (1, 2, 1, "none"), (1, 2, 2, "full")]
+    cases = [(method, str(tmp_path), *layout) for layout in layouts for method in ("pass", "deferred")]
+    found = run_cases(_select_by, cases, world_size=2)
+    for i, layout in enumerate(layouts):
+        for one, other in zip(found[2 * i], found[2 * i + 1], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True)), layout
+            assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True)), layout
+            assert one["norms"] == other["norms"], layout
+            assert other["forwards"] == other["micro_batches"] == one["forwards"] - one["later"], layout
+        assert any(bool(mask.any()) for mask in found[2 * i][-1]["masks"]), layout

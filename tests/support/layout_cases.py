@@ -21,6 +21,7 @@ from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.token_report import report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome
@@ -153,8 +154,10 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
     if layout.mixed:
         batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6], dtype=torch.float64).repeat_interleave(4))
     updates = prepare_mini_batches(policy, batch, algorithm, settings)
-    outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
+    check = _make_check(policy, updates[0], layout) if algorithm == ALGORITHMS["kl_cov"] else None
+    outcomes = run_updates(policy, updates, algorithm, clock=StepClock(), check=check)
     result = {
+        "theorem": {} if check is None else check.metrics(),
         "weights": dict(policy.hf_weights()),
         "grad_norms": [outcome.result.grad_norm for outcome in outcomes],
         "token_report": _token_report(updates, outcomes, batch, policy),
@@ -179,6 +182,15 @@ def _token_report(
         rows.setdefault(tag[: tag.index("_", tag.index("/"))], []).append(value)
     means = {name: torch.tensor([row], dtype=torch.float64) for name, row in rows.items()}
     return means | {"values": report.values, "vocabulary": torch.stack(list(report.vocabulary))}
+
+
+def _make_check(policy: Policy, mini_batch: MiniBatch, layout: Layout) -> TheoremCheck | None:
+    """Only where the measured micro-batches are the whole mini-batch, and so hold the same tokens in every layout."""
+    if layout.tokens != ALL:
+        return None
+    number = len(mini_batch.micro_batches)
+    statistics = policy.log_probs(mini_batch.micro_batches, num_with_sums=number)
+    return TheoremCheck(policy, mini_batch, statistics, num_micro_batches=number, with_gradient=True)
 
 
 def _of_tokens(

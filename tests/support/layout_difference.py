@@ -27,6 +27,7 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "token_report": _same_on_all([result["token_report"] for result in by_rank]),
         "grad_norms": by_rank[0]["grad_norms"],
         "weights": by_rank[0]["weights"],
+        "theorem": [result["theorem"] for result in by_rank],
     }
 
 
@@ -49,6 +50,8 @@ class Difference:
     log_prob_noise: largest absolute difference of a log-prob, nats.
     margin: from the line of the selection to the nearest token that it divides, the smaller of both.
     fewest_tokens: loss tokens of the rank that had fewest in an update.
+    theorem: relative difference of each predicted and observed change of entropy, the largest over the ranks; empty
+        where none was measured.
     """
 
     selected: int
@@ -57,6 +60,7 @@ class Difference:
     log_prob_noise: float
     margin: float
     fewest_tokens: int
+    theorem: dict[str, float]
 
     @property
     def worst(self) -> float:
@@ -107,4 +111,8 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
         log_prob_noise=largest(noise),
         margin=min(found["margin"], expected["margin"]),
         fewest_tokens=min(min(counts) for counts in found["loss_tokens"]),
+        theorem={
+            tag: largest(abs(values[tag] / expected["theorem"][0][tag] - 1) for values in found["theorem"])
+            for tag in found["theorem"][0]
+        },
     )

@@ -52,6 +52,7 @@ TEMPERATURE = 0.8
 # 16 tokens are padded to 18 or 24, so every layout has padding.
 FLOAT32 = ModelSettings(dtype="float32", vocab_divisible_by=3, transformer_engine="off")
 GRPO = Algorithm(
+    advantages=group_relative,
     loss=get_loss("ppo_clip"),
     loss_hyperparameters={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None},
     select=None,
@@ -63,7 +64,6 @@ GRPO = Algorithm(
     entropy_coef=0.0,
     ref_kl_coef=0.0,
     ref_kl_estimator="k3",
-    normalize_std=True,
     seed=0,
 )
 KL_COV = replace(
@@ -162,7 +162,7 @@ def prepare_mini_batches(
     micro_batches = all_micro_batches(mini_batches)
     old = policy.log_probs(micro_batches, with_entropy_t1=True)
     reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-    advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=algorithm.normalize_std)
+    advantages = algorithm.advantages(batch.rewards, batch.group_ids)
     mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
     return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
 

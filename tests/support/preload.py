@@ -12,6 +12,8 @@ MODULES = (
     "megacov.megatron",  # before anything else imports Megatron, which it keeps quiet
     "megacov.cli.main",
     "megacov.cli.deep_check",
+    "megacov.cli.viewer.loop",
+    "megacov.cli.viewer.plain",
     "megacov.trainer.loop",
     "megacov.evaluation.evaluate",
     "megacov.embedded_server.server",

@@ -19,6 +19,17 @@ def log_probs_and_entropy(
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), torch.special.entr(log_p.exp()).sum(-1)
 
 
+def square_sums(
+    logits: Tensor, *, temperature: float | Tensor = 1.0, vocab_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """sum p^2 and sum p^2 log p of the same p; an entry of probability 0 adds nothing."""
+    if isinstance(temperature, Tensor):
+        temperature = temperature.double().unsqueeze(-1)
+    log_p = torch.log_softmax(logits.double()[..., :vocab_size] / temperature, -1)
+    p = log_p.exp()
+    return p.square().sum(-1), (p.square() * log_p.where(p > 0, 0.0)).sum(-1)
+
+
 def covariance(log_probs: Tensor, advantages: Tensor, loss_mask: Tensor) -> Tensor:
     """(lp - mean lp) (A - mean A) with means over the mask; 0 outside it."""
     log_probs, advantages = log_probs.double(), advantages.double()

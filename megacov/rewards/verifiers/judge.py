@@ -14,12 +14,11 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import ConfigError
+from megacov.rewards.verifiers.judge_arguments import check_arguments
 
 _RUBRIC = "How well the response does what the prompt asks: correctness, completeness, clarity and style."
 _TEMPLATE = """\
@@ -239,56 +238,6 @@ def _read_key(variable: str | None, file: str | None) -> str | None:
     if not re.fullmatch("[!-~]+", key):
         raise ConfigError("the key of the judge is no line of printable ASCII characters; see key_variable, key_file.")
     return key
-
-
-def check_arguments(
-    urls: Sequence[str] = (),
-    model: str = "",
-    template: str = _TEMPLATE,
-    pattern: str = _PATTERN,
-    lowest: float = 1.0,
-    highest: float = 10.0,
-    **others: Any,
-) -> None:
-    """Raises ConfigError for an argument that cannot be used."""
-    if not isinstance(urls, list | tuple) or not urls:
-        raise ConfigError("urls must be a list of base URLs, as in [http://node3:30000/v1].")
-    for url in urls:
-        _check_url(url)
-    if not isinstance(model, str) or not model:
-        raise ConfigError(f"model is {model!r}; set it to the name of the judge's model.")
-    if not isinstance(template, str) or "{response}" not in template:
-        raise ConfigError("template does not hold {response}, so that the judge would not see what to grade.")
-    try:
-        num_groups = re.compile(pattern).groups
-    except (re.error, TypeError) as error:
-        raise ConfigError(f"pattern is no regular expression ({error}); correct it.") from error
-    if num_groups < 1:
-        raise ConfigError(f"pattern is {pattern!r}, without a group; put ( ) around the grade.")
-    if not _are_numbers(lowest, highest) or not lowest < highest:
-        raise ConfigError(f"lowest is {lowest!r} and highest is {highest!r}; lowest must be the smaller number.")
-    for name, least in (("max_tokens", 1), ("retries", 0)):
-        value = others.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} is {value!r}; set it to a whole number from {least}.")
-    total_s = others.get("total_s", 1.0)
-    if not _are_numbers(total_s) or total_s <= 0:
-        raise ConfigError(f"total_s is {total_s!r}; set it to a number of seconds above 0.")
-
-
-def _are_numbers(*values: Any) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _check_url(url: Any) -> None:
-    parts = urlsplit(url) if isinstance(url, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ConfigError(f"urls holds {url!r}, which is no base URL; write it as in http://node3:30000/v1.")
-    if is_ip_address(parts.hostname):
-        try:
-            refuse_public(parts.hostname, url=url)
-        except ValueError as error:
-            raise ConfigError(f"urls: {error}") from error
 
 
 def prepare(key_variable: str | None = None, key_file: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megacov.errors import ConfigError
 from megacov.rewards.reasoning_gym.rows import read_row
 from megacov.rewards.reasoning_gym.scorer import check_right_answer, score
 from megacov.rewards.reasoning_gym.tasks import all_tasks
@@ -44,6 +45,14 @@ def _in_tag(text: str, tag: str | None) -> str:
     return inner if closing and opening else ""
 
 
+def _check_arguments(graded: bool = False, tag: str | None = None) -> None:
+    """Raises ConfigError for an argument of a wrong type."""
+    if not isinstance(graded, bool):
+        raise ConfigError(f"graded is {graded!r}; set it to true or false.")
+    if not (tag is None or (isinstance(tag, str) and tag)):
+        raise ConfigError(f"tag is {tag!r}; set it to the name of a tag, as in answer, or to null.")
+
+
 def _check_answer(answer: str, row: Mapping[str, Any]) -> None:
     """Raises DataError if the task's scorer does not give 1 to the right answer of a row."""
     check_right_answer(answer, read_row(row))
@@ -54,5 +63,6 @@ def _prepare() -> None:
     all_tasks()
 
 
+reasoning_gym.check_arguments = _check_arguments  # type: ignore[attr-defined]
 reasoning_gym.check_answer = _check_answer  # type: ignore[attr-defined]
 reasoning_gym.prepare = _prepare  # type: ignore[attr-defined]

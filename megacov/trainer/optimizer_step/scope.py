@@ -27,8 +27,6 @@ class SelectionScope:
     is_global: ClassVar[bool] = True
     # Whether selection has a time of its own, apart from the forward-backward pass.
     is_timed: ClassVar[bool] = False
-    # Whether an optimizer step has to run all forwards before the first backward.
-    acts_between_passes: ClassVar[bool] = False
 
     def __init__(self, algorithm: Algorithm, groups: ParallelGroups) -> None:
         """Keep what every selection of the run shares."""
@@ -63,10 +61,19 @@ class SelectionScope:
         """
         return None
 
-    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
-        """Select once all forwards of an optimizer step have run and no backward has.
+    def acts_between_passes(self, *, is_on_policy: bool) -> bool:
+        """Whether an optimizer step has to run all forwards before the first backward.
 
-        `acts_between_passes` must be True, and the layout without pipeline stages.
+        Args:
+            is_on_policy: as in `before_update`.
+
+        Returns:
+            The same on all ranks.
+        """
+        return False
+
+    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+        """Select once all forwards of an optimizer step have run and no backward has; `acts_between_passes` is True.
 
         Collectives: dp_cp: those of `select_tokens`, where the scope selects here.
 
@@ -151,6 +158,24 @@ class MiniBatchScope(SelectionScope):
         return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
 
 
+class DeferredMiniBatchScope(MiniBatchScope):
+    """All tokens of an optimizer step compete, by the log-probs of its own forwards, whose backwards wait for that.
+
+    No pass is made for the selection alone; the graphs of all micro-batches are kept until it is made.
+    """
+
+    def acts_between_passes(self, *, is_on_policy: bool) -> bool:
+        return not is_on_policy and self._algorithm.log_probs == "current"
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        if self.acts_between_passes(is_on_policy=is_on_policy):
+            return None
+        return super().before_update(policy, mini_batch, is_on_policy=is_on_policy)
+
+    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+        return self._select([mini_batch], log_probs)
+
+
 class MicroBatchScope(SelectionScope):
     """The tokens of each micro-batch compete among themselves, so the result depends on the layout."""
 
@@ -169,11 +194,15 @@ def make_scope(algorithm: Algorithm, groups: ParallelGroups) -> SelectionScope:
     """The scope that the algorithm names; one that never selects where the algorithm has no selection.
 
     Args:
-        algorithm: its `select` and `scope` are read here, its selector and hyperparameters at each selection.
+        algorithm: its `select`, `scope` and `selection_method` are read here, its selector and hyperparameters at each
+            selection.
         groups: this rank's process groups.
 
     Returns:
         The scope, which keeps no state between steps.
     """
-    kind = SelectionScope if algorithm.select is None else _SCOPES[algorithm.scope]
-    return kind(algorithm, groups)
+    if algorithm.select is None:
+        return SelectionScope(algorithm, groups)
+    if algorithm.scope == "mini_batch" and algorithm.selection_method == "deferred":
+        return DeferredMiniBatchScope(algorithm, groups)
+    return _SCOPES[algorithm.scope](algorithm, groups)

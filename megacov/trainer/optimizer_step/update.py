@@ -186,7 +186,7 @@ def run_update(
         mini_batch.micro_batches,
         loss,
         entropy_grad=algorithm.entropy_coef != 0,
-        between_passes=loss.select_between_passes if scope.acts_between_passes else None,
+        between_passes=loss.select_between_passes if scope.acts_between_passes(is_on_policy=is_on_policy) else None,
     )
     if result.is_applied:
         return UpdateOutcome(result, loss.selection)

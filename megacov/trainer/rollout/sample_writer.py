@@ -90,18 +90,23 @@ class SampleWriter:
     def _describe(self, shown: Shown, *, version: int) -> dict[str, Any]:
         sample, completion = shown.sample, shown.sample.completion
         source = {"source": self._sources[sample.prompt.source]} if len(self._sources) > 1 else {}
-        return source | {
-            "sample": shown.row,
-            "prompt": sample.prompt.text,
-            "response": completion.text,
-            "answer": sample.prompt.answer,
-            "reward": sample.reward,
-            "notable": list(shown.notable),
-            "tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason,
-            "versions": [str(span.number) for span in completion.version_spans],
-            "staleness": max((version - span.number for span in completion.version_spans), default=0),
-        }
+        failure = {"failure": sample.failure} if sample.failure is not None else {}
+        return (
+            source
+            | failure
+            | {
+                "sample": shown.row,
+                "prompt": sample.prompt.text,
+                "response": completion.text,
+                "answer": sample.prompt.answer,
+                "reward": sample.reward,
+                "notable": list(shown.notable),
+                "tokens": len(completion.token_ids),
+                "finish_reason": completion.finish_reason,
+                "versions": [str(span.number) for span in completion.version_spans],
+                "staleness": max((version - span.number for span in completion.version_spans), default=0),
+            }
+        )
 
 
 def _token_fields(values: Tensor) -> dict[str, list[float | None] | list[int]]:

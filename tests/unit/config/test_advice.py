@@ -50,6 +50,12 @@ def test_each_warning_comes_alone(name):
     assert sentence.endswith(".")
 
 
+def test_the_band_of_clip_cov_fits_neither_estimator_that_keeps_the_scale_of_rewards():
+    sections = algorithm("clip_cov", name="clip_cov") | {"advantages": {"name": "rloo"}}
+    (sentence,) = config_warnings(make_config(values(algorithm=sections)))
+    assert "algorithm.advantages.name is rloo: the paper's band of 1 to 5" in sentence
+
+
 def test_every_warning_has_a_case():
     assert {advise.__name__ for advise in ADVICE} == set(WARNED)
 

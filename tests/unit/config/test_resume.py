@@ -57,6 +57,14 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
     assert list(contradictions(saved, _config("rollout.stop_token_ids=[7]"))) == ["rollout.stop_token_ids"]
 
 
+def test_a_setting_newer_than_the_checkpoint_had_its_default_in_a_section_inside_too() -> None:
+    saved = _config().model_dump(mode="json")
+    del saved["algorithm"]["advantages"]["name"]
+    assert contradictions(saved, _config()) == {}
+    found = contradictions(saved, _config("algorithm.advantages={name: rloo}"))
+    assert found["algorithm.advantages.name"] == "algorithm.advantages.name was 'group_relative' and is 'rloo'"
+
+
 def test_every_free_setting_is_one() -> None:
     names = settings(_config())
     for free in FREE:

@@ -158,7 +158,7 @@ BROKEN = {
         {"rewards": {"verifier": "weighted", "arguments": {"parts": [{"verifier": "code", "weight": 1}]}}},
         "a part of rewards.verifier is code",
     ),
-    "tests_end_before_the_verdict_is_due": (
+    "a_verifier_ends_before_its_verdict_is_due": (
         {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.0}},
         "total_s = 25 s, and rewards.timeout_s is 25: raise rewards.timeout_s, or lower the argument total_s",
     ),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from megacov.advantages import ADVANTAGES
 from megacov.config import RunConfig, editor_schema, make_config
 from megacov.config.fields import choice_paths, locate, members, sections_in, walk_values
 from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss
@@ -54,9 +55,9 @@ def _attributes_read() -> set[str]:
 
 
 def _parameters() -> set[str]:
-    """Parameters of functions in losses/ and selection/, which get hyperparameters by name."""
+    """Parameters of functions in the folders whose functions get hyperparameters by name."""
     names = set()
-    for folder in ("losses", "selection"):
+    for folder in ("advantages", "losses", "selection"):
         for path in (ROOT / "megacov" / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.FunctionDef):
@@ -82,12 +83,13 @@ def test_places_are_found_through_forms_and_lists():
     assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "kl_coef")).field is not None
     assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "clip_low")).field is None
     assert locate(RunConfig, ("rollout", "stop", 2)).path == "rollout.stop[2]"
-    assert choice_paths(RunConfig) == {("algorithm", "loss"), ("algorithm", "selection")}
+    assert choice_paths(RunConfig) == {("algorithm", name) for name in ("advantages", "loss", "selection")}
 
 
 def test_names_are_those_of_the_registries():
     algorithm = RunConfig.model_fields["algorithm"].annotation
     assert algorithm is not None
+    assert list(members(algorithm.model_fields["advantages"])) == list(ADVANTAGES)
     assert list(members(algorithm.model_fields["loss"])) == [*LOSSES, FUNCTION_FORM]
     assert set(members(algorithm.model_fields["selection"])) == {"none", "kl_cov", "clip_cov", "high_entropy"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from megacov.config import config_warnings, load_config
+from megacov.config.algorithm import GroupRelativeAdvantages
 from megacov.config.schema import RunConfig
 from megacov.config.suite import SuiteSection
 from megacov.config.yaml_text import parse_yaml
@@ -50,6 +51,7 @@ def test_an_algorithm_composes_with_any_run(run, algorithm, tmp_path):
     both.write_text(f"extends: [{run}, {algorithm}]")
     config = load_config(both)
     written = parse_yaml(algorithm.read_text(), source=str(algorithm))["algorithm"]
+    assert config.algorithm.advantages.name == written["advantages"]["name"]
     assert config.algorithm.loss.name == written["loss"]["name"]
     assert config.algorithm.selection.name == written["selection"]["name"]
 
@@ -74,7 +76,7 @@ def test_the_algorithms_of_the_paper_have_its_values(name, loss, selection, tmp_
     assert algorithm.loss.hyperparameters() == loss
     assert algorithm.selection.hyperparameters() == selection
     assert algorithm.selection.scope == "mini_batch"
-    assert algorithm.advantages.normalize_std
+    assert algorithm.advantages == GroupRelativeAdvantages(normalize_std=True)
     assert (algorithm.aggregation, algorithm.entropy_coef, algorithm.ref_kl_coef) == ("token_mean", 0, 0)
 
 

@@ -41,7 +41,7 @@ def test_the_newest_step_is_a_number(tmp_path: Path) -> None:
     [
         *((code, True, True) for code in (75, 4, 5, 8, 11, 137, 138, 143, 233)),
         *((code, False, True) for code in (1, 9)),
-        *((code, False, False) for code in (0, 2, 3, 6, 7, 10, 127, 130)),
+        *((code, False, False) for code in (0, 2, 3, 6, 7, 10, 12, 127, 130)),
     ],
 )
 def test_what_may_pass(code: int, without_progress: bool, with_progress: bool, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from megacov.errors import DataError
 from megacov.monitor.compare import entropy_ratio, find_crossing, group_runs, read_run, smooth, summarise
-from megacov.monitor.compare_figure import DOTS_PER_INCH, SIZE_INCHES, write_figure
+from megacov.monitor.compare_figure import SIZE_INCHES, write_figure
+from megacov.monitor.compare_law import GroupLaw, fit_group
 from megacov.monitor.compare_table import render_table
+from megacov.monitor.figure_style import DOTS_PER_INCH
 from megacov.monitor.tensorboard import MetricWriter
 
 TARGET = 0.75
@@ -33,6 +35,10 @@ def groups(make_run):
         make_run("stuck", 0 * FAST, FALLING, loss="clip_cov"),
     ]
     return group_runs(read_run(folder) for folder in folders)
+
+
+def laws_of(groups) -> list[GroupLaw]:
+    return [fit_group(group) for group in groups]
 
 
 def test_smoothing_is_a_centred_mean_over_what_is_there():
@@ -105,7 +111,7 @@ def test_the_table(groups):
 
 def test_the_picture_has_its_size_and_a_colour_for_each_group(groups, tmp_path):
     path = tmp_path / "new" / "compare.png"
-    write_figure(groups, reward=TARGET, path=path)
+    write_figure(groups, laws_of(groups), reward=TARGET, path=path)
     image = Image.open(path).convert("RGB")
     assert image.size == tuple(round(inches * DOTS_PER_INCH) for inches in SIZE_INCHES)
     colours = {colour: count for count, colour in image.getcolors(maxcolors=image.width * image.height)}
@@ -114,14 +120,15 @@ def test_the_picture_has_its_size_and_a_colour_for_each_group(groups, tmp_path):
 
 
 def test_the_picture_of_a_single_step_can_be_drawn(make_run, tmp_path):
-    write_figure([[read_run(make_run("a", [0.5], [1.0]))]], reward=TARGET, path=tmp_path / "one.png")
+    groups = [[read_run(make_run("a", [0.5], [1.0]))]]
+    write_figure(groups, laws_of(groups), reward=TARGET, path=tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 0
 
 
 def test_seeds_of_different_length_are_averaged_where_all_have_steps(make_run, tmp_path):
     folders = [make_run("a_seed1", FAST, FALLING), make_run("a_seed2", FAST[:9], FALLING[:9], seed=2, first_step=70)]
     (group,) = group_runs(read_run(folder) for folder in folders)
-    write_figure([group], reward=TARGET, path=tmp_path / "apart.png")
+    write_figure([group], laws_of([group]), reward=TARGET, path=tmp_path / "apart.png")
     assert (tmp_path / "apart.png").stat().st_size > 0
 
 
@@ -131,7 +138,7 @@ def test_seeds_of_different_length_are_averaged_where_all_have_steps(make_run, t
 def test_a_picture_that_cannot_be_written_is_one_sentence(name, reason, groups, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=reason):
-        write_figure(groups, reward=TARGET, path=tmp_path / name)
+        write_figure(groups, laws_of(groups), reward=TARGET, path=tmp_path / name)
 
 
 def test_of_a_step_logged_twice_the_later_counts_and_non_finite_steps_do_not(make_run):

@@ -157,10 +157,12 @@ def test_every_reader_shows_each_step_once(boards: TensorBoards, root: Path) -> 
 def test_the_custom_scalars_page_draws_the_tags_that_it_names(boards: TensorBoards) -> None:
     for reader in READERS:
         layout = boards.get(reader, "plugin/custom_scalars/layout")
-        charts = {chart["title"]: chart["multiline"]["tag"] for chart in layout["category"][0]["chart"]}
-        (pattern,) = charts["reward"]
+        charts = {chart["title"]: chart for chart in layout["category"][0]["chart"]}
+        pattern, _ = charts["reward, and the ceiling of the entropy law"]["multiline"]["tag"]
         found = boards.get(reader, "plugin/custom_scalars/scalars", run="resumed", tag=pattern)
         assert list(found["tag_to_events"]) == ["reward/mean"]
+        (series,) = charts["ceiling of the entropy law, 95 %"]["margin"]["series"]
+        assert series == {"value": "law/ceiling", "lower": "law/ceiling_low", "upper": "law/ceiling_high"}
 
 
 def test_what_is_removed_is_kept_where_no_reader_looks(tmp_path: Path) -> None:

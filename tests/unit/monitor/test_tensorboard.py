@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from megacov.errors import DataError
 from megacov.losses import Metric
 from megacov.monitor import tensorboard
 from megacov.monitor.covariance_metrics import covariance_histogram
+from megacov.monitor.custom_scalars import EVALUATION_PATTERNS
 from megacov.monitor.tags import TAGS, metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 
@@ -75,21 +75,33 @@ def test_flushed_scalars_can_be_read_while_the_run_goes_on(tmp_path):
         assert len(read(tmp_path).Scalars("reward/mean")) == 1
 
 
-def test_the_custom_scalars_page_shows_entropy_and_reward(tmp_path):
+def test_the_custom_scalars_page_names_declared_scalars_exactly(tmp_path):
     MetricWriter(tmp_path).close()
-    (category,) = read_layout(read(tmp_path)).category
-    assert category.title == "Entropy and reward"
-    patterns = {chart.title: list(chart.multiline.tag) for chart in category.chart}
-    assert patterns["reward"] == ["reward/mean$"]
+    layout = read_layout(read(tmp_path))
+    assert layout.category[0].title == "Entropy and reward"
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert len({chart.title for chart in charts}) == len(charts)
+    patterns = {chart.title: list(chart.multiline.tag) for chart in charts if chart.multiline.tag}
     assert patterns["entropy (nats)"] == ["entropy/token_mean$", "entropy/sequence_mean$"]
-    for pattern in chain.from_iterable(patterns.values()):
-        (tag,) = (tag for tag in TAGS if re.match(pattern, tag))
-        assert TAGS[tag].kind == "scalar" and not re.match(pattern, f"{tag}_total")
+    for title, pattern in ((title, pattern) for title, several in patterns.items() for pattern in several):
+        if title not in EVALUATION_PATTERNS:
+            (tag,) = (tag for tag in TAGS if re.match(pattern, tag))
+            assert TAGS[tag].kind == "scalar" and not re.match(pattern, f"{tag}_total")
     # A point in a tag is no wildcard.
     tails = patterns["covariance by tail (nats)"]
     assert tails and not any(re.match(pattern, "cov/top_0x02pct") for pattern in tails)
     (clip,) = (tags for tags in patterns.values() if "policy/ppo_clip_fraction$" in tags)
     assert clip == ["policy/ppo_clip_fraction$"]
+    (margin,) = (chart.margin for chart in charts if not chart.multiline.tag)
+    (series,) = margin.series
+    assert (series.value, series.lower, series.upper) == ("law/ceiling", "law/ceiling_low", "law/ceiling_high")
+
+
+def test_the_page_draws_what_evaluations_write():
+    tags = ["eval/AIME24/avg@32", "eval/new/set/pass@8", "eval/A/response_length", "eval/A/truncated_share"]
+    tags += ["eval/A/negative_log_prob", "eval/A/verifier_failures"]
+    drawn = {tag: [title for title, pattern in EVALUATION_PATTERNS.items() if re.match(pattern, tag)] for tag in tags}
+    assert [len(titles) for titles in drawn.values()] == [1, 1, 1, 1, 1, 0]
 
 
 def test_an_imported_loss_brings_its_tags(tmp_path: Path) -> None:

@@ -46,6 +46,20 @@ def stages(
     return plan_trainer(sizes, layout, plan_batch(batch, layout), settings)
 
 
+def test_deferred_backwards_keep_a_whole_optimizer_step() -> None:
+    batch = plan_batch(PAPER, layout := Layout(4, True, pipeline=2, data=4))
+    assert batch.micro_batches > 1
+    positions = batch.micro_batches * batch.positions_per_rank
+    for recompute, of_a_layer, logits in (("none", None, 297 * 128), ("full", 5120 // 4, 0)):
+        settings = replace(BF16, recompute=recompute, defers=True)
+        first, last = stages(layout, settings)
+        if of_a_layer is None:
+            of_a_layer = kept_by_layer(QWEN_32B, layout, ActivationSettings(2, "none")) / 2
+        # What the first stage sends; the last norm's input and output, and the logits unless they are recomputed.
+        assert first.activations == int(positions * 2 * (32 * of_a_layer + 5120 // 4)), recompute
+        assert last.activations == int(positions * 2 * (32 * of_a_layer + 2 * 5120 // 4 + logits)), recompute
+
+
 def test_qwen_32b_by_hand() -> None:
     (one,) = stages(Layout(8, True, data=4))
     matrices = 5120 * (40 + 2 * 8) * 128 // 8 + 40 * 128 * 5120 // 8 + 3 * 5120 * 27648 // 8

@@ -17,7 +17,8 @@ from megacov.errors import ConfigError
 from megacov.rewards.loading import load_verifier
 from megacov.rewards.settings import VerifierSettings
 from megacov.rewards.verifiers import judge as module
-from megacov.rewards.verifiers.judge import JudgeError, check_arguments, fill_template, find_grade, judge, prepare
+from megacov.rewards.verifiers.judge import JudgeError, fill_template, find_grade, judge, prepare
+from megacov.rewards.verifiers.judge_arguments import check_arguments
 from tests.support.scripted_server import DROP, Call, Reply, Script, in_turn, scripted_server
 from tests.support.verifier_pool import opened
 
@@ -158,11 +159,28 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path: Path, monkeypatch: pytest.M
         ({"lowest": 5, "highest": 5}, "lowest must be the smaller"),
         ({"retries": -1}, "retries is -1"),
         ({"total_s": 0}, "total_s is 0"),
+        ({"total_s": float("nan")}, "total_s is nan; set it to a number of seconds"),
+        ({"total_s": "28"}, "total_s is '28'; set it to a number of seconds"),
+        ({"highest": True}, "highest is True"),
+        ({"highest": 10**400}, "lowest must be the smaller number"),
+        ({"urls": ["http://[::1"]}, "no base URL"),
+        ({"urls": "http://10.0.0.1/v1"}, "urls must be a list"),
+        ({"template": 3}, "template is 3; set it to the message to the judge, as text"),
+        ({"pattern": None}, "pattern is None; set it to a regular expression, as text"),
+        ({"rubric": ["be kind"]}, r"rubric is \['be kind'\]; set it to what to grade by, as text"),
+        ({"rubric_field": 3}, "rubric_field is 3; set it to the name of a field of the data, or to null"),
+        ({"key_variable": ""}, "key_variable is ''; set it to the name of an environment variable"),
+        ({"key_file": True}, "key_file is True; set it to the name of a file"),
+        ({"max_tokens": 5.5}, "max_tokens is 5.5; set it to a whole number from 1"),
+        ({"temperature": "hot"}, "temperature is 'hot'; set it to a number from 0"),
+        ({"temperature": -1}, "temperature is -1; set it to a number from 0"),
+        ({"body": ["a"]}, r"body is \['a'\]; set it to a mapping of fields"),
     ],
 )
 def test_arguments_that_cannot_be_used(arguments: dict[str, Any], sentence: str) -> None:
     good = {"urls": ["http://10.0.0.1:1/v1", "https://host/v1"], "model": "m"}
     check_arguments(**good)
+    check_arguments(**good, rubric_field=None, body=None, key_file=None, temperature=1, total_s=5, lowest=-1)
     with pytest.raises(ConfigError, match=sentence):
         check_arguments(**{**good, **arguments})
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from megacov.errors import ConfigError, DataError
+from megacov.rewards.loading import load_verifier
 from megacov.rewards.reasoning_gym.expressions import may_be_scored
 from megacov.rewards.reasoning_gym.rows import decode, encode
 from megacov.rewards.reasoning_gym.tasks import REFUSED, TESTED_VERSION, all_tasks, installed_version
 from megacov.rewards.reasoning_gym.write import PromptFile, write_prompt_files
 from megacov.rewards.registry import find_verifier
+from megacov.rewards.settings import VerifierSettings
 
 PALINDROME: dict[str, Any] = {
     "prompt": "Form a palindrome of: a, b, b, a",
@@ -167,3 +169,19 @@ def test_entries_pass_through_json_without_loss(value: Any) -> None:
 def test_what_json_cannot_hold_is_no_row() -> None:
     with pytest.raises(TypeError, match="type object"):
         encode([object()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"graded": "no"}, "rewards.arguments: graded is 'no'; set it to true or false"),
+        ({"graded": 1}, "graded is 1"),
+        ({"tag": 5}, "tag is 5; set it to the name of a tag, as in answer, or to null"),
+        ({"tag": ""}, "tag is ''"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(arguments: dict[str, Any], sentence: str) -> None:
+    load_verifier(VerifierSettings("reasoning_gym", {"graded": True, "tag": "answer"}))
+    load_verifier(VerifierSettings("reasoning_gym", {"tag": None}))
+    with pytest.raises(ConfigError, match=sentence):
+        load_verifier(VerifierSettings("reasoning_gym", arguments))

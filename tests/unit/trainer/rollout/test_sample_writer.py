@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,10 @@ def test_a_disk_that_refuses_is_named(tmp_path: Path) -> None:
     writer.choose(BATCH, version=6)
     with pytest.raises(DataError, match=r"samples/step_000003\.jsonl cannot be written: File exists\."):
         writer.write(VALUES, step=3)
+
+
+def test_a_failure_of_the_verifier_is_written_with_every_response_that_has_one(tmp_path: Path) -> None:
+    writer = _writer(tmp_path)
+    writer.choose([replace(BATCH[0], failure="timeout"), replace(BATCH[2], failure="raised"), BATCH[3]], version=6)
+    writer.write(None, step=1)
+    assert [each.failure for each in _read(tmp_path)] == ["timeout", "raised", ""]

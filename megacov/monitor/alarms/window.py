@@ -1,0 +1,144 @@
+"""Trailing windows over the points of a tag, and episodes: from raised until cleared.
+
+All of it is causal: the result at a point depends on that point and those before it, so that a run that is watched live
+raises the same alarms as its files read afterwards. n: points; a window counts points, which are logged steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from megacov.monitor.history import History, Series
+
+Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+def series_of(history: History, tag: str) -> Series:
+    """The finite points of a tag; no points where the run does not log it."""
+    found = history.scalars.get(tag)
+    if found is None:
+        return Series(np.empty(0, np.int64), np.empty(0))
+    is_finite = np.isfinite(found.values)
+    return Series(found.steps[is_finite], found.values[is_finite])
+
+
+def at_common_steps(*tags: Series) -> tuple[NDArray[np.int64], list[Values]]:
+    """Several tags at the steps that have all of them.
+
+    Args:
+        *tags: points of each.
+
+    Returns:
+        Steps [n], and the values [n] of each tag.
+    """
+    steps = reduce(partial(np.intersect1d, assume_unique=True), (tag.steps for tag in tags))
+    return steps, [tag.values[np.searchsorted(tag.steps, steps)] for tag in tags]
+
+
+def trailing_median(values: Values, window: int) -> Values:
+    """Median of the last `window` values at each point; NaN at points with fewer."""
+    return _at_points(np.median(_windows(values, window), axis=1), len(values))
+
+
+def trailing_mean(values: Values | Flags, window: int) -> Values:
+    """Mean of the last `window` values at each point; NaN at points with fewer. True counts as 1."""
+    return _at_points(np.mean(_windows(values, window), axis=1), len(values))
+
+
+def _windows(values: NDArray[Any], window: int) -> Values:
+    """The last `window` values at each point that has as many; [n - window + 1, window], or [0, window]."""
+    if len(values) < window:
+        return np.empty((0, window))
+    return sliding_window_view(values.astype(np.float64), window)
+
+
+def _at_points(results: Values, points: int) -> Values:
+    """Results of windows, after a NaN for each point without a window."""
+    return np.concatenate([np.full(points - len(results), np.nan), results])
+
+
+def first_median(values: Values, points: int) -> float:
+    """Median of the first points, at which a run is still itself; infinite where there are fewer."""
+    return float(np.median(values[:points])) if len(values) >= points else np.inf
+
+
+def before(values: Values, points: int) -> Values:
+    """The value that stood `points` points earlier; NaN at the first ones."""
+    return np.concatenate([np.full(min(points, len(values)), np.nan), values[: max(0, len(values) - points)]])
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Lines fitted to the last points, one at each point; NaN at points with too few before them.
+
+    Args:
+        level: [n], the line at the point itself.
+        slope: [n], per step.
+        error: [n], standard error of the slope if the deviations are independent.
+    """
+
+    level: Values
+    slope: Values
+    error: Values
+
+    @property
+    def is_falling(self) -> Flags:
+        """[n], whether the line falls by more than four standard errors."""
+        return self.slope < -4.0 * self.error
+
+
+def trailing_trend(steps: NDArray[np.int64], values: Values, window: int) -> Trend:
+    """Least-squares line through the last `window` points at each point.
+
+    Args:
+        steps: [n], strictly increasing.
+        values: [n].
+        window: points of a window, at least 3.
+
+    Returns:
+        The lines.
+    """
+    x, y = _windows(steps, window), _windows(values, window)
+    x = x - x[:, -1:]
+    x_mean, y_mean = x.mean(1, keepdims=True), y.mean(1, keepdims=True)
+    spread = ((x - x_mean) ** 2).sum(1)
+    slope = ((x - x_mean) * (y - y_mean)).sum(1) / spread
+    level = y_mean[:, 0] - slope * x_mean[:, 0]
+    residuals = y - (level[:, None] + slope[:, None] * x)
+    error = np.sqrt((residuals**2).sum(1) / (window - 2) / spread)
+    return Trend(*(_at_points(each, len(values)) for each in (level, slope, error)))
+
+
+def held(flags: Flags, points: int) -> Flags:
+    """Whether a condition holds at each point and has held for `points` points, this one included."""
+    return np.asarray(trailing_mean(flags, points) == 1.0)
+
+
+def episodes(is_raised: Flags, is_over: Flags) -> Iterator[tuple[int, int | None]]:
+    """From the first point at which a condition is raised to the next at which it is over, again and again.
+
+    Args:
+        is_raised: [n].
+        is_over: [n]; a point at which the condition is raised is not over.
+
+    Yields:
+        Index of the point that raises it, and of the one that ends it or None.
+    """
+    raising, ending = np.flatnonzero(is_raised), np.flatnonzero(is_over & ~is_raised)
+    start = 0
+    while (i := int(np.searchsorted(raising, start))) < len(raising):
+        first = int(raising[i])
+        j = int(np.searchsorted(ending, first))
+        if j == len(ending):
+            yield first, None
+            return
+        start = int(ending[j])
+        yield first, start

@@ -1,0 +1,171 @@
+"""Numbers of each row of logits whose vocabulary is sharded over ranks: one pass over the shard and one all-gather.
+
+Shapes: t rows, v padded vocabulary, v/tp the columns of one rank's shard, tp ranks. A rank reduces each row of its
+shard to four numbers, or six where the sums of squares are asked for. One all-gather exchanges them, and each rank
+combines them in rank order, so that all ranks hold the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from megacov.ops.row_blocks import compute_dtype, row_blocks
+from megacov.parallel.collectives import all_gather
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+    from megacov.ops.vocab_range import VocabRange
+
+# exp(LOWEST_SHIFT) is 0 in float32 and float64, so raising a shifted logit of -inf to it changes no probability. In
+# the entropy it turns 0 * -inf, which is NaN, into 0 * finite.
+LOWEST_SHIFT = -1e4
+
+_MAXIMUM, _SUM_EXP, _WEIGHTED, _TARGET, _SQUARES, _WEIGHTED_SQUARES = range(6)
+
+
+class RowStatistics(NamedTuple):
+    """Of each row, with s_v = (logit_v - maximum) / temperature and p = softmax(s); all [t] in the compute dtype.
+
+    maximum, sum_exp: the largest logit, and sum_v exp(s_v).
+    log_probs: log p of the target, NaN for a target outside the vocabulary.
+    entropy: -sum_v p_v log p_v.
+    square_sum, square_log_sum: sum_v p_v^2 and sum_v p_v^2 log p_v; None unless asked for.
+    """
+
+    maximum: Tensor
+    sum_exp: Tensor
+    log_probs: Tensor
+    entropy: Tensor
+    square_sum: Tensor | None
+    square_log_sum: Tensor | None
+
+
+def row_statistics(
+    logits: Tensor,
+    targets: Tensor,
+    vocab: VocabRange,
+    inverse_temperature: float | Tensor,
+    *,
+    with_squares: bool,
+    tp_group: ProcessGroup | None,
+) -> RowStatistics:
+    """Reduce each row of the whole vocabulary to a few numbers.
+
+    Args:
+        logits: [t, v/tp] float, read only.
+        targets: [t] int64, global vocabulary ids.
+        vocab: the part of the vocabulary in this shard.
+        inverse_temperature: factor of the logits; one for all, or [t] in the compute dtype.
+        with_squares: whether to compute the sums of squares. The other numbers have the same bits either way.
+        tp_group: ranks that hold the shards, in order.
+
+    Returns:
+        The numbers, equal on all tp ranks.
+
+    Collectives: tp_group: all-gather [t, 4], or [t, 6] with the squares, in the compute dtype.
+    Gradient: none.
+    """
+    shards = all_gather(
+        _shard_statistics(logits, targets, vocab, inverse_temperature, with_squares=with_squares), group=tp_group
+    )
+    found = _combine(shards, inverse_temperature)
+    is_real = (targets >= 0) & (targets < vocab.vocab_size)
+    return found._replace(log_probs=found.log_probs.where(is_real, math.nan))
+
+
+def _shard_statistics(
+    logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float | Tensor, *, with_squares: bool
+) -> Tensor:
+    """[t, 4 or 6]: numbers of each row of this shard [t, v/tp], from which all ranks compute the results.
+
+    With m the largest logit and s_v = (logit_v - m) / temperature, both over the real entries of the shard:
+    m, sum_v exp(s_v), sum_v exp(s_v) s_v, and the target's logit, -inf where another shard holds it; with squares also
+    sum_v exp(2 s_v) and sum_v exp(2 s_v) s_v.
+    """
+    dtype = compute_dtype(logits.dtype)
+    statistics = logits.new_zeros((logits.shape[0], 6 if with_squares else 4), dtype=dtype)
+    columns, is_held = vocab.locate(targets)
+    target_logits = logits.gather(1, columns.unsqueeze(1)).squeeze(1).to(dtype)
+    statistics[:, _TARGET] = target_logits.where(is_held, -math.inf)
+    lowest = torch.finfo(dtype).min
+    if vocab.num_valid == 0:
+        statistics[:, _MAXIMUM] = lowest
+        return statistics
+
+    logits = logits[:, : vocab.num_valid]
+    for rows, shifted, exp in row_blocks(logits):
+        block = widen(logits[rows], out=shifted)
+        # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
+        maximum = block.amax(1, keepdim=True).clamp_(min=lowest)
+        shift(block, maximum, of_rows(inverse_temperature, rows), out=shifted).clamp_(min=LOWEST_SHIFT)
+        torch.exp(shifted, out=exp)
+        statistics[rows, _MAXIMUM] = maximum.squeeze(1)
+        statistics[rows, _SUM_EXP] = exp.sum(1)
+        if with_squares:
+            statistics[rows, _SQUARES] = torch.linalg.vector_norm(exp, dim=1).square_()
+        statistics[rows, _WEIGHTED] = shifted.mul_(exp).sum(1)
+        if with_squares:
+            statistics[rows, _WEIGHTED_SQUARES] = shifted.mul_(exp).sum(1)
+    return statistics
+
+
+def _combine(statistics: Tensor, inverse_temperature: float | Tensor) -> RowStatistics:
+    """Global numbers of each row from those of all shards [tp, t, 4 or 6]."""
+    maxima, sums, weighted, target_logits, *squares = statistics.unbind(-1)
+    maximum = maxima.amax(0)
+    offset = ((maxima - maximum) * inverse_temperature).clamp_(min=LOWEST_SHIFT)
+    scale = offset.exp()
+    sum_exp = (sums * scale).sum(0)
+    log_sum_exp = sum_exp.log()
+    log_probs = (target_logits.amax(0) - maximum) * inverse_temperature - log_sum_exp
+    entropy = log_sum_exp - ((weighted + sums * offset) * scale).sum(0) / sum_exp
+    if not squares:
+        return RowStatistics(maximum, sum_exp, log_probs, entropy, None, None)
+    # log p_v = s_v + offset - log_sum_exp, and a shard's exp(2 s_v) grow by the square of its scale.
+    weights = (scale / sum_exp).square()
+    square_sum = (squares[0] * weights).sum(0)
+    square_log_sum = ((squares[1] + squares[0] * (offset - log_sum_exp)) * weights).sum(0)
+    return RowStatistics(maximum, sum_exp, log_probs, entropy, square_sum, square_log_sum)
+
+
+def widen(block: Tensor, *, out: Tensor) -> Tensor:
+    """The block in the dtype of `out`.
+
+    Args:
+        block: [rows, v] float, read only.
+        out: [rows, v] in the compute dtype, overwritten if the dtypes differ.
+
+    Returns:
+        The block itself if it has that dtype, otherwise a copy in `out`.
+    """
+    return block if block.dtype == out.dtype else out.copy_(block)
+
+
+def shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
+    """(block - maximum) / temperature.
+
+    Args:
+        block: [rows, v] in the compute dtype.
+        maximum: [rows, 1].
+        inverse_temperature: a number, or [rows, 1].
+        out: [rows, v], overwritten; it may be the block's memory.
+
+    Returns:
+        `out`.
+    """
+    torch.sub(block, maximum, out=out)
+    if isinstance(inverse_temperature, float) and inverse_temperature == 1.0:
+        return out
+    return out.mul_(inverse_temperature)
+
+
+def of_rows(inverse_temperature: float | Tensor, rows: slice) -> float | Tensor:
+    """The factor of a block of rows: a number, or [rows, 1]."""
+    if isinstance(inverse_temperature, torch.Tensor):
+        return inverse_temperature[rows].unsqueeze(1)
+    return inverse_temperature
