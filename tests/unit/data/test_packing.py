@@ -79,8 +79,12 @@ def test_overlong_responses_carry_no_loss_and_keep_their_place_and_reward() -> N
     assert plain.loss_mask.sum(dim=1).tolist() == [3, 2, 0, 3]
     assert masked.loss_mask.tolist() == [[False] * 3, [True, True, False], [False] * 3, [True] * 3]
     for field in fields(RolloutBatch):
-        if field.name not in ("loss_mask", "max_response_length"):
+        if field.name not in ("loss_mask", "max_response_length", "verdicts"):
             assert torch.equal(getattr(plain, field.name), getattr(masked, field.name)), field.name
+    assert plain.verdicts is None and masked.verdicts is None
+    penalised = build_rollout_batch(samples, max_response_length=3, penalties=[0.0, 0.5, 0.0, 0.0])
+    assert penalised.rewards.tolist() == [0.0, 0.5, 0.0, 1.0]
+    assert penalised.verdicts is not None and penalised.verdicts.tolist() == [0.0, 1.0, 0.0, 1.0]
     assert num_overlong(samples) == 1, "one without a token has nothing to mask"
     advantages = group_relative(masked.rewards, masked.group_ids, normalize_std=False)
     assert advantages.tolist() == [-0.5, 0.5, -0.5, 0.5], "an overlong response counts in the mean of its group"
