@@ -10,11 +10,18 @@ import psutil
 import pytest
 
 from megacov.monitor.tags import TAGS
+from megacov.monitor.theorem_agreement import PREDICTIONS
 from tests.support.command import descendants, run, started, still_there, wait_for_line
 from tests.support.forked import name_of
 
 KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
-SMALL = ("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128", "monitor.cov_histogram_every=1")
+SMALL = (
+    "rollout.prompts_per_step=8",
+    "batch.micro_batch_tokens=128",
+    "monitor.cov_histogram_every=1",
+    "monitor.theorem_every=1",
+    "monitor.theorem_gradient=true",
+)
 
 
 def scalars_of(folder: Path) -> dict[str, list[float]]:
@@ -35,6 +42,7 @@ ALWAYS = {
     and tag not in ("perf/selection_s", "perf/save_s")
 } | {
     "health/skipped_updates",
+    *(f"theorem/{name}" for name in ("observed", *PREDICTIONS)),
     *(f"cov/{name}" for name in ("mean", "std", "top_0.2pct", "top_50pct", "quadrant_pos_adv_high_lp")),
     *(f"selection/{name}" for name in ("count", "effective_ratio", "quadrant_pos_adv_high_lp")),
     *(f"policy/{name}" for name in ("loss", "k1", "k3", "ratio", "kl_penalty", "grad_norm", "lr")),
