@@ -8,6 +8,8 @@ from pathlib import Path
 
 from megacov.errors import RolloutError
 from megacov.rollout import (
+    EMBEDDED_HEALTH_TIMEOUT_S,
+    HEALTH_TIMEOUT_S,
     EmbeddedServer,
     Fleet,
     Member,
@@ -121,6 +123,7 @@ def make_fleet(server: EmbeddedServer | None, settings: ServerSettings, *, vocab
             check=_warn_of_version,
             max_restarts=_MAX_RESTARTS,
             start_timeout_s=settings.start_timeout_s,
+            health_timeout_s=HEALTH_TIMEOUT_S if server is None else EMBEDDED_HEALTH_TIMEOUT_S,
         )
     )
 

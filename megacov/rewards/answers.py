@@ -100,7 +100,11 @@ class AnswerCheck:
                 size = min(2 * size, _LARGEST_CHUNK)
 
     async def _check_some(self, prompts: Sequence[Prompt], verifier: int) -> None:
-        bad = await self.pool.check_answers([each.answer for each in prompts], verifier=verifier)
+        bad = await self.pool.check_answers(
+            [each.answer for each in prompts],
+            rows=[each.row or {} for each in prompts] if "row" in self.ready[verifier].wanted else None,
+            verifier=verifier,
+        )
         if isinstance(bad, str):
             if len(prompts) > 1:  # one of them took the whole time, or ended the process
                 for each in prompts:

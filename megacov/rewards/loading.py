@@ -35,10 +35,13 @@ class LoadedVerifier:
         """Whether the verifier looks at the answers of the data."""
         return getattr(self.function, "check_answer", None) is not None
 
-    def check_answer(self, answer: str) -> None:
-        """Raises DataError if the verifier looks at answers, and cannot judge against this one."""
-        if self.checks_answers:
-            call_attribute(self.function.check_answer, self.settings.arguments, answer)  # type: ignore[attr-defined]
+    def check_answer(self, answer: str, row: Mapping[str, Any] | None = None) -> None:
+        """Raises DataError if the verifier looks at answers, and cannot judge against this one of a row of the data."""
+        if not self.checks_answers:
+            return
+        check = self.function.check_answer  # type: ignore[attr-defined]
+        values = {"row": row} if "row" in inspect.signature(check).parameters else {}
+        call_attribute(check, {**self.settings.arguments, **values}, answer)
 
     def prepared(self) -> LoadedVerifier:
         """Load what the verifier loads once in a process.

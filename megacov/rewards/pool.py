@@ -121,11 +121,14 @@ class VerifierPool:
         outcome = _outcome(answered.answer, timeout_s=self._timeout_s)
         return Judged(outcome, answered.wait_s, answered.call_s)
 
-    async def check_answers(self, answers: Sequence[str], *, verifier: int = 0) -> list[tuple[int, str]] | str:
+    async def check_answers(
+        self, answers: Sequence[str], *, rows: Sequence[Mapping[str, Any]] | None = None, verifier: int = 0
+    ) -> list[tuple[int, str]] | str:
         """Have the next free process look at answers of the data.
 
         Args:
             answers: few enough for all of them to be checked before the deadline of one verdict.
+            rows: their rows of the data; None for a verifier that does not ask for them.
             verifier: place of a verifier that checks answers.
 
         Returns:
@@ -135,7 +138,7 @@ class VerifierPool:
         Raises:
             RewardError: the verifiers' processes cannot be started again.
         """
-        answered = await self._ask({"verifier": verifier, "answers": list(answers)})
+        answered = await self._ask({"verifier": verifier, "answers": list(answers), "rows": rows})
         if answered.answer is None or "bad" not in answered.answer:
             return _outcome(answered.answer, timeout_s=self._timeout_s).reason
         return [(place, why) for place, why in answered.answer["bad"]]

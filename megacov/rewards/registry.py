@@ -6,7 +6,8 @@ have these attributes, all of them functions that get those arguments that they 
 
 - `check_arguments(**arguments)`: raises ConfigError if an argument cannot be used. The sentence begins with the name of
   the argument; the path of the setting is put before it. It is quick and imports little.
-- `check_answer(answer, **arguments)`: raises DataError if an answer of the data cannot be judged against.
+- `check_answer(answer, **arguments)`: raises DataError if an answer of the data cannot be judged against. It may have a
+  parameter `row`, which gets the prompt's whole row of the data if the verifier asks for that too.
 - `prepare(**arguments)`: called once in each process before the first verdict, to import and load what takes time. If
   it returns a function, that one judges in place of the verifier: it gets text, answer and values by name, but no
   arguments.

@@ -121,7 +121,7 @@ def _serve(connection: socket.socket) -> None:
             continue
         connection.sendall(pack({"begun": True}))  # a process that dies before costs no verdict
         if "answers" in message:
-            answer = {"bad": _bad_answers(verifiers[message["verifier"]], message["answers"])}
+            answer = {"bad": _bad_answers(verifiers[message["verifier"]], message["answers"], message["rows"])}
         else:
             outcome = callers[message["verifier"]].call(message["values"])
             answer = {"reward": outcome.reward, "failure": outcome.failure, "reason": outcome.reason}
@@ -145,12 +145,14 @@ def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
         yield message
 
 
-def _bad_answers(verifier: LoadedVerifier, answers: Sequence[str]) -> list[tuple[int, str]]:
+def _bad_answers(
+    verifier: LoadedVerifier, answers: Sequence[str], rows: Sequence[dict[str, Any]] | None
+) -> list[tuple[int, str]]:
     """Places of the answers that the verifier cannot judge against, each with the reason."""
     bad = []
     for place, answer in enumerate(answers):
         try:
-            verifier.check_answer(answer)
+            verifier.check_answer(answer, None if rows is None else rows[place])
         except DataError as error:
             bad.append((place, str(error)))
         except BaseException as error:  # noqa: BLE001 - a user's function may raise anything

@@ -10,7 +10,7 @@ from megacov.rollout.fleet.address_file import AddressFile
 from megacov.rollout.fleet.fleet import Fleet, ServersWaitError
 from megacov.rollout.fleet.keys import ServerKeys, make_keys, read_keys
 from megacov.rollout.fleet.member import Member
-from megacov.rollout.fleet.membership import Membership
+from megacov.rollout.fleet.membership import EMBEDDED_HEALTH_TIMEOUT_S, HEALTH_TIMEOUT_S, Membership
 from megacov.rollout.fleet.server_process import EmbeddedServer, ServerProcess
 from megacov.rollout.fleet.sglang_server import SglangServer
 from megacov.rollout.sampling.carried import CarriedGroup, DecodeTokens, dump_carried, load_carried
@@ -21,6 +21,8 @@ from megacov.rollout.sampling.prompt_sampler import GroupSettings, PromptSampler
 from megacov.rollout.sampling.sampler import Sampler
 
 __all__ = [
+    "EMBEDDED_HEALTH_TIMEOUT_S",
+    "HEALTH_TIMEOUT_S",
     "AddressFile",
     "Capabilities",
     "CarriedGroup",

@@ -167,10 +167,15 @@ def check_arguments(score: str = "all", packages: Sequence[str] = (), **others: 
         raise ConfigError(f"processes is {others['processes']}; set it to 40 or less.")
 
 
-def check_answer(answer: str, tests_field: str | None = None) -> None:
-    """Raises DataError if an answer holds no tests. Tests of another field are read with the verdict."""
-    if tests_field is None:
-        parse_tests(answer, function="function_of_the_row")
+def check_answer(
+    answer: str,
+    row: Mapping[str, Any] | None = None,
+    tests_field: str | None = None,
+    function_field: str = "entry_point",
+    setup_field: str | None = None,
+) -> None:
+    """Raises DataError if an answer, or the field of the row that is named for it, holds no tests."""
+    _tests(answer, row or {}, tests_field, function_field, setup_field)
 
 
 def prepare(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megacov.rewards.reasoning_gym.rows import read_row
-from megacov.rewards.reasoning_gym.scorer import score
+from megacov.rewards.reasoning_gym.scorer import check_right_answer, score
 from megacov.rewards.reasoning_gym.tasks import all_tasks
 
 
@@ -44,9 +44,15 @@ def _in_tag(text: str, tag: str | None) -> str:
     return inner if closing and opening else ""
 
 
+def _check_answer(answer: str, row: Mapping[str, Any]) -> None:
+    """Raises DataError if the task's scorer does not give 1 to the right answer of a row."""
+    check_right_answer(answer, read_row(row))
+
+
 def _prepare() -> None:
     """Import reasoning-gym, which takes a second."""
     all_tasks()
 
 
+reasoning_gym.check_answer = _check_answer  # type: ignore[attr-defined]
 reasoning_gym.prepare = _prepare  # type: ignore[attr-defined]

@@ -52,10 +52,10 @@ def check_arguments(parts: Sequence[Mapping[str, Any]]) -> None:
             load_verifier(_settings(part, number))
 
 
-def check_answer(answer: str, parts: Sequence[Mapping[str, Any]]) -> None:
+def check_answer(answer: str, parts: Sequence[Mapping[str, Any]], row: Mapping[str, Any] | None = None) -> None:
     """Raises DataError if a part cannot judge against `answer`."""
     for part in _loaded(json.dumps(parts)):
-        part.check_answer(answer)
+        part.check_answer(answer, row)
 
 
 def prepare(parts: Sequence[Mapping[str, Any]]) -> Callable[..., Any]:

@@ -20,6 +20,11 @@ from megacov.rollout.tasks import gather_all
 Result = TypeVar("Result")
 
 
+HEALTH_TIMEOUT_S = 30.0
+EMBEDDED_HEALTH_TIMEOUT_S = 300.0
+"""The embedded server answers between forward passes, on cores that it may share; its process is watched besides."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Membership:
     """The servers of a fleet. Use it within the clients' event loop.
@@ -47,7 +52,7 @@ class Membership:
     max_restarts: int = 0
     start_timeout_s: float = 300.0
     watch_s: float = 2.0
-    health_timeout_s: float = 30.0
+    health_timeout_s: float = HEALTH_TIMEOUT_S
     versions: set[str] = field(default_factory=set, init=False)
     receiving: list[RolloutClient] = field(default_factory=list, init=False)
     _retries_of_former: int = field(default=0, init=False)

@@ -12,6 +12,8 @@ from megacov.config.addresses import is_loopback
 from megacov.embedded_server.startup import listen
 from megacov.errors import RolloutError
 from megacov.rollout import (
+    EMBEDDED_HEALTH_TIMEOUT_S,
+    HEALTH_TIMEOUT_S,
     AddressFile,
     EmbeddedServer,
     Fleet,
@@ -158,6 +160,7 @@ def make_fleet(
             check=check,
             max_restarts=rollout.max_restarts,
             start_timeout_s=rollout.start_timeout_s,
+            health_timeout_s=EMBEDDED_HEALTH_TIMEOUT_S if rollout.engine == "embedded" else HEALTH_TIMEOUT_S,
         )
     )
 

@@ -10,6 +10,7 @@ import pytest
 from megacov.errors import DataError
 from megacov.rewards.answers import AnswerCheck
 from megacov.rewards.pool import VerifierPool
+from megacov.rewards.reasoning_gym.tasks import TESTED_VERSION
 from megacov.rewards.settings import VerifierSettings
 from megacov.types import Prompt
 from tests.support.verifier_pool import opened
@@ -53,6 +54,29 @@ def test_the_first_of_several_bad_answers_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=words):
         check(tmp_path, first + second + third, *verifiers)
+
+
+def test_the_row_is_looked_at_where_the_verifier_judges_by_it(tmp_path: Path) -> None:
+    tests = {"inputs": ["1"], "outputs": ["2"]}
+    palindrome = {
+        "prompt": "Form a palindrome of: a, b, b, a",
+        "task": "palindrome_generation",
+        "settings": {"min_length": 4, "max_length": 4},
+        "version": TESTED_VERSION,
+        "metadata": {"letters": ["a", "b", "b", "a"]},
+    }
+    code = VerifierSettings("code", {"tests_field": "tests"})
+    parts = [{"verifier": "code", "weight": 1.0, "arguments": {"tests_field": "tests"}}]
+    gym = VerifierSettings("reasoning_gym")
+    for verifier, good, bad, answer, words in (
+        (code, {"tests": tests}, {"test": tests}, "", "The tests must be"),
+        (VerifierSettings("weighted", {"parts": parts}), {"tests": tests}, {"tests": "{"}, "", "The tests"),
+        (gym, palindrome, palindrome | {"metadata": {"letters": ["a", "b"]}}, "abba", "gives 0.05 in place of 1"),
+        (gym, palindrome, palindrome | {"task": 3}, "abba", "needs the field 'task'"),
+    ):
+        prompts = [Prompt(place, "?", (1,), answer, row=row) for place, row in enumerate([good, bad])]
+        with pytest.raises(DataError, match=f"^prompts.jsonl, line 1: .*{words}"):  # and not line 0
+            check(tmp_path, prompts, verifier)
 
 
 def test_answers_on_which_the_check_hangs_raises_or_dies_are_found(tmp_path: Path) -> None:
