@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megacov.advantages import group_relative
 from megacov.data.packing import MicroBatchSettings
+from megacov.megatron.forward_step import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
@@ -110,15 +111,7 @@ def train_step(
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
-    check = None
-    if is_checked:
-        check = TheoremCheck(
-            policy,
-            mini_batches[0],
-            old,
-            num_micro_batches=num_checked,
-            with_gradient=settings.theorem_gradient,
-        )
+    check = _make_check(policy, mini_batches[0], old, settings) if is_checked else None
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
@@ -133,6 +126,18 @@ def train_step(
         found |= check.metrics() if check is not None else {}
     state.advance(num_updates=settings.num_updates)
     return StepReport(metrics | found | clock.metrics(batch, groups), histogram)
+
+
+def _make_check(
+    policy: Policy, mini_batch: MiniBatch, old: Sequence[TokenStatistics], settings: StepSettings
+) -> TheoremCheck:
+    return TheoremCheck(
+        policy,
+        mini_batch,
+        old,
+        num_micro_batches=settings.micro_batches.count_multiple,
+        with_gradient=settings.theorem_gradient,
+    )
 
 
 def run_updates(
