@@ -74,38 +74,94 @@ class Built:
 FEW = ("rollout.prompts_per_step=8",)
 COLLAPSED = first_step("entropy/token_mean", lambda now, begun: now <= 0.05)
 RUNS = (
-    Built("inert", "KL-Cov, one update a rollout", "tiny_kl_cov", (*FEW, "run.steps=8", "batch.updates_per_rollout=1"),
-          {"kl_cov_inert": first_step("policy/kl_penalty", lambda now, begun: now == 0)}),
-    Built("empty_band", "Clip-Cov, band of 50 to 60", "tiny_clip_cov",
-          (*FEW, "run.steps=14", "algorithm.selection.lower=50.0", "algorithm.selection.upper=60.0"),
-          {"empty_band": first_step("selection/band_population", lambda now, begun: now == 0)}, ("silent_collapse",)),
-    Built("truncation", "GRPO, responses of at most 2 tokens", "tiny_grpo",
-          (*FEW, "run.steps=10", "rollout.max_response_length=2"),
-          {"drifting_length": first_step("rollout/truncated_fraction", lambda now, begun: now >= 0.5)}),
-    Built("stalled", "GRPO, the verifier takes 0.1 s longer from the 25th step on", "tiny_grpo",
-          (*FEW, "run.steps=32", "optimizer.lr=1e-6", "rewards.verifier=benchmarks.alarm_verifiers:slow_from",
-           "rewards.arguments={call: 1536, seconds: 0.1}"),
-          {"stalled_phase": lambda history: 25}),
-    Built("explosion", "GRPO, entropy bonus of 0.5", "tiny_grpo",
-          ("rollout.prompts_per_step=16", "run.steps=40", "optimizer.lr=1e-3", "algorithm.entropy_coef=0.5"),
-          {"explosion": first_step("entropy/token_mean", lambda now, begun: now > 1.5 * begun)}),
-    Built("length", "GRPO, the reward is the number of characters", "tiny_grpo",
-          ("rollout.prompts_per_step=16", "run.steps=40", "rollout.max_response_length=48",
-           "rewards.verifier=benchmarks.alarm_verifiers:longest"),
-          {"drifting_length": first_step("rollout/length_mean", lambda now, begun: now >= 2 * begun)}),
-    Built("mismatch", "GRPO, samples one step old, learning rate that warms up to 2e-3", "tiny_grpo",
-          ("rollout.prompts_per_step=16", "run.steps=40", "rollout.max_staleness=1", "weight_sync.max_mismatch=null",
-           "optimizer.lr=2e-3", "optimizer.warmup_steps=160"),
-          {"rising_mismatch": first_step("rollout/mismatch_k1_abs", lambda now, begun: now >= 0.02)}, ("collapse",)),
-    Built("silent", "KL-Cov, a ratio that selects no token", "tiny_kl_cov",
-          ("run.steps=30", "algorithm.selection.ratio=2e-4"),
-          {"silent_collapse": first_step("entropy/token_mean", lambda now, begun: now <= 0.9 * begun)}, ("collapse",)),
-    Built("clip_cov", "Clip-Cov of the quickstart", "tiny_clip_cov", (), {"collapse": COLLAPSED},
-          ("empty_band", "silent_collapse")),
-    Built("grpo", "GRPO of the quickstart", "tiny_grpo", (),
-          {"collapse": COLLAPSED, "reward_ceiling": reward_stops}),
-    Built("healthy_slow", "GRPO of the quickstart, learning rate 1e-4, 60 steps", "tiny_grpo",
-          ("run.steps=60", "optimizer.lr=1e-4"), {}),
+    Built(
+        "inert",
+        "KL-Cov, one update a rollout",
+        "tiny_kl_cov",
+        (*FEW, "run.steps=8", "batch.updates_per_rollout=1"),
+        {"kl_cov_inert": first_step("policy/kl_penalty", lambda now, begun: now == 0)},
+    ),
+    Built(
+        "empty_band",
+        "Clip-Cov, band of 50 to 60",
+        "tiny_clip_cov",
+        (*FEW, "run.steps=14", "algorithm.selection.lower=50.0", "algorithm.selection.upper=60.0"),
+        {
+            "empty_band": first_step("selection/band_population", lambda now, begun: now == 0),
+            "silent_collapse": first_step("entropy/token_mean", lambda now, begun: now <= 0.9 * begun),
+        },
+    ),
+    Built(
+        "truncation",
+        "GRPO, responses of at most 2 tokens",
+        "tiny_grpo",
+        (*FEW, "run.steps=10", "rollout.max_response_length=2"),
+        {"drifting_length": first_step("rollout/truncated_fraction", lambda now, begun: now >= 0.5)},
+    ),
+    Built(
+        "stalled",
+        "GRPO, the verifier takes 0.1 s longer from the 25th step on",
+        "tiny_grpo",
+        (
+            *FEW,
+            "run.steps=32",
+            "optimizer.lr=1e-6",
+            "rewards.verifier=benchmarks.alarm_verifiers:slow_from",
+            "rewards.arguments={call: 1536, seconds: 0.1}",
+        ),
+        {"stalled_phase": lambda history: 25},
+    ),
+    Built(
+        "explosion",
+        "GRPO, entropy bonus of 0.5",
+        "tiny_grpo",
+        ("rollout.prompts_per_step=16", "run.steps=40", "optimizer.lr=1e-3", "algorithm.entropy_coef=0.5"),
+        {"explosion": first_step("entropy/token_mean", lambda now, begun: now > 1.5 * begun)},
+        ("drifting_length",),
+    ),
+    Built(
+        "length",
+        "GRPO, the reward is the number of characters",
+        "tiny_grpo",
+        (
+            "rollout.prompts_per_step=16",
+            "run.steps=40",
+            "rollout.max_response_length=48",
+            "rewards.verifier=benchmarks.alarm_verifiers:longest",
+        ),
+        {"drifting_length": first_step("rollout/length_mean", lambda now, begun: now >= 2 * begun)},
+    ),
+    Built(
+        "mismatch",
+        "GRPO, samples one step old, learning rate that warms up to 2e-3",
+        "tiny_grpo",
+        (
+            "rollout.prompts_per_step=16",
+            "run.steps=40",
+            "rollout.max_staleness=1",
+            "weight_sync.max_mismatch=null",
+            "optimizer.lr=2e-3",
+            "optimizer.warmup_steps=160",
+        ),
+        {"rising_mismatch": first_step("rollout/mismatch_k1_abs", lambda now, begun: now >= 0.02)},
+        ("collapse",),
+    ),
+    Built(
+        "clip_cov",
+        "Clip-Cov of the quickstart",
+        "tiny_clip_cov",
+        (),
+        {"collapse": COLLAPSED},
+        ("empty_band", "silent_collapse"),
+    ),
+    Built("grpo", "GRPO of the quickstart", "tiny_grpo", (), {"collapse": COLLAPSED, "reward_ceiling": reward_stops}),
+    Built(
+        "healthy_slow",
+        "GRPO of the quickstart, learning rate 1e-4, 60 steps",
+        "tiny_grpo",
+        ("run.steps=60", "optimizer.lr=1e-4"),
+        {},
+    ),
     Built("healthy_kl_cov", "KL-Cov of the quickstart", "tiny_kl_cov", (), {}),
     Built("healthy_palindromes", "KL-Cov of the palindromes", "palindromes_kl_cov", (), {}),
 )
@@ -136,7 +192,8 @@ def report(built: Built, folder: Path) -> bool:
     """
     if read_finished(folder) is None:
         command = ["train", f"yaml_configs/runs/{built.config}.yaml", f"run.directory={folder}", *built.overrides]
-        with (folder.parent / f"{built.name}.log").open("w") if folder.parent.mkdir(parents=True, exist_ok=True) is None else None as log:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f"{built.name}.log").open("w", encoding="utf-8") as log:
             subprocess.run([sys.executable, "-m", "megacov", *command], cwd=ROOT, stdout=log, stderr=log, check=True)
     config = load_config(folder / "config.yaml", ())
     settings = AlarmSettings(**config.monitor.alarms.model_dump(), updates_per_rollout=config.batch.updates_per_rollout)
