@@ -113,7 +113,7 @@ def sample_files(run: Path) -> dict[int, Path]:
 def read_samples(
     run: Path, steps: Collection[int] | None = None, *, on_problem: Callable[[str], object] = lambda sentence: None
 ) -> Iterator[ShownSample]:
-    """Read responses, step by step, one at a time. What cannot be read is named and passed over.
+    """Read responses, step by step, one at a time. Lines that cannot be read are named and passed over.
 
     Args:
         run: run folder.
