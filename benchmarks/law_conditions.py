@@ -1,11 +1,12 @@
 """Whether R = -a exp(H) + b survives stale samples, several updates a rollout, and another advantage estimator.
 
-    python -m benchmarks.law_conditions [--seeds 0 1] [--steps 60] [--folder runs/law_conditions]
+    python -m benchmarks.law_conditions [--seeds 0 1 2] [--steps 60] [--folder runs/law_conditions] [--skip 5]
 
 The tiny policy learns sum_pairs under every combination of GRPO and RLOO (the estimator alone: loss and aggregation are
 those of GRPO), samples of this step's or of the last step's weights, and one or eight updates a rollout. A step has 256
 responses in all of them. Runs go one at a time, all conditions of a seed before the next seed, and finished ones are
-kept: the command can be stopped and given again. `--table` only fits what is finished.
+kept: the command can be stopped and given again. `--table` only fits what is finished. 24 runs take about an hour on
+two cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from megacov.config import RunConfig, load_config
 from megacov.config.resume import contradictions
 from megacov.errors import ConfigError
-from megacov.monitor.entropy_law import fit
+from megacov.monitor.entropy_law import EntropyLaw, fit
+from megacov.monitor.entropy_law.curves import Curve
 from megacov.monitor.entropy_law.estimate import Interval
 from megacov.monitor.entropy_law.sources import read_source
 from megacov.monitor.run_end import read_end
@@ -131,11 +133,16 @@ def finished_runs(folder: Path, *, seeds: Sequence[int], steps: int) -> Iterator
             yield condition, seed, config.run.directory
 
 
-def table_row(condition: Condition, seed: int, folder: Path) -> str:
-    """The law of one run, as a row of a Markdown table."""
+def fit_run(folder: Path, *, skip: int = 0) -> tuple[Curve, EntropyLaw]:
+    """Points of a run, and their law; `skip` is the number of first steps to leave out."""
     source = read_source(folder)
     curve = source.curve
-    law = fit(curve.entropies, curve.rewards, conditions=source.conditions, best_reward=curve.best_reward)
+    entropies, rewards = curve.entropies[skip:], curve.rewards[skip:]
+    return curve, fit(entropies, rewards, conditions=source.conditions, best_reward=curve.best_reward)
+
+
+def table_row(condition: Condition, seed: int, curve: Curve, law: EntropyLaw) -> str:
+    """The law of one run, as a row of a Markdown table."""
     kinds = ", ".join(reason.kind for reason in law.verdict.reasons)
     early = "none" if law.early is None else f"{law.early.rmse:.3f}, {law.early.final_error:+.3f}"
     cells = [
@@ -153,6 +160,18 @@ def table_row(condition: Condition, seed: int, folder: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def summary_row(condition: Condition, laws: Sequence[EntropyLaw]) -> str:
+    """Mean and range of a condition's coefficients over its seeds, as a row of a Markdown table."""
+    early = [law.early.rmse for law in laws if law.early is not None]
+    columns = [[law.a for law in laws], [law.b for law in laws], [law.ceiling for law in laws]]
+    cells = [condition.name.replace("_", " "), str(len(laws)), *map(_over_seeds, columns)]
+    return f"| {' | '.join([*cells, _over_seeds([law.rmse for law in laws]), _over_seeds(early)])} |"
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "none"
+
+
 def _with_interval(value: float, interval: Interval) -> str:
     return f"{value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
@@ -160,17 +179,29 @@ def _with_interval(value: float, interval: Interval) -> str:
 def main() -> None:
     """Train what is not finished, then fit and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "law_conditions")
     parser.add_argument("--table", action="store_true", help="fit the finished runs without training")
+    parser.add_argument("--skip", type=int, default=0, help="first steps that the fits leave out")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     if not arguments.table:
         train_all(folder, seeds=arguments.seeds, steps=arguments.steps)
-    print(f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|", sep="\n")
-    for run in finished_runs(folder, seeds=arguments.seeds, steps=arguments.steps):
-        print(table_row(*run))
+    laws: dict[Condition, list[EntropyLaw]] = {}
+    _print_head(_COLUMNS)
+    for condition, seed, run in finished_runs(folder, seeds=arguments.seeds, steps=arguments.steps):
+        curve, law = fit_run(run, skip=arguments.skip)
+        laws.setdefault(condition, []).append(law)
+        print(table_row(condition, seed, curve, law))
+    print()
+    _print_head(("condition", "runs", "a", "b", "ceiling b - a", "RMSE", "early prediction: RMSE"))
+    for condition, found in laws.items():
+        print(summary_row(condition, found))
+
+
+def _print_head(columns: Sequence[str]) -> None:
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.law_conditions import CONDITIONS, RUN, Condition, finished_runs, is_finished, table_row
+from benchmarks.law_conditions import (
+    CONDITIONS,
+    RUN,
+    Condition,
+    finished_runs,
+    fit_run,
+    is_finished,
+    summary_row,
+    table_row,
+)
 from megacov.config import load_config
 from megacov.config.load import dump_config
 from megacov.errors import ConfigError
@@ -62,9 +71,27 @@ def test_a_run_that_failed_begins_anew(tmp_path):
     assert not is_finished(load_config(RUN, ONE.overrides(tmp_path, seed=3, steps=40)))
 
 
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
 def test_a_row_has_the_coefficients_that_the_run_was_made_with(tmp_path):
-    cells = [cell.strip() for cell in table_row(ONE, 3, write_run(tmp_path)).strip("|").split("|")]
+    curve, law = fit_run(write_run(tmp_path))
+    cells = cells_of(table_row(ONE, 3, curve, law))
     assert cells[:3] == ["rloo staleness1 updates8", "3", "1.50 to 0.10"]
     assert [cell.split(" ")[0] for cell in cells[3:6]] == ["0.20", "0.90", "0.70"]
     assert 0.002 <= float(cells[7]) <= 0.004, "the noise of the rewards"
     assert cells[9] == "doubtful: off_policy"
+
+
+def test_first_steps_can_be_left_out_and_a_summary_spans_the_seeds(tmp_path):
+    run = write_run(tmp_path)
+    _, all_steps = fit_run(run)
+    curve, later = fit_run(run, skip=10)
+    assert (all_steps.num_points, later.num_points, len(curve.rewards)) == (40, 30, 40)
+    assert all_steps.early is not None and later.early is None, "15 % of 30 points are too few"
+    cells = cells_of(summary_row(ONE, [all_steps, later]))
+    low, high = sorted([all_steps.rmse, later.rmse])
+    assert cells[:2] == ["rloo staleness1 updates8", "2"]
+    assert cells[5] == f"{(low + high) / 2:.2f} ({low:.2f} to {high:.2f})"
+    assert cells_of(summary_row(ONE, [later]))[6] == "none"
