@@ -2,9 +2,10 @@
 
     python -m benchmarks.monitoring [--steps 200] [--out FOLDER]
 
-Trains the quickstart's policy with KL-Cov on one rank. Blocks of ten steps with the settings as they are take turns with
-blocks in which all of it is off. Prints the processor time of rank 0 and the time by the clock, as means and medians
-over blocks, and their ratios. Sampling on the server is part of a step by the clock, and not of the processor time.
+Trains the quickstart's policy with KL-Cov on one rank. Blocks of ten steps with the settings as they are take turns
+with blocks in which all of it is off. Prints the processor time of rank 0 and the time by the clock, as means and
+medians over blocks, and their ratios. Sampling on the server is part of a step by the clock, and not of the processor
+time.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _unwatched(run: Run) -> Iterator[None]:
     settings, late = run.settings, []
     run.settings = replace(settings, token_table_every=0, shows_tokens=False, theorem_every=0)
     with (
-        mock.patch.object(step, "_report_tokens", lambda *_: TokenReport()),
+        mock.patch.object(step, "_report_tokens", return_value=TokenReport()),
         mock.patch.object(Watch, "add_step", lambda _, *point: late.append(point)),
     ):
         yield
@@ -108,10 +109,10 @@ def main() -> None:
     for clock, seconds in times.items():
         on, off = seconds["on"][1:], seconds["off"][1:]  # the first of each warms up
         ratios = sorted(a / b for a, b in zip(on, off, strict=True))
+        watched, alone, median = statistics.mean(on), statistics.mean(off), statistics.median(ratios)
         print(
-            f"{clock:10s} {statistics.mean(on) / BLOCK:.4f} s a step watched, {statistics.mean(off) / BLOCK:.4f} s not: "
-            f"ratio of means {statistics.mean(on) / statistics.mean(off):.4f}, of pairs {ratios[0]:.3f} to "
-            f"{ratios[-1]:.3f}, median {statistics.median(ratios):.4f}"
+            f"{clock:10s} {watched / BLOCK:.4f} s a step watched, {alone / BLOCK:.4f} s not: ratio of means "
+            f"{watched / alone:.4f}, of pairs {ratios[0]:.3f} to {ratios[-1]:.3f}, median {median:.4f}"
         )
 
 
