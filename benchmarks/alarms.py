@@ -144,7 +144,7 @@ RUNS = (
             "optimizer.warmup_steps=160",
         ),
         {"rising_mismatch": first_step("rollout/mismatch_k1_abs", lambda now, begun: now >= 0.02)},
-        ("collapse",),
+        ("collapse", "drifting_length"),
     ),
     Built(
         "clip_cov",

@@ -12,12 +12,12 @@ from megacov.monitor.alarms.window import episodes, held, series_of, trailing_tr
 from megacov.monitor.headline_tags import ENTROPY_TAG
 from megacov.monitor.history import History
 
-_WINDOW = 10
-_HOLD = 3
+_WINDOW = 15
+_HOLD = 5
 
 
 def collapse(history: History, settings: AlarmSettings) -> Iterator[Alarm]:
-    """A line through the logarithm of the last 10 entropies falls, and meets the floor within `collapse_within` steps.
+    """A line through the logarithm of the last 15 entropies falls, and meets the floor within `collapse_within` steps.
 
     Entropy falls exponentially where a policy sharpens at a constant rate, hence the logarithm. The alarm is over when
     the line stands above the floor by half and, as it goes, stays above it for twice `collapse_within` steps.
