@@ -227,6 +227,19 @@ _TABLE = (
         "s",
         "none",
     ),
+    Tag(
+        "perf/selection_deferred",
+        "Share of the later optimizer steps that selected by the log-probs of their own forwards, whose backwards "
+        "waited; the others made another pass.",
+        "fraction",
+        "none",
+    ),
+    Tag(
+        "perf/selection_kept_positions",
+        "Most positions of any rank whose activations waited for the selection of an optimizer step.",
+        "positions",
+        "none",
+    ),
     Tag("perf/update_s", "Forward-backward passes and optimizer steps.", "s", "none"),
     Tag("perf/weight_sync_s", "Pushing weights to the servers, every attempt included.", "s", "none"),
     Tag("perf/weight_sync_pause_s", "Last push: until all servers have paused and are ready for weights.", "s", "none"),
@@ -246,8 +259,8 @@ _TABLE = (
     Tag("perf/tokens_per_s_per_rank", "perf/tokens_per_s over the number of ranks.", "tokens/s", "none"),
     Tag(
         "perf/memory_bytes",
-        "Largest over the ranks. GPU: peak memory that torch has allocated since the process started. "
-        "CPU: resident memory of the process after the step.",
+        "Largest over the ranks. GPU: peak of the memory that torch has allocated in this step. CPU: peak of the "
+        "process's resident memory in this step, or so far where Linux does not let a process reset it.",
         "bytes",
         "none",
     ),

@@ -173,7 +173,7 @@ def test_rollout_batch_scope_has_one_quota_for_all_updates(counts: dict[str, dic
 def _select_by(method: str, folder: str, tensor: int, pipeline: int, virtual: int, recompute: str) -> dict:
     """Forward passes, selected tokens and weights of updates that select by the current log-probs."""
     forwards = []
-    algorithm = replace(KL_COV_WITH_TERMS, selection_method=method)
+    algorithm = replace(KL_COV_WITH_TERMS, defers=method == "deferred")
     model = replace(FLOAT32, recompute=recompute, virtual_pipeline=virtual)
     with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual) as groups:
         policy = make_policy(groups, path=Path(folder, "untied"), model=model, with_reference=True)

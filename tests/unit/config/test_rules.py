@@ -108,6 +108,14 @@ BROKEN = {
         },
         "parallel.data=2 ranks share 2 sequences of an optimizer step.* lower parallel.data",
     ),
+    "backwards_wait_for_a_selection": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred", scope="rollout_batch")},
+        "method is deferred and algorithm.selection.scope is rollout_batch: .* set algorithm.selection.scope=mini_batch",
+    ),
+    "backwards_wait_for_a_selection (log-probs)": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred", log_probs="old")},
+        "algorithm.selection.log_probs is old: .* set algorithm.selection.log_probs=current",
+    ),
     "repeatable_samples_come_from_the_embedded_server": (
         {
             "run": {"name": "x", "steps": 5, "deterministic": True},
@@ -221,6 +229,8 @@ HELD = [
     {"rollout": {"over_sample": 1.0, "filter_groups": False}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred")},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", method="pass", scope="rollout_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},
     {"parallel": {"virtual_pipeline": 2, "pipeline": 2, "tensor": 2, "sequence": True, "context": 2}},
 ]
