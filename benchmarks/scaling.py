@@ -12,10 +12,13 @@ from pathlib import Path
 from benchmarks.scaling_assumptions import Assumptions, described
 from benchmarks.scaling_figure import write_figure
 from benchmarks.scaling_published import compare
+from benchmarks.scaling_selection import HEADING, selection_rows
 from benchmarks.scaling_step import Mode, Run, Step, colocated_step, read_run, shared_steps
 
 RUN = Path(__file__).parents[1] / "yaml_configs" / "runs" / "qwen2.5_32b_kl_cov_4n.yaml"
 SIZES = (32, 64, 128, 256, 512, 1024)
+_TRAINERS = (16, 32, 64, 128, 256, 512)
+_IN_UPDATE = ("selection", "bubble", "gradients, parameters", "optimizer")
 _ENOUGH = 0.5
 """Parallel efficiency below which a phase counts as having stopped scaling."""
 
@@ -61,12 +64,12 @@ def efficiencies(steps: Sequence[Step]) -> dict[str, list[float]]:
         steps: steps of one mode, in the order of SIZES.
 
     Returns:
-        Efficiencies by phase. Phases that cost nothing on the smallest size are part of the update, and count with it.
+        Efficiencies by phase. Phases that cost nothing on one of the sizes are part of the update, and count with it.
     """
     by_size = []
     for step in steps:
         seconds = phases(step)
-        seconds["update"] += seconds.pop("bubble") + seconds.pop("gradients, parameters") + seconds.pop("optimizer")
+        seconds["update"] += sum(seconds.pop(name) for name in _IN_UPDATE)
         by_size.append({**seconds, "step": step.seconds})
     first = by_size[0]
     return {
@@ -185,6 +188,11 @@ def strong_report(run: Run, steps: Mapping[Mode, Sequence[Step]]) -> str:
     return "\n".join(lines)
 
 
+def selection_report(run: Run) -> str:
+    """The part of docs/scaling.md about the price of an exact selection."""
+    return "\n".join(table(HEADING, list(selection_rows(run, _TRAINERS))))
+
+
 def weak_report(steps: Mapping[Mode, Sequence[Step]]) -> str:
     """The part of docs/scaling.md about a batch that grows, from the steps of `weak`."""
     heading = ("GPUs", "tokens", "in turn", "sync", "tokens/s/GPU", "efficiency")
@@ -214,7 +222,8 @@ def main() -> None:
     options = parser.parse_args()
     run = read_run(RUN, Assumptions())
     steps = strong(run)
-    print(strong_report(run, steps), weak_report(weak(run)), assumptions_report(run.given), sep="\n\n")
+    reports = (strong_report(run, steps), selection_report(run), weak_report(weak(run)), assumptions_report(run.given))
+    print(*reports, sep="\n\n")
     if options.figure is not None:
         drawn: tuple[Mode, ...] = ("in turn", "one step off")
         stacked = {str(mode): {step.gpus: phases(step) for step in steps[mode]} for mode in drawn}

@@ -100,7 +100,7 @@ def simulate(setup: Setup, given: Assumptions) -> tuple[Rollout, float, TrainerS
     responses = response_lengths(given.lengths, number=setup.prompts * setup.samples, longest=setup.longest)
     rollout = simulate_rollout(setup.model, given, setup.servers, responses, samples=setup.samples)
     lengths = tuple(n + int(given.lengths.prompt) for n in responses)[:: setup.updates]
-    training = Training(setup.layout, setup.recompute, setup.micro_batch_tokens, setup.updates, False, 0, 0.0)
+    training = Training(setup.layout, setup.recompute, setup.micro_batch_tokens, setup.updates, False, 0, 0.0, 0, 0.0)
     sync = push_seconds(setup.model, given, setup.layout, setup.servers, colocated=True)
     return rollout, sync, train_seconds(setup.model, given, training, lengths)
 

@@ -15,7 +15,7 @@ from benchmarks.weight_sync_projection import Assumptions as SyncRates
 from benchmarks.weight_sync_projection import Push, project
 from megacov.cli.check_plan import RunPlan, plan_run
 from megacov.config import load_config
-from megacov.plan import Layout, plan_batch, plan_trainer
+from megacov.plan import Layout, plan_batch, plan_room, plan_trainer
 from megacov.plan.activations import Recompute
 
 Mode = Literal["in turn", "one step off", "colocated"]
@@ -27,13 +27,14 @@ _TRAINER_EIGHTHS = range(1, 8)
 
 @dataclass(frozen=True)
 class Run:
-    """A run file, as `megacov check` reads it, and the assumptions."""
+    """A run file, as `megacov check` reads it, and the assumptions. `may_defer` is False for selection.method pass."""
 
     plan: RunPlan
     model: Model
     given: Assumptions
     static_fraction: float
     selects: bool
+    may_defer: bool = True
 
     def with_prompts(self, factor: int) -> Run:
         """The same run with `factor` times the prompts in the same number of optimizer steps."""
@@ -118,12 +119,16 @@ def trainings(run: Run, gpus: int) -> Iterator[Training]:
             counted = plan_batch(replace(batch, micro_batch_tokens=most), layout)
             stages = plan_trainer(plan.sizes, layout, counted, settings)
             if max(stage.peak for stage in stages) <= plan.cluster.usable_bytes:
+                usable = plan.cluster.usable_bytes
+                room = plan_room(plan.sizes, layout, counted, settings, usable_bytes=usable)
                 yield Training(
                     layout,
                     recompute,
                     most,
                     batch.updates,
                     run.selects,
+                    room.positions if run.may_defer else 0,
+                    room.position_bytes,
                     plan.config.checkpoint.every,
                     max(stage.staging for stage in stages),
                 )

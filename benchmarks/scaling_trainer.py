@@ -30,7 +30,10 @@ class Training:
     """How the trainer runs.
 
     updates: number of optimizer steps of a rollout batch.
-    selects: whether later optimizer steps need a forward pass for the selection of tokens.
+    selects: whether later optimizer steps select tokens by current log-probs.
+    room: positions of an optimizer step whose activations a GPU can keep; if all fit, the backwards wait for the
+        selection, and otherwise it takes a forward pass.
+    position_bytes: what a GPU of the tightest stage keeps of each of them.
     saves_every: steps between checkpoints; 0 for no checkpoints.
     staging: bytes that a GPU copies to main memory for a checkpoint.
     """
@@ -40,6 +43,8 @@ class Training:
     micro_batch_tokens: int
     updates: int
     selects: bool
+    room: int
+    position_bytes: float
     saves_every: int
     staging: float
 
@@ -49,7 +54,8 @@ class TrainerSeconds:
     """Seconds of a rollout batch by phase. A pass includes its arithmetic and the messages of its layers.
 
     log_probs: the forward pass that computes old log-probs.
-    selection: a forward pass before each later update, and the collectives of the global selection.
+    selection: a forward pass before each later update, or, where backwards wait for the selection, a second message of
+        all activations between stages; and the collectives of the global selection.
     head: entropy and log-probs over vocabulary shards, in all passes.
     bubble: waiting time of the pipeline at both ends of all passes.
     data_parallel: messages of gradients and parameters between data-parallel ranks.
@@ -156,9 +162,13 @@ def pass_seconds(model: Model, given: Assumptions, layout: Layout, work: Work) -
     if layout.context > 1:
         keys = layers * tokens * 2 * 2 * model.key_size / layout.tensor * (layout.context - 1)
         messages += keys / (link if layout.tensor * layout.context <= 8 else port)
-    if layout.pipeline > 1:
-        messages += tokens * 2 * model.hidden_size / layout.sequence_share / port
+    messages += _between_stages(model, given, layout, work)
     return arithmetic + messages + work.passes * costs.micro_batch / layout.pipeline
+
+
+def defers(training: Training, work: Work) -> bool:
+    """Whether the backwards of an optimizer step wait for the selection, as `selection.method: auto` decides."""
+    return training.selects and work.tokens <= training.room * training.layout.context
 
 
 def train_seconds(model: Model, given: Assumptions, training: Training, lengths: tuple[int, ...]) -> TrainerSeconds:
@@ -179,8 +189,10 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
     # Old log-probs of all optimizer steps are computed in one run through the pipeline.
     whole, single = bubble_share(layout, work.passes * updates), bubble_share(layout, work.passes)
     backward = 4 if training.recompute == "full" else 3
-    again = updates - 1 if training.selects else 0
+    again = updates - 1 if training.selects and not defers(training, work) else 0
     selecting = 10 * updates * given.latency(layout.data * layout.context) if training.selects else 0.0
+    if defers(training, work):
+        selecting += (updates - 1) * _between_stages(model, given, layout, work)
     passes = updates * forward
     return TrainerSeconds(
         log_probs=passes,
@@ -192,6 +204,14 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
         optimizer=updates * _optimizer(model, given, layout),
         checkpoint=training.staging / given.gpu.host / training.saves_every if training.saves_every else 0.0,
     )
+
+
+def _between_stages(model: Model, given: Assumptions, layout: Layout, work: Work) -> float:
+    """What a stage sends to the next in a forward over all micro-batches."""
+    if layout.pipeline == 1:
+        return 0.0
+    port = given.gpu.network * given.shares.network
+    return work.tokens / layout.context * 2 * model.hidden_size / layout.sequence_share / port
 
 
 def _head(model: Model, given: Assumptions, layout: Layout, work: Work) -> float:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megacov.cli.check_plan import GIB, RunPlan
+from megacov.cli.selection_plan import selection_rows
 from megacov.config.selection_size import covariance_ratio, most_tokens_in_scope, num_selected
 from megacov.plan import Search, StageMemory, total_parameters
 
@@ -25,6 +26,8 @@ def render_plan(plan: RunPlan) -> Group:
         style="bold",
     )
     parts: list[Text | Table] = [title, _batch_table(plan), _placement_table(plan), _memory_table(plan)]
+    if config.selects_by_current:
+        parts.append(_pairs("Selection by current log-probs", selection_rows(plan)))
     if plan.server is not None:
         parts.append(_server_table(plan))
     return Group(*parts)

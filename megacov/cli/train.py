@@ -15,6 +15,7 @@ from megacov.checkpoint.lock import find_holder
 from megacov.cli.checks import Subject, find_remarks, refuse_impossible, show_remarks
 from megacov.cli.deep import look_at_loss
 from megacov.cli.model_source import with_local_model
+from megacov.cli.selection_plan import kept_positions
 from megacov.config import RunConfig, load_config
 from megacov.data.files import local_path
 from megacov.errors import ConfigError, DataError
@@ -94,7 +95,9 @@ def _train_as_rank(config: RunConfig, place: RankEnvironment, resumed_with: tupl
     from megacov.trainer.build import Resumption
     from megacov.trainer.loop import train_rank
 
-    train_rank(config, place, resumption=None if resumed_with is None else Resumption(resumed_with))
+    planned = kept_positions(config) if place.rank == 0 else None
+    resumption = None if resumed_with is None else Resumption(resumed_with)
+    train_rank(config, place, resumption=resumption, kept_positions=planned)
 
 
 def check_files(config: RunConfig) -> None:

@@ -78,7 +78,7 @@ else:
 
 Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
-Method = Literal["pass", "deferred"]
+Method = Literal["auto", "pass", "deferred"]
 
 
 class NoSelection(Section):
@@ -110,9 +110,10 @@ class TokenSelection(Section):
     """The tokens that compete: of the whole optimizer step, of the rollout batch, or of each micro-batch on its own."""
     log_probs: LogProbs = "current"
     """Judge by the policy about to be updated, as `method` finds its log-probs, or by the old one."""
-    method: Method = "pass"
+    method: Method = "auto"
     """How later updates get current log-probs in mini_batch scope: by one more forward pass, or from the update's own
-    forwards, whose backwards wait for the selection and whose activations are kept until then."""
+    forwards, whose backwards wait for the selection and whose activations are kept until then (deferred). By default
+    each update defers if these activations fit into memory, and makes a pass if not."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the selector.

@@ -1,4 +1,7 @@
-"""Settings of the machines that a run is meant for. `megacov check` plans with them; training does not read them."""
+"""Settings of the machines that a run is meant for, with which `megacov check` plans.
+
+Training reads the memory of a GPU for `selection.method: auto`, and never plans with more than the GPU has.
+"""
 
 from __future__ import annotations
 

@@ -236,11 +236,15 @@ class RunConfig(Section):
         return int(self.rollout.prompts_per_step * self.mean_group_size) // self.batch.updates_per_rollout
 
     @property
-    def defers_backwards(self) -> bool:
-        """Whether optimizer steps run all their forwards before the first backward, and keep what that needs."""
+    def selects_by_current(self) -> bool:
+        """Whether later optimizer steps select by the log-probs of the policy that they are about to update."""
         chosen = self.algorithm.selection
-        is_read = (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and self.batch.updates_per_rollout > 1
-        return is_read and chosen.method == "deferred"
+        return (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and self.batch.updates_per_rollout > 1
+
+    @property
+    def defers_backwards(self) -> bool:
+        """Whether later optimizer steps always run all forwards before the first backward, and keep what that needs."""
+        return self.selects_by_current and self.algorithm.selection.method == "deferred"
 
     @property
     def fewest_sequences_per_update(self) -> int:

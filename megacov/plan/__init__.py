@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from megacov.plan.batch import Batch, BatchPlan, plan_batch
 from megacov.plan.layout import Cluster, Layout, Placement, ServerRequest, place
-from megacov.plan.memory import StageMemory, TrainerSettings, plan_trainer
+from megacov.plan.memory import Room, StageMemory, TrainerSettings, plan_room, plan_trainer
 from megacov.plan.model_sizes import ModelSizes, read_model_sizes
 from megacov.plan.parameters import ParameterCount, count_parameters, total_parameters
 from megacov.plan.servers import ServerMemory, plan_server
@@ -22,6 +22,7 @@ __all__ = [
     "ModelSizes",
     "ParameterCount",
     "Placement",
+    "Room",
     "Search",
     "ServerMemory",
     "ServerRequest",
@@ -31,6 +32,7 @@ __all__ = [
     "count_parameters",
     "place",
     "plan_batch",
+    "plan_room",
     "plan_server",
     "plan_trainer",
     "read_model_sizes",

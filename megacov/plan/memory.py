@@ -108,6 +108,45 @@ def plan_trainer(sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: 
     return [trainer.stage_memory(stage) for stage in range(layout.pipeline)]
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a GPU can keep of an optimizer step whose backwards wait for a selection, on the tightest pipeline stage.
+
+    stage: that one.
+    position_bytes: what it keeps of each position.
+    positions: how many fit beside everything else; on each context-parallel rank.
+    """
+
+    stage: int
+    position_bytes: float
+    positions: int
+
+
+def plan_room(
+    sizes: ModelSizes, layout: Layout, batch: BatchPlan, settings: TrainerSettings, *, usable_bytes: int
+) -> Room:
+    """Divide what `plan_trainer` leaves of a GPU by what a deferred backward keeps of a position.
+
+    Args:
+        sizes: of the model.
+        layout: of the trainer.
+        batch: its fullest micro-batch counts here, whose logits or layer are worked on beside all that is kept.
+        settings: how the trainer runs; whether it defers is not asked.
+        usable_bytes: memory of a GPU that the trainer may use.
+
+    Returns:
+        The room on the stage that has least.
+    """
+    trainer = _Trainer(sizes, layout, batch, settings)
+
+    def room(stage: int) -> Room:
+        found, each = trainer.stage_memory(stage), trainer.kept_by_a_position(stage)
+        free = usable_bytes - found.resident - max(found.logits, found.layer_work)
+        return Room(stage, each, max(0, int(free // each)))
+
+    return min((room(stage) for stage in range(layout.pipeline)), key=lambda one: one.positions)
+
+
 def optimizer_bytes(value_bytes: int) -> int:
     """Bytes of Adam's state for one parameter, whose weight has `value_bytes`."""
     return _MOMENT_BYTES + (0 if value_bytes == GRADIENT_BYTES else _MAIN_BYTES)
@@ -154,14 +193,14 @@ class _Trainer:
     def _activations(self, stage: int) -> float:
         sizes, layout, batch = self.sizes, self.layout, self.batch
         if self.settings.defers:
-            return self._kept_by_a_position(stage) * batch.micro_batches * batch.positions_per_rank
+            return self.kept_by_a_position(stage) * batch.micro_batches * batch.positions_per_rank
         layers = layers_in_flight(layout, num_layers=sizes.num_layers, stage=stage, micro_batches=batch.micro_batches)
         kept = layers * kept_by_layer(sizes, layout, self._layer_settings())
         if stage == layout.pipeline - 1:
             kept += kept_after_layers(sizes, layout, self._layer_settings())
         return kept * batch.positions_per_rank
 
-    def _kept_by_a_position(self, stage: int) -> float:
+    def kept_by_a_position(self, stage: int) -> float:
         """Bytes that a stage keeps of every position of an optimizer step whose backwards wait."""
         sizes, layout, settings = self.sizes, self.layout, self.settings
         kept = sizes.num_layers / layout.pipeline * kept_by_layer(sizes, layout, self._layer_settings())

@@ -46,7 +46,9 @@ class Algorithm:
     select: None for a loss that selects nothing.
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
     log_probs: "current" or "old", what the covariance is taken of.
-    selection_method: "pass" or "deferred", where the current log-probs of a later optimizer step come from.
+    defers: whether later optimizer steps take the current log-probs that they select by from their own forwards, whose
+        backwards wait; otherwise from another pass.
+    kept_positions: most positions of an optimizer step on a rank with which it does so; None for any number.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
     denominator: tokens that aggregation divides by, "all" or "kept".
@@ -68,7 +70,8 @@ class Algorithm:
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
-    selection_method: str = "pass"
+    defers: bool = False
+    kept_positions: int | None = None
 
 
 def resolve_loss(config: RunConfig) -> Loss:
@@ -98,11 +101,13 @@ def resolve_loss(config: RunConfig) -> Loss:
     return loss
 
 
-def build_algorithm(config: RunConfig) -> Algorithm:
+def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> Algorithm:
     """Look up loss and selection by name.
 
     Args:
         config: of the run.
+        kept_positions: positions of an optimizer step on a rank whose activations fit into memory; None if unknown.
+            `selection.method: auto` defers the backwards of so many and of no more.
 
     Returns:
         The resolved algorithm.
@@ -130,5 +135,6 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,
-        selection_method=selection.method,
+        defers=selection.method == "deferred" or (selection.method == "auto" and bool(kept_positions)),
+        kept_positions=None if selection.method == "deferred" else kept_positions,
     )

@@ -22,6 +22,7 @@ from megacov.monitor.run_end import NotedEnd
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
+from megacov.trainer.kept_positions import KeptPositions, agree_on_kept_positions
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.recorder import Recorder, open_recorder
 from megacov.trainer.rollout.exchange import RolloutExchange
@@ -132,13 +133,20 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
 
 
 @contextmanager
-def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumption | None = None) -> Iterator[Run]:
+def opened_run(
+    config: RunConfig,
+    groups: ParallelGroups,
+    *,
+    resumption: Resumption | None = None,
+    kept_positions: KeptPositions | None = None,
+) -> Iterator[Run]:
     """Build everything, and close it again however the run ends. A collective of all ranks.
 
     Args:
         config: the resolved configuration, equal on all ranks.
         groups: this rank's process groups.
         resumption: how to continue from the newest good checkpoint in the run's folder; None begins anew.
+        kept_positions: as in `agree_on_kept_positions`.
 
     Yields:
         The run, before its next step.
@@ -147,10 +155,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         MegacovError: a part cannot be built.
     """
     with ExitStack() as stack:
-        # An imported loss may be missing on one node alone.
-        algorithm = on_every_rank(lambda: build_algorithm(config), groups)
+        algorithm = _agree_on_algorithm(config, kept_positions, groups)
         # Rank 0 checks all that the run reads before it writes anything, and before it moves an earlier run aside.
-        use_transformer_engine(config.model.transformer_engine, group=groups.control)
         on_rank_zero(lambda: _check_model_folder(config), groups)
         shape = read_model_shape(config.model.path)
         progress = _make_progress(config) if groups.world_rank == 0 else None
@@ -172,11 +178,8 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)
         recorder = None
         if worker is not None and progress is not None:
-            first_step = state.step + 1 if good else None
-            text_of_token = worker.samples.texts.of_token
-            recorder = open_recorder(
-                config, algorithm, progress, stack, first_step=first_step, text_of_token=text_of_token
-            )
+            first, text_of = state.step + 1 if good else None, worker.samples.texts.of_token
+            recorder = open_recorder(config, algorithm, progress, stack, first_step=first, text_of_token=text_of)
         settings = SaveSettings(**config.checkpoint.model_dump(exclude={"grace_s"}))
         checkpointer = Checkpointer(
             store,
@@ -189,6 +192,13 @@ def opened_run(config: RunConfig, groups: ParallelGroups, *, resumption: Resumpt
         )
         step_settings = _step_settings(config, groups)
         yield Run(config, policy, rollout, algorithm, step_settings, state, checkpointer, recorder)
+
+
+def _agree_on_algorithm(config: RunConfig, plan: KeptPositions | None, groups: ParallelGroups) -> Algorithm:
+    is_fused = use_transformer_engine(config.model.transformer_engine, group=groups.control)
+    positions = agree_on_kept_positions(config, plan, groups, is_fused=is_fused)
+    # An imported loss may be missing on one node alone.
+    return on_every_rank(lambda: build_algorithm(config, kept_positions=positions), groups)
 
 
 def _step_settings(config: RunConfig, groups: ParallelGroups) -> StepSettings:

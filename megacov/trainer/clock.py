@@ -7,21 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import psutil
 import torch
 from torch.distributed import ProcessGroup
 
 from megacov.launch.heartbeat import computing
 from megacov.parallel.collectives import all_reduce_max
 from megacov.parallel.groups import ParallelGroups
+from megacov.trainer.peak_memory import peak_bytes, restart_peak
 from megacov.types import RolloutBatch
 
 
 class StepClock:
-    """Wall-clock seconds of one step by phase, on this rank."""
+    """Wall-clock seconds of one step by phase, and the peak of its memory, on this rank."""
 
     def __init__(self) -> None:
-        """Start the clock."""
+        """Start the clock, and the peak of memory anew."""
+        restart_peak()
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -40,9 +41,9 @@ class StepClock:
         self.seconds[phase] += time.perf_counter() - start
 
     def metrics(self, batch: RolloutBatch, groups: ParallelGroups) -> dict[str, float]:
-        """Seconds and throughput on this rank, and the largest memory of all ranks.
+        """Seconds and throughput on this rank, and the largest peak of memory of all ranks.
 
-        Collectives: control: MAX [2] float64.
+        Collectives: control: MAX of a float64.
 
         Args:
             batch: rollout batch of the step.
@@ -53,14 +54,12 @@ class StepClock:
         """
         step_s = time.perf_counter() - self.started
         tokens_per_s = int((batch.prompt_lengths + batch.response_lengths).sum()) / step_s
-        on_gpu = torch.cuda.is_available()
-        used = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
         return {
             **{f"perf/{name}_s": seconds for name, seconds in self.seconds.items()},
             "perf/step_s": step_s,
             "perf/tokens_per_s": tokens_per_s,
             "perf/tokens_per_s_per_rank": tokens_per_s / groups.world_size,
-            "perf/memory_bytes": _largest(used, group=groups.control),
+            "perf/memory_bytes": _largest(peak_bytes(), group=groups.control),
         }
 
 

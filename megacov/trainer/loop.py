@@ -27,6 +27,7 @@ from megacov.monitor.run_end import explain_end
 from megacov.parallel.collectives import any_rank
 from megacov.trainer.agreement import from_rank_zero
 from megacov.trainer.build import Resumption, Run, opened_run
+from megacov.trainer.kept_positions import KeptPositions
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 from megacov.trainer.where import where_everything_is
@@ -38,13 +39,20 @@ _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed ou
 _SHARED = (AlarmError, CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
 
 
-def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumption | None = None) -> None:
+def train_rank(
+    config: RunConfig,
+    place: RankEnvironment,
+    *,
+    resumption: Resumption | None = None,
+    kept_positions: KeptPositions | None = None,
+) -> None:
     """Run this rank from start to end. A collective of all ranks.
 
     Args:
         config: the resolved configuration, equal on all ranks.
         place: this process's rank, local rank and rendezvous.
         resumption: how to continue from a checkpoint in the run's folder; None begins anew.
+        kept_positions: as in `agree_on_kept_positions`.
 
     Raises:
         MegacovError: an error that a user can cause; marked `is_echo` on ranks that repeat another rank's sentence.
@@ -53,7 +61,7 @@ def train_rank(config: RunConfig, place: RankEnvironment, *, resumption: Resumpt
     torch.set_num_threads(1)
     try:
         with leave_on_signals() as leaving:
-            _train(config, place, leaving, resumption)
+            _train(config, place, leaving, resumption, kept_positions)
     except MegacovError as error:
         if place.rank > 0:
             error.is_echo |= isinstance(error, _SHARED)
@@ -91,7 +99,13 @@ def _be_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resumption: Resumption | None) -> None:
+def _train(
+    config: RunConfig,
+    place: RankEnvironment,
+    leaving: SignalExit,
+    resumption: Resumption | None,
+    kept_positions: KeptPositions | None,
+) -> None:
     parallel = config.parallel
     if config.run.deterministic:
         _be_deterministic()
@@ -113,7 +127,7 @@ def _train(config: RunConfig, place: RankEnvironment, leaving: SignalExit, resum
         control_timeout_s=parallel.control_timeout_s,
         seed=config.run.seed,
     )
-    with opened_run(config, groups, resumption=resumption) as run:
+    with opened_run(config, groups, resumption=resumption, kept_positions=kept_positions) as run:
         if config.checkpoint.every > 0:
             leaving.save_first(grace_s=config.checkpoint.grace_s, interrupt=run.rollout.interrupt)
         while run.state.step < config.run.steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +13,12 @@ from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.step import StepSettings, run_updates
-from tests.support.layout_cases import make_models
 from tests.support.policies import (
     ADAM,
     FLOAT32,
     GRPO,
     KL_COV,
-    KL_COV_WITH_TERMS,
     laid_out_policy,
-    laid_out_ranks,
-    make_policy,
     make_rollout_batch,
     prepare_mini_batches,
     step_settings,
@@ -213,40 +208,3 @@ def test_only_current_log_probs_of_later_updates_cost_another(counts: dict[str, 
 @pytest.mark.dist
 def test_rollout_batch_scope_has_one_quota_for_all_updates(counts: dict[str, dict]) -> None:
     assert counts["rollout_batch"]["selected"] == int(0.1 * counts["rollout_batch"]["tokens"])
-
-
-def _select_by(method: str, folder: str, tensor: int, pipeline: int, virtual: int, recompute: str) -> dict:
-    """Forward passes, selected tokens and weights of updates that select by the current log-probs."""
-    forwards = []
-    algorithm = replace(KL_COV_WITH_TERMS, selection_method=method)
-    model = replace(FLOAT32, recompute=recompute, virtual_pipeline=virtual)
-    with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual) as groups:
-        policy = make_policy(groups, path=Path(folder, "untied"), model=model, with_reference=True)
-        updates = prepare_mini_batches(policy, make_rollout_batch(), algorithm, _settings(policy))
-        policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
-        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
-        weights = [weight.clone() for _, weight in policy.hf_weights()]
-    return {
-        "forwards": len(forwards),
-        "micro_batches": sum(len(update.micro_batches) for update in updates),
-        "later": sum(len(update.micro_batches) for update in updates[1:]),
-        "masks": [mask for outcome in outcomes if outcome.selection for mask in outcome.selection.masks],
-        "weights": weights,
-        "norms": [outcome.result.grad_norm for outcome in outcomes],
-    }
-
-
-@pytest.mark.dist
-def test_deferred_backwards_select_and_update_as_another_pass_does(tmp_path: Path) -> None:
-    make_models(tmp_path)
-    # Data-parallel over two ranks, then tensor-parallel, then pipeline stages.
-    layouts = [(1, 1, 1, "none"), (2, 1, 1, "full"), (1, 2, 1, "none"), (1, 2, 2, "full")]
-    cases = [(method, str(tmp_path), *layout) for layout in layouts for method in ("pass", "deferred")]
-    found = run_cases(_select_by, cases, world_size=2)
-    for i, layout in enumerate(layouts):
-        for one, other in zip(found[2 * i], found[2 * i + 1], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True)), layout
-            assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True)), layout
-            assert one["norms"] == other["norms"], layout
-            assert other["forwards"] == other["micro_batches"] == one["forwards"] - one["later"], layout
-        assert any(bool(mask.any()) for mask in found[2 * i][-1]["masks"]), layout

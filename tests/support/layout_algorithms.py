@@ -34,7 +34,7 @@ def _algorithm_of(name: str) -> Algorithm:
 # Every registered loss that is not above.
 LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
 # Ways to the log-probs that a later update selects by, besides another pass.
-METHOD_ALGORITHMS = {"kl_cov deferred": replace(KL_COV_WITH_TERMS, selection_method="deferred")}
+METHOD_ALGORITHMS = {"kl_cov deferred": replace(KL_COV_WITH_TERMS, defers=True)}
 ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS
 # Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
 FAR = replace(ADAM, lr=3e-4)

@@ -39,6 +39,7 @@ SIZES = {name: sizes for layouts in LAYOUTS.values() for name, sizes in layouts.
 ALGORITHMS = {
     "grpo": GRPO,
     "kl_cov": KL_COV_WITH_TERMS,
+    "deferred": replace(KL_COV_WITH_TERMS, defers=True),
     "clip_cov": CLIP_COV,
     "old": replace(KL_COV, log_probs="old"),
     "rollout_batch": replace(KL_COV, scope="rollout_batch"),

@@ -94,7 +94,26 @@ def collect_metrics(
                 with_overlap=is_logged,
             )
     metrics, histogram = _finite(metrics, histogram, groups)
-    return metrics | {"health/skipped_updates": float(len(outcomes) - len(applied))}, histogram
+    metrics |= selection_costs(outcomes) | {"health/skipped_updates": float(len(outcomes) - len(applied))}
+    return metrics, histogram
+
+
+def selection_costs(outcomes: Sequence[UpdateOutcome]) -> Metrics:
+    """How optimizer steps that select by current log-probs got them, other than the old ones; no collectives.
+
+    Args:
+        outcomes: of a rollout batch.
+
+    Returns:
+        `perf/selection_*` by tag; nothing if no optimizer step had to.
+    """
+    kept = [outcome.kept_positions for outcome in outcomes if outcome.kept_positions is not None]
+    if not kept:
+        return {}
+    return {
+        "perf/selection_deferred": sum(positions > 0 for positions in kept) / len(kept),
+        "perf/selection_kept_positions": float(max(kept)),
+    }
 
 
 def _finite(metrics: Metrics, histogram: Histogram | None, groups: ParallelGroups) -> tuple[Metrics, Histogram | None]:

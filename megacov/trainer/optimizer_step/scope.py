@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from megacov.megatron.policy import Policy
+from megacov.parallel.collectives import all_reduce_max
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
@@ -61,19 +63,23 @@ class SelectionScope:
         """
         return None
 
-    def acts_between_passes(self, *, is_on_policy: bool) -> bool:
-        """Whether an optimizer step has to run all forwards before the first backward.
+    def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
+        """Whether an optimizer step has to run all forwards before the first backward, and what is kept until then.
 
         Args:
+            mini_batch: the optimizer step's share of the rollout batch; `before_batch` has seen it.
             is_on_policy: as in `before_update`.
 
         Returns:
-            The same on all ranks.
+            Positions whose activations are kept, on the rank that has most; 0 if the optimizer step makes a pass for
+            its selection instead; None if it needs neither. The same on all ranks.
         """
-        return False
+        return None
 
     def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
-        """Select once all forwards of an optimizer step have run and no backward has; `acts_between_passes` is True.
+        """Select once all forwards of an optimizer step have run and no backward has, where `kept_positions` asks so.
+
+        This is the place for whatever a loss needs to know of the whole optimizer step under the current policy.
 
         Collectives: dp_cp: those of `select_tokens`, where the scope selects here.
 
@@ -153,24 +159,49 @@ class MiniBatchScope(SelectionScope):
     is_timed = True
 
     def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
-        if is_on_policy or self._algorithm.log_probs == "old":
+        kept = self.kept_positions(mini_batch, is_on_policy=is_on_policy)
+        if kept is None:
             return self._select([mini_batch], [part.old_log_probs for part in mini_batch.inputs])
+        if kept > 0:
+            return None
         return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
+
+    def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
+        return None if is_on_policy or self._algorithm.log_probs == "old" else 0
 
 
 class DeferredMiniBatchScope(MiniBatchScope):
     """All tokens of an optimizer step compete, by the log-probs of its own forwards, whose backwards wait for that.
 
-    No pass is made for the selection alone; the graphs of all micro-batches are kept until it is made.
+    No pass is made for the selection alone; the graphs of all micro-batches are kept until it is made. With a limit
+    (`Algorithm.kept_positions`), an optimizer step with more positions on any rank makes a pass.
     """
 
-    def acts_between_passes(self, *, is_on_policy: bool) -> bool:
-        return not is_on_policy and self._algorithm.log_probs == "current"
+    def __init__(self, algorithm: Algorithm, groups: ParallelGroups) -> None:
+        """Begin a rollout batch, whose optimizer steps `before_batch` measures."""
+        super().__init__(algorithm, groups)
+        self._positions: dict[int, int] = {}
 
-    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
-        if self.acts_between_passes(is_on_policy=is_on_policy):
-            return None
-        return super().before_update(policy, mini_batch, is_on_policy=is_on_policy)
+    def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
+        """Select nothing yet, but find how many positions each optimizer step has on the rank that has most.
+
+        Collectives: control: MAX [number of mini-batches] int64.
+
+        Args:
+            mini_batches: all of the rollout batch.
+
+        Returns:
+            None for each.
+        """
+        own = [sum(part.tokens.numel() for part in mini_batch.micro_batches) for mini_batch in mini_batches]
+        most = all_reduce_max(torch.tensor(own), group=self._groups.control).tolist()
+        self._positions = {mini_batch.update: most[i] for i, mini_batch in enumerate(mini_batches)}
+        return super().before_batch(mini_batches)
+
+    def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
+        found, limit = super().kept_positions(mini_batch, is_on_policy=is_on_policy), self._algorithm.kept_positions
+        positions = self._positions[mini_batch.update]
+        return positions if found == 0 and (limit is None or positions <= limit) else found
 
     def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
         return self._select([mini_batch], log_probs)
@@ -194,15 +225,14 @@ def make_scope(algorithm: Algorithm, groups: ParallelGroups) -> SelectionScope:
     """The scope that the algorithm names; one that never selects where the algorithm has no selection.
 
     Args:
-        algorithm: its `select`, `scope` and `selection_method` are read here, its selector and hyperparameters at each
-            selection.
+        algorithm: its `select`, `scope` and `defers` are read here, its selector and hyperparameters at each selection.
         groups: this rank's process groups.
 
     Returns:
-        The scope, which keeps no state between steps.
+        The scope of one rollout batch.
     """
     if algorithm.select is None:
         return SelectionScope(algorithm, groups)
-    if algorithm.scope == "mini_batch" and algorithm.selection_method == "deferred":
+    if algorithm.scope == "mini_batch" and algorithm.defers:
         return DeferredMiniBatchScope(algorithm, groups)
     return _SCOPES[algorithm.scope](algorithm, groups)

@@ -28,11 +28,13 @@ class UpdateOutcome:
 
     selection: None off the last stage or where none is made.
     findings: this rank's micro-batches that are not finite; empty if the optimizer step was applied.
+    kept_positions: as the scope's `kept_positions`.
     """
 
     result: UpdateResult
     selection: Selection | None
     findings: tuple[Finding, ...] = ()
+    kept_positions: int | None = None
 
 
 class MiniBatchLoss:
@@ -182,13 +184,14 @@ def run_update(
         is_on_policy=is_on_policy,
         cp_group=policy.groups.cp,
     )
+    kept = scope.kept_positions(mini_batch, is_on_policy=is_on_policy)
     result = policy.update(
         mini_batch.micro_batches,
         loss,
         entropy_grad=algorithm.entropy_coef != 0,
-        between_passes=loss.select_between_passes if scope.acts_between_passes(is_on_policy=is_on_policy) else None,
+        between_passes=loss.select_between_passes if kept else None,
     )
     if result.is_applied:
-        return UpdateOutcome(result, loss.selection)
+        return UpdateOutcome(result, loss.selection, kept_positions=kept)
     findings = examine_losses(mini_batch.inputs, result.outputs, loss.log_probs, loss.selection)
-    return UpdateOutcome(result, loss.selection, findings)
+    return UpdateOutcome(result, loss.selection, findings, kept)

@@ -8,6 +8,7 @@ from megacov.config import check_experts, check_model, make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
 from tests.support.config_values import algorithm, values
+from tests.support.selection_rules import SELECTION_RULES
 
 BROKEN = {
     "secrets_stay_out_of_files (environment)": (
@@ -95,19 +96,7 @@ BROKEN = {
         {"rollout": {"engine": "sglang", "servers": 2, "server_devices": ["0,1"]}},
         "rollout.server_devices has 1 entries and rollout.servers is 2",
     ),
-    "micro_batch_scope_has_two_sequences": (
-        {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 3}},
-        "scope is micro_batch and batch.micro_batch_tokens is 3, .* set algorithm.selection.scope=mini_batch",
-    ),
-    "micro_batch_scope_has_two_sequences (ranks)": (
-        {
-            "algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"),
-            "batch": {"micro_batch_tokens": 20480, "updates_per_rollout": 4},
-            "rollout": {"prompts_per_step": 2, "samples_per_prompt": 4},
-            "parallel": {"data": 2},
-        },
-        "parallel.data=2 ranks share 2 sequences of an optimizer step.* lower parallel.data",
-    ),
+    **SELECTION_RULES,
     "repeatable_samples_come_from_the_embedded_server": (
         {
             "run": {"name": "x", "steps": 5, "deterministic": True},
@@ -221,6 +210,8 @@ HELD = [
     {"rollout": {"over_sample": 1.0, "filter_groups": False}},
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred")},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", method="pass", scope="rollout_batch")},
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},
     {"parallel": {"virtual_pipeline": 2, "pipeline": 2, "tensor": 2, "sequence": True, "context": 2}},
 ]

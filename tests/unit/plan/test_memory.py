@@ -15,6 +15,7 @@ from megacov.plan import (
     ModelSizes,
     TrainerSettings,
     plan_batch,
+    plan_room,
     plan_server,
     plan_trainer,
     read_model_sizes,
@@ -58,6 +59,26 @@ def test_deferred_backwards_keep_a_whole_optimizer_step() -> None:
         # What the first stage sends; the last norm's input and output, and the logits unless they are recomputed.
         assert first.activations == int(positions * 2 * (32 * of_a_layer + 5120 // 4)), recompute
         assert last.activations == int(positions * 2 * (32 * of_a_layer + 2 * 5120 // 4 + logits)), recompute
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_the_room_is_filled_by_as_many_positions_as_it_names(recompute: Recompute, pipeline: int) -> None:
+    layout, usable = Layout(8, True, pipeline=pipeline, data=4), 76 * 2**30
+    settings = replace(BF16, recompute=recompute)
+    counted = plan_batch(PAPER, layout)
+    room = plan_room(QWEN_32B, layout, counted, settings, usable_bytes=usable)
+    assert room.positions > 0
+    free = usable - stages(layout, replace(settings, defers=True))[room.stage].resident
+    work = stages(layout, settings)[room.stage]
+    free -= max(work.logits, work.layer_work)
+    assert room.positions * room.position_bytes <= free < (room.positions + 1) * room.position_bytes
+    # What a whole optimizer step of that many positions keeps is what `activations` says.
+    deferred = stages(layout, replace(settings, defers=True))[room.stage]
+    kept = counted.micro_batches * counted.positions_per_rank * room.position_bytes
+    assert deferred.activations == int(kept)
+    none = plan_room(QWEN_32B, layout, counted, settings, usable_bytes=work.resident)
+    assert none.positions == 0
 
 
 def test_qwen_32b_by_hand() -> None:

@@ -1,0 +1,83 @@
+"""What the exact selection of a run will cost: forward passes, and memory for those whose backwards wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from megacov.cli.check_plan import RunPlan, plan_run
+from megacov.config import RunConfig
+from megacov.errors import ConfigError, DataError
+from megacov.plan import plan_room
+
+USUAL_SHARE = 0.5
+"""Mean length of a usual batch as a share of the longest, about that of the paper's 32B runs late in training."""
+
+
+def kept_positions(config: RunConfig) -> Callable[[int, bool], int] | None:
+    """How `selection.method: auto` finds the positions that it may keep.
+
+    Args:
+        config: configuration that has passed the rules.
+
+    Returns:
+        (bytes that a rank may use, whether layers are fused) -> positions of an optimizer step on a rank that fit; None
+        if nobody asks, or if the run cannot be planned.
+    """
+    if not config.selects_by_current or config.algorithm.selection.method != "auto":
+        return None
+    try:
+        plan = plan_run(config)
+    except (ConfigError, DataError):
+        return None
+
+    def fitting(usable_bytes: int, is_fused: bool) -> int:
+        settings = replace(plan.settings, fused=is_fused)
+        usable = min(usable_bytes, plan.cluster.usable_bytes)
+        return plan_room(plan.sizes, plan.layout, plan.batch_plan, settings, usable_bytes=usable).positions
+
+    return fitting
+
+
+def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
+    """Rows of a table: name, value and remark.
+
+    Args:
+        plan: of a run.
+
+    Yields:
+        What later optimizer steps do to select by current log-probs; nothing if they do not.
+    """
+    config, batch = plan.config, plan.batch_plan
+    if not config.selects_by_current:
+        return
+    method, updates = config.algorithm.selection.method, config.batch.updates_per_rollout
+    room = plan_room(plan.sizes, plan.layout, plan.batch_plan, plan.settings, usable_bytes=plan.cluster.usable_bytes)
+    longest = -(-batch.sequences_per_rank * batch.longest // plan.layout.context)
+    how = {
+        "auto": "its own where all its positions fit, and else one more",
+        "pass": "its own, and one more for the selection",
+        "deferred": "its own, whose backwards wait for the selection",
+    }
+    passes = {"auto": "1 or 2", "pass": "2", "deferred": "1"}
+    yield (
+        "forwards",
+        f"{passes[method]} passes",
+        f"of each of {updates - 1} in {updates} optimizer steps: {how[method]} (selection.method {method})",
+    )
+    if method == "pass":
+        return
+    yield (
+        "room",
+        f"{room.positions:,} positions",
+        f"of an optimizer step on a rank, if stage {room.stage} keeps {room.position_bytes / 1e3:,.1f} kB of each",
+    )
+    for name, share in (("usual", USUAL_SHARE), ("longest", 1.0)):
+        positions = int(longest * share)
+        verdict = "fits: 1 pass" if positions <= room.positions else _too_many(method)
+        lengths = "all sequences as long as settings allow" if share == 1 else f"{share:.0%} of the longest on average"
+        yield f"{name} batch", f"{positions:,} positions", f"{lengths}; {verdict}"
+
+
+def _too_many(method: str) -> str:
+    return "too many: 2 passes" if method == "auto" else "too many: the run would be out of memory"
