@@ -224,6 +224,8 @@ def _read_config(directory: Path) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = read_yaml(path, source=str(path))
         _ = str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} does not hold run.name, run.seed and algorithm.loss.name:"
@@ -243,7 +245,8 @@ def _read_curves(
         is_finite = np.isfinite(rewards) & np.isfinite(entropies)
         if is_finite.any():
             return steps[is_finite], rewards[is_finite], entropies[is_finite]
-    raise DataError(f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first.")
+    missing = f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first."
+    raise DataError(" ".join((missing, *history.problems)))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings
+from megacov.megatron.forward_step import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
@@ -129,10 +130,7 @@ def train_step(
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
-    check = None
-    if is_checked:
-        with_gradient = settings.theorem_gradient
-        check = TheoremCheck(policy, mini_batches[0], old, num_micro_batches=num_checked, with_gradient=with_gradient)
+    check = _make_check(policy, mini_batches[0], old, settings) if is_checked else None
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
@@ -171,6 +169,18 @@ def _report_tokens(
         policy.groups,
         shown=shown if is_logged and settings.shows_tokens else (),
         vocab_size=policy.shape.vocab_size if has_table else None,
+    )
+
+
+def _make_check(
+    policy: Policy, mini_batch: MiniBatch, old: Sequence[TokenStatistics], settings: StepSettings
+) -> TheoremCheck:
+    return TheoremCheck(
+        policy,
+        mini_batch,
+        old,
+        num_micro_batches=settings.micro_batches.count_multiple,
+        with_gradient=settings.theorem_gradient,
     )
 
 
