@@ -33,13 +33,14 @@ def scalars_of(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+SELECTED_BY_CURRENT = {"perf/selection_deferred", "perf/selection_kept_positions"}
 # Tags of every KL-Cov run; those that only some runs have are tested where they are computed.
 ALWAYS = {
     tag
     for tag in TAGS
     if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf")
     and TAGS[tag].kind == "scalar"
-    and tag not in ("perf/selection_s", "perf/save_s")
+    and tag not in ("perf/save_s", "perf/selection_s", *SELECTED_BY_CURRENT)
 } | {
     "health/skipped_updates",
     *(f"theorem/{name}" for name in ("observed", *PREDICTIONS)),
@@ -96,6 +97,9 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     scalars = scalars_of(folder)
     assert set(scalars) <= set(TAGS)
     assert set(scalars) >= ALWAYS | (SELECTED_GLOBALLY if layout != "micro_batch_scope" else set())
+    assert (set(scalars) >= SELECTED_BY_CURRENT) == (not layout.endswith("_scope"))
+    if layout == "filtered":  # one rank, for which there is room on any machine
+        assert scalars["perf/selection_deferred"] == [1.0, 1.0] and min(scalars["perf/selection_kept_positions"]) > 0
     # A class of tokens may be empty in one of the steps.
     assert all(len(values) == 2 for tag, values in scalars.items() if not tag.startswith("cov_by_"))
     # The server samples with the weights that the trainer holds, in the first step and after an update.
