@@ -7,6 +7,19 @@ from math import gcd
 from megacov.errors import ConfigError
 
 
+def fuses_output(choice: str, *, tensor: int) -> bool:
+    """Whether passes without gradient go from hidden states to log-probs without whole logits.
+
+    Args:
+        choice: `model.fused_output`: "auto", "on" or "off".
+        tensor: tensor-parallel size. Over more than two ranks a shard of the logits is small, and `auto` leaves it whole.
+
+    Returns:
+        The same on all ranks.
+    """
+    return choice == "on" or (choice == "auto" and tensor <= 2)
+
+
 def check_model(
     *,
     num_attention_heads: int,

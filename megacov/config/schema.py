@@ -62,6 +62,8 @@ class ModelSection(Section):
     """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it if it is installed."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of no layer, of attention alone, of whole layers."""
+    fused_output: Literal["auto", "on", "off"] = "auto"
+    """Passes without gradient go from hidden states to log-probs without whole logits; auto does up to tensor=2."""
 
 
 class ParallelSection(Section):

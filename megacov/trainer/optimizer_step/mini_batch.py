@@ -9,7 +9,7 @@ from itertools import chain
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings, plan_micro_batches, update_ranges
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, make_token_inputs
 from megacov.types import MicroBatch, RolloutBatch
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.metrics import masked_means
 from megacov.monitor.theorem import natural_gradient_change, plain_gradient_change

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.types import MicroBatch, RolloutBatch
 
 

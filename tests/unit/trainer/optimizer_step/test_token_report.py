@@ -12,7 +12,7 @@ import torch
 from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import UpdateResult
 from megacov.monitor.breakdown_tags import ACCURACY_CLASSES, POSITION_CLASSES
 from megacov.parallel.groups import ParallelGroups
