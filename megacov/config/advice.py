@@ -21,6 +21,8 @@ def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
     """KL-Cov's penalty has gradient 0 as long as the policy is still the old one."""
     if config.algorithm.loss.name != "kl_cov" or config.batch.updates_per_rollout > 1:
         return None
+    if config.algorithm.old_log_probs == "rollout":
+        return None
     return (
         "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1: the penalty measures the distance to "
         "the old policy, which is 0 on the first update, so KL-Cov does nothing; raise batch.updates_per_rollout."
@@ -93,6 +95,8 @@ def warmup_ends(config: RunConfig) -> str | None:
 def stale_samples_are_corrected(config: RunConfig) -> str | None:
     """Samples of older weights are not the policy's own."""
     if config.rollout.max_staleness == 0 or config.algorithm.rollout_correction.level != "none":
+        return None
+    if config.algorithm.old_log_probs == "rollout":  # the ratio to the server's log-probs corrects them
         return None
     return (
         f"rollout.max_staleness is {config.rollout.max_staleness} and algorithm.rollout_correction.level is none: "

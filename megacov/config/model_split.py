@@ -12,7 +12,7 @@ def fuses_output(choice: str, *, tensor: int) -> bool:
 
     Args:
         choice: `model.fused_output`: "auto", "on" or "off".
-        tensor: tensor-parallel size. Over more than two ranks a shard of the logits is small, and `auto` leaves it whole.
+        tensor: tensor-parallel size. `auto` leaves the logits of more than two ranks whole, whose shards are small.
 
     Returns:
         The same on all ranks.

@@ -241,7 +241,8 @@ class RunConfig(Section):
     def defers_backwards(self) -> bool:
         """Whether optimizer steps run all their forwards before the first backward, and keep what that needs."""
         chosen = self.algorithm.selection
-        is_read = (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and self.batch.updates_per_rollout > 1
+        has_later_steps = self.batch.updates_per_rollout > 1 or self.algorithm.old_log_probs == "rollout"
+        is_read = (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and has_later_steps
         return is_read and chosen.method == "deferred"
 
     @property

@@ -129,8 +129,9 @@ def forward_only(
     """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
     Collectives: Megatron's pipeline-, context- and tensor-parallel communication; then those of the op, micro-batch by
-    micro-batch; without logits and with sequence parallelism, before it an all-gather of the hidden states. The number of micro-batches may differ between data-parallel replicas, but not within one. With several
-    virtual stages it is a multiple of the pipeline-parallel size.
+    micro-batch; without logits and with sequence parallelism, before it an all-gather of the hidden states. The number
+    of micro-batches may differ between data-parallel replicas, but not within one. With several virtual stages it is a
+    multiple of the pipeline-parallel size.
 
     Args:
         chunks: the virtual stages of this rank.
@@ -146,10 +147,11 @@ def forward_only(
     """
 
     def read(index: int, micro_batch: MicroBatch, output: Tensor, **kwargs: Any) -> TokenStatistics:
-        options = {"with_entropy_t1": with_entropy_t1, "with_sums": index < num_with_sums}
+        with_sums = index < num_with_sums
         if without_logits:
-            return reader.read_hidden(*whole_hidden_and_weight(chunks[-1], output), micro_batch, **options)
-        return _statistics(reader, output, micro_batch, **options)
+            hidden, weight = whole_hidden_and_weight(chunks[-1], output)
+            return reader.read_hidden(hidden, weight, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
+        return _statistics(reader, output, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
 
     return _run(
         chunks,

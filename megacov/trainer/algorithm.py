@@ -47,6 +47,7 @@ class Algorithm:
     scope: over which tokens covariance and selection run: "mini_batch", "rollout_batch" or "micro_batch".
     log_probs: "current" or "old", what the covariance is taken of.
     selection_method: "pass" or "deferred", where the current log-probs of a later optimizer step come from.
+    rollout_is_old: the old log-probs are the rollout server's, so that the first optimizer step is like later ones.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
     denominator: tokens that aggregation divides by, "all" or "kept".
@@ -69,6 +70,7 @@ class Algorithm:
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
     selection_method: str = "pass"
+    rollout_is_old: bool = False
 
 
 def resolve_loss(config: RunConfig) -> Loss:
@@ -131,4 +133,5 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,
         selection_method=selection.method,
+        rollout_is_old=algorithm.old_log_probs == "rollout",
     )

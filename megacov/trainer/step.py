@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
@@ -25,6 +26,7 @@ from megacov.trainer.optimizer_step.mini_batch import (
 )
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.optimizer_step.not_finite import Finding, SkippedUpdates, examine_inputs
+from megacov.trainer.optimizer_step.old_policy import find_old_policy, with_own_forwards
 from megacov.trainer.optimizer_step.scope import SelectionScope, make_scope
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_report import TokenReport, report_tokens
@@ -62,7 +64,7 @@ class StepSettings:
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
     token_table_every: steps between two tables of tokens; 0 for none.
     shows_tokens: whether RUN/samples gets the values of tokens.
-    max_mismatch: bound on the mean |rollout log_prob - old log_prob|; None for no bound. [nats]
+    max_mismatch: bound on the mean |rollout log_prob - trainer's log_prob|; None for no bound. [nats]
     max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
     log_folder: where rank 0 reports optimizer steps that were left out; None for nowhere.
     last_step: number of the run's last step, from 0.
@@ -116,16 +118,7 @@ def train_step(
     num_checked = settings.micro_batches.count_multiple if is_checked else 0
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.time("log_probs"):
-        mini_batches = plan_mini_batches(
-            batch, settings.micro_batches, num_updates=settings.num_updates, first_update=state.update
-        )
-        micro_batches = all_micro_batches(mini_batches)
-        old = policy.log_probs(micro_batches, with_entropy_t1=True, num_with_sums=num_checked)
-        reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-        advantages = algorithm.advantages(batch.rewards, batch.group_ids)
-        mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
-        mini_batches = [weigh_tokens(mini_batch, batch, algorithm, groups) for mini_batch in mini_batches]
-        check_mismatch(all_inputs(mini_batches), groups, max_mismatch=settings.max_mismatch)
+        mini_batches, old = _prepare(policy, batch, algorithm, settings, state, num_checked=num_checked)
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
@@ -134,6 +127,8 @@ def train_step(
         with_gradient = settings.theorem_gradient
         check = TheoremCheck(policy, mini_batches[0], old, num_micro_batches=num_checked, with_gradient=with_gradient)
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
+    if algorithm.rollout_is_old:
+        mini_batches = with_own_forwards(mini_batches, outcomes, policy)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
             mini_batches,
@@ -149,6 +144,41 @@ def train_step(
     state.advance(num_updates=settings.num_updates)
     metrics |= found | tokens.metrics | clock.metrics(batch, groups)
     return StepReport(metrics, histogram, tokens.values, tokens.vocabulary)
+
+
+def _prepare(
+    policy: Policy,
+    batch: RolloutBatch,
+    algorithm: Algorithm,
+    settings: StepSettings,
+    state: TrainState,
+    *,
+    num_checked: int,
+) -> tuple[list[MiniBatch], list[TokenStatistics | None]]:
+    """All that comes before the first optimizer step: the mini-batches, and what the old policy says of their tokens.
+
+    The servers are refused here, before anything is trained on, if their log-probs are too far from the trainer's.
+    """
+    mini_batches = plan_mini_batches(
+        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=state.update
+    )
+    micro_batches, is_compared = all_micro_batches(mini_batches), settings.max_mismatch is not None
+    num_compared = settings.micro_batches.count_multiple if is_compared else 0
+    old = find_old_policy(policy, micro_batches, algorithm, num_checked=num_checked, num_compared=num_compared)
+    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
+    mini_batches = with_token_inputs(
+        mini_batches,
+        batch,
+        old,
+        reference,
+        advantages=algorithm.advantages(batch.rewards, batch.group_ids),
+        device=policy.device,
+        rollout_is_old=algorithm.rollout_is_old,
+    )
+    mini_batches = [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
+    known = [part for part in all_inputs(mini_batches) if part.trainer_log_probs is not None]
+    check_mismatch(known, policy.groups, max_mismatch=settings.max_mismatch)
+    return mini_batches, old
 
 
 def _report_tokens(
@@ -207,7 +237,8 @@ def run_updates(
         selections = scope.before_batch(mini_batches)
     outcomes: list[UpdateOutcome] = []
     for i, mini_batch in enumerate(mini_batches):
-        is_on_policy = not any(outcome.result.is_applied for outcome in outcomes)
+        # The server's log-probs, as old ones, are never those of this policy's own forwards.
+        is_on_policy = not (algorithm.rollout_is_old or any(outcome.result.is_applied for outcome in outcomes))
         with clock.time("selection") if scope.is_timed else nullcontext():
             selection = selections[i] or scope.before_update(policy, mini_batch, is_on_policy=is_on_policy)
         checked = check if i == 0 else None

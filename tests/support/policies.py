@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
@@ -20,6 +21,7 @@ from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout
+from megacov.parallel.collectives import all_reduce_sum
 from megacov.parallel.groups import ParallelGroups
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
@@ -29,6 +31,7 @@ from megacov.trainer.optimizer_step.mini_batch import (
     plan_mini_batches,
     with_token_inputs,
 )
+from megacov.trainer.optimizer_step.old_policy import find_old_policy
 from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
@@ -160,11 +163,28 @@ def prepare_mini_batches(
         batch, settings.micro_batches, num_updates=settings.num_updates, first_update=first_update
     )
     micro_batches = all_micro_batches(mini_batches)
-    old = policy.log_probs(micro_batches, with_entropy_t1=True)
+    old = find_old_policy(policy, micro_batches, algorithm, num_checked=0, num_compared=0)
     reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
     advantages = algorithm.advantages(batch.rewards, batch.group_ids)
-    mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
+    mini_batches = with_token_inputs(
+        mini_batches,
+        batch,
+        old,
+        reference,
+        advantages=advantages,
+        device=policy.device,
+        rollout_is_old=algorithm.rollout_is_old,
+    )
     return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
+
+
+def own_log_probs(policy: Policy, batch: RolloutBatch) -> Tensor:
+    """The trainer's log-probs of this rank's tokens, on all pipeline stages, in the place of the server's."""
+    found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
+    for planned in prepare_mini_batches(policy, batch, GRPO, step_settings(policy, num_updates=2)):
+        for part in planned.inputs:
+            found[part.token_ids] = part.old_log_probs.double()
+    return all_reduce_sum(found, group=policy.groups.pp).view_as(batch.rollout_log_probs).float()
 
 
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:

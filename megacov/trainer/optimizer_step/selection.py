@@ -78,7 +78,7 @@ def select_tokens(
     eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
     selection_inputs = SelectionInputs(
         cov=cov,
-        entropy=join(inputs, "entropy"),
+        entropy=None if inputs[0].entropy is None else join(inputs, "entropy"),
         kept_mask=kept,
         token_ids=join(inputs, "token_ids"),
         eligible_mask=eligible,
