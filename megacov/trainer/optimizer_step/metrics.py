@@ -30,7 +30,7 @@ from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.not_finite import without_tokens
 from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_each
-from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, join_if_known
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 
 Metrics = dict[str, float]
@@ -178,8 +178,8 @@ def batch_metrics(
 
 def _entropies(inputs: Sequence[TokenInputs]) -> dict[str, Tensor]:
     """By the suffix of their tags; without those at temperature 1 where they are unknown."""
-    names = {"": "entropy", "_t1": "entropy_t1"}
-    return {suffix: join(inputs, name) for suffix, name in names.items() if getattr(inputs[0], name) is not None}
+    found = {"": join_if_known(inputs, "entropy"), "_t1": join_if_known(inputs, "entropy_t1")}
+    return {suffix: values for suffix, values in found.items() if values is not None}
 
 
 def _compared(mini_batches: Sequence[MiniBatch], algorithm: Algorithm) -> list[TokenInputs]:

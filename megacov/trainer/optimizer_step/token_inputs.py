@@ -62,6 +62,19 @@ def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:
     return torch.cat([getattr(part, name) for part in inputs])
 
 
+def join_if_known(inputs: Sequence[TokenInputs], name: str) -> Tensor | None:
+    """One field of several micro-batches, end to end.
+
+    Args:
+        inputs: of the micro-batches, in order.
+        name: of the field, which may be None.
+
+    Returns:
+        [sum of t], or None where a micro-batch lacks it.
+    """
+    return None if any(getattr(part, name) is None for part in inputs) else join(inputs, name)
+
+
 def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
     """Undo `join`.
 
