@@ -86,8 +86,10 @@ RUNS = (
         "Clip-Cov, band of 50 to 60",
         "tiny_clip_cov",
         (*FEW, "run.steps=14", "algorithm.selection.lower=50.0", "algorithm.selection.upper=60.0"),
-        {"empty_band": first_step("selection/band_population", lambda now, begun: now == 0)},
-        ("silent_collapse",),
+        {
+            "empty_band": first_step("selection/band_population", lambda now, begun: now == 0),
+            "silent_collapse": first_step("entropy/token_mean", lambda now, begun: now <= 0.9 * begun),
+        },
     ),
     Built(
         "truncation",
@@ -115,6 +117,7 @@ RUNS = (
         "tiny_grpo",
         ("rollout.prompts_per_step=16", "run.steps=40", "optimizer.lr=1e-3", "algorithm.entropy_coef=0.5"),
         {"explosion": first_step("entropy/token_mean", lambda now, begun: now > 1.5 * begun)},
+        ("drifting_length",),
     ),
     Built(
         "length",
@@ -141,14 +144,6 @@ RUNS = (
             "optimizer.warmup_steps=160",
         ),
         {"rising_mismatch": first_step("rollout/mismatch_k1_abs", lambda now, begun: now >= 0.02)},
-        ("collapse",),
-    ),
-    Built(
-        "silent",
-        "KL-Cov, a ratio that selects no token",
-        "tiny_kl_cov",
-        ("run.steps=30", "algorithm.selection.ratio=2e-4"),
-        {"silent_collapse": first_step("entropy/token_mean", lambda now, begun: now <= 0.9 * begun)},
         ("collapse",),
     ),
     Built(
@@ -197,11 +192,8 @@ def report(built: Built, folder: Path) -> bool:
     """
     if read_finished(folder) is None:
         command = ["train", f"yaml_configs/runs/{built.config}.yaml", f"run.directory={folder}", *built.overrides]
-        with (
-            (folder.parent / f"{built.name}.log").open("w")
-            if folder.parent.mkdir(parents=True, exist_ok=True) is None
-            else None as log
-        ):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f"{built.name}.log").open("w", encoding="utf-8") as log:
             subprocess.run([sys.executable, "-m", "megacov", *command], cwd=ROOT, stdout=log, stderr=log, check=True)
     config = load_config(folder / "config.yaml", ())
     settings = AlarmSettings(**config.monitor.alarms.model_dump(), updates_per_rollout=config.batch.updates_per_rollout)

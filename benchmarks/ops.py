@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
 from benchmarks.timing import interleaved_ms, print_table
-from megacov.ops import vocab_parallel_log_probs_and_entropy
+from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 
 
 def plain_entropy(logits: Tensor) -> Tensor:
@@ -61,7 +61,9 @@ def main() -> None:
         logits = (torch.randn(options.tokens, options.vocab) * 3).to(getattr(torch, options.dtype)).requires_grad_()
         targets = torch.randint(0, options.vocab, (options.tokens,))
         named = contenders(logits, targets)
+        group = parallel_state.get_tensor_model_parallel_group()
         forward = {name: lambda run=run: run(logits) for name, run in named.items()}
+        forward["megacov with the sums of squares"] = lambda: vocab_parallel_sums(logits, targets, tp_group=group)
         both = {name: lambda run=run: torch.autograd.grad(run(logits)[0].sum(), logits) for name, run in named.items()}
         target_memory, source = torch.empty_like(logits.detach()), logits.detach()
         forward["one copy"] = both["one copy"] = lambda: target_memory.copy_(source)

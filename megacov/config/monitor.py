@@ -29,7 +29,7 @@ class AlarmsSection(Section):
     collapse_within: StrictInt = Field(15, ge=1)
     """Predicted time until the entropy is at the floor that raises the alarm. [steps]"""
     explosion_factor: StrictFloat = Field(1.5, gt=1)
-    """Entropy over that of the first five logged steps; it must also have risen by 0.5 nats. [ratio]"""
+    """Entropy over the lowest of the first five logged steps; it must also have risen by 0.5 nats. [ratio]"""
     mismatch_factor: StrictFloat = Field(3.0, gt=1)
     """Mean difference of server's and trainer's log-probs over that of the first ten logged steps. [ratio]"""
     mismatch_floor: StrictFloat = Field(0.02, ge=0)

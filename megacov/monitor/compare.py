@@ -243,7 +243,8 @@ def _read_curves(
         is_finite = np.isfinite(rewards) & np.isfinite(entropies)
         if is_finite.any():
             return steps[is_finite], rewards[is_finite], entropies[is_finite]
-    raise DataError(f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first.")
+    missing = f"{directory} has no step with both {REWARD_TAG} and {ENTROPY_TAG} yet: let it log one first."
+    raise DataError(" ".join((missing, *history.problems)))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -52,7 +52,7 @@ class GroupLaw:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What speaks against the law: one sentence for each kind of reason."""
+        """Doubts about the law: one sentence for each kind of reason."""
         found = {reason.kind: reason.sentence for law in reversed(self.laws) for reason in law.verdict.reasons}
         return tuple(found.values())
 
@@ -77,7 +77,7 @@ class GroupLaw:
         return [law.curve for law in self.laws if law.curve is not None]
 
     def _interval(self, of_a: float, of_b: float) -> Interval:
-        """Of of_a * a + of_b * b."""
+        """Interval of of_a * a + of_b * b."""
         curves = self._curves
         if len(curves) == 1:
             return curves[0].interval(of_a, of_b)

@@ -59,7 +59,8 @@ def draw_law(axes: Axes, group: Sequence[Run], law: GroupLaw, colour: str) -> No
         axes.plot(run.entropies, run.rewards, ".", markersize=4, color=colour, alpha=0.35)
     if np.isnan(law.a):
         return
-    grid = np.linspace(0.0, max(float(run.entropies.max()) for run in group), _CURVE_POINTS)
+    fitted = [run for run, each in zip(group, law.laws, strict=True) if each.curve is not None]
+    grid = np.linspace(0.0, max(float(run.entropies.max()) for run in fitted), _CURVE_POINTS)
     style: dict[str, Any] = {"linestyle": ":"} if law.is_refused else {}
     axes.plot(grid, law.predict(grid), color=colour, linewidth=2, **style)
     if law.is_refused:

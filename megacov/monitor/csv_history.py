@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from array import array
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def read_csv(path: Path, *, step_column: str | None = None, tags: Collection[str
                 scalars[name] = series
             if bad and (len(series.steps) or tags is not None):
                 problems.append(f"{path}: {len(bad)} cells of {name} are no numbers, the first is {bad[0][:40]!r}.")
+    if rows and not scalars and tags is None:
+        problems.append(f"{path}: no cell but the steps is a number, which has a point and no comma.")
     return History(scalars=scalars, texts={}, problems=tuple(problems))
 
 
@@ -96,7 +99,7 @@ def _names(header: Sequence[str], path: Path) -> dict[int, str]:
     if len(runs) == 1:
         names = {column: name.rpartition(_RUN_SEPARATOR)[2] for column, name in names.items()}
     given = [name for name in names.values() if name]
-    repeated = sorted({name for name in given if given.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(given).items() if count > 1)
     if repeated:
         raise DataError(f"{path} has several columns named {repeated[0]}: rename all but one.")
     return names

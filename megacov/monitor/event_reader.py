@@ -88,7 +88,7 @@ def _begin_time(path: Path) -> float:
 
 
 class _Reading:
-    """What has been read so far, from one file after the other."""
+    """Points, texts and problems so far, from one file after the other."""
 
     def __init__(self, tags: Collection[str] | None) -> None:
         self._tags = None if tags is None else frozenset(tags)

@@ -86,6 +86,11 @@ class ShownSample:
     tokens: TokenValues | None
 
 
+def sample_file(run: Path, step: int) -> Path:
+    """File of a step's responses."""
+    return run / FOLDER_NAME / f"step_{step:06d}.jsonl"
+
+
 def sample_files(run: Path) -> dict[int, Path]:
     """Files of samples by step, in order; empty if the run has none.
 
@@ -108,11 +113,11 @@ def sample_files(run: Path) -> dict[int, Path]:
 def read_samples(
     run: Path, steps: Collection[int] | None = None, *, on_problem: Callable[[str], object] = lambda sentence: None
 ) -> Iterator[ShownSample]:
-    """Read responses, step by step, one at a time. What cannot be read is named and passed over.
+    """Read responses, step by step, one at a time. Lines that cannot be read are named and passed over.
 
     Args:
         run: run folder.
-        steps: steps to read; None for all.
+        steps: steps to read, those without a file passed over; None for all. Only None lists the folder.
         on_problem: called with a sentence for each line or file that cannot be read, and at the end with one that
             counts the responses whose file holds texts alone.
 
@@ -121,12 +126,13 @@ def read_samples(
     """
     num_without, first_without = 0, 0
     try:
-        files = sample_files(run)
+        wanted = sample_files(run) if steps is None else sorted(set(steps))
     except OSError as error:
         on_problem(f"{run / FOLDER_NAME} cannot be listed: {error.strerror}.")
         return
-    for step, path in files.items():
-        if steps is not None and step not in steps:
+    for step in wanted:
+        path = sample_file(run, step)
+        if steps is not None and not path.exists():
             continue
         for sample in _read_file(path, step, on_problem):
             if sample.tokens is None:

@@ -11,7 +11,7 @@ from typing import Any
 from megacov.errors import DataError
 from megacov.files import write_atomically
 from megacov.json_text import JsonError, parse_json
-from megacov.monitor.samples import FOLDER_NAME, TOKEN_FIELDS, sample_files
+from megacov.monitor.samples import FOLDER_NAME, TOKEN_FIELDS, sample_file, sample_files
 
 
 class SamplesFolder:
@@ -50,8 +50,7 @@ class SamplesFolder:
         Raises:
             DataError: the disk refuses it.
         """
-        folder = self._run / FOLDER_NAME
-        path = folder / f"step_{step:06d}.jsonl"
+        folder, path = self._run / FOLDER_NAME, sample_file(self._run, step)
         text = "".join(f"{json.dumps(response, ensure_ascii=False, allow_nan=False)}\n" for response in responses)
         try:
             if not folder.is_dir():
@@ -69,7 +68,8 @@ class SamplesFolder:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
     def _thin(self, sizes: dict[int, int], *, newest: int) -> None:
-        if sum(sizes.values()) <= self._limit:
+        excess = sum(sizes.values()) - self._limit
+        if excess <= 0:
             return
         if not self._thinned:
             print(
@@ -79,29 +79,29 @@ class SamplesFolder:
             )
         older = [step for step in sorted(sizes) if step != newest]
         for step in older:
-            if sum(sizes.values()) > self._limit and step not in self._without_tokens:
-                self._drop_tokens(step, sizes)
+            if excess > 0 and step not in self._without_tokens:
+                excess -= self._drop_tokens(step, sizes)
         for step in older:
-            if sum(sizes.values()) > self._limit:
-                self._path(step).unlink(missing_ok=True)
+            if excess > 0 and step in sizes:
+                sample_file(self._run, step).unlink(missing_ok=True)
                 self._thinned.add(step)
-                del sizes[step]
+                excess -= sizes.pop(step)
 
-    def _drop_tokens(self, step: int, sizes: dict[int, int]) -> None:
+    def _drop_tokens(self, step: int, sizes: dict[int, int]) -> int:
+        """The number of bytes that this has freed."""
         self._without_tokens.add(step)
         try:
-            lines = self._path(step).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = sample_file(self._run, step).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:  # somebody has made room
-            del sizes[step]
-            return
+            return sizes.pop(step)
         text = "".join(f"{_without_tokens(line)}\n" for line in lines)
-        if (size := len(text.encode())) < sizes[step]:
-            write_atomically(self._path(step), text)
-            self._thinned.add(step)
-            sizes[step] = size
-
-    def _path(self, step: int) -> Path:
-        return self._run / FOLDER_NAME / f"step_{step:06d}.jsonl"
+        freed = sizes[step] - len(text.encode())
+        if freed <= 0:
+            return 0
+        write_atomically(sample_file(self._run, step), text)
+        self._thinned.add(step)
+        sizes[step] -= freed
+        return freed
 
 
 def _without_tokens(line: str) -> str:

@@ -113,10 +113,12 @@ def shard_statistics(
         statistics[rows, _MAXIMUM] = maximum.squeeze(1)
         statistics[rows, _SUM_EXP] = exp.sum(1)
         if with_squares:
-            statistics[rows, _SQUARES] = torch.linalg.vector_norm(exp, dim=1).square_()
+            statistics[rows, _SQUARES] = torch.linalg.vector_norm(exp, dim=1)
         statistics[rows, _WEIGHTED] = shifted.mul_(exp).sum(1)
         if with_squares:
             statistics[rows, _WEIGHTED_SQUARES] = shifted.mul_(exp).sum(1)
+    if with_squares:
+        statistics[:, _SQUARES].square_()
     return statistics
 
 

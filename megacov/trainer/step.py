@@ -19,19 +19,14 @@ from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import (
     MiniBatch,
-    all_inputs,
-    all_micro_batches,
-    plan_mini_batches,
-    with_token_inputs,
 )
-from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.optimizer_step.not_finite import Finding, SkippedUpdates, examine_inputs
-from megacov.trainer.optimizer_step.old_policy import find_old_policy, with_own_forwards
+from megacov.trainer.optimizer_step.old_policy import with_own_forwards
+from megacov.trainer.optimizer_step.preparation import prepare_updates
 from megacov.trainer.optimizer_step.scope import SelectionScope, make_scope
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_report import TokenReport, report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome, run_update
-from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.state import TrainState
 from megacov.types import RolloutBatch
@@ -118,14 +113,20 @@ def train_step(
     num_checked = settings.micro_batches.count_multiple if is_checked else 0
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.time("log_probs"):
-        mini_batches, old = _prepare(policy, batch, algorithm, settings, state, num_checked=num_checked)
+        mini_batches, old = prepare_updates(
+            policy,
+            batch,
+            algorithm,
+            settings.micro_batches,
+            num_updates=settings.num_updates,
+            first_update=state.update,
+            num_checked=num_checked,
+            max_mismatch=settings.max_mismatch,
+        )
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
-    check = None
-    if is_checked:
-        with_gradient = settings.theorem_gradient
-        check = TheoremCheck(policy, mini_batches[0], old, num_micro_batches=num_checked, with_gradient=with_gradient)
+    check = _make_check(policy, mini_batches[0], old, settings) if is_checked else None
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
     if algorithm.rollout_is_old:
         mini_batches = with_own_forwards(mini_batches, outcomes, policy)
@@ -144,41 +145,6 @@ def train_step(
     state.advance(num_updates=settings.num_updates)
     metrics |= found | tokens.metrics | clock.metrics(batch, groups)
     return StepReport(metrics, histogram, tokens.values, tokens.vocabulary)
-
-
-def _prepare(
-    policy: Policy,
-    batch: RolloutBatch,
-    algorithm: Algorithm,
-    settings: StepSettings,
-    state: TrainState,
-    *,
-    num_checked: int,
-) -> tuple[list[MiniBatch], list[TokenStatistics | None]]:
-    """All that comes before the first optimizer step: the mini-batches, and what the old policy says of their tokens.
-
-    The servers are refused here, before anything is trained on, if their log-probs are too far from the trainer's.
-    """
-    mini_batches = plan_mini_batches(
-        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=state.update
-    )
-    micro_batches, is_compared = all_micro_batches(mini_batches), settings.max_mismatch is not None
-    num_compared = settings.micro_batches.count_multiple if is_compared else 0
-    old = find_old_policy(policy, micro_batches, algorithm, num_checked=num_checked, num_compared=num_compared)
-    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-    mini_batches = with_token_inputs(
-        mini_batches,
-        batch,
-        old,
-        reference,
-        advantages=algorithm.advantages(batch.rewards, batch.group_ids),
-        device=policy.device,
-        rollout_is_old=algorithm.rollout_is_old,
-    )
-    mini_batches = [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
-    known = [part for part in all_inputs(mini_batches) if part.trainer_log_probs is not None]
-    check_mismatch(known, policy.groups, max_mismatch=settings.max_mismatch)
-    return mini_batches, old
 
 
 def _report_tokens(
@@ -201,6 +167,18 @@ def _report_tokens(
         policy.groups,
         shown=shown if is_logged and settings.shows_tokens else (),
         vocab_size=policy.shape.vocab_size if has_table else None,
+    )
+
+
+def _make_check(
+    policy: Policy, mini_batch: MiniBatch, old: Sequence[TokenStatistics | None], settings: StepSettings
+) -> TheoremCheck:
+    return TheoremCheck(
+        policy,
+        mini_batch,
+        old,
+        num_micro_batches=settings.micro_batches.count_multiple,
+        with_gradient=settings.theorem_gradient,
     )
 
 

@@ -21,6 +21,7 @@ from megacov.monitor.entropy_law import Verdict, fit, read_conditions
 from megacov.monitor.event_reader import read_history
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.history import History, Series
+from megacov.monitor.tags import TAGS
 from megacov.monitor.tensorboard import MetricWriter
 from megacov.monitor.theorem_agreement import OBSERVED_TAG, agreement_metrics
 
@@ -119,12 +120,11 @@ class Watch:
             self._refusals.add(reason.kind)
 
     def _read_earlier(self, folder: Path, first_step: int) -> None:
-        history = read_history(folder)
+        history = read_history(folder, tags=[tag for tag in TAGS if _WATCHED.fullmatch(tag)])
         for tag, series in history.scalars.items():
-            if _WATCHED.fullmatch(tag):
-                for step, value in zip(series.steps, series.values, strict=True):
-                    if step < first_step:
-                        self._points[tag].add(int(step), float(value))
+            for step, value in zip(series.steps, series.values, strict=True):
+                if step < first_step:
+                    self._points[tag].add(int(step), float(value))
 
 
 class _Points:

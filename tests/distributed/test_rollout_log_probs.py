@@ -13,9 +13,8 @@ import torch
 from megacov.errors import WeightSyncError
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
-from megacov.trainer.optimizer_step.mini_batch import all_micro_batches, plan_mini_batches, with_token_inputs
-from megacov.trainer.optimizer_step.mismatch import check_mismatch
-from megacov.trainer.optimizer_step.old_policy import find_old_policy, with_own_forwards
+from megacov.trainer.optimizer_step.old_policy import with_own_forwards
+from megacov.trainer.optimizer_step.preparation import prepare_updates
 from megacov.trainer.step import run_updates
 from tests.support.policies import (
     CLIP_COV,
@@ -75,23 +74,17 @@ def _compare(off: float, max_mismatch: float) -> dict[str, Any]:
     """What is known before the first optimizer step where one micro-batch is compared with the server."""
     forwards: list[int] = []
     with laid_out_policy(1, 2) as policy:
-        batch = make_rollout_batch()
+        batch, sizes = make_rollout_batch(), step_settings(policy, num_updates=2, micro_batch_tokens=24).micro_batches
         batch.rollout_log_probs.copy_(own_log_probs(policy, batch) + off)
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
-        settings = step_settings(policy, num_updates=2, micro_batch_tokens=24)
-        planned = plan_mini_batches(batch, settings.micro_batches, num_updates=2, first_update=0)
-        algorithm = replace(GRPO, rollout_is_old=True)
-        found = find_old_policy(policy, all_micro_batches(planned), algorithm, num_checked=0, num_compared=1)
-        options = {"advantages": torch.zeros(16), "device": policy.device, "rollout_is_old": True}
-        inputs = [part for each in with_token_inputs(planned, batch, found, None, **options) for part in each.inputs]
-        known = [part for part in inputs if part.trainer_log_probs is not None]
+        algorithm, options = replace(CLIP_COV, rollout_is_old=True), {"num_updates": 2, "first_update": 0}
         try:
-            check_mismatch(known, policy.groups, max_mismatch=max_mismatch)
-            refusal = ""
+            found = prepare_updates(policy, batch, algorithm, sizes, max_mismatch=max_mismatch, **options)
         except WeightSyncError as error:
-            refusal = str(error)
-        is_last = policy.groups.is_last_stage
-    return {"forwards": len(forwards), "known": len(known), "inputs": len(inputs), "last": is_last, "refusal": refusal}
+            return {"forwards": len(forwards), "refusal": str(error)}
+        run_updates(policy, found[0], algorithm, clock=StepClock())
+        known = [part.trainer_log_probs is not None for each in found[0] for part in each.inputs]
+    return {"known": known}
 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:
@@ -135,8 +128,9 @@ def test_metrics_come_from_the_forwards_of_the_updates(results):
 
 
 def test_one_micro_batch_is_compared_with_the_server_before_anything_is_trained_on(results):
-    for off, is_refused in ((0.0, False), (0.2, True)):
-        for rank in results[off, 0.1]:
-            assert rank["forwards"] == 1
-            assert (rank["known"], rank["inputs"] > 1) == ((1, True) if rank["last"] else (0, False))
-            assert ("differ by 0.2 nats" in rank["refusal"]) is is_refused
+    for rank in results[0.2, 0.1]:
+        assert rank["forwards"] == 1
+        assert "differ by 0.2 nats" in rank["refusal"]
+    first, last = (rank["known"] for rank in results[0.0, 0.1])
+    assert first == []
+    assert last == [True] + [False] * (len(last) - 1) != [True]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megacov.megatron.policy import Policy
 from megacov.trainer.clock import StepClock
+from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.step import StepSettings, run_updates
 from tests.support.layout_cases import make_models
@@ -101,6 +102,50 @@ def test_a_scope_is_what_covariance_and_quota_are_taken_over() -> None:
     assert len(differing) >= 3
     for part in differing:
         check([part])
+
+
+def _check_theorem(with_gradient: bool | None) -> dict:
+    """An optimizer step around which the change of entropy is measured, or not: what it found, cost and left behind."""
+    forwards: list[int] = []
+    with laid_out_policy(1, 1) as policy:
+        updates = prepare_mini_batches(policy, make_rollout_batch(), GRPO, _settings(policy))
+        measured, masks = updates[0].micro_batches[:1], updates[0].inputs[0].kept_mask
+        old, check = policy.log_probs(measured, num_with_sums=1), None
+        if with_gradient is not None:
+            check = TheoremCheck(policy, updates[0], old, num_micro_batches=1, with_gradient=with_gradient)
+        before = [parameter.detach().clone() for parameter in policy.chunks[0].parameters()]
+        policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
+        run_updates(policy, updates[:1], GRPO, clock=StepClock(), check=check)
+        num_forwards, after = len(forwards), [parameter.clone() for parameter in policy.chunks[0].parameters()]
+        entropies = {}
+        for share in (1.0, 0.25, -0.25):
+            with torch.no_grad():
+                for parameter, one, other in zip(policy.chunks[0].parameters(), before, after, strict=True):
+                    parameter.copy_(one + share * (other - one))
+            entropies[share] = policy.log_probs(measured)[0].entropy[masks]
+    changes = {
+        "observed": (entropies[1.0] - old[0].entropy[masks]).mean(),
+        "central": (entropies[0.25] - entropies[-0.25]).mean() * 2,
+    }
+    return {
+        "forwards": num_forwards - len(updates[0].micro_batches),
+        "weights": after,
+        "found": {} if check is None else check.metrics(),
+        **{name: float(value) for name, value in changes.items()},
+    }
+
+
+@pytest.mark.dist
+def test_a_step_is_the_same_whether_its_change_of_entropy_is_measured_or_not() -> None:
+    cases = [(None,), (False,), (True,)]
+    without, plain, along_step = (ranks[0] for ranks in run_cases(_check_theorem, cases, world_size=1))
+    assert [each["forwards"] for each in (without, plain, along_step)] == [0, 1, 2]
+    for each in (plain, along_step):
+        assert all(map(torch.equal, each["weights"], without["weights"]))
+        assert each["found"]["theorem/observed"] == pytest.approx(each["observed"], rel=1e-4)
+    assert "theorem/directional" not in plain["found"]
+    # A quarter of the step forwards and backwards: the curvature cancels.
+    assert along_step["found"]["theorem/directional"] == pytest.approx(along_step["central"], rel=1e-3)
 
 
 def _learning_rates() -> list[float]:

@@ -11,6 +11,7 @@ import pytest
 
 from megacov.monitor.samples import TOKEN_FIELDS, read_samples
 from megacov.monitor.tags import TAGS
+from megacov.monitor.theorem_agreement import PREDICTIONS
 from megacov.monitor.token_table import read_token_tables
 from tests.support.command import descendants, run, started, still_there, wait_for_line
 from tests.support.forked import name_of
@@ -19,6 +20,7 @@ KL_COV = "yaml_configs/runs/tiny_kl_cov.yaml"
 SMALL = (
     *("rollout.prompts_per_step=8", "batch.micro_batch_tokens=128"),
     *("monitor.cov_histogram_every=1", "monitor.token_table_every=2"),
+    *("monitor.theorem_every=1", "monitor.theorem_gradient=true"),
 )
 
 
@@ -40,6 +42,7 @@ ALWAYS = {
     and tag not in ("perf/selection_s", "perf/save_s")
 } | {
     "health/skipped_updates",
+    *(f"theorem/{name}" for name in ("observed", *PREDICTIONS)),
     *(f"cov/{name}" for name in ("mean", "std", "top_0.2pct", "top_50pct", "quadrant_pos_adv_high_lp")),
     *(f"selection/{name}" for name in ("count", "effective_ratio", "quadrant_pos_adv_high_lp")),
     *(f"policy/{name}" for name in ("loss", "k1", "k3", "ratio", "kl_penalty", "grad_norm", "lr")),

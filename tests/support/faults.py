@@ -31,6 +31,8 @@ SETTINGS = (
     "parallel.timeout_s=60.0",
     "rollout.prompts_per_step=8",
     "batch.micro_batch_tokens=128",
+    "monitor.theorem_every=1",
+    "monitor.theorem_gradient=true",
 )
 _CONTINUED = re.compile(r"(?:continuing after step|has finished: all) (\d+)")
 _STEP = re.compile(rf"step (\d+)/{STEPS}")

@@ -27,12 +27,8 @@ from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.mini_batch import (
     MiniBatch,
-    all_micro_batches,
-    plan_mini_batches,
-    with_token_inputs,
 )
-from megacov.trainer.optimizer_step.old_policy import find_old_policy
-from megacov.trainer.optimizer_step.weighting import weigh_tokens
+from megacov.trainer.optimizer_step.preparation import prepare_updates
 from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
@@ -159,23 +155,10 @@ def prepare_mini_batches(
     policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings, *, first_update: int = 0
 ) -> list[MiniBatch]:
     """The part of `train_step` between the rollout and the first optimizer step, without the check of the mismatch."""
-    mini_batches = plan_mini_batches(
-        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=first_update
-    )
-    micro_batches = all_micro_batches(mini_batches)
-    old = find_old_policy(policy, micro_batches, algorithm, num_checked=0, num_compared=0)
-    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-    advantages = algorithm.advantages(batch.rewards, batch.group_ids)
-    mini_batches = with_token_inputs(
-        mini_batches,
-        batch,
-        old,
-        reference,
-        advantages=advantages,
-        device=policy.device,
-        rollout_is_old=algorithm.rollout_is_old,
-    )
-    return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
+    num_updates = settings.num_updates
+    return prepare_updates(
+        policy, batch, algorithm, settings.micro_batches, num_updates=num_updates, first_update=first_update
+    )[0]
 
 
 def own_log_probs(policy: Policy, batch: RolloutBatch) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from megacov.monitor.alarm import Alarm
 from megacov.monitor.alarms.settings import AlarmSettings
-from megacov.monitor.alarms.window import episodes, first_median, held, series_of, trailing_median
+from megacov.monitor.alarms.window import episodes, held, series_of, trailing_median
 from megacov.monitor.headline_tags import ENTROPY_TAG
 from megacov.monitor.history import History
 
@@ -17,7 +19,7 @@ _LEAST_RISE = 0.5  # nats: a multiple of almost nothing is still almost nothing
 
 
 def explosion(history: History, settings: AlarmSettings) -> Iterator[Alarm]:
-    """The median of the last 5 entropies exceeds that of the first 5 by `explosion_factor` and by 0.5 nats.
+    """The median of the last 5 entropies exceeds the lowest of the first 5 by `explosion_factor` and by 0.5 nats.
 
     Args:
         history: metrics of a run.
@@ -27,7 +29,7 @@ def explosion(history: History, settings: AlarmSettings) -> Iterator[Alarm]:
         The alarm, once an episode.
     """
     entropy = series_of(history, ENTROPY_TAG)
-    begun = first_median(entropy.values, _FIRST)
+    begun = float(np.min(entropy.values[:_FIRST], initial=np.inf))
     limit = max(begun * settings.explosion_factor, begun + _LEAST_RISE)
     level = trailing_median(entropy.values, _WINDOW)
     is_over = level < (begun + limit) / 2

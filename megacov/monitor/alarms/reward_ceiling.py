@@ -55,8 +55,8 @@ def reward_ceiling(history: History, settings: AlarmSettings) -> Iterator[Alarm]
         yield Alarm(
             "reward_ceiling",
             int(steps[start]),
-            f"{REWARD_TAG} is {level[start]:.3g}, the mean of {_WINDOW} logged steps, and does not rise; the law's ceiling "
-            f"is {ceiling[start]:.3g} ({low[start]:.3g} to {high[start]:.3g})",
+            f"{REWARD_TAG} is {level[start]:.3g}, the mean of {_WINDOW} logged steps, and does not rise; the law's "
+            f"ceiling is {ceiling[start]:.3g} ({low[start]:.3g} to {high[start]:.3g})",
             "by R = -a exp(H) + b this policy gains no more, because it has no entropy left to spend",
             "end the run and keep its best checkpoint, or begin again with algorithm.selection.name kl_cov or "
             "clip_cov, harder data or a larger model",

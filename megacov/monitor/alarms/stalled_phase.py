@@ -15,8 +15,8 @@ from megacov.monitor.history import History
 _PAST = 20
 _HOLD = 3
 _STEP_TAG = "perf/step_s"
-# Parts of a phase, or means over responses, which are in the phase already.
-_NO_PHASES = re.compile(r"perf/(step|verifier_\w+|weight_sync_\w+)_s")
+# The whole step, no time at all, or parts of a phase and means over responses, which are in the phase already.
+_NO_PHASES = re.compile(r"perf/(step|tokens_per|verifier_\w+|weight_sync_\w+)_s")
 _KNOBS = {
     "rollout": "look at RUN/logs of the rollout servers and at perf/verifier_call_s; raise rewards.workers, lower "
     "rewards.timeout_s or rollout.max_response_length, or set rollout.over_sample above 1",

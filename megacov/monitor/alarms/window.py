@@ -2,14 +2,16 @@
 
 All of it is causal: the result at a point depends on that point and those before it, so that a run that is watched live
 raises the same alarms as its files read afterwards. n: points; a window counts points, which are logged steps.
+
+A run that is watched live asks for all windows at every step. Those of the past are the same each time, so they are
+made block by block and remembered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any
+from functools import lru_cache, partial, reduce
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,6 +21,10 @@ from megacov.monitor.history import History, Series
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+_BLOCK = 512
+"""Points whose windows are remembered together."""
+_MOST_BLOCKS = 4096
 
 
 def series_of(history: History, tag: str) -> Series:
@@ -39,25 +45,58 @@ def at_common_steps(*tags: Series) -> tuple[NDArray[np.int64], list[Values]]:
     Returns:
         Steps [n], and the values [n] of each tag.
     """
+    if all(np.array_equal(tag.steps, tags[0].steps) for tag in tags[1:]):
+        return tags[0].steps, [tag.values for tag in tags]
     steps = reduce(partial(np.intersect1d, assume_unique=True), (tag.steps for tag in tags))
     return steps, [tag.values[np.searchsorted(tag.steps, steps)] for tag in tags]
 
 
 def trailing_median(values: Values, window: int) -> Values:
     """Median of the last `window` values at each point; NaN at points with fewer."""
-    return _at_points(np.median(_windows(values, window), axis=1), len(values))
+    return _at_points(_by_blocks(_medians, window, values)[0], len(values))
+
+
+def _medians(values: Values) -> Values:
+    return np.median(values, axis=1)[None]
 
 
 def trailing_mean(values: Values | Flags, window: int) -> Values:
     """Mean of the last `window` values at each point; NaN at points with fewer. True counts as 1."""
-    return _at_points(np.mean(_windows(values, window), axis=1), len(values))
+    return _at_points(_by_blocks(_means, window, values.astype(np.float64))[0], len(values))
 
 
-def _windows(values: NDArray[Any], window: int) -> Values:
+def _means(values: Values) -> Values:
+    return np.mean(values, axis=1)[None]
+
+
+def _by_blocks(function: Callable[..., Values], window: int, *columns: Values) -> Values:
+    """Call a function of windows for all windows of some columns.
+
+    Args:
+        function: (the windows [m, window] of each column) -> [k, m].
+        window: points of a window.
+        *columns: [n] float64 each.
+
+    Returns:
+        [k, n - window + 1], or [k, 0].
+    """
+    count = max(0, len(columns[0]) - window + 1)
+    whole = count - count % _BLOCK
+    parts = [
+        _of_block(function, window, *(column[start : start + _BLOCK + window - 1].tobytes() for column in columns))
+        for start in range(0, whole, _BLOCK)
+    ]
+    return np.concatenate([*parts, function(*(_windows(column[whole:], window) for column in columns))], axis=1)
+
+
+@lru_cache(maxsize=_MOST_BLOCKS)
+def _of_block(function: Callable[..., Values], window: int, *contents: bytes) -> Values:
+    return function(*(_windows(np.frombuffer(content), window) for content in contents))
+
+
+def _windows(values: Values, window: int) -> Values:
     """The last `window` values at each point that has as many; [n - window + 1, window], or [0, window]."""
-    if len(values) < window:
-        return np.empty((0, window))
-    return sliding_window_view(values.astype(np.float64), window)
+    return sliding_window_view(values, window) if len(values) >= window else np.empty((0, window))
 
 
 def _at_points(results: Values, points: int) -> Values:
@@ -106,7 +145,13 @@ def trailing_trend(steps: NDArray[np.int64], values: Values, window: int) -> Tre
     Returns:
         The lines.
     """
-    x, y = _windows(steps, window), _windows(values, window)
+    lines = _by_blocks(_lines, window, steps.astype(np.float64), values)
+    return Trend(*(_at_points(each, len(values)) for each in lines))
+
+
+def _lines(x: Values, y: Values) -> Values:
+    """Level, slope and error of the line through each window: [m, window] twice to [3, m]."""
+    window = x.shape[1]
     x = x - x[:, -1:]
     x_mean, y_mean = x.mean(1, keepdims=True), y.mean(1, keepdims=True)
     spread = ((x - x_mean) ** 2).sum(1)
@@ -114,7 +159,7 @@ def trailing_trend(steps: NDArray[np.int64], values: Values, window: int) -> Tre
     level = y_mean[:, 0] - slope * x_mean[:, 0]
     residuals = y - (level[:, None] + slope[:, None] * x)
     error = np.sqrt((residuals**2).sum(1) / (window - 2) / spread)
-    return Trend(*(_at_points(each, len(values)) for each in (level, slope, error)))
+    return np.stack([level, slope, error])
 
 
 def held(flags: Flags, points: int) -> Flags:

@@ -108,10 +108,11 @@ def _leave_out(columns: Floats, answers: Floats, *, num_parts: int) -> LeftOut:
     edges = np.linspace(0, len(answers), num_parts + 1).astype(int)
     starts = edges[:-1]
     products = columns[:, :, None] * columns[:, None, :]
-    squares = products.sum(axis=0) - np.add.reduceat(products, starts)  # [parts, 2, 2], without each part
+    whole, whole_side = columns.T @ columns, columns.T @ answers
+    squares = whole - np.add.reduceat(products, starts)  # [parts, 2, 2], without each part
     crossed = columns * answers[:, None]
-    sides = crossed.sum(axis=0) - np.add.reduceat(crossed, starts)
-    everything = _ceiling(products.sum(axis=0)[None], crossed.sum(axis=0)[None])[0]
+    sides = whole_side - np.add.reduceat(crossed, starts)
+    everything = _ceiling(whole[None], whole_side[None])[0]
     ceilings = _ceiling(squares, sides)
     changes = np.abs(ceilings - everything)
     worst = int(np.nanargmax(np.where(np.isfinite(changes), changes, -1.0)))

@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 _RHOS = np.linspace(-0.5, 0.98, 75)
 """Correlations of neighbouring errors that are tried. At 1 a ceiling could not be told from drift."""
 _RELATIVE_ROUNDING = 1e-12
+_LEAST_CURVED = 1e-6
+"""Singular value of the columns of the curve below which their products hold no digit of its curvature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,10 @@ def estimate(entropies: Floats, rewards: Floats) -> Estimate:
         ValueError: there are fewer than 4 points, or all entropies are equal.
     """
     falls = _check(-np.exp(entropies))
-    shift, centre = float(np.mean(falls)), float(np.mean(rewards))
-    x = falls - shift  # centred, they keep all digits where the entropies differ little
+    shift, span, centre = float(np.mean(falls)), float(np.ptp(falls)), float(np.mean(rewards))
+    x = (falls - shift) / span  # centred, they keep all digits where the entropies differ little
     found = average_over_rho(np.stack([x, np.ones(len(x))], axis=1), rewards - centre)
-    to_plain = np.array([[1.0, 0.0], [-shift, 1.0]])  # b is the level at x = -shift
+    to_plain = np.array([[1 / span, 0.0], [-shift / span, 1.0]])  # b is the level at exp(H) = 0
     a, b = to_plain @ found.coefficients
     return Estimate(
         a=float(a),
@@ -104,14 +106,15 @@ def curvature_p(entropies: Floats, rewards: Floats) -> float:
         rewards: [n] finite.
 
     Returns:
-        Probability of so large a coefficient of exp(H)^2 where the true one is 0; 1 with fewer than 8 points.
+        Probability of so large a coefficient of exp(H)^2 where the true one is 0; 1 with fewer than 8 points, or where
+        the points lie at two entropies, but for rounding.
     """
     falls = _check(-np.exp(entropies))
     x = (falls - falls.mean()) / np.ptp(falls)
-    if len(x) < 8 or len(np.unique(falls)) < 3:
+    columns = np.stack([x, np.ones(len(x)), x * x - np.mean(x * x)], axis=1)
+    if len(x) < 8 or np.linalg.matrix_rank(columns, tol=_LEAST_CURVED) < columns.shape[1]:
         return 1.0
-    square = x * x - np.mean(x * x)
-    found = average_over_rho(np.stack([x, np.ones(len(x)), square], axis=1), rewards - np.mean(rewards))
+    found = average_over_rho(columns, rewards - np.mean(rewards))
     error = math.sqrt(found.covariance[2, 2])
     return 1 - t_coverage(abs(float(found.coefficients[2])) / error, len(x) - 3) if error > 0 else 1.0
 

@@ -13,7 +13,7 @@ from megacov.errors import DataError
 from megacov.monitor.entropy_law.diagnostics import Diagnostics, diagnose
 from megacov.monitor.entropy_law.early import PAPER_SHARE, EarlyPrediction, predict_early
 from megacov.monitor.entropy_law.estimate import Estimate, Interval, estimate
-from megacov.monitor.entropy_law.verdict import Reason, Verdict, judge, reasons_of_fit, reasons_of_points
+from megacov.monitor.entropy_law.verdict import NO_FIT, Reason, Verdict, judge, reasons_of_fit, reasons_of_points
 
 _NOT_KNOWN = Interval(math.nan, math.nan)
 
@@ -95,8 +95,8 @@ def fit(
     is_finite = np.isfinite(entropies) & np.isfinite(rewards)
     entropies, rewards = entropies[is_finite], rewards[is_finite]
     reasons = [*(conditions or ())]
-    reasons += reasons_of_points(entropies, num_missing=int((~is_finite).sum()))
-    if {reason.kind for reason in reasons} & {"too_few_points", "narrow_range"}:
+    reasons += reasons_of_points(entropies, rewards, num_missing=int((~is_finite).sum()))
+    if {reason.kind for reason in reasons} & NO_FIT:
         return _without_fit(len(entropies), judge(reasons, settings_known=conditions is not None))
     fitted = estimate(entropies, rewards)
     checks = diagnose(entropies, rewards, fitted)

@@ -57,7 +57,10 @@ def read_source(
         history = read_csv(path, step_column=step_column)
     else:
         history = _read_events(path / "tensorboard" if is_run else path, entropy_tag, reward_tag)
-    curve = find_curve(history.scalars, source=str(path), entropy_tag=entropy_tag, reward_tag=reward_tag)
+    try:
+        curve = find_curve(history.scalars, source=str(path), entropy_tag=entropy_tag, reward_tag=reward_tag)
+    except DataError as error:
+        raise DataError(" ".join((str(error), *history.problems))) from error
     config = _read_config(path / "config.yaml") if is_run else _parse_config(history)
     conditions = None if config is None else read_conditions(config)
     return Source(str(path), curve, conditions, history.problems)
@@ -81,7 +84,7 @@ def _read_config(path: Path) -> dict[str, Any] | None:
         raise DataError(
             f"{path} cannot be read ({error}): restore the file that `megacov train` wrote there."
         ) from error
-    return config if isinstance(config, dict) else None
+    return _if_settings(config)
 
 
 def _parse_config(history: History) -> dict[str, Any] | None:
@@ -93,4 +96,9 @@ def _parse_config(history: History) -> dict[str, Any] | None:
         config = parse_yaml(textwrap.dedent(text), source=_CONFIG_TEXT)
     except ConfigError:
         return None
-    return config if isinstance(config, dict) else None
+    return _if_settings(config)
+
+
+def _if_settings(config: object) -> dict[str, Any] | None:
+    """The configuration, unless it lacks what steers entropy: defaults in its place would say that nothing does."""
+    return config if isinstance(config, dict) and isinstance(config.get("algorithm"), dict) else None

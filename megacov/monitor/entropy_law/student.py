@@ -9,7 +9,6 @@ _LIKE_NORMAL = 1000
 """Degrees of freedom from which more make no difference in the third digit."""
 
 
-@cache
 def t_quantile(dof: int, coverage: float = 0.95) -> float:
     """The t such that a variable with Student's distribution lies in [-t, t] with probability `coverage`.
 
@@ -20,6 +19,11 @@ def t_quantile(dof: int, coverage: float = 0.95) -> float:
     Returns:
         The quantile, to about 12 digits.
     """
+    return _quantile(min(dof, _LIKE_NORMAL), coverage)
+
+
+@cache
+def _quantile(dof: int, coverage: float) -> float:
     low, high = 0.0, 1.0
     while t_coverage(high, dof) < coverage:
         high *= 2

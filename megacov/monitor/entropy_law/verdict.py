@@ -16,10 +16,17 @@ Outcome = Literal["holds", "doubtful", "refused"]
 FEWEST_POINTS = 20
 NARROWEST_SPAN = 0.05
 """Span of a run's entropies that still shows a curve: exp(H) then spans 5 %. [nats]"""
+HIGHEST_ENTROPY = 20.0
+"""Entropy above which exp(H) is the size of no vocabulary. [nats]"""
+_LARGEST_REWARD = 1e100
+"""Its square, summed over a run, is still a finite number."""
 _MOST_MISSING = 0.2
 _UNLIKELY = 0.001
 """Probability below which residuals speak against the curve: one healthy run in a thousand is flagged for each test."""
 _STRONGEST_DRIFT = 0.9
+
+NO_FIT = frozenset({"too_few_points", "too_large", "narrow_range"})
+"""Kinds of reasons that leave nothing to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +78,16 @@ def judge(reasons: Sequence[Reason], *, settings_known: bool) -> Verdict:
     return Verdict(outcome, ordered, settings_known)
 
 
-def reasons_of_points(entropies: Floats, *, num_missing: int) -> list[Reason]:
+def reasons_of_points(entropies: Floats, rewards: Floats, *, num_missing: int) -> list[Reason]:
     """Reasons that stand before any fit: how many points there are, and which entropies.
 
     Args:
         entropies: [n] finite, in nats.
+        rewards: [n] finite.
         num_missing: points that were left out because one of their values is not finite.
 
     Returns:
-        The reasons; a fit is possible only if none of them is `too_few_points` or `narrow_range`.
+        The reasons; a fit is possible only if the kind of none of them is in NO_FIT.
     """
     reasons, n = [], len(entropies)
     if num_missing:
@@ -89,6 +97,13 @@ def reasons_of_points(entropies: Floats, *, num_missing: int) -> list[Reason]:
     if n < FEWEST_POINTS:
         sentence = f"There are {n} points and the fit needs {FEWEST_POINTS}: wait for more steps."
         return [*reasons, Reason("too_few_points", sentence, refuses=True)]
+    largest, best = float(np.abs(entropies).max()), float(np.abs(rewards).max())
+    if largest > HIGHEST_ENTROPY or best > _LARGEST_REWARD:
+        sentence = (
+            f"The largest entropy has the size {largest:.3g} and the largest reward {best:.3g}, and no entropy over tokens "
+            f"is above {HIGHEST_ENTROPY:g} nats: give the tags of entropy and reward themselves."
+        )
+        return [*reasons, Reason("too_large", sentence, refuses=True)]
     if entropies.min() < -1e-6:
         sentence = (
             f"The entropy is negative ({entropies.min():.3g}), which no distribution over tokens has: give the tag of "

@@ -15,7 +15,7 @@ _AFTERWARDS = re.compile(r"step_([0-9]{1,15})-.*")
 
 
 def read_scores(run: Path, *, on_problem: Callable[[str], object]) -> list[Score]:
-    """Read the results of all evaluations that have ended. What cannot be read is named and passed over.
+    """Read the results of all evaluations that have ended. Files that cannot be read are named and passed over.
 
     Args:
         run: run folder.

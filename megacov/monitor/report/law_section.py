@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megacov.monitor.entropy_law import EntropyLaw, fit, read_conditions
+from megacov.monitor.entropy_law.curves import find_best_reward
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.history import History
 from megacov.monitor.report.charts import Chart, draw, figure, legend, svg, table
@@ -43,7 +44,7 @@ def law_section(history: History, config: Mapping[str, Any] | None) -> tuple[str
     entropies, rewards = _points(history)
     if not len(entropies):
         return "", f"The run has logged no step with both {ENTROPY_TAG} and {REWARD_TAG}."
-    law = fit(entropies, rewards, conditions=None if config is None else read_conditions(config))
+    law = _fit(history, entropies, rewards, config)
     is_shown = law.verdict.outcome != "refused"
     body = "".join(
         [
@@ -74,11 +75,22 @@ def law_summary(history: History, config: Mapping[str, Any] | None) -> str:
     entropies, rewards = _points(history)
     if not len(entropies):
         return ""
-    law = fit(entropies, rewards, conditions=None if config is None else read_conditions(config))
+    law = _fit(history, entropies, rewards, config)
     if law.verdict.outcome == "refused":
         return ""
     doubt = ", to be used with care" if law.verdict.outcome == "doubtful" else ""
     return f"{number(law.ceiling)}, 95 % interval {_ends(law.intervals.ceiling.low, law.intervals.ceiling.high)}{doubt}"
+
+
+def _fit(
+    history: History, entropies: NDArray[np.float64], rewards: NDArray[np.float64], config: Mapping[str, Any] | None
+) -> EntropyLaw:
+    return fit(
+        entropies,
+        rewards,
+        conditions=None if config is None else read_conditions(config),
+        best_reward=find_best_reward(history.scalars, REWARD_TAG),
+    )
 
 
 def _points(history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -104,11 +104,11 @@ def choose_steps(tokens_by_step: dict[int, int], *, max_tokens: int) -> tuple[in
     Returns:
         Steps in rising order; empty if there are none.
     """
-    steps = list(tokens_by_step)
+    steps, tokens = list(tokens_by_step), np.array(list(tokens_by_step.values()), dtype=np.int64)
     for amount in range(len(steps), 1, -1):
-        chosen = [steps[place] for place in np.linspace(0, len(steps) - 1, amount).round().astype(int)]
-        if sum(tokens_by_step[step] for step in chosen) <= max_tokens:
-            return tuple(chosen)
+        places = np.linspace(0, len(steps) - 1, amount).round().astype(int)
+        if tokens[places].sum() <= max_tokens:
+            return tuple(steps[place] for place in places)
     return tuple(steps[-1:])
 
 

@@ -202,3 +202,24 @@ assert "torch" not in sys.modules
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=120)
     assert (run / "law.png").is_file()
+
+
+def test_a_file_without_a_whole_event_is_named(tmp_path):
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"no event" * 100)
+    result = run_predict(tmp_path)
+    assert isinstance(result.exception, DataError)
+    assert "events.out.tfevents.1 is damaged" in str(result.exception)
+
+
+def test_a_table_of_decimal_commas_is_named(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("step;entropy/token_mean;reward/mean\n1;0,5;0,2\n")
+    result = run_predict(path)
+    assert isinstance(result.exception, DataError)
+    assert "a point and no comma" in str(result.exception)
+
+
+def test_a_configuration_without_its_algorithm_says_nothing_about_the_law(make_run):
+    path = make_run("broken")
+    (path / "config.yaml").write_text("run: {name: broken}\n")
+    assert "settings of the run are not known" in run_predict(path).output

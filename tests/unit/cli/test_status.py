@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from megacov.cli.status_state import tell_state
 from megacov.errors import DataError, RankError, RolloutError, exit_meaning
 from megacov.launch.attempts import Attempts
 from megacov.launch.jobs import SlurmJob
+from megacov.monitor.alarm import Alarm
+from megacov.monitor.alarms_file import ALARMS_NAME, AlarmsFile
 from megacov.monitor.run_end import ENDED_NAME, NotedEnd, explain_end, settle_end
 from megacov.monitor.status_file import STATUS_NAME, StatusFile
 from tests.support.kill_points import save
@@ -62,6 +64,26 @@ def resume_status(run: Path, *, step: int) -> StatusFile:
 
 def shown(found: RunStatus) -> dict[str, str]:
     return dict(render(found))
+
+
+def test_alarms_are_shown_while_they_last_and_named_when_they_are_over(make_run):
+    run = make_run(12)
+    assert not {"alarm", "past alarms"} & set(shown(read_status(run)))
+    first, second = (Alarm(kind, 4, "H is 0.04", "it collapses", "lower it") for kind in ("collapse", "empty_band"))
+    file = AlarmsFile(run)
+    file.add([first, second])
+    file.add([replace(second, cleared=9)])
+    with (run / ALARMS_NAME).open("a") as damaged:
+        damaged.write("{\n")
+    found = read_status(run)
+    lines = shown(found)
+    assert lines["alarm"] == "collapse since step 4: H is 0.04; it collapses; lower it"
+    assert lines["past alarms"] == "empty_band at steps 4 to 9"
+    assert f"1 line of {run / ALARMS_NAME} cannot be read" in lines.values()
+    assert [alarm["kind"] for alarm in json.loads(json.dumps(asdict(found), default=str))["alarms"]] == [
+        "collapse",
+        "empty_band",
+    ]
 
 
 def test_a_run_that_trains(make_run):

@@ -162,6 +162,10 @@ def test_folders_that_are_no_runs_are_one_sentence(make_run, tmp_path):
     with pytest.raises(DataError, match="no step with both reward/mean and entropy/token_mean"):
         read_run(folder)
     for file in (folder / "tensorboard").iterdir():
+        file.write_bytes(b"no event" * 100)
+    with pytest.raises(DataError, match="is damaged: the 800 bytes from byte 0 on do not count"):
+        read_run(folder)
+    for file in (folder / "tensorboard").iterdir():
         file.unlink()
     with pytest.raises(DataError, match="has no TensorBoard events"):
         read_run(folder)

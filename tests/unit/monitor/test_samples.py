@@ -135,6 +135,37 @@ def test_the_oldest_steps_lose_values_and_then_go(tmp_path: Path, capsys: pytest
         assert sum(path.stat().st_size for path in sample_files(tmp_path).values()) <= limit
 
 
+def test_files_that_somebody_deletes_make_room(tmp_path: Path) -> None:
+    folder = SamplesFolder(tmp_path, limit_bytes=3_000)
+    folder.write(_responses(20), step=1)
+    folder.write(_responses(1), step=2)
+    for step in (1, 2):
+        (tmp_path / "samples" / f"step_{step:06d}.jsonl").unlink()
+    folder.write(_responses(60), step=3)  # alone beyond the limit, so that every older step has to go
+    assert list(sample_files(tmp_path)) == [3]
+    folder.write(_responses(1), step=4)
+    assert list(sample_files(tmp_path)) == [3, 4]
+
+
+class _Counted(dict[int, int]):
+    """Sizes that count how often somebody goes through all of them."""
+
+    passes = 0
+
+    def values(self) -> Any:
+        self.passes += 1
+        return super().values()
+
+
+def test_thinning_adds_up_all_sizes_once_however_many_steps_there_are(tmp_path: Path) -> None:
+    folder = SamplesFolder(tmp_path, limit_bytes=3_000)
+    for step in range(1, 4):
+        folder.write(_responses(5), step=step)
+    folder._sizes = sizes = _Counted(folder._sizes or {})
+    folder.write(_responses(60), step=4)
+    assert list(sample_files(tmp_path)) == [4] and sizes.passes == 1
+
+
 def test_the_newest_step_stays_whole_beyond_the_limit(tmp_path: Path) -> None:
     folder = SamplesFolder(tmp_path, limit_bytes=100)
     for step in (1, 2):

@@ -17,6 +17,7 @@ from megacov.config.fields import walk_values
 from megacov.config.monitor import AlarmKind, AlarmsSection
 from megacov.monitor.alarms import ALARMS, Alarm, AlarmSettings, find_alarms
 from megacov.monitor.history import History, Series
+from megacov.monitor.tags import TAGS
 
 PAGE = Path(__file__).parents[4] / "docs" / "alarms.md"
 STEPS = 300
@@ -215,3 +216,13 @@ def test_knobs_are_settings_and_the_page_explains_each_alarm():
     named = set(re.findall(rf"\b(?:{sections})\.[a-z_]+(?:\.[a-z_]+)*", str(knobs)))
     assert len(named) > 15 and named <= settings
     assert all(f"`monitor.alarms.{name}`" in page for name in AlarmsSection.model_fields)
+
+
+def test_only_times_are_phases():
+    """Throughput that rises again after a slow stretch is no stalled phase, though its tag ends like a time's."""
+    run = healthy(0)
+    run["perf/step_s"] = from_step(100, run["perf/step_s"] * 10, run["perf/step_s"])
+    names = [tag for tag, about in TAGS.items() if re.fullmatch(r"perf/\w+_s", tag) and about.unit != "s"]
+    assert names == ["perf/tokens_per_s"]
+    slow = from_step(100, np.full(STEPS, 1e3), 1e4)
+    assert find_alarms(history_of(run | {"perf/tokens_per_s": slow}), AlarmSettings()) == []

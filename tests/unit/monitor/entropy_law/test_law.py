@@ -155,3 +155,21 @@ def test_shapes_that_disagree_are_one_sentence(arguments, sentence):
 def test_a_share_must_be_one(early):
     with pytest.raises(DataError, match="between 0 and 1"):
         law_of(early=early)
+
+
+@pytest.mark.parametrize(
+    ("entropies", "reward"),
+    [(np.linspace(900, 1, 40), 1.0), (np.linspace(2, 0.1, 40), 1e200), (-(10.0 ** np.arange(1, 41)), 1.0)],
+)
+def test_values_that_are_no_entropy_or_no_reward_are_refused_and_not_fitted(entropies, reward):
+    law = fit(entropies, np.linspace(0, reward, 40))
+    assert (law.verdict.outcome, law.curve) == ("refused", None)
+    assert "too_large" in kinds(law)
+
+
+def test_an_outlier_as_large_as_an_entropy_can_be_has_no_traceback():
+    entropies = ENTROPIES.copy()
+    entropies[70] = 19.9  # all other points then lie at one place of exp(H)
+    law = law_of(entropies)
+    assert law.diagnostics.curvature_p == 1
+    assert np.isfinite([law.a, law.b, law.ceiling]).all()

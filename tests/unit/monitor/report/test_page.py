@@ -14,6 +14,7 @@ import pytest
 
 from megacov.errors import DataError
 from megacov.monitor.event_reader import read_history
+from megacov.monitor.history import Series
 from megacov.monitor.overlays import COLOURS
 from megacov.monitor.report import gather_facts, render
 from megacov.monitor.report.assets import asset
@@ -243,3 +244,13 @@ def test_a_law_that_is_refused_gives_no_ceiling(folder):
     for words in ("ceiling of the reward by the law", "a reward of "):
         assert words in plain
         assert words not in refused
+
+
+def test_a_ceiling_above_every_reward_is_doubted_as_by_predict(folder):
+    facts = gather_facts(folder, max_tokens=10)
+    rewards = facts.history.scalars["reward/mean"]
+    best = Series(rewards.steps, rewards.values * 0 + rewards.values.max())
+    scalars = {tag: series for tag, series in facts.history.scalars.items() if tag != "reward/max"}
+    for found, is_doubted in ((scalars, False), (scalars | {"reward/max": best}, True)):
+        shown = render(replace(facts, history=replace(facts.history, scalars=found)))
+        assert ("the highest reward of any response" in shown) is is_doubted
