@@ -29,6 +29,18 @@ def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
     )
 
 
+def the_sign_of_a_mismatch_is_noise(config: RunConfig) -> str | None:
+    """The gradient of |d| is as large for a mismatch of rounding as for a policy that has moved far."""
+    algorithm = config.algorithm
+    estimator = algorithm.loss.hyperparameters().get("estimator")
+    if algorithm.old_log_probs == "recompute" or (algorithm.loss.name, estimator) != ("kl_cov", "abs"):
+        return None
+    return (
+        "algorithm.old_log_probs is rollout and algorithm.loss.estimator is abs: until the policy has moved, the sign "
+        "of KL-Cov's penalty is that of the rounding between server and trainer; set algorithm.loss.estimator=k2."
+    )
+
+
 def ratio_selects_some_tokens(config: RunConfig) -> str | None:
     """The paper's ratios are meant for mini-batches of a hundred thousand tokens and more."""
     return why_too_few(config, most_tokens_in_scope(config), at_most=True)
@@ -198,6 +210,7 @@ def an_evaluation_is_due_within_the_run(config: RunConfig) -> str | None:
 
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
+    the_sign_of_a_mismatch_is_noise,
     ratio_selects_some_tokens,
     band_needs_normalized_advantages,
     sampling_is_the_policy,
