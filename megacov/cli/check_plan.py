@@ -278,6 +278,7 @@ def _settings(config: RunConfig) -> TrainerSettings:
         bucket_bytes=sync.bucket_bytes if sync.traits.in_buckets else 0,
         saves=config.checkpoint.every > 0,
         defers=config.defers_backwards,
+        fused_output=config.model.fused_output,
     )
 
 

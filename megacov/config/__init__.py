@@ -8,7 +8,7 @@ from __future__ import annotations
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
 from megacov.config.load import dump_config, load_config, make_config, make_data_config
-from megacov.config.model_split import check_experts, check_model
+from megacov.config.model_split import check_experts, check_model, fuses_output
 from megacov.config.schema import RunConfig
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "config_warnings",
     "dump_config",
     "editor_schema",
+    "fuses_output",
     "load_config",
     "make_config",
     "make_data_config",

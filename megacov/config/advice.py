@@ -21,9 +21,23 @@ def kl_cov_needs_a_second_update(config: RunConfig) -> str | None:
     """KL-Cov's penalty has gradient 0 as long as the policy is still the old one."""
     if config.algorithm.loss.name != "kl_cov" or config.batch.updates_per_rollout > 1:
         return None
+    if config.algorithm.old_log_probs == "rollout":
+        return None
     return (
         "algorithm.loss.name is kl_cov and batch.updates_per_rollout is 1: the penalty measures the distance to "
         "the old policy, which is 0 on the first update, so KL-Cov does nothing; raise batch.updates_per_rollout."
+    )
+
+
+def the_sign_of_a_mismatch_is_noise(config: RunConfig) -> str | None:
+    """The gradient of |d| is as large for a mismatch of rounding as for a policy that has moved far."""
+    algorithm = config.algorithm
+    estimator = algorithm.loss.hyperparameters().get("estimator")
+    if algorithm.old_log_probs == "recompute" or (algorithm.loss.name, estimator) != ("kl_cov", "abs"):
+        return None
+    return (
+        "algorithm.old_log_probs is rollout and algorithm.loss.estimator is abs: until the policy has moved, the sign "
+        "of KL-Cov's penalty is that of the rounding between server and trainer; set algorithm.loss.estimator=k2."
     )
 
 
@@ -93,6 +107,8 @@ def warmup_ends(config: RunConfig) -> str | None:
 def stale_samples_are_corrected(config: RunConfig) -> str | None:
     """Samples of older weights are not the policy's own."""
     if config.rollout.max_staleness == 0 or config.algorithm.rollout_correction.level != "none":
+        return None
+    if config.algorithm.old_log_probs == "rollout":  # the ratio to the server's log-probs corrects them
         return None
     return (
         f"rollout.max_staleness is {config.rollout.max_staleness} and algorithm.rollout_correction.level is none: "
@@ -194,6 +210,7 @@ def an_evaluation_is_due_within_the_run(config: RunConfig) -> str | None:
 
 ADVICE: tuple[Rule, ...] = (
     kl_cov_needs_a_second_update,
+    the_sign_of_a_mismatch_is_noise,
     ratio_selects_some_tokens,
     band_needs_normalized_advantages,
     sampling_is_the_policy,

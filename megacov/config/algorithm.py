@@ -202,6 +202,8 @@ class AlgorithmSection(Section):
     """The tokens that carry the gradient at all."""
     rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
     """Importance weights between rollout server and trainer."""
+    old_log_probs: Literal["recompute", "rollout"] = "recompute"
+    """Ratios are to the trainer's log-probs before the first update, by a pass of their own; or to the server's."""
     aggregation: Literal[
         "token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_sum_constant_norm"
     ] = "token_mean"

@@ -7,6 +7,19 @@ from math import gcd
 from megacov.errors import ConfigError
 
 
+def fuses_output(choice: str, *, tensor: int) -> bool:
+    """Whether passes without gradient go from hidden states to log-probs without whole logits.
+
+    Args:
+        choice: `model.fused_output`: "auto", "on" or "off".
+        tensor: tensor-parallel size. `auto` leaves the logits of more than two ranks whole, whose shards are small.
+
+    Returns:
+        The same on all ranks.
+    """
+    return choice == "on" or (choice == "auto" and tensor <= 2)
+
+
 def check_model(
     *,
     num_attention_heads: int,

@@ -25,6 +25,7 @@ FREE = frozenset(
         "model.vocab_divisible_by",
         "model.transformer_engine",
         "model.recompute",
+        "model.fused_output",
         "parallel",
         "data.path",
         "rewards.workers",

@@ -76,6 +76,37 @@ def correction_mismatch(config: RunConfig) -> str | None:
     )
 
 
+def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
+    """If old log-probs are the server's, nothing is computed before the first update, and no entropy is known."""
+    algorithm = config.algorithm
+    if algorithm.old_log_probs == "recompute":
+        return None
+    selection, correction = algorithm.selection, algorithm.rollout_correction.level
+    begin, instead = "algorithm.old_log_probs is rollout and algorithm.", "or algorithm.old_log_probs=recompute."
+    if algorithm.entropy_mask.keep != "all":
+        return (
+            f"{begin}entropy_mask.keep is {algorithm.entropy_mask.keep}, which needs the trainer's entropies before an "
+            f"update: set algorithm.entropy_mask.keep=all, {instead}"
+        )
+    if selection.name == "high_entropy":
+        return (
+            f"{begin}selection.name is high_entropy, which needs the trainer's entropies before an update: set another "
+            f"selection, {instead}"
+        )
+    if selection.scope == "rollout_batch" and selection.log_probs == "current":
+        return (
+            f"{begin}selection.scope is rollout_batch with log_probs current, which nobody knows before the first "
+            f"update: set algorithm.selection.log_probs=old for the server's, algorithm.selection.scope=mini_batch, "
+            f"{instead}"
+        )
+    if correction != "none":
+        return (
+            f"{begin}rollout_correction.level is {correction}, which would weigh tokens twice, since the ratio to the "
+            f"server's log-probs holds that weight: set algorithm.rollout_correction.level=none, {instead}"
+        )
+    return None
+
+
 def updates_divide_the_batch(config: RunConfig) -> str | None:
     """All optimizer steps of a rollout batch have the same size, or one sequence more where group sizes differ."""
     sequences, updates = config.sequences_per_step, config.batch.updates_per_rollout
@@ -186,6 +217,7 @@ RULES: tuple[Rule, ...] = (
     ratio_is_a_fraction,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,
+    the_servers_log_probs_are_enough,
     updates_divide_the_batch,
     every_rank_has_a_sequence,
     engine_has_its_servers,

@@ -62,6 +62,8 @@ class ModelSection(Section):
     """NVIDIA Transformer Engine for attention, linear layers and norms; auto uses it if it is installed."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of no layer, of attention alone, of whole layers."""
+    fused_output: Literal["auto", "on", "off"] = "auto"
+    """Passes without gradient go from hidden states to log-probs without whole logits; auto does up to tensor=2."""
 
 
 class ParallelSection(Section):
@@ -239,7 +241,8 @@ class RunConfig(Section):
     def selects_by_current(self) -> bool:
         """Whether later optimizer steps select by the log-probs of the policy that they are about to update."""
         chosen = self.algorithm.selection
-        return (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and self.batch.updates_per_rollout > 1
+        has_later_steps = self.batch.updates_per_rollout > 1 or self.algorithm.old_log_probs == "rollout"
+        return (chosen.scope, chosen.log_probs) == ("mini_batch", "current") and has_later_steps
 
     @property
     def defers_backwards(self) -> bool:

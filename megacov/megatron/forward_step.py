@@ -7,7 +7,6 @@ v/tp local vocabulary shard.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,104 +19,15 @@ from torch.utils.checkpoint import checkpoint
 
 from megacov.launch.heartbeat import beat
 from megacov.megatron.kept_forwards import KeptForwards
-from megacov.megatron.output_layer import is_last, logits_of, without_output_layer
-from megacov.ops import VocabSums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
+from megacov.megatron.output_layer import is_last, logits_of, whole_hidden_and_weight, without_output_layer
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
 
 
-@dataclass(frozen=True)
-class TokenStatistics:
-    """Log-probs and entropy of the response tokens of one micro-batch, detached.
-
-    log_probs: [t] float32 at the temperature of each token's sample.
-    entropy: [t] float32 nats at the same temperature.
-    entropy_t1: [t] float32 nats at temperature 1; None unless requested.
-    square_sum, square_log_sum: [t] float32, sum p^2 and sum p^2 log p over the vocabulary at the temperature of each
-        token's sample; None unless requested. [share, nats]
-    """
-
-    log_probs: Tensor
-    entropy: Tensor
-    entropy_t1: Tensor | None
-    square_sum: Tensor | None = None
-    square_log_sum: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class LogitsReader:
-    """How logits become log-probs; the same for the forward-only and the training pass.
-
-    tp_group: ranks that hold the other vocabulary shards.
-    vocab_size: size of the real vocabulary; ids from there on are padding.
-    temperature: rollout temperature, of micro-batches without temperatures of their own.
-    """
-
-    tp_group: Any
-    vocab_size: int
-    temperature: float
-
-    def read(
-        self, logits: Tensor, micro_batch: MicroBatch, *, entropy_grad: bool, temperature: float | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Log-prob and entropy of the response tokens.
-
-        Collectives: those of `vocab_parallel_log_probs_and_entropy`.
-        Gradient: to the logits, as there.
-
-        Args:
-            logits: [b, s, v/tp] float.
-            micro_batch: source of the targets and of the positions that predict response tokens.
-            entropy_grad: whether entropy carries a gradient.
-            temperature: divisor of the logits; None for that at which each sample was drawn.
-
-        Returns:
-            log_probs [t] and entropy [t], float32.
-        """
-        log_probs, entropy = vocab_parallel_log_probs_and_entropy(
-            logits,
-            micro_batch.targets,
-            tp_group=self.tp_group,
-            temperature=self._divisor(micro_batch) if temperature is None else temperature,
-            entropy_grad=entropy_grad,
-            vocab_size=self.vocab_size,
-        )
-        return log_probs.flatten()[micro_batch.predicting], entropy.flatten()[micro_batch.predicting]
-
-    def read_sums(self, logits: Tensor, micro_batch: MicroBatch) -> VocabSums:
-        """Log-prob and entropy of the response tokens, and the sums of squared probabilities; no gradient.
-
-        Collectives: those of `vocab_parallel_sums`.
-
-        Args:
-            logits: [b, s, v/tp] float.
-            micro_batch: as in `read`.
-
-        Returns:
-            [t] float32 each, at the temperature of each token's sample.
-        """
-        found = vocab_parallel_sums(
-            logits,
-            micro_batch.targets,
-            tp_group=self.tp_group,
-            temperature=self._divisor(micro_batch),
-            vocab_size=self.vocab_size,
-        )
-        return VocabSums(*(values.flatten()[micro_batch.predicting] for values in found))
-
-    def _divisor(self, micro_batch: MicroBatch) -> float | Tensor:
-        """The temperature at which each sample was drawn."""
-        return self.temperature if micro_batch.temperatures is None else micro_batch.temperatures
-
-
 def _statistics(
-    reader: LogitsReader,
-    with_entropy_t1: bool,
-    with_sums: bool,
-    micro_batch: MicroBatch,
-    logits: Tensor,
-    **kwargs: Any,
+    reader: LogitsReader, logits: Tensor, micro_batch: MicroBatch, *, with_entropy_t1: bool, with_sums: bool
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
     sums: Sequence[Tensor] = ()
@@ -165,11 +75,13 @@ def _run(
     loss_func: Callable[[int, MicroBatch], Callable[..., Any]],
     *,
     forward_only: bool,
+    without_logits: bool = False,
     keep: KeptForwards | None = None,
     resume: KeptForwards | None = None,
 ) -> list[Any]:
     """One pass of Megatron's schedule; returns what `loss_func` made of each micro-batch, on the last stage only.
 
+    `without_logits` gives it the hidden states in place of the logits.
     `keep` receives the graph of each forward. If whole layers are recomputed, the output layer is too there.
     `resume` gives the outputs that an earlier pass has kept, in place of the model's own.
     """
@@ -184,6 +96,9 @@ def _run(
         packed = _packed_seq_params(micro_batch)
         forward = partial(stage, micro_batch.tokens, micro_batch.positions, None, packed_seq_params=packed)
         read = loss_func(index, micro_batch)
+        if without_logits and is_last(stage):
+            with without_output_layer(stage):
+                return forward(), read
         return (forward(), read) if keep is None else _kept(keep, stage, index, forward, read)
 
     # Every virtual stage processes the same micro-batches. Megatron ignores seq_length: with variable_seq_lengths the
@@ -209,12 +124,14 @@ def forward_only(
     *,
     with_entropy_t1: bool,
     num_with_sums: int = 0,
+    without_logits: bool = False,
 ) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, with one forward pass per micro-batch.
 
     Collectives: Megatron's pipeline-, context- and tensor-parallel communication; then those of the op, micro-batch by
-    micro-batch. The number of micro-batches may differ between data-parallel replicas, but not within one. With several
-    virtual stages it is a multiple of the pipeline-parallel size.
+    micro-batch; without logits and with sequence parallelism, before it an all-gather of the hidden states. The number
+    of micro-batches may differ between data-parallel replicas, but not within one. With several virtual stages it is a
+    multiple of the pipeline-parallel size.
 
     Args:
         chunks: the virtual stages of this rank.
@@ -223,13 +140,25 @@ def forward_only(
         with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless all
             samples were drawn at 1.
         num_with_sums: the first micro-batches, of which the sums of squared probabilities are computed too.
+        without_logits: whether to go from hidden states to log-probs a chunk at a time. Results differ by rounding.
 
     Returns:
         One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
-    statistics = partial(_statistics, reader, with_entropy_t1)
+
+    def read(index: int, micro_batch: MicroBatch, output: Tensor, **kwargs: Any) -> TokenStatistics:
+        with_sums = index < num_with_sums
+        if without_logits:
+            hidden, weight = whole_hidden_and_weight(chunks[-1], output)
+            return reader.read_hidden(hidden, weight, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
+        return _statistics(reader, output, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
+
     return _run(
-        chunks, micro_batches, lambda index, mb: partial(statistics, index < num_with_sums, mb), forward_only=True
+        chunks,
+        micro_batches,
+        lambda index, mb: partial(read, index, mb),
+        forward_only=True,
+        without_logits=without_logits,
     )
 
 

@@ -43,6 +43,7 @@ class ModelSettings:
     sequence_parallel: whether tensor-parallel ranks split the positions between tensor-parallel layers.
     recompute: activations to compute again in the backward pass: "none", "selective" (attention) or "full" (layers).
     deterministic: whether equal inputs must give equal bits.
+    fused_output: whether forward-only passes go from hidden states to log-probs without logits in memory.
     """
 
     dtype: str
@@ -52,6 +53,7 @@ class ModelSettings:
     sequence_parallel: bool = False
     recompute: str = "none"
     deterministic: bool = False
+    fused_output: bool = False
 
 
 def padded_vocab_size(vocab_size: int, *, divisible_by: int, tp_size: int) -> int:

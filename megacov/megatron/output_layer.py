@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -48,6 +49,28 @@ def logits_of(stage: nn.Module, hidden: Tensor) -> Tensor:
     weight = model.shared_embedding_or_output_weight() if model.share_embeddings_and_output_weights else None
     logits: Tensor = model.output_layer(hidden, weight=weight)[0]
     return logits.transpose(0, 1).contiguous()
+
+
+def whole_hidden_and_weight(stage: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of the logits, for an op that multiplies them itself in a pass without gradient.
+
+    Collectives: with sequence parallelism, tp: an all-gather of the hidden states.
+    Gradient: none.
+
+    Args:
+        stage: the last chunk of the model.
+        hidden: [s, b, h], as it returns in `without_output_layer`.
+
+    Returns:
+        Hidden states [s, b, h] of all positions, and this rank's weight [v/tp, h].
+    """
+    model = _model(stage)
+    layer = model.output_layer
+    if layer.sequence_parallel:
+        hidden = gather_from_sequence_parallel_region(hidden, group=layer.tp_group)
+    shared = model.share_embeddings_and_output_weights
+    weight: Tensor = model.shared_embedding_or_output_weight() if shared else layer.weight
+    return hidden.detach(), weight.detach()
 
 
 def _model(stage: nn.Module) -> Any:

@@ -16,14 +16,9 @@ from torch import Tensor
 
 from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import (
-    LogitsReader,
-    TokenLoss,
-    TokenStatistics,
-    forward_backward,
-    forward_only,
-)
+from megacov.megatron.forward_step import TokenLoss, forward_backward, forward_only
 from megacov.megatron.gradients import own_gradient_is_finite
+from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
 from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
@@ -59,6 +54,7 @@ class Policy:
     """This rank's shard of the policy. Every method is a collective: all ranks call it, in the same order.
 
     `chunks` are the virtual pipeline stages of this rank: one, unless `parallel.virtual_pipeline` is larger.
+    `fused_output`: forward-only passes go from hidden states to log-probs without logits in memory.
     """
 
     chunks: list[DistributedDataParallel]
@@ -68,6 +64,7 @@ class Policy:
     groups: ParallelGroups
     reader: LogitsReader
     reference: list[Tensor] | None
+    fused_output: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +90,7 @@ class Policy:
             self.reader,
             with_entropy_t1=with_entropy_t1,
             num_with_sums=num_with_sums,
+            without_logits=self.fused_output,
         )
 
     def reference_log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
@@ -264,4 +262,4 @@ def build_policy(
     optimizer, scheduler = build_optimizer(chunks, adam, dtype=DTYPES[settings.dtype])
     reference = _copies(chunks) if with_reference else None
     reader = LogitsReader(tp_group=groups.tp, vocab_size=shape.vocab_size, temperature=temperature)
-    return Policy(chunks, optimizer, scheduler, shape, groups, reader, reference)
+    return Policy(chunks, optimizer, scheduler, shape, groups, reader, reference, settings.fused_output)

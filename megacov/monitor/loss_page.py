@@ -21,7 +21,8 @@ has a file with published values for each, which any run can extend. A name of t
 imported: [examples/custom_loss](../examples/custom_loss/) shows one, and CONTRIBUTING.md says how to add a loss here.
 
 Symbols: `A` advantages, `d = log_prob - old_log_prob`, `rho = exp(d)`, sg: detached from the gradient. The old policy
-is the one before the first optimizer step of a rollout batch, where d is exactly 0. Each loss is given for one token;
+is the one before the first optimizer step of a rollout batch, where d is exactly 0, or with
+`algorithm.old_log_probs: rollout` that of the server ([rollouts.md](rollouts.md)). Each loss is given for one token;
 `algorithm.aggregation` says how tokens become one number. Every metric is a mean over kept tokens, logged as
 `policy/<metric>`, beside the ones that all losses have ([metrics.md](metrics.md)). "Needs a selection" means that
 `algorithm.selection` must choose tokens for it; other losses take `selection: {name: none}`.

@@ -27,7 +27,8 @@ SECTIONS = {
     "run": "The task of the run.",
     "entropy": """\
 Entropy of the policy over the whole vocabulary before the first optimizer step. Except for `token_mean_before_filter`
-it is computed by the trainer, over loss tokens.""",
+it is computed by the trainer, over loss tokens. With `algorithm.old_log_probs: rollout` entropy and covariance are
+those before each token's own optimizer step.""",
     "cov": """\
 `(log_prob - mean log_prob) * (advantage - mean advantage)` of each kept token, under the policy before the first
 optimizer step; both means are over the kept tokens of the rollout batch.
@@ -59,7 +60,8 @@ All responses of the groups that are trained on or dropped by filtering. Groups 
     "rollout": """\
 How the batch was sampled. Lengths, truncation and version lag are of the responses that are trained on.
 `m = rollout log_prob - old log_prob`, by the server that sampled the token and by the trainer; means of m and of the
-importance weight are over loss tokens.""",
+importance weight are over loss tokens. With `algorithm.old_log_probs: rollout` the trainer's are those of the first
+optimizer step's own forwards, and m is of its tokens alone.""",
     "curriculum": """\
 Only with `data.curriculum`. Running accuracy of prompts and the band, as they were when the step's batch began.""",
     "perf": """\

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from megacov.ops.covariance import covariance
+from megacov.ops.linear_log_probs import LinearSums, linear_log_probs_and_entropy, linear_sums
 from megacov.ops.log_probs_entropy import vocab_parallel_log_probs_and_entropy
 from megacov.ops.masked import masked_mean, masked_sum
 from megacov.ops.vocab_range import VocabRange
 from megacov.ops.vocab_sums import VocabSums, vocab_parallel_sums
 
 __all__ = [
+    "LinearSums",
     "VocabRange",
     "VocabSums",
     "covariance",
+    "linear_log_probs_and_entropy",
+    "linear_sums",
     "masked_mean",
     "masked_sum",
     "vocab_parallel_log_probs_and_entropy",

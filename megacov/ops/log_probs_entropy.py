@@ -9,14 +9,14 @@ the size of the logits exists beside the logits and their gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from megacov.ops.row_blocks import row_blocks
 from megacov.ops.vocab_arguments import prepare
-from megacov.ops.vocab_statistics import LOWEST_SHIFT, of_rows, row_statistics, shift, widen
+from megacov.ops.vocab_gradient import gradient_coefficients, write_gradient
+from megacov.ops.vocab_statistics import row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,13 +104,13 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         logits, targets, maximum, sum_exp, entropy = ctx.saved_tensors
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropy)
-        coefficients = _gradient_coefficients(
+        coefficients = gradient_coefficients(
             maximum, sum_exp, entropy, grad_log_probs, grad_entropy, ctx.inverse_temperature
         )
         # Contiguous, so that its rows can be written through a view.
         grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
         num_columns = logits.shape[-1]
-        _write_gradient(
+        write_gradient(
             grad_logits.view(-1, num_columns),
             logits.reshape(-1, num_columns),
             targets.reshape(-1),
@@ -119,66 +119,3 @@ class _LogProbsAndEntropy(torch.autograd.Function):
             ctx.inverse_temperature,
         )
         return grad_logits, None, None, None, None, None
-
-
-class _GradientCoefficients(NamedTuple):
-    """Numbers [t, 1] that, with s_v = (logit_v - maximum) / temperature, give each row of the gradient:
-
-    gradient_v = exp(s_v) (constant + slope s_v) + [v is target] at_target.
-    """
-
-    maximum: Tensor
-    constant: Tensor
-    slope: Tensor | None
-    at_target: Tensor
-
-
-def _gradient_coefficients(
-    maximum: Tensor,
-    sum_exp: Tensor,
-    entropy: Tensor,
-    grad_log_probs: Tensor,
-    grad_entropy: Tensor | None,
-    inverse_temperature: float | Tensor,
-) -> _GradientCoefficients:
-    """Factors constant over a row in d lp / d z_v = [v is target] - p_v and d H / d z_v = -p_v (log p_v + H).
-
-    p_v = exp(s_v) / sum_exp and log p_v = s_v - log(sum_exp), with s_v as in _GradientCoefficients.
-    """
-    at_target = grad_log_probs.reshape(-1) * inverse_temperature
-    constant, slope = at_target, None
-    if grad_entropy is not None:
-        entropy_weight = grad_entropy.reshape(-1) * inverse_temperature
-        constant = constant + entropy_weight * (entropy.reshape(-1) - sum_exp.log())
-        slope = (-entropy_weight / sum_exp).unsqueeze(1)
-    return _GradientCoefficients(
-        maximum.unsqueeze(1), (-constant / sum_exp).unsqueeze(1), slope, at_target.unsqueeze(1)
-    )
-
-
-def _write_gradient(
-    grad_logits: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-    coefficients: _GradientCoefficients,
-    vocab: VocabRange,
-    inverse_temperature: float | Tensor,
-) -> None:
-    """Overwrite grad_logits [t, v/tp], which may be uninitialised, with the gradient of this shard."""
-    grad_logits[:, vocab.num_valid :] = 0
-    if vocab.num_valid == 0:
-        return
-    columns, is_held = vocab.locate(targets)
-    at_target = coefficients.at_target.where(is_held.unsqueeze(1), 0.0)
-    logits, grad_logits = logits[:, : vocab.num_valid], grad_logits[:, : vocab.num_valid]
-    for rows, gradient, exp in row_blocks(logits):
-        block = widen(logits[rows], out=gradient)
-        shift(block, coefficients.maximum[rows], of_rows(inverse_temperature, rows), out=gradient)
-        if coefficients.slope is None:
-            gradient.exp_().mul_(coefficients.constant[rows])
-        else:
-            torch.exp(gradient.clamp_(min=LOWEST_SHIFT), out=exp)
-            gradient.mul_(coefficients.slope[rows]).add_(coefficients.constant[rows]).mul_(exp)
-        # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose the difference.
-        gradient.scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
-        grad_logits[rows] = gradient

@@ -70,22 +70,28 @@ def row_statistics(
     Collectives: tp_group: all-gather [t, 4], or [t, 6] with the squares, in the compute dtype.
     Gradient: none.
     """
-    shards = all_gather(
-        _shard_statistics(logits, targets, vocab, inverse_temperature, with_squares=with_squares), group=tp_group
-    )
-    found = _combine(shards, inverse_temperature)
-    is_real = (targets >= 0) & (targets < vocab.vocab_size)
-    return found._replace(log_probs=found.log_probs.where(is_real, math.nan))
+    own = shard_statistics(logits, targets, vocab, inverse_temperature, with_squares=with_squares)
+    return combine(all_gather(own, group=tp_group), targets, vocab, inverse_temperature)
 
 
-def _shard_statistics(
+def shard_statistics(
     logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float | Tensor, *, with_squares: bool
 ) -> Tensor:
-    """[t, 4 or 6]: numbers of each row of this shard [t, v/tp], from which all ranks compute the results.
+    """Numbers of each row of this shard, from which all ranks compute the results.
 
     With m the largest logit and s_v = (logit_v - m) / temperature, both over the real entries of the shard:
     m, sum_v exp(s_v), sum_v exp(s_v) s_v, and the target's logit, -inf where another shard holds it; with squares also
     sum_v exp(2 s_v) and sum_v exp(2 s_v) s_v.
+
+    Args:
+        logits: as in `row_statistics`, like the other arguments.
+        targets: as there.
+        vocab: as there.
+        inverse_temperature: as there.
+        with_squares: as there.
+
+    Returns:
+        [t, 4], or [t, 6] with the squares, in the compute dtype.
     """
     dtype = compute_dtype(logits.dtype)
     statistics = logits.new_zeros((logits.shape[0], 6 if with_squares else 4), dtype=dtype)
@@ -116,15 +122,28 @@ def _shard_statistics(
     return statistics
 
 
-def _combine(statistics: Tensor, inverse_temperature: float | Tensor) -> RowStatistics:
-    """Global numbers of each row from those of all shards [tp, t, 4 or 6]."""
+def combine(
+    statistics: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float | Tensor
+) -> RowStatistics:
+    """Numbers of each row over the whole vocabulary.
+
+    Args:
+        statistics: [tp, t, 4 or 6], those of all shards in rank order.
+        targets: as in `row_statistics`, like the other arguments.
+        vocab: as there.
+        inverse_temperature: as there.
+
+    Returns:
+        The numbers.
+    """
     maxima, sums, weighted, target_logits, *squares = statistics.unbind(-1)
     maximum = maxima.amax(0)
     offset = ((maxima - maximum) * inverse_temperature).clamp_(min=LOWEST_SHIFT)
     scale = offset.exp()
     sum_exp = (sums * scale).sum(0)
     log_sum_exp = sum_exp.log()
-    log_probs = (target_logits.amax(0) - maximum) * inverse_temperature - log_sum_exp
+    is_real = (targets >= 0) & (targets < vocab.vocab_size)
+    log_probs = ((target_logits.amax(0) - maximum) * inverse_temperature - log_sum_exp).where(is_real, math.nan)
     entropy = log_sum_exp - ((weighted + sums * offset) * scale).sum(0) / sum_exp
     if not squares:
         return RowStatistics(maximum, sum_exp, log_probs, entropy, None, None)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megacov.config.model_split import fuses_output
 from megacov.plan.activations import ActivationSettings, Recompute, kept_after_layers, kept_by_layer, layers_in_flight
 from megacov.plan.batch import BatchPlan
 from megacov.plan.layout import Layout
@@ -32,6 +33,9 @@ NCCL_GROUP_BYTES = 256 * 2**20
 LOGIT_BLOCK_BYTES = 2 * 64 * 2**20
 """Two scratch buffers of `megacov.ops.row_blocks` on a GPU, through which log-probs and entropy are computed."""
 
+CHUNK_TOKENS = 1024
+"""Positions whose logits exist at a time in `megacov.ops.linear_log_probs`, whose file imports torch."""
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -43,6 +47,7 @@ class TrainerSettings:
     bucket_bytes: size of a message of weights to the servers; 0 if weights go through the disk.
     saves: whether checkpoints are written.
     defers: whether all forwards of an optimizer step come before its first backward, and keep what that needs.
+    fused_output: `model.fused_output`, whether passes without gradient hold no whole logits.
     """
 
     value_bytes: int
@@ -53,6 +58,7 @@ class TrainerSettings:
     bucket_bytes: int
     saves: bool
     defers: bool = False
+    fused_output: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class StageMemory:
     layer_work: memory that the backward pass of one layer allocates, when the logits are freed already.
     push: whole matrices and buckets on their way to the servers.
     save: optimizer state gathered for a checkpoint.
-    swap: policy weights set aside while the reference computes, and the reference's logits.
+    swap: policy weights set aside while the reference computes, and its logits, whole or a chunk of them.
     staging: main memory for the copy from which a checkpoint is written.
     """
 
@@ -180,13 +186,13 @@ class _Trainer:
             reference=weights if settings.with_reference else 0,
             communication=self._communication(),
             activations=int(self._activations(stage)),
-            logits=self._logits(with_gradient=True) if is_last else 0,
+            logits=self._logits() if is_last else 0,
             layer_work=int(self._layer_work()) + matrix,
             # Gathered shards, and the matrix made of them. Only rank 0, in the first stage, sends buckets.
             push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
             # Owners gather whole parameters, and hold all that they own until it is copied to main memory.
             save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
-            swap=weights + (self._logits(with_gradient=False) if is_last else 0) if settings.with_reference else 0,
+            swap=weights + (self._logits_without_gradient() if is_last else 0) if settings.with_reference else 0,
             staging=weights + int(optimizer) if settings.saves else 0,
         )
 
@@ -227,20 +233,28 @@ class _Trainer:
             work += kept_by_layer(sizes, layout, self._layer_settings("none"))
         return work * self.batch.positions_per_rank
 
-    def _logits(self, *, with_gradient: bool) -> int:
+    def _logits(self) -> int:
         """Memory of the logits. The only other tensor of their size is their gradient; entropy needs none of its own.
 
         Afterwards the gradients of the output layer's weights and of the hidden states exist beside the logits'
         gradient.
         """
-        settings, tensor, positions = self.settings, self.layout.tensor, self.batch.positions_per_rank
-        rows = self._vocab_rows()
-        logits = positions * rows * settings.value_bytes
-        scratch = LOGIT_BLOCK_BYTES + positions * 4 * (4 * tensor + 8)
-        if not with_gradient:
-            return logits + scratch
-        after = (rows + 2 * positions) * self.sizes.hidden_size * settings.value_bytes
-        return logits + max(logits + scratch, after)
+        positions, rows = self.batch.positions_per_rank, self._vocab_rows()
+        logits = positions * rows * self.settings.value_bytes
+        after = (rows + 2 * positions) * self.sizes.hidden_size * self.settings.value_bytes
+        return logits + max(logits + self._logit_scratch(), after)
+
+    def _logits_without_gradient(self) -> int:
+        """Memory of whole logits; or of hidden states, whole and without prompts, and a chunk of logits."""
+        settings, layout, positions = self.settings, self.layout, self.batch.positions_per_rank
+        rows, hidden = self._vocab_rows(), positions * self.sizes.hidden_size * settings.value_bytes
+        if not fuses_output(settings.fused_output, tensor=layout.tensor):
+            return positions * rows * settings.value_bytes + self._logit_scratch()
+        chunk = min(positions, CHUNK_TOKENS) * rows * settings.value_bytes
+        return 2 * hidden + chunk + self._logit_scratch()
+
+    def _logit_scratch(self) -> int:
+        return LOGIT_BLOCK_BYTES + self.batch.positions_per_rank * 4 * (4 * self.layout.tensor + 8)
 
     def _vocab_rows(self) -> int:
         return vocab_rows(self.sizes, tensor=self.layout.tensor, vocab_divisible_by=self.settings.vocab_divisible_by)

@@ -49,6 +49,7 @@ class Algorithm:
     defers: whether later optimizer steps take the current log-probs that they select by from their own forwards, whose
         backwards wait; otherwise from another pass.
     kept_positions: most positions of an optimizer step on a rank with which it does so; None for any number.
+    rollout_is_old: the old log-probs are the rollout server's, so that the first optimizer step is like later ones.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
     denominator: tokens that aggregation divides by, "all" or "kept".
@@ -72,6 +73,7 @@ class Algorithm:
     denominator: str = "all"
     defers: bool = False
     kept_positions: int | None = None
+    rollout_is_old: bool = False
 
 
 def resolve_loss(config: RunConfig) -> Loss:
@@ -137,4 +139,5 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         denominator=algorithm.denominator,
         defers=selection.method == "deferred" or (selection.method == "auto" and bool(kept_positions)),
         kept_positions=None if selection.method == "deferred" else kept_positions,
+        rollout_is_old=algorithm.old_log_probs == "rollout",
     )

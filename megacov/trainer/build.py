@@ -9,7 +9,7 @@ from functools import partial
 
 from megacov.checkpoint.finished import note_finished
 from megacov.checkpoint.store import CheckpointStore
-from megacov.config import RunConfig
+from megacov.config import RunConfig, fuses_output
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
 from megacov.errors import CheckpointError, LeaveRequested, RewardError, RolloutError, WeightSyncError
@@ -119,6 +119,7 @@ def _build_policy(config: RunConfig, shape: ModelShape, groups: ParallelGroups) 
         sequence_parallel=config.parallel.sequence,
         recompute=model.recompute,
         deterministic=config.run.deterministic,
+        fused_output=fuses_output(model.fused_output, tensor=config.parallel.tensor),
     )
     adam = AdamSettings(**config.optimizer.model_dump(exclude={"max_skipped_updates"}), decay_steps=config.num_updates)
     return build_policy(

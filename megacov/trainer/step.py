@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
@@ -19,18 +19,14 @@ from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import (
     MiniBatch,
-    all_inputs,
-    all_micro_batches,
-    plan_mini_batches,
-    with_token_inputs,
 )
-from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.optimizer_step.not_finite import Finding, SkippedUpdates, examine_inputs
+from megacov.trainer.optimizer_step.old_policy import with_own_forwards
+from megacov.trainer.optimizer_step.preparation import prepare_updates
 from megacov.trainer.optimizer_step.scope import SelectionScope, make_scope
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_report import TokenReport, report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome, run_update
-from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.state import TrainState
 from megacov.types import RolloutBatch
@@ -63,7 +59,7 @@ class StepSettings:
     cov_histogram_every: steps between two histograms of the covariance; 0 for none.
     token_table_every: steps between two tables of tokens; 0 for none.
     shows_tokens: whether RUN/samples gets the values of tokens.
-    max_mismatch: bound on the mean |rollout log_prob - old log_prob|; None for no bound. [nats]
+    max_mismatch: bound on the mean |rollout log_prob - trainer's log_prob|; None for no bound. [nats]
     max_skipped_updates: optimizer steps in a row that may be left out because their gradient is not finite.
     log_folder: where rank 0 reports optimizer steps that were left out; None for nowhere.
     last_step: number of the run's last step, from 0.
@@ -117,21 +113,23 @@ def train_step(
     num_checked = settings.micro_batches.count_multiple if is_checked else 0
     batch, metrics = next_batch(policy, rollout, settings, state, clock)
     with clock.time("log_probs"):
-        mini_batches = plan_mini_batches(
-            batch, settings.micro_batches, num_updates=settings.num_updates, first_update=state.update
+        mini_batches, old = prepare_updates(
+            policy,
+            batch,
+            algorithm,
+            settings.micro_batches,
+            num_updates=settings.num_updates,
+            first_update=state.update,
+            num_checked=num_checked,
+            max_mismatch=settings.max_mismatch,
         )
-        micro_batches = all_micro_batches(mini_batches)
-        old = policy.log_probs(micro_batches, with_entropy_t1=True, num_with_sums=num_checked)
-        reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-        advantages = algorithm.advantages(batch.rewards, batch.group_ids)
-        mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
-        mini_batches = [weigh_tokens(mini_batch, batch, algorithm, groups) for mini_batch in mini_batches]
-        check_mismatch(all_inputs(mini_batches), groups, max_mismatch=settings.max_mismatch)
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
     check = _make_check(policy, mini_batches[0], old, settings) if is_checked else None
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
+    if algorithm.rollout_is_old:
+        mini_batches = with_own_forwards(mini_batches, outcomes, policy)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
             mini_batches,
@@ -173,7 +171,7 @@ def _report_tokens(
 
 
 def _make_check(
-    policy: Policy, mini_batch: MiniBatch, old: Sequence[TokenStatistics], settings: StepSettings
+    policy: Policy, mini_batch: MiniBatch, old: Sequence[TokenStatistics | None], settings: StepSettings
 ) -> TheoremCheck:
     return TheoremCheck(
         policy,
@@ -217,7 +215,8 @@ def run_updates(
         selections = scope.before_batch(mini_batches)
     outcomes: list[UpdateOutcome] = []
     for i, mini_batch in enumerate(mini_batches):
-        is_on_policy = not any(outcome.result.is_applied for outcome in outcomes)
+        # The server's log-probs, as old ones, are never those of this policy's own forwards.
+        is_on_policy = not (algorithm.rollout_is_old or any(outcome.result.is_applied for outcome in outcomes))
         with clock.time("selection") if scope.is_timed else nullcontext():
             selection = selections[i] or scope.before_update(policy, mini_batch, is_on_policy=is_on_policy)
         checked = check if i == 0 else None

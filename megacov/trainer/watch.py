@@ -52,8 +52,11 @@ class Watch:
         self._writer = writer
         self._file = AlarmsFile(folder, first_step=first_step)
         self._conditions = read_conditions(config.model_dump(mode="json"))
+        # To the server's log-probs there is a distance on the first optimizer step too.
+        is_own = config.algorithm.old_log_probs == "recompute"
         self._settings = AlarmSettings(
-            **config.monitor.alarms.model_dump(), updates_per_rollout=config.batch.updates_per_rollout
+            **config.monitor.alarms.model_dump(),
+            updates_per_rollout=config.batch.updates_per_rollout if is_own else None,
         )
         self._end_on = config.monitor.end_on
         self._points: defaultdict[str, _Points] = defaultdict(_Points)

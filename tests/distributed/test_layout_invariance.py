@@ -52,6 +52,7 @@ LOSS_LAYOUTS = [
 MIXED_LAYOUTS = [
     Layout(tensor=2, sequence=True, context=2, tokens=SOME, packed=True, mixed=True),
     Layout(pipeline=2, virtual=2, data=2, tokens=ALL, mixed=True),
+    Layout(tensor=2, sequence=True, pipeline=2, virtual=2, tokens=ALL, packed=True, mixed=True, fused=True),
 ]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from megacov.errors import MegacovError, RolloutError, WeightSyncError
 from megacov.megatron.policy import Policy
-from megacov.parallel.collectives import all_reduce_sum
 from megacov.rollout.client.connection import RequestRefusedError
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
 from megacov.trainer.rollout.exchange import RolloutExchange
@@ -21,6 +20,7 @@ from tests.support.policies import (
     TINY_POLICY,
     laid_out_policy,
     make_rollout_batch,
+    own_log_probs,
     prepare_mini_batches,
     step_settings,
 )
@@ -73,7 +73,7 @@ def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -
     """Result of the check for a batch in which the servers' log-probs differ by `off`."""
     with laid_out_policy(tensor, pipeline) as policy:
         batch = make_rollout_batch()
-        batch.rollout_log_probs.copy_(_own_log_probs(policy, batch) + off)
+        batch.rollout_log_probs.copy_(own_log_probs(policy, batch) + off)
         inputs = [part for each in prepare_mini_batches(policy, batch, GRPO, _settings(policy)) for part in each.inputs]
         try:
             check_mismatch(inputs, policy.groups, max_mismatch=max_mismatch)
@@ -84,17 +84,6 @@ def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -
 
 def _settings(policy: Policy) -> Any:
     return step_settings(policy, num_updates=2)
-
-
-def _own_log_probs(policy: Policy, batch: Any) -> Tensor:
-    """The trainer's log-probs, on every rank."""
-    found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
-    for planned in prepare_mini_batches(policy, batch, GRPO, _settings(policy)):
-        for part in planned.inputs:
-            found[part.token_ids] = part.old_log_probs.double()
-    if policy.groups.pp_size > 1:
-        found = all_reduce_sum(found, group=policy.groups.pp)
-    return found.view_as(batch.rollout_log_probs).float()
 
 
 PUSH_CASES = [(_push, *layout, name) for layout in LAYOUTS for name in PUSHES]

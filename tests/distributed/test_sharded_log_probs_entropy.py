@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.ops import linear_log_probs_and_entropy, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from tests.support import reference
 from tests.support.run_ranks import run_cases
 
 pytestmark = pytest.mark.dist
 
-PADDED_VOCAB = 48
+PADDED_VOCAB, HIDDEN = 48, 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Case:
             targets.view(-1)[1] = self.vocab_size or PADDED_VOCAB
         weights = torch.randn(2, *self.shape, generator=generator)
         return logits, targets, weights[0], weights[1] * self.entropy_grad
+
+    def linear_inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states and the whole weight of an output layer."""
+        generator = torch.Generator().manual_seed(1)
+        hidden = torch.randn(*self.shape, HIDDEN, generator=generator)
+        return hidden.to(self.dtype), torch.randn(PADDED_VOCAB, HIDDEN, generator=generator).to(self.dtype)
 
 
 CASES = [
@@ -88,6 +94,7 @@ def _run(case: Case) -> dict:
             shard, targets, tp_group=group, temperature=case.temperatures, vocab_size=case.vocab_size
         )
     return {
+        **_run_linear(case),
         "sums": sums,
         "num_for_sums": comm_of_sums.get_total_counts(),
         "log_probs": log_probs.detach(),
@@ -96,6 +103,30 @@ def _run(case: Case) -> dict:
         "is_unchanged": torch.equal(shard.detach().view(torch.uint8), before.view(torch.uint8)),
         "num_forward": sum(forward_collectives.values()),
         "num_total": comm.get_total_counts(),
+    }
+
+
+def _run_linear(case: Case) -> dict:
+    group, rank, size = dist.group.WORLD, dist.get_rank(), dist.get_world_size()
+    hidden, weight = case.linear_inputs()
+    leaves = hidden.requires_grad_(), weight.chunk(size)[rank].clone().requires_grad_()
+    _, targets, log_prob_weights, entropy_weights = case.inputs()
+    with CommDebugMode() as comm:
+        log_probs, entropy = linear_log_probs_and_entropy(
+            *leaves,
+            targets,
+            tp_group=group,
+            temperature=case.temperatures,
+            entropy_grad=case.entropy_grad,
+            vocab_size=case.vocab_size,
+            chunk_tokens=4,
+        )
+        num_forward = comm.get_total_counts()
+        (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
+    return {
+        "linear": [log_probs.detach(), entropy.detach(), leaves[0].grad],
+        "weight_grad": leaves[1].grad,
+        "num_for_linear": (num_forward, comm.get_total_counts()),
     }
 
 
@@ -133,6 +164,27 @@ def test_sums_of_squares_equal_unsharded_float64(results, index):
         assert all(map(torch.equal, result["sums"], results[index][0]["sums"]))
 
 
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_from_hidden_states_equals_unsharded_float64(results, index):
+    case = CASES[index]
+    _, targets, log_prob_weights, entropy_weights = case.inputs()
+    hidden, weight = (tensor.double().requires_grad_() for tensor in case.linear_inputs())
+    log_probs, entropy = reference.log_probs_and_entropy(
+        hidden @ weight.t(), targets, temperature=case.temperatures, vocab_size=case.vocab_size
+    )
+    (log_probs * log_prob_weights + entropy * entropy_weights).sum().backward()
+    # Logits, their gradient and each product are rounded to the dtype of the hidden states.
+    tolerance = 12 * torch.finfo(case.dtype).eps
+    for result in results[index]:
+        values = zip(result["linear"], (log_probs.detach(), entropy.detach(), hidden.grad), strict=True)
+        for found, expected in values:
+            torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+        assert all(map(torch.equal, result["linear"], results[index][0]["linear"]))
+    grad = torch.cat([result["weight_grad"] for result in results[index]])
+    assert grad.dtype == case.dtype
+    torch.testing.assert_close(grad.double(), weight.grad, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("name", ["log_probs", "entropy"])
 def test_all_ranks_hold_the_same_bits(results, name):
     for by_rank in results:
@@ -140,11 +192,13 @@ def test_all_ranks_hold_the_same_bits(results, name):
             assert torch.equal(result[name], by_rank[0][name])
 
 
-def test_one_collective_forward_and_none_backward(results):
+def test_one_collective_forward_and_none_backward_but_that_of_hidden_states(results):
     for case, by_rank in zip(CASES, results, strict=True):
         expected = 0 if 0 in case.shape else 1
         assert {(result["num_forward"], result["num_total"]) for result in by_rank} == {(expected, expected)}
         assert {result["num_for_sums"] for result in by_rank} == {expected}
+        # The gradient of the hidden states is summed, as Megatron's ColumnParallelLinear does.
+        assert {result["num_for_linear"] for result in by_rank} == {(expected, expected + 1)}
 
 
 def test_the_logits_are_not_written_to(results):

@@ -39,7 +39,7 @@ def test_a_run_trains_with_two_servers(transport: str, tmp_path: Path) -> None:
     # Samples come from the weights that the trainer holds, before the first update and after every later one.
     assert len(scalars["rollout/mismatch_max"]) == 3
     assert max(scalars["rollout/mismatch_max"]) < 1e-4
-    assert min(scalars["policy/grad_norm"]) > 0
+    assert max(scalars["policy/grad_norm"]) > 0  # a step whose groups all have equal rewards has no gradient
     assert scalars["rollout/version_lag_max"] == [0.0] * 3
     logs = sorted((folder / "logs").glob("server_*.log"))
     assert [log.name for log in logs] == ["server_0.log", "server_1.log"]

@@ -50,6 +50,7 @@ class Layout:
     """How training is laid over ranks and micro-batches. `tokens` are those of a micro-batch, at most.
 
     mixed: samples are drawn at two temperatures.
+    fused: passes without gradient hold no logits.
     """
 
     tensor: int = 1
@@ -64,6 +65,7 @@ class Layout:
     tied: bool = False
     dtype: str = "float32"
     mixed: bool = False
+    fused: bool = False
 
     @property
     def reference(self) -> Layout:
@@ -82,7 +84,9 @@ class Layout:
         if self.sequence:
             parts.insert(1, "SP")
         micro_batches = {ONE_SEQUENCE: "one sequence", SOME: f"{SOME} tokens", ALL: "all"}[self.tokens]
-        extras = [name for name in ("tied", "mixed", "recompute") if getattr(self, name) not in (False, "none")]
+        extras = [
+            name for name in ("tied", "mixed", "fused", "recompute") if getattr(self, name) not in (False, "none")
+        ]
         extras += ["bfloat16"] if self.dtype == "bfloat16" else []
         return ", ".join([" ".join(parts) or "1 rank", micro_batches, "packed" if self.packed else "padded", *extras])
 
@@ -128,6 +132,7 @@ def train(layout: Layout, folder: str, names: Sequence[str]) -> dict[str, dict[s
         virtual_pipeline=layout.virtual,
         sequence_parallel=layout.sequence,
         recompute=layout.recompute,
+        fused_output=layout.fused,
     )
     path, sizes = Path(folder, "tied" if layout.tied else "untied"), (layout.tensor, layout.pipeline)
     with laid_out_ranks(*sizes, context=layout.context, virtual_pipeline=layout.virtual) as groups:

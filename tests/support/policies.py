@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
@@ -20,16 +21,14 @@ from megacov.megatron.model_shape import read_model_shape
 from megacov.megatron.optimizer import AdamSettings
 from megacov.megatron.policy import Policy, build_policy
 from megacov.megatron.process_groups import lay_out_ranks, leave_layout
+from megacov.parallel.collectives import all_reduce_sum
 from megacov.parallel.groups import ParallelGroups
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.mini_batch import (
     MiniBatch,
-    all_micro_batches,
-    plan_mini_batches,
-    with_token_inputs,
 )
-from megacov.trainer.optimizer_step.weighting import weigh_tokens
+from megacov.trainer.optimizer_step.preparation import prepare_updates
 from megacov.trainer.step import StepSettings
 from megacov.types import RolloutBatch
 
@@ -156,15 +155,19 @@ def prepare_mini_batches(
     policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings, *, first_update: int = 0
 ) -> list[MiniBatch]:
     """The part of `train_step` between the rollout and the first optimizer step, without the check of the mismatch."""
-    mini_batches = plan_mini_batches(
-        batch, settings.micro_batches, num_updates=settings.num_updates, first_update=first_update
-    )
-    micro_batches = all_micro_batches(mini_batches)
-    old = policy.log_probs(micro_batches, with_entropy_t1=True)
-    reference = policy.reference_log_probs(micro_batches) if algorithm.ref_kl_coef > 0 else None
-    advantages = algorithm.advantages(batch.rewards, batch.group_ids)
-    mini_batches = with_token_inputs(mini_batches, batch, old, reference, advantages=advantages)
-    return [weigh_tokens(mini_batch, batch, algorithm, policy.groups) for mini_batch in mini_batches]
+    num_updates = settings.num_updates
+    return prepare_updates(
+        policy, batch, algorithm, settings.micro_batches, num_updates=num_updates, first_update=first_update
+    )[0]
+
+
+def own_log_probs(policy: Policy, batch: RolloutBatch) -> Tensor:
+    """The trainer's log-probs of this rank's tokens, on all pipeline stages, in the place of the server's."""
+    found = torch.zeros(batch.rollout_log_probs.numel(), dtype=torch.float64)
+    for planned in prepare_mini_batches(policy, batch, GRPO, step_settings(policy, num_updates=2)):
+        for part in planned.inputs:
+            found[part.token_ids] = part.old_log_probs.double()
+    return all_reduce_sum(found, group=policy.groups.pp).view_as(batch.rollout_log_probs).float()
 
 
 def make_rollout_batch(num_samples: int = 16, *, seed: int = 0) -> RolloutBatch:

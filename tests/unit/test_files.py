@@ -18,6 +18,7 @@ WRITES_ELSEWHERE = {
     "cli/deep_check.py": "a pipe",
     "launch/output.py": "standard output itself",
     "monitor/event_files.py": "files of events, whose bytes are cut and then renamed",
+    "trainer/peak_memory.py": "a file of the kernel",
     "launch/heartbeat.py": "stacks, written by faulthandler when a rank hangs",
     "launch/node_report.py": "a file to measure the disk with",
     "launch/node_ranks.py": "created once and for all, by O_EXCL",

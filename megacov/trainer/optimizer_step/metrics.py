@@ -30,7 +30,7 @@ from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.not_finite import without_tokens
 from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_each
-from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, join_if_known
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 
 Metrics = dict[str, float]
@@ -71,6 +71,7 @@ def collect_metrics(
         metrics, histogram = batch_metrics(
             all_inputs(mini_batches),
             selections,
+            compared=_compared(mini_batches, algorithm),
             num_samples=num_samples,
             group=groups.dp_cp,
             with_covariance=is_logged,
@@ -141,12 +142,13 @@ def batch_metrics(
     inputs: Sequence[TokenInputs],
     selections: Sequence[Selection],
     *,
+    compared: Sequence[TokenInputs],
     num_samples: int,
     group: ProcessGroup | None,
     with_covariance: bool,
     with_histogram: bool,
 ) -> tuple[Metrics, Histogram | None]:
-    """Entropy, mismatch and covariance of the whole rollout batch, under the policy before its first update.
+    """Entropy, mismatch and covariance of the whole rollout batch, under the policy of `trainer_log_probs`.
 
     Collectives: group: those of `entropy_means`, `mismatch_metrics`, `masked_means`, `covariance`, then as asked for
     those of `covariance_metrics` and `covariance_histogram`, in that order.
@@ -154,6 +156,7 @@ def batch_metrics(
     Args:
         inputs: of all micro-batches of this rank.
         selections: of all optimizer steps, or none.
+        compared: micro-batches whose log-probs are compared with the server's.
         num_samples: of the rollout batch.
         group: dp_cp.
         with_covariance: whether to compute `cov/*`.
@@ -163,16 +166,13 @@ def batch_metrics(
         `entropy/*`, `rollout/mismatch_*`, `rollout/importance_weight`, `policy/kept_fraction`, `cov/*` and
         `selection/quadrant_*`; and the histogram or None.
     """
-    loss_mask, old = join(inputs, "loss_mask"), join(inputs, "old_log_probs")
+    loss_mask, own = join(inputs, "loss_mask"), join(inputs, "trainer_log_probs")
     advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
     metrics = entropy_means(
-        {"": join(inputs, "entropy"), "_t1": join(inputs, "entropy_t1")},
-        join(inputs, "sample_index"),
-        loss_mask,
-        num_samples=num_samples,
-        group=group,
+        _entropies(inputs), join(inputs, "sample_index"), loss_mask, num_samples=num_samples, group=group
     )
-    metrics |= mismatch_metrics(old, join(inputs, "rollout_log_probs"), loss_mask, group=group)
+    pair = (join(compared, name) for name in ("trainer_log_probs", "rollout_log_probs", "loss_mask"))
+    metrics |= mismatch_metrics(*pair, group=group)
     metrics |= masked_means(
         {
             "policy/kept_fraction": (kept, loss_mask),
@@ -180,11 +180,11 @@ def batch_metrics(
         },
         group=group,
     )
-    cov = covariance(old, advantages, kept, group=group)
+    cov = covariance(own, advantages, kept, group=group)
     if with_covariance:
         metrics |= covariance_metrics(
             cov,
-            old,
+            own,
             advantages,
             kept,
             join(inputs, "token_ids"),
@@ -193,6 +193,17 @@ def batch_metrics(
         )
     histogram = covariance_histogram(cov, kept, group=group) if with_histogram else None
     return _floats(metrics), histogram
+
+
+def _entropies(inputs: Sequence[TokenInputs]) -> dict[str, Tensor]:
+    """By the suffix of their tags; without those at temperature 1 where they are unknown."""
+    found = {"": join_if_known(inputs, "entropy"), "_t1": join_if_known(inputs, "entropy_t1")}
+    return {suffix: values for suffix, values in found.items() if values is not None}
+
+
+def _compared(mini_batches: Sequence[MiniBatch], algorithm: Algorithm) -> list[TokenInputs]:
+    """Micro-batches whose log-probs tell the trainer from the server, and not one optimizer step from the next."""
+    return all_inputs(mini_batches[:1] if algorithm.rollout_is_old else mini_batches)
 
 
 def update_metrics(

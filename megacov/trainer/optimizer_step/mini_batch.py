@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import torch
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings, plan_micro_batches, update_ranges
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, make_token_inputs
 from megacov.types import MicroBatch, RolloutBatch
 
@@ -65,19 +66,24 @@ def all_inputs(mini_batches: Sequence[MiniBatch]) -> list[TokenInputs]:
 def with_token_inputs(
     mini_batches: Sequence[MiniBatch],
     batch: RolloutBatch,
-    old: Sequence[TokenStatistics],
+    old: Sequence[TokenStatistics | None],
     reference: Sequence[Tensor] | None,
     *,
     advantages: Tensor,
+    device: torch.device,
+    rollout_is_old: bool = False,
 ) -> list[MiniBatch]:
     """Add what the losses need to know about each token, once the forward-only passes have run.
 
     Args:
         mini_batches: as planned.
         batch: the rollout batch they were planned for.
-        old: statistics of the old policy, one a micro-batch; empty off the last pipeline stage.
+        old: statistics of the policy before the first optimizer step, one a micro-batch, None where no pass was made;
+            empty off the last pipeline stage.
         reference: [t] log-probs of the reference policy, one a micro-batch; None without a reference KL.
         advantages: [n] float32.
+        device: of the policy.
+        rollout_is_old: whether the server's log-probs are the old ones.
 
     Returns:
         The same mini-batches; unchanged off the last pipeline stage.
@@ -94,6 +100,8 @@ def with_token_inputs(
                 [next(found) for _ in mini_batch.micro_batches],
                 None if references is None else [next(references) for _ in mini_batch.micro_batches],
                 advantages=advantages,
+                device=device,
+                rollout_is_old=rollout_is_old,
             ),
         )
         for mini_batch in mini_batches

@@ -20,10 +20,10 @@ def check_mismatch(inputs: Sequence[TokenInputs], groups: ParallelGroups, *, max
     Collectives: on the last stage, dp_cp: those of `mismatch_metrics`; then those of `from_last_stage`.
 
     Args:
-        inputs: of all micro-batches of this rank; empty off the last stage.
+        inputs: of micro-batches of this rank, with the trainer's log-probs; empty off the last stage.
         groups: of this rank.
-        max_mismatch: largest mean of |rollout log_prob - old log_prob| over all loss tokens, in nats; None allows all,
-            and a mean that is not a number is left to the check of gradients.
+        max_mismatch: largest mean of |rollout log_prob - trainer's log_prob| over all loss tokens, in nats; None allows
+            all, and a mean that is not a number is left to the check of gradients.
 
     Raises:
         WeightSyncError: it is larger; on every rank.
@@ -32,8 +32,8 @@ def check_mismatch(inputs: Sequence[TokenInputs], groups: ParallelGroups, *, max
         return
     found = 0.0
     if groups.is_last_stage:
-        old, rollout, mask = (join(inputs, name) for name in ("old_log_probs", "rollout_log_probs", "loss_mask"))
-        found = float(mismatch_metrics(old, rollout, mask, group=groups.dp_cp)["rollout/mismatch_k1_abs"])
+        own, rollout, mask = (join(inputs, name) for name in ("trainer_log_probs", "rollout_log_probs", "loss_mask"))
+        found = float(mismatch_metrics(own, rollout, mask, group=groups.dp_cp)["rollout/mismatch_k1_abs"])
     found = from_last_stage(found, groups)
     if found > max_mismatch:
         raise WeightSyncError(

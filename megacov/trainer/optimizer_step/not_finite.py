@@ -81,7 +81,7 @@ def examine_losses(
 
 def _is_bad(part: TokenInputs, log_probs: Tensor | None = None) -> Tensor:
     """[t] bool. The policy's own numbers count for tokens without loss, too: if they are not finite, neither is it."""
-    policy = [part.old_log_probs, part.entropy]
+    policy = [part.old_log_probs, *([] if part.entropy is None else [part.entropy])]
     kept = [part.advantages, part.policy_advantages, part.rollout_log_probs]
     if part.ref_log_probs is not None:
         kept.append(part.ref_log_probs)

@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from megacov.ops import covariance
 from megacov.selection import SelectionInputs
 from megacov.trainer.algorithm import Algorithm
-from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, split_like
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, join_if_known, split_like
 from megacov.types import LossBatch
 
 
@@ -78,7 +78,7 @@ def select_tokens(
     eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
     selection_inputs = SelectionInputs(
         cov=cov,
-        entropy=join(inputs, "entropy"),
+        entropy=join_if_known(inputs, "entropy"),
         kept_mask=kept,
         token_ids=join(inputs, "token_ids"),
         eligible_mask=eligible,

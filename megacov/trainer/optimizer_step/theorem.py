@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import Policy
 from megacov.monitor.metrics import masked_means
 from megacov.monitor.theorem import natural_gradient_change, plain_gradient_change
@@ -31,7 +31,7 @@ class TheoremCheck:
         self,
         policy: Policy,
         mini_batch: MiniBatch,
-        statistics: Sequence[TokenStatistics],
+        statistics: Sequence[TokenStatistics | None],
         *,
         num_micro_batches: int,
         with_gradient: bool,
@@ -47,7 +47,8 @@ class TheoremCheck:
         """
         self._policy, self._with_gradient = policy, with_gradient
         self._micro_batches = mini_batch.micro_batches[:num_micro_batches]
-        self._inputs, self._statistics = mini_batch.inputs[:num_micro_batches], statistics[:num_micro_batches]
+        self._inputs = mini_batch.inputs[:num_micro_batches]
+        self._statistics = [found for found in statistics[:num_micro_batches] if found is not None]
         self._slope: EntropySlope | None = None
         self._means: dict[str, float] = {}
 
@@ -74,7 +75,7 @@ class TheoremCheck:
     def _compare(self, new_entropies: Sequence[Tensor], along_step: float | None) -> dict[str, float]:
         """Means over the kept tokens of all ranks, by tag."""
         group = self._policy.groups.dp_cp
-        kept, advantages, old = (join(self._inputs, name) for name in ("kept_mask", "advantages", "old_log_probs"))
+        kept, advantages, old = (join(self._inputs, name) for name in ("kept_mask", "advantages", "trainer_log_probs"))
         entropy = join(self._inputs, "entropy")
         square_sum = torch.cat([_given(part.square_sum) for part in self._statistics])
         square_log_sum = torch.cat([_given(part.square_log_sum) for part in self._statistics])

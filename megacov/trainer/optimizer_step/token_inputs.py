@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.types import MicroBatch, RolloutBatch
 
 
@@ -19,7 +19,9 @@ from megacov.types import MicroBatch, RolloutBatch
 class TokenInputs:
     """Detached tensors of the response tokens of one micro-batch, all [t].
 
-    old_log_probs, entropy, entropy_t1: of the policy before the first update of the rollout batch.
+    old_log_probs: those that ratios are to: the trainer's before the first update of the rollout batch, or a server's.
+    trainer_log_probs, entropy, entropy_t1: of the policy before the first update of the rollout batch. Where the old
+        log-probs are the server's, of the policy that the token's own update begins with, and None until its forward.
     rollout_log_probs: the server's.
     advantages: of each token's sample.
     token_ids, loss_mask: of the micro-batch.
@@ -32,8 +34,9 @@ class TokenInputs:
     """
 
     old_log_probs: Tensor
-    entropy: Tensor
-    entropy_t1: Tensor
+    trainer_log_probs: Tensor | None
+    entropy: Tensor | None
+    entropy_t1: Tensor | None
     rollout_log_probs: Tensor
     advantages: Tensor
     token_ids: Tensor
@@ -59,6 +62,19 @@ def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:
     return torch.cat([getattr(part, name) for part in inputs])
 
 
+def join_if_known(inputs: Sequence[TokenInputs], name: str) -> Tensor | None:
+    """One field of several micro-batches, end to end.
+
+    Args:
+        inputs: of the micro-batches, in order.
+        name: of the field, which may be None.
+
+    Returns:
+        [sum of t], or None where a micro-batch lacks it.
+    """
+    return None if any(getattr(part, name) is None for part in inputs) else join(inputs, name)
+
+
 def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
     """Undo `join`.
 
@@ -75,37 +91,44 @@ def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
 def make_token_inputs(
     batch: RolloutBatch,
     micro_batches: Sequence[MicroBatch],
-    statistics: Sequence[TokenStatistics],
+    statistics: Sequence[TokenStatistics | None],
     reference: Sequence[Tensor] | None,
     *,
     advantages: Tensor,
+    device: torch.device,
+    rollout_is_old: bool,
 ) -> list[TokenInputs]:
     """Join the rollout's record of each token with the forward pass's; `weigh_tokens` then decides what each counts.
 
     Args:
         batch: the rollout batch.
         micro_batches: of this rank, in one optimizer step.
-        statistics: of the same micro-batches.
+        statistics: of the same micro-batches; None where no pass was made.
         reference: reference log-probs of the same micro-batches, or None.
         advantages: [n] float32.
+        device: where the tensors of the results go.
+        rollout_is_old: whether the server's log-probs are the old ones.
 
     Returns:
         One record a micro-batch, in which every loss token takes part and weighs nothing yet.
     """
     result = []
     for i, (micro_batch, found) in enumerate(zip(micro_batches, statistics, strict=True)):
-        assert found.entropy_t1 is not None, "the pass that finds the old log-probs takes both entropies"
-        device = found.log_probs.device
         sample_index = micro_batch.sample_ids
         positions = micro_batch.token_ids % batch.max_response_length
         loss_mask = micro_batch.loss_mask.to(device)
         token_advantages = advantages[sample_index].to(device)
+        rollout = batch.rollout_log_probs[sample_index, positions].to(device)
+        trainers = None if found is None else found.log_probs
+        old = rollout if rollout_is_old else trainers
+        assert old is not None
         result.append(
             TokenInputs(
-                old_log_probs=found.log_probs,
-                entropy=found.entropy,
-                entropy_t1=found.entropy_t1,
-                rollout_log_probs=batch.rollout_log_probs[sample_index, positions].to(device),
+                old_log_probs=old,
+                trainer_log_probs=trainers,
+                entropy=None if found is None else found.entropy,
+                entropy_t1=None if found is None else found.entropy_t1,
+                rollout_log_probs=rollout,
                 advantages=token_advantages,
                 token_ids=micro_batch.token_ids.to(device),
                 loss_mask=loss_mask,

@@ -132,12 +132,12 @@ def _join(
     mini_batches: Sequence[MiniBatch], outcomes: Sequence[UpdateOutcome], batch: RolloutBatch, groups: ParallelGroups
 ) -> _Tokens:
     inputs = all_inputs(mini_batches)
-    old, advantages, kept = (join(inputs, name) for name in ("old_log_probs", "advantages", "kept_mask"))
+    own, advantages, kept = (join(inputs, name) for name in ("trainer_log_probs", "advantages", "kept_mask"))
     return _Tokens(
-        log_probs=old,
+        log_probs=own,
         entropy=join(inputs, "entropy"),
-        cov=covariance(old, advantages, kept, group=groups.dp_cp),
-        mismatch=join(inputs, "rollout_log_probs").double() - old.double(),
+        cov=covariance(own, advantages, kept, group=groups.dp_cp),
+        mismatch=join(inputs, "rollout_log_probs").double() - own.double(),
         selected=torch.cat([_selected(*pair) for pair in zip(mini_batches, outcomes, strict=True)]),
         loss_mask=join(inputs, "loss_mask"),
         kept=kept,

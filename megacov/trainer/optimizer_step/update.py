@@ -27,6 +27,8 @@ class UpdateOutcome:
     """An optimizer step and the tokens it acted on.
 
     selection: None off the last stage or where none is made.
+    forwards: log-probs and entropy [t] of each micro-batch under the policy that the step began with, detached; empty
+        off the last stage.
     findings: this rank's micro-batches that are not finite; empty if the optimizer step was applied.
     kept_positions: as the scope's `kept_positions`.
     """
@@ -34,6 +36,7 @@ class UpdateOutcome:
     result: UpdateResult
     selection: Selection | None
     findings: tuple[Finding, ...] = ()
+    forwards: tuple[tuple[Tensor, Tensor], ...] = ()
     kept_positions: int | None = None
 
 
@@ -57,15 +60,21 @@ class MiniBatchLoss:
             scope: selects here if its moment lies inside the optimizer step.
             algorithm: loss, added terms and their hyperparameters.
             selection: over the whole mini-batch, if it was made before the optimizer step.
-            is_on_policy: whether the policy is still the old one. Then the detached current log-probs stand in for the
-                old ones, so that the ratio is exactly 1: the log-probs of another pass differ by rounding, and the
-                gradient of |d| keeps only the sign of that difference.
+            is_on_policy: whether the policy is still the old one, and not a server's. Then the detached current
+                log-probs stand in for the old ones, so that the ratio is exactly 1: the log-probs of another pass
+                differ by rounding, and the gradient of |d| keeps only the sign of that difference.
             cp_group: ranks that share each micro-batch, for losses that ask for sums over whole sequences.
         """
         self._mini_batch, self._scope, self._algorithm = mini_batch, scope, algorithm
         self._selection, self._is_on_policy, self._cp_group = selection, is_on_policy, cp_group
         self._local: dict[int, Selection] = {}
         self.log_probs: dict[int, Tensor] = {}
+        self._entropies: dict[int, Tensor] = {}
+
+    @property
+    def forwards(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Log-probs and entropy of the micro-batches in order, once every one has been through the loss."""
+        return tuple((self.log_probs[index], self._entropies[index]) for index in sorted(self.log_probs))
 
     @property
     def selection(self) -> Selection | None:
@@ -99,7 +108,7 @@ class MiniBatchLoss:
         """
         part, algorithm = self._mini_batch.inputs[index], self._algorithm
         current = log_probs.detach()
-        self.log_probs[index] = current
+        self.log_probs[index], self._entropies[index] = current, entropy.detach()
         selected, scores = self._selected(index, current)
         old = current if self._is_on_policy else part.old_log_probs
         if algorithm.loss.is_anchored_at_rollout:
@@ -192,6 +201,6 @@ def run_update(
         between_passes=loss.select_between_passes if kept else None,
     )
     if result.is_applied:
-        return UpdateOutcome(result, loss.selection, kept_positions=kept)
+        return UpdateOutcome(result, loss.selection, forwards=loss.forwards, kept_positions=kept)
     findings = examine_losses(mini_batch.inputs, result.outputs, loss.log_probs, loss.selection)
-    return UpdateOutcome(result, loss.selection, findings, kept)
+    return UpdateOutcome(result, loss.selection, findings, loss.forwards, kept)

@@ -13,6 +13,11 @@ WARNED = {
         "algorithm": algorithm("kl_cov", name="kl_cov"),
         "batch": {"updates_per_rollout": 1},
     },
+    "the_sign_of_a_mismatch_is_noise": {
+        "algorithm": algorithm("kl_cov", name="kl_cov") | {"old_log_probs": "rollout"},
+        "batch": {"updates_per_rollout": 1},
+        "rollout": {"max_staleness": 1},
+    },
     "band_needs_normalized_advantages": {
         "algorithm": algorithm("clip_cov", name="clip_cov") | {"advantages": {"normalize_std": False}}
     },
@@ -48,6 +53,12 @@ def test_each_warning_comes_alone(name):
     (sentence,) = config_warnings(config)
     assert sentence == next(advise for advise in ADVICE if advise.__name__ == name)(config)
     assert sentence.endswith(".")
+
+
+def test_a_penalty_without_a_sign_takes_the_servers_log_probs():
+    loss = {"name": "kl_cov", "estimator": "k2"}
+    sections = algorithm("kl_cov", name="kl_cov") | {"old_log_probs": "rollout", "loss": loss}
+    assert config_warnings(make_config(values(algorithm=sections))) == []
 
 
 def test_the_band_of_clip_cov_fits_neither_estimator_that_keeps_the_scale_of_rewards():

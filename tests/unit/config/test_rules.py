@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megacov.config import check_experts, check_model, make_config
+from megacov.config import make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
 from tests.support.config_values import algorithm, values
@@ -50,6 +50,22 @@ BROKEN = {
     "a_loss_at_the_rollout_needs_no_correction": (
         {"algorithm": {"loss": {"name": "dppo"}, "rollout_correction": {"level": "token"}}},
         r"loss.name is dppo, .* algorithm.rollout_correction.level is token, which would weigh them twice: set it to",
+    ),
+    "the_servers_log_probs_are_enough (entropy mask)": (
+        {"algorithm": {"old_log_probs": "rollout", "entropy_mask": {"keep": "high"}}},
+        r"old_log_probs is rollout and algorithm.entropy_mask.keep is high, .* set algorithm.entropy_mask.keep=all, or",
+    ),
+    "the_servers_log_probs_are_enough (high entropy)": (
+        {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
+        "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
+    ),
+    "the_servers_log_probs_are_enough (before any update)": (
+        {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="kl_cov", scope="rollout_batch")}},
+        "selection.scope is rollout_batch with log_probs current, .* set algorithm.selection.log_probs=old",
+    ),
+    "the_servers_log_probs_are_enough (correction)": (
+        {"algorithm": {"old_log_probs": "rollout", "rollout_correction": {"level": "token"}}},
+        "rollout_correction.level is token, which would weigh tokens twice, .* set algorithm.rollout_correction.level",
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
@@ -212,6 +228,12 @@ HELD = [
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred")},
     {"algorithm": algorithm("kl_cov", name="kl_cov", method="pass", scope="rollout_batch")},
+    {
+        "algorithm": {
+            "old_log_probs": "rollout",
+            **algorithm("kl_cov", name="kl_cov", scope="rollout_batch", log_probs="old"),
+        }
+    },
     {"parallel": {"expert": 6, "tensor": 2, "context": 3}},
     {"parallel": {"virtual_pipeline": 2, "pipeline": 2, "tensor": 2, "sequence": True, "context": 2}},
 ]
@@ -234,56 +256,3 @@ def test_what_narrowly_holds_is_let_through(sections):
 
 def test_every_rule_is_broken_by_a_case():
     assert {rule.__name__ for rule in RULES} == {case.partition(" ")[0] for case in BROKEN}
-
-
-TINY = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_layers": 6, "ffn_hidden_size": 24}
-
-
-@pytest.mark.parametrize(("tensor", "pipeline", "virtual"), [(1, 1, 1), (2, 3, 2), (4, 6, 1)])
-def test_a_model_that_divides_is_let_through(tensor, pipeline, virtual):
-    check_model(**TINY, tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        (
-            {"tensor": 3},
-            "parallel.tensor is 3 and the model has 8 attention heads, .* set parallel.tensor to 1, 2 or 4.",
-        ),
-        ({"tensor": 8}, "parallel.tensor is 8 and the model has 4 key-value heads, .* to 1, 2 or 4."),
-        ({"tensor": 4, "ffn_hidden_size": 18}, "the model has 18 feed-forward columns, .* to 1 or 2."),
-        ({"pipeline": 4}, "parallel.pipeline is 4 and the model has 6 layers, .* to 1, 2, 3 or 6."),
-        (
-            {"pipeline": 2, "virtual_pipeline": 2},
-            "parallel.virtual_pipeline is 2 and each of 2 stages has 3 layers, .* to 1 or 3.",
-        ),
-        ({"pipeline": 2, "num_layers": 1}, "the model has 1 layers, .* set parallel.pipeline to 1."),
-    ],
-)
-def test_a_model_that_does_not_divide_is_refused_with_the_sizes_that_would(changes, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        check_model(**({"tensor": 1, "pipeline": 1, "virtual_pipeline": 1} | TINY | changes))
-
-
-EXPERTS = {"num_experts": 6, "expert": 1, "tensor": 1, "sequence": False}
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"expert": 3}, {"expert": 6, "tensor": 2, "sequence": True}, {"num_experts": None, "tensor": 2}]
-)
-def test_experts_that_divide_are_let_through(changes):
-    check_experts(**(EXPERTS | changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"expert": 4}, "parallel.expert is 4 and the model has 6 experts, .* set parallel.expert to 1, 2, 3 or 6."),
-        ({"num_experts": None, "expert": 2}, "parallel.expert is 2 and the model has no experts: set .* to 1."),
-        ({"tensor": 2}, "parallel.tensor is 2, parallel.sequence is false .* set parallel.sequence=true."),
-    ],
-)
-def test_experts_that_cannot_be_shared_out_are_refused(changes, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        check_experts(**(EXPERTS | changes))

@@ -117,6 +117,17 @@ def test_a_reference_adds_its_weights_and_those_set_aside() -> None:
     assert more.swap > plain.weights > plain.swap == 0
 
 
+def test_a_pass_without_gradient_holds_a_chunk_of_the_logits() -> None:
+    settings, batch = replace(BF16, with_reference=True), plan_batch(PAPER, Layout(2, data=2))
+    positions, rows = batch.positions_per_rank, 152064 // 2
+    whole, fused = (stages(Layout(2, data=2), replace(settings, fused_output=name))[0] for name in ("off", "on"))
+    assert whole.swap - fused.swap == 2 * (positions * rows - 1024 * rows - 2 * positions * 5120)
+    assert whole.training == fused.training
+    assert stages(Layout(2, data=2), settings)[0].swap == fused.swap
+    by_default, of_four = (stages(Layout(4), replace(settings, fused_output=name))[0] for name in ("auto", "off"))
+    assert by_default.swap == of_four.swap
+
+
 @pytest.mark.parametrize("sizes", [QWEN_32B, QWEN3_32B], ids=["qwen2", "qwen3"])
 @pytest.mark.parametrize("settings", [BF16, replace(BF16, recompute="full"), replace(BF16, value_bytes=4)])
 def test_more_ranks_never_need_more(sizes: ModelSizes, settings: TrainerSettings) -> None:

@@ -57,6 +57,7 @@ def make_inputs(**changes: Tensor) -> TokenInputs:
         name: values.clone()
         for name in ("old_log_probs", "entropy", "entropy_t1", "rollout_log_probs", "advantages", "ref_log_probs")
     }
+    fields["trainer_log_probs"] = fields["old_log_probs"]
     return TokenInputs(
         **{
             **fields,

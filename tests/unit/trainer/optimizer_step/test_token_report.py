@@ -12,7 +12,7 @@ import torch
 from megacov.advantages import group_relative
 from megacov.data.micro_batch import SequenceLayout
 from megacov.data.packing import MicroBatchSettings
-from megacov.megatron.forward_step import TokenStatistics
+from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import UpdateResult
 from megacov.monitor.breakdown_tags import ACCURACY_CLASSES, POSITION_CLASSES
 from megacov.parallel.groups import ParallelGroups
@@ -49,7 +49,9 @@ def _trained(batch: RolloutBatch) -> tuple[list[MiniBatch], list[UpdateOutcome],
         statistics.append(TokenStatistics(lp, -entropy, -entropy))
     advantages = group_relative(batch.rewards, batch.group_ids, normalize_std=True)
     mini_batches, outcomes, tokens = [], [], []
-    for place, one in enumerate(with_token_inputs(planned, batch, statistics, None, advantages=advantages)):
+    device = torch.device("cpu")
+    given = with_token_inputs(planned, batch, statistics, None, advantages=advantages, device=device)
+    for place, one in enumerate(given):
         inputs = [
             replace(part, kept_mask=part.loss_mask & (torch.rand(len(part.loss_mask), generator=generator) < 0.8))
             for part in one.inputs

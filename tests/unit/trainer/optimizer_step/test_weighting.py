@@ -49,6 +49,7 @@ def _inputs() -> TokenInputs:
     position = torch.cat([torch.arange(6), torch.arange(3), torch.arange(4)])
     return TokenInputs(
         old_log_probs=old,
+        trainer_log_probs=old,
         entropy=torch.rand(N, generator=generator),
         entropy_t1=torch.zeros(N),
         rollout_log_probs=old - 0.8 * torch.randn(N, generator=generator),
