@@ -79,9 +79,8 @@ def collect_metrics(
         )
         if applied:
             kept = join(all_inputs([mini_batches[i] for i in applied]), "kept_mask")
-            metrics |= update_metrics(
-                [outcomes[i] for i in applied], kept, algorithm.loss.metrics.keys(), group=groups.dp_cp
-            )
+            names = algorithm.loss.metrics.keys()
+            metrics |= update_metrics([outcomes[i] for i in applied], kept, names, group=groups.dp_cp)
         if applied and selections:
             # The last applied step is the farthest from the old policy.
             scope = make_scope(algorithm, groups)

@@ -97,13 +97,14 @@ def test_a_full_disk_is_one_warning_until_there_is_space_again(tmp_path, capsys)
     folder.mkdir()
     status = write(folder, range(1, 2), 0.0)
     fresh = folder / f"tmp_{STATUS_NAME}"
-    fresh.symlink_to("/dev/full")
     for step in (2, 3):
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to("/dev/full")
         status.add_step(step, {"reward/mean": float(step)})
     (warning,) = capsys.readouterr().err.splitlines()
     assert f"{folder / STATUS_NAME} cannot be written (No space left on device): the run continues" in warning
     assert rewards(folder) == [(1, 1.0)]
-    fresh.unlink()
+    fresh.unlink(missing_ok=True)
     status.add_step(4, {"reward/mean": 4.0})
     assert rewards(folder) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)] and capsys.readouterr().err == ""
     fresh.symlink_to("/dev/full")
