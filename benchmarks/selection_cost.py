@@ -35,7 +35,7 @@ from tests.support.policies import (
 )
 from tests.support.run_ranks import run_cases
 
-NUM_UPDATES, MICRO_BATCHES, SAMPLES = 4, 8, 256
+NUM_UPDATES, MICRO_BATCHES, SAMPLES = 4, 8, 128
 PROMPT, RESPONSE = 12, 40
 SELECTING = replace(KL_COV, selection_hyperparameters={"ratio": 2e-3})
 ALGORITHMS = {"GRPO": GRPO, "pass": SELECTING, "deferred": replace(SELECTING, defers=True)}
@@ -108,16 +108,19 @@ def main() -> None:
     """Print a table in Markdown: medians of the ratios of all rounds, with quartiles."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
+    options = parser.parse_args()
+    rounds = options.rounds
     print(
         "| layout | recomputed | log-probs from | CPU time over GRPO's | wall time over GRPO's |\n|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         deep = deepened(Path(folder), num_layers=4)
-        for layout, (pipeline, virtual) in LAYOUTS.items():
+        for layout in options.layouts:
+            pipeline, virtual = LAYOUTS[layout]
             path = deep if virtual > 1 else TINY_POLICY
             cases = [(str(path), pipeline, virtual, recompute, rounds) for recompute in ("none", "full")]
-            found = run_cases(measure, cases, world_size=pipeline)
+            found = run_cases(measure, cases, world_size=pipeline, deadline_s=3600)
             for recomputed, by_rank in zip(("nothing", "layers"), found, strict=True):
                 for name, source in (("pass", "a pass"), ("deferred", "deferred")):
                     cpu = ratios(by_rank, name, lambda ranks: sum(one for _, one in ranks))
