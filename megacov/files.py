@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -10,8 +11,7 @@ from pathlib import Path
 def write_atomically(path: Path, text: str, *, is_synced: bool = False) -> None:
     """Write a small file under another name in its folder, then rename it.
 
-    One process at a time may write a path. If writing fails, the old content stays, and the next write replaces what is
-    left of the new.
+    One process at a time may write a path. If writing fails, the old content stays, and nothing of the new.
 
     Args:
         path: file to create or replace; its folder must exist.
@@ -23,12 +23,17 @@ def write_atomically(path: Path, text: str, *, is_synced: bool = False) -> None:
         OSError: the disk refuses it.
     """
     fresh = path.with_name(f"tmp_{path.name}")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if is_synced:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(fresh, path)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk gets its space back
+            fresh.unlink()
+        raise
     if is_synced:
         sync_folder(path.parent)
 

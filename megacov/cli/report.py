@@ -24,9 +24,14 @@ def report(
     from megacov.monitor.report import gather_facts, render
 
     output = output or run / "report.html"
+    target = output.resolve()  # a link stays, and so does a device
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise DataError(
+            f"{output} is a device or a pipe, and a report replaces what was there: choose another --output."
+        )
     text = render(gather_facts(run, max_tokens=max_tokens))
     try:
-        write_atomically(output, text)
+        write_atomically(target, text)
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
     print(f"Report: {output} ({len(text.encode()) / 1e6:.1f} MB)")

@@ -26,7 +26,7 @@ class AlarmsSection(Section):
 
     entropy_floor: StrictFloat = Field(0.05, gt=0)
     """Entropy that counts as collapsed. [nats]"""
-    collapse_within: StrictInt = Field(15, ge=1)
+    collapse_within: StrictInt = Field(10, ge=1)
     """Predicted time until the entropy is at the floor that raises the alarm. [steps]"""
     explosion_factor: StrictFloat = Field(1.5, gt=1)
     """Entropy over the lowest of the first five logged steps; it must also have risen by 0.5 nats. [ratio]"""

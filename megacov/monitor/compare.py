@@ -224,6 +224,8 @@ def _read_config(directory: Path) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = read_yaml(path, source=str(path))
         _ = str(config["run"]["name"]), int(config["run"]["seed"]), str(config["algorithm"]["loss"]["name"])
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} does not hold run.name, run.seed and algorithm.loss.name:"

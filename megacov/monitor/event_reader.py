@@ -63,9 +63,12 @@ def read_history(directory: Path, *, tags: Collection[str] | None = None) -> His
 
 def _in_order(directory: Path) -> list[Path]:
     """Event files by the time of their first event; their names have whole seconds only."""
-    paths = [directory] if directory.is_file() else sorted(directory.glob(_PATTERN))
-    if not directory.exists():
-        raise DataError(f"{directory} is not a folder: give a folder of TensorBoard event files.")
+    try:
+        paths = [directory] if directory.is_file() else [path for path in directory.iterdir() if path.match(_PATTERN)]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{directory} is not a folder: give a folder of TensorBoard event files.") from None
+    except OSError as error:  # which `glob` would take for an empty folder
+        raise DataError(f"{directory} cannot be listed ({error.strerror}): make it readable.") from error
     if not paths:
         below = sorted({str(path.parent.relative_to(directory)) for path in directory.glob(f"**/{_PATTERN}")})
         raise DataError(

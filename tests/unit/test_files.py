@@ -63,4 +63,4 @@ def test_the_old_content_stays_if_writing_fails(tmp_path):
     (tmp_path / "tmp_file").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]

@@ -22,7 +22,7 @@ class AlarmSettings:
     """
 
     entropy_floor: float = 0.05
-    collapse_within: int = 15
+    collapse_within: int = 10
     explosion_factor: float = 1.5
     mismatch_factor: float = 3.0
     mismatch_floor: float = 0.02

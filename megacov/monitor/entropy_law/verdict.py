@@ -100,8 +100,8 @@ def reasons_of_points(entropies: Floats, rewards: Floats, *, num_missing: int) -
     largest, best = float(np.abs(entropies).max()), float(np.abs(rewards).max())
     if largest > HIGHEST_ENTROPY or best > _LARGEST_REWARD:
         sentence = (
-            f"The largest entropy has the size {largest:.3g} and the largest reward {best:.3g}, and no entropy over tokens "
-            f"is above {HIGHEST_ENTROPY:g} nats: give the tags of entropy and reward themselves."
+            f"The largest entropy has the size {largest:.3g} and the largest reward {best:.3g}, and no entropy over "
+            f"tokens is above {HIGHEST_ENTROPY:g} nats: give the tags of entropy and reward themselves."
         )
         return [*reasons, Reason("too_large", sentence, refuses=True)]
     if entropies.min() < -1e-6:

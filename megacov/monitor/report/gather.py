@@ -131,10 +131,13 @@ def _get(settings: Mapping[str, Any] | None, *names: str) -> Any:
 
 
 def _read_history(folder: Path, problems: list[str], *, is_expected: bool) -> History:
-    if not is_expected and not folder.is_dir():
-        return _NOTHING
     try:
+        if not is_expected and not folder.is_dir():
+            return _NOTHING
         history = read_history(folder)
+    except PermissionError as error:
+        problems.append(f"{folder} cannot be read: {error.strerror}.")
+        return _NOTHING
     except DataError as error:
         problems.append(str(error))
         return _NOTHING

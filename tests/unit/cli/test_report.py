@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,16 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(folder, tmp_path):
     with pytest.raises(DataError, match="choose another --output"):
         raise run_report(folder, "--output", tmp_path / "a.html").exception
     assert (tmp_path / "a.html").read_text() == "old"
+
+
+def test_a_pipe_is_not_replaced_and_a_link_stays(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a device or a pipe"):
+        raise run_report(folder, "--output", tmp_path / "pipe").exception
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.html").symlink_to(tmp_path / "a.html")
+    assert run_report(folder, "--output", tmp_path / "link.html").exit_code == 0
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "a.html").stat().st_size > 1000
 
 
 def test_it_needs_no_torch(folder, tmp_path):

@@ -246,6 +246,8 @@ def test_events_longer_than_a_block_are_passed_over(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_without_events_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be listed \(File name too long\)"):
+        read_history(tmp_path / ("x" * 300))
     with pytest.raises(DataError, match="missing is not a folder"):
         read_history(tmp_path / "missing")
     with pytest.raises(DataError, match="has no TensorBoard events: the run has not started"):

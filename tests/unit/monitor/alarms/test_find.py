@@ -77,7 +77,7 @@ def falling(run: dict[str, Values], rate: float) -> Values:
 # What happens from step 100 on, and the steps at which the alarm may come.
 BUILT: dict[str, tuple[Callable[[dict[str, Values]], dict[str, Values]], range]] = {
     # From 0.25 nats, 0.05 are 40 steps away, and 15 before is the time for the alarm; noise and hold allow a few more.
-    "collapse": (lambda run: {"entropy/token_mean": falling(run, 0.04)}, range(115, 135)),
+    "collapse": (lambda run: {"entropy/token_mean": falling(run, 0.04)}, range(120, 140)),
     "explosion": (lambda run: {"entropy/token_mean": falling(run, -0.04)}, range(135, 155)),
     "silent_collapse": (
         lambda run: {
