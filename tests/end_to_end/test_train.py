@@ -55,7 +55,11 @@ LAYOUTS = {
     "tensor2_pipeline2": ("parallel.tensor=2", "parallel.pipeline=2", "parallel.sequence=true"),
     "tensor4": ("parallel.tensor=4",),
     "data2": ("parallel.data=2",),
-    "micro_batch_scope": ("algorithm.selection.scope=micro_batch", "algorithm.old_log_probs=rollout"),
+    "micro_batch_scope": (
+        "algorithm.selection.scope=micro_batch",
+        "algorithm.old_log_probs=rollout",
+        "batch.updates_per_rollout=1",  # so that every token's mismatch is taken before the weights move
+    ),
     "rollout_batch_scope": ("parallel.data=2", "algorithm.selection.scope=rollout_batch", "rollout.temperature=0.9"),
     "context2_packed": ("parallel.context=2", "batch.packed=true", "model.recompute=full"),
     "tensor2_sequence": ("parallel.tensor=2", "parallel.sequence=true", "batch.packed=true"),
