@@ -53,8 +53,11 @@ def poisoned(planned: MiniBatch, field: str) -> tuple[MiniBatch, int]:
     index = next(i for i, part in enumerate(inputs) if part.kept_mask.any())
     part = inputs[index]
     sample = int(part.sample_index[part.kept_mask][0])
-    values = getattr(part, field)
-    inputs[index] = replace(part, **{field: torch.where(part.sample_index == sample, math.nan, values)})
+    # The old log-probs are the trainer's own here, which are two fields of the same values.
+    fields = ("old_log_probs", "trainer_log_probs") if field == "old_log_probs" else (field,)
+    is_bad = part.sample_index == sample
+    bad = {name: torch.where(is_bad, math.nan, getattr(part, name)) for name in fields}
+    inputs[index] = replace(part, **bad)
     return replace(planned, inputs=inputs), sample
 
 
