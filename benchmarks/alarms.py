@@ -51,6 +51,13 @@ def reward_stops(history: History) -> int | None:
     return None
 
 
+def mismatch_doubles(history: History) -> int | None:
+    """The first step after ten at which the mismatch is twice the mean of those ten."""
+    mismatch = history.scalars["rollout/mismatch_k1_abs"]
+    hits = np.flatnonzero(mismatch.values[10:] >= 2 * np.mean(mismatch.values[:10]))
+    return int(mismatch.steps[10 + hits[0]]) if len(hits) else None
+
+
 @dataclass(frozen=True)
 class Built:
     """A run.
@@ -143,7 +150,7 @@ RUNS = (
             "optimizer.lr=2e-3",
             "optimizer.warmup_steps=160",
         ),
-        {"rising_mismatch": first_step("rollout/mismatch_k1_abs", lambda now, begun: now >= 0.02)},
+        {"rising_mismatch": mismatch_doubles},
         ("collapse", "drifting_length"),
     ),
     Built(
