@@ -14,6 +14,11 @@ PYTHON_SGLANG ?= python3.11
 VENV_SGLANG := .venv-sglang
 BIN_SGLANG := $(VENV_SGLANG)/bin
 STAMP_SGLANG := $(VENV_SGLANG)/.installed
+# Triton alone, beside what .venv has: its interpreter runs GPU kernels on a CPU, and its compiler needs no GPU.
+VENV_TRITON := .venv-triton
+STAMP_TRITON := $(VENV_TRITON)/.installed
+# The version that belongs to the pinned torch.
+TRITON := $(shell grep '^triton==' constraints-newest.txt)
 TORCH_SGLANG := $(shell grep '^torch==' constraints-sglang.txt)
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge iproute2 shellcheck
 CODE := megacov tests $(wildcard examples benchmarks)
@@ -26,7 +31,7 @@ TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist load
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format sglang try-sglang try-slurm try-browser test test-long test-newest run-test-newest check quickstart clean
+.PHONY: help env lint format sglang try-sglang triton try-triton try-slurm try-browser test test-long test-newest run-test-newest check quickstart clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +73,19 @@ $(STAMP_SGLANG): constraints-sglang.txt
 try-sglang:
 	@$(MAKE) --no-print-directory sglang || echo "make: tests marked sglang are skipped: SGLang could not be installed"
 
+triton: env $(STAMP_TRITON)  ## make .venv-triton, in which tests run the GPU kernels on the CPU
+
+$(STAMP_TRITON): $(STAMP) constraints-newest.txt
+	@echo "installing Triton into $(VENV_TRITON), some seconds and 700 MB the first time"
+	@$(BIN)/python -m venv --clear --without-pip $(VENV_TRITON)
+	@site="$$($(VENV_TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target "$$site" $(TRITON) && \
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/venv.pth"
+	@touch $@
+
+try-triton:
+	@$(MAKE) --no-print-directory triton || echo "make: tests marked triton are skipped: Triton could not be installed"
+
 # SLURM's daemons, for tests that bring up a cluster inside this machine; shellcheck reads job scripts. As root only.
 try-slurm:
 	@if command -v slurmctld slurmd munged shellcheck ip >/dev/null; then exit 0; fi; \
@@ -88,10 +106,10 @@ try-browser:
 	else why="apt-get could not install Chromium"; fi; \
 	echo "make: tests marked browser are skipped: $$why"
 
-test: env try-sglang try-slurm try-browser  ## all quick tests that need no GPU
+test: env try-sglang try-triton try-slurm try-browser  ## all quick tests that need no GPU
 	$(TEST) -m "not slow"
 
-test-long: env try-sglang try-slurm try-browser  ## all tests that can run here
+test-long: env try-sglang try-triton try-slurm try-browser  ## all tests that can run here
 	$(TEST)
 
 # A python3.12 on the PATH may be pyenv's, which fails unless that version is selected: so it is run, then pyenv is asked.
@@ -121,5 +139,5 @@ quickstart: env  ## train a tiny policy with GRPO, Clip-Cov and KL-Cov and compa
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.sum_pairs.quickstart
 
 clean:  ## remove caches and environments; runs/ stays
-	rm -rf $(VENV) $(VENV_NEWEST) $(VENV_SGLANG) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_NEWEST) $(VENV_SGLANG) $(VENV_TRITON) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,14 +2,19 @@
 
 The floor is derived from a measured copy of the logits. A forward must read them once, which is half a copy; forward
 and backward must read them twice and write a gradient once, which is one and a half copies.
+On a GPU (--device cuda) the Triton kernels run, beside the torch path and Megatron-Core's fused cross entropy without
+any entropy. Times are the GPU's: a fill of other memory comes first, so that the host queues all launches meanwhile.
 Run: python -m benchmarks.ops [--dtype bfloat16]
+     python -m benchmarks.ops --device cuda --dtype bfloat16 --tokens 8192 [--vocab 152064]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -20,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.timing import interleaved_ms, print_table
 from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.ops.kernels import dispatch
 
 
 def plain_entropy(logits: Tensor) -> Tensor:
@@ -39,39 +45,92 @@ def contenders(logits: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], 
         log_probs = -fused_vocab_parallel_cross_entropy(leaf.clone().unsqueeze(1), targets.unsqueeze(1), group)
         return log_probs, plain_entropy(leaf.detach())
 
-    return {
-        "megacov": lambda leaf: vocab_parallel_log_probs_and_entropy(leaf, targets, tp_group=group),
+    def megatron_fused_alone(leaf: Tensor) -> tuple[Tensor, Tensor]:
+        own = leaf.clone() if leaf.dtype == torch.float32 else leaf
+        log_probs = -fused_vocab_parallel_cross_entropy(own.unsqueeze(1), targets.unsqueeze(1), group)
+        return log_probs, log_probs.detach()
+
+    def ours(leaf: Tensor) -> tuple[Tensor, Tensor]:
+        return vocab_parallel_log_probs_and_entropy(leaf, targets, tp_group=group)
+
+    named = {
+        "megacov": ours,
         "Megatron-Core cross entropy + plain entropy": megatron,
         "Megatron-Core fused + plain entropy": megatron_fused,
     }
+    if dispatch.takes(logits.detach()):
+        named["megacov, torch path"] = ours
+        named["Megatron-Core fused, no entropy"] = megatron_fused_alone
+    return named
+
+
+def on_torch_path(run: Callable[[], object]) -> Callable[[], object]:
+    """The same call with the kernels off, in backward too."""
+
+    def run_without_kernels() -> object:
+        with mock.patch.dict(os.environ, {dispatch.VARIABLE: "0"}):
+            return run()
+
+    return run_without_kernels
+
+
+def gpu_ms(run: Callable[[], object], fill: Tensor) -> float:
+    """Milliseconds that the work takes on the GPU, if the host queues it within the time of the fill."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    fill.zero_()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end)
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--vocab", type=int, default=19008, help="columns of the shard: 152064 over 8 ranks")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("skipped: torch sees no CUDA device")
+        return
+    os.environ.setdefault(dispatch.VARIABLE, "1")
     torch.set_num_threads(1)
     with tempfile.NamedTemporaryFile() as store:
-        dist.init_process_group("gloo", store=dist.FileStore(store.name, 1), rank=0, world_size=1)
+        backend = "nccl" if options.device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.FileStore(store.name, 1), rank=0, world_size=1)
         parallel_state.initialize_model_parallel()
-        logits = (torch.randn(options.tokens, options.vocab) * 3).to(getattr(torch, options.dtype)).requires_grad_()
-        targets = torch.randint(0, options.vocab, (options.tokens,))
-        named = contenders(logits, targets)
-        group = parallel_state.get_tensor_model_parallel_group()
-        forward = {name: lambda run=run: run(logits) for name, run in named.items()}
-        forward["megacov with the sums of squares"] = lambda: vocab_parallel_sums(logits, targets, tp_group=group)
-        both = {name: lambda run=run: torch.autograd.grad(run(logits)[0].sum(), logits) for name, run in named.items()}
-        target_memory, source = torch.empty_like(logits.detach()), logits.detach()
-        forward["one copy"] = both["one copy"] = lambda: target_memory.copy_(source)
-        for title, runs, num_copies in (("forward", forward, 0.5), ("forward and backward", both, 1.5)):
-            times = interleaved_ms(runs, num_rounds=options.rounds)
-            times["floor"] = times.pop("one copy") * num_copies
-            print_table(f"{title}, {options.dtype} [{options.tokens}, {options.vocab}]", times, ours="megacov")
+        compare(options)
         dist.destroy_process_group()
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Time all contenders, forward and then forward and backward."""
+    dtype = getattr(torch, options.dtype)
+    logits = torch.empty(options.tokens, options.vocab, dtype=dtype, device=options.device)
+    logits.normal_(std=3.0).requires_grad_()
+    targets = torch.randint(0, options.vocab, (options.tokens,), device=options.device)
+    named = contenders(logits, targets)
+    group = parallel_state.get_tensor_model_parallel_group()
+    forward = {name: lambda run=run: run(logits) for name, run in named.items()}
+    forward["megacov with the sums of squares"] = lambda: vocab_parallel_sums(logits, targets, tp_group=group)
+    both = {name: lambda run=run: torch.autograd.grad(run(logits)[0].sum(), logits) for name, run in named.items()}
+    target_memory, source = torch.empty_like(logits.detach()), logits.detach()
+    forward["one copy"] = both["one copy"] = lambda: target_memory.copy_(source)
+    clock = {}
+    if options.device == "cuda":
+        fill = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
+        clock["milliseconds"] = lambda run: gpu_ms(run, fill)
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    for title, runs, num_copies in (("forward", forward, 0.5), ("forward and backward", both, 1.5)):
+        runs = {name: on_torch_path(run) if name == "megacov, torch path" else run for name, run in runs.items()}
+        times = interleaved_ms(runs, num_rounds=options.rounds, **clock)
+        times["floor"] = times.pop("one copy") * num_copies
+        print_table(f"{title}, {where}, {options.dtype} [{options.tokens}, {options.vocab}]", times, ours="megacov")
 
 
 if __name__ == "__main__":

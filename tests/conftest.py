@@ -24,6 +24,7 @@ from tests.support.dearest_modules import DearestModules
 # so that neither worker is left alone with one at the end.
 FIRST = ("end_to_end/test_survival.py", "rollout/test_sglang_real.py", "distributed/test_layout_invariance.py")
 SGLANG = Path(__file__).parents[1] / ".venv-sglang"
+TRITON = Path(__file__).parents[1] / ".venv-triton"
 
 # Other work shares the cores, so time says nothing; CI draws the same examples every time.
 hypothesis.settings.register_profile("megacov", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -38,7 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest modules, and skip what this machine cannot run."""
     items.sort(key=_place)
-    reasons = {"browser": why_no_browser, "gpu": _no_gpu, "sglang": _no_sglang, "slurm": _no_slurm}
+    reasons = {
+        "browser": why_no_browser,
+        "gpu": _no_gpu,
+        "sglang": _no_sglang,
+        "slurm": _no_slurm,
+        "triton": _no_triton,
+    }
     for marker, reason in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and (why := reason()):
@@ -72,6 +79,15 @@ def _no_sglang() -> str:
         return "there is no .venv-sglang; `make sglang` makes it"
     if not any(SGLANG.glob("lib/python3*/site-packages/sglang/launch_server.py")):
         return "SGLang is not installed in .venv-sglang; `make sglang` says why"
+    return ""
+
+
+def _no_triton() -> str:
+    """Triton has an environment of its own, so that torch and all other tests do not see it."""
+    if not os.access(TRITON / "bin" / "python", os.X_OK):
+        return "there is no .venv-triton; `make triton` makes it"
+    if not any(TRITON.glob("lib/python3*/site-packages/triton/language/core.py")):
+        return "Triton is not installed in .venv-triton; `make triton` says why"
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from megacov.ops.kernels.dispatch import takes
 from megacov.ops.row_blocks import row_blocks
 from megacov.ops.vocab_statistics import LOWEST_SHIFT, of_rows, shift, widen
 
@@ -80,6 +81,11 @@ def write_gradient(
         vocab: the part of the vocabulary in this shard.
         inverse_temperature: factor of the logits; one for all, or [t] in the compute dtype.
     """
+    if takes(logits):
+        from megacov.ops.kernels.backward import write_rows  # with Triton, which not every machine has
+
+        write_rows(grad_logits, logits, targets, coefficients, vocab, inverse_temperature)
+        return
     grad_logits[:, vocab.num_valid :] = 0
     if vocab.num_valid == 0:
         return

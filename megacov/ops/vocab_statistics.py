@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from megacov.ops.kernels.dispatch import takes
 from megacov.ops.row_blocks import compute_dtype, row_blocks
 from megacov.parallel.collectives import all_gather
 
@@ -93,6 +94,10 @@ def shard_statistics(
     Returns:
         [t, 4], or [t, 6] with the squares, in the compute dtype.
     """
+    if takes(logits):
+        from megacov.ops.kernels.forward import reduce_rows  # with Triton, which not every machine has
+
+        return reduce_rows(logits, targets, vocab, inverse_temperature, with_squares=with_squares)
     dtype = compute_dtype(logits.dtype)
     statistics = logits.new_zeros((logits.shape[0], 6 if with_squares else 4), dtype=dtype)
     columns, is_held = vocab.locate(targets)

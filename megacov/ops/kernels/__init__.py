@@ -1,0 +1,1 @@
+"""Triton kernels of the passes over a shard of the logits; dispatch.py decides where they run."""

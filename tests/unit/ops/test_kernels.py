@@ -1,0 +1,76 @@
+"""The Triton kernels: in the interpreter against float64, as machine code for an H100, and on a GPU if there is one."""
+
+import importlib.util
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from megacov.ops.kernels import dispatch
+from tests.support.kernel_checks import BLOCK, CHECKS
+
+ROOT = Path(__file__).parents[3]
+
+
+def _with_triton(module: str, folder: Path, **environment: str) -> dict:
+    """What a module prints as JSON in the environment that has Triton."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(folder)} | environment
+    command = [ROOT / ".venv-triton" / "bin" / "python", "-W", "ignore", "-m", module]
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("interpreted")
+    found = _with_triton("tests.support.kernel_checks", folder, TRITON_INTERPRET="1")
+    assert list(found) == list(CHECKS)
+    return found
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_the_interpreter(interpreted, name):
+    assert interpreted[name] == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CHECKS)
+def test_on_a_gpu(name, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv(dispatch.VARIABLE, "1")
+    CHECKS[name]("cuda")
+
+
+@pytest.mark.triton
+def test_the_machine_code_reads_each_logit_once_and_writes_it_once(tmp_path):
+    """The interpreter rounds and compares otherwise than a GPU: these are the GPU's instructions."""
+    found = _with_triton("tests.support.kernel_builds", tmp_path)
+    assert len(found) == 12
+    for variant, facts in found.items():
+        kernel, dtype, _ = variant.split()
+        elements = BLOCK // (8 * 32)  # of a thread
+        assert facts["wide_loads"] * 16 == elements * (4 if dtype == "fp32" else 2), variant
+        assert facts["wide_stores"] == (facts["wide_loads"] if kernel == "backward" else 0), variant
+        assert facts["nan_maxima"] == elements, "a logit that is NaN would become a small one"
+        assert facts["roundings"] == (["rn"] if kernel == "backward" and dtype != "fp32" else []), variant
+        # 2,048 threads of a multiprocessor share 65,536 registers.
+        assert facts["registers"] <= 64 and facts["spilled_bytes"] == 0, variant
+
+
+def test_on_a_cpu_the_torch_path_runs(monkeypatch):
+    logits = torch.randn(3, 8)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv(dispatch.VARIABLE, "1")
+    assert not dispatch.takes(logits)
+
+
+def test_without_triton_the_torch_path_runs(monkeypatch):
+    if importlib.util.find_spec("triton") is not None:
+        pytest.skip("Triton is installed beside torch here")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert not dispatch.takes(torch.randn(3, 8))
