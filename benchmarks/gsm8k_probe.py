@@ -45,7 +45,7 @@ class _Gradient:
     penalty: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ProbedPolicy(Policy):
     """A policy that measures its updates. It shares everything with the policy it is made of."""
 
