@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megacov.ops.masked import exact_sum_parts
+from megacov.ops.kernels.dispatch import runs_on
+from megacov.ops.masked import check_mask, exact_sum_parts
 from megacov.parallel.collectives import all_reduce_sum
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ def covariance(log_probs: Tensor, advantages: Tensor, kept_mask: Tensor, *, grou
     Raises:
         ValueError: if the shapes differ or the mask is not bool.
     """
+    check_mask(log_probs, kept_mask)
+    check_mask(advantages, kept_mask)
+    if runs_on(log_probs):
+        from megacov.ops.kernels import covariance as kernels  # with Triton, which not every machine has
+
+        flat = log_probs.reshape(-1), advantages.reshape(-1), kept_mask.reshape(-1)
+        parts = all_reduce_sum(kernels.mean_parts(*flat), group=group)
+        means = (parts[0:4:2] + parts[1:4:2]) / parts[4]
+        return kernels.write_covariance(*flat, means=means).view(log_probs.shape)
     parts = torch.cat(
         [
             exact_sum_parts(log_probs, kept_mask),

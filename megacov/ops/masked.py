@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # A float64 holds 53 bits. Sums of multiples of 2**-20 are exact below 2**33. The rest of a value is at most 2**-21, so
 # sums of 2**26 (67 million) rests, rounded to multiples of 2**-48, are exact too. A float32 above 3e-8 needs no
 # rounding at all. Beyond these limits the sums are as good as plain float64 sums.
-_COARSE = 2.0**20
-_FINE = 2.0**48
+COARSE = 2.0**20
+FINE = 2.0**48
 
 
 def masked_sum(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
@@ -90,9 +90,22 @@ def exact_parts(values: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ or the mask is not bool.
     """
+    check_mask(values, mask)
+    kept = values.detach().double().where(mask, 0.0)
+    coarse = (kept * COARSE).round() / COARSE
+    fine = ((kept - coarse) * FINE).round() / FINE
+    return torch.stack([coarse, fine])
+
+
+def check_mask(values: Tensor, mask: Tensor) -> None:
+    """Check that there is a flag for each value.
+
+    Args:
+        values: [...] of any dtype.
+        mask: the flags.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
+    """
     if values.shape != mask.shape or mask.dtype != torch.bool:
         raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, but must be bool {tuple(values.shape)}")
-    kept = values.detach().double().where(mask, 0.0)
-    coarse = (kept * _COARSE).round() / _COARSE
-    fine = ((kept - coarse) * _FINE).round() / _FINE
-    return torch.stack([coarse, fine])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from megacov.ops.kernels.dispatch import takes
+from megacov.ops.kernels.dispatch import runs_on, takes
 from megacov.ops.row_blocks import compute_dtype, row_blocks
 from megacov.parallel.collectives import all_gather
 
@@ -141,6 +141,11 @@ def combine(
     Returns:
         The numbers.
     """
+    if statistics.dtype == torch.float32 and statistics.numel() > 0 and runs_on(statistics):
+        from megacov.ops.kernels.combine import combine_rows  # with Triton, which not every machine has
+
+        fields = combine_rows(statistics, targets, vocab.vocab_size, inverse_temperature)
+        return RowStatistics(*fields[:4], *(fields[4:] or (None, None)))
     maxima, sums, weighted, target_logits, *squares = statistics.unbind(-1)
     maximum = maxima.amax(0)
     offset = ((maxima - maximum) * inverse_temperature).clamp_(min=LOWEST_SHIFT)

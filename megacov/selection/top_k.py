@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from megacov.ops.kernels.dispatch import runs_on
 from megacov.parallel.collectives import all_reduce_sum
 from megacov.selection.sort_keys import sort_keys
 
@@ -62,7 +63,11 @@ def global_top_k(
     flat_scores, flat_mask, flat_ids = scores.detach().reshape(-1), kept_mask.reshape(-1), token_ids.reshape(-1)
     # Filled on the device, because a copy from the host would wait for it.
     wanted = k.reshape(()) if isinstance(k, Tensor) else flat_ids.new_full((), k)
-    if scores.device.type == "cpu":
+    if runs_on(flat_scores):
+        from megacov.selection.kernels.radix import select_top_k  # with Triton, which not every machine has
+
+        selected = select_top_k(flat_scores, flat_mask, flat_ids, wanted, digits=_DIGITS, group=group)
+    elif scores.device.type == "cpu":
         shortlist = _shortlist(flat_scores, flat_mask, int(wanted))
         chosen = _select(
             flat_scores.index_select(0, shortlist), None, flat_ids.index_select(0, shortlist), wanted, group

@@ -5,10 +5,8 @@ As a program it prints, for each check, the assertion that failed, or an empty t
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import traceback
 from unittest import mock
 
 import torch
@@ -24,6 +22,7 @@ from megacov.ops.kernels import dispatch
 from megacov.ops.vocab_gradient import gradient_coefficients, write_gradient
 from megacov.ops.vocab_statistics import combine, shard_statistics
 from tests.support import reference
+from tests.support.kernel_program import print_failures
 
 BLOCK = 4096
 # Rows, columns of a shard, shards, entries without padding: blocks that are full, cut or one entry long, one-row and
@@ -249,18 +248,5 @@ CHECKS = {
 }
 
 
-def main() -> None:
-    """Run all checks in the interpreter."""
-    torch.set_num_threads(1)
-    failures = {}
-    for name, check in CHECKS.items():
-        try:
-            check("cpu")
-            failures[name] = ""
-        except AssertionError:
-            failures[name] = traceback.format_exc()
-    print(json.dumps(failures))
-
-
 if __name__ == "__main__":
-    main()
+    print_failures(CHECKS)

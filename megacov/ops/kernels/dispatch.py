@@ -1,4 +1,4 @@
-"""Decides which logits the Triton kernels take; the torch path takes all others."""
+"""Decides which tensors the Triton kernels take; the torch path takes all others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,30 @@ VARIABLE = "MEGACOV_KERNELS"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
+def runs_on(tensor: Tensor) -> bool:
+    """Whether kernels take tensors of this device.
+
+    They run on a GPU if MEGACOV_KERNELS is 1 in the environment, or in Triton's interpreter where TRITON_INTERPRET is 1
+    unless MEGACOV_KERNELS is 0. Machines without Triton are left to torch.
+
+    Args:
+        tensor: any tensor; its values are not read.
+
+    Returns:
+        The verdict.
+    """
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return (
+        os.environ.get(VARIABLE, "1" if is_interpreted else "0") == "1"
+        and (tensor.is_cuda or (is_interpreted and tensor.device.type == "cpu"))
+        and _has_triton()
+    )
+
+
 def takes(logits: Tensor) -> bool:
     """Whether the kernels take these logits.
 
-    They run on a GPU if MEGACOV_KERNELS is 1 in the environment, or in Triton's interpreter where TRITON_INTERPRET is 1
-    unless MEGACOV_KERNELS is 0. float64 is left to torch, as are logits whose columns do not lie side by side, and
-    machines without Triton.
+    float64 is left to torch, as are logits whose columns do not lie side by side.
 
     Args:
         logits: [t, v/tp] float; its values are not read.
@@ -29,15 +47,7 @@ def takes(logits: Tensor) -> bool:
     Returns:
         The verdict. It depends on device, dtype, shape and strides alone, not on the rank.
     """
-    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return (
-        os.environ.get(VARIABLE, "1" if is_interpreted else "0") == "1"
-        and (logits.is_cuda or is_interpreted)
-        and logits.dtype in _DTYPES
-        and logits.numel() > 0
-        and logits.stride(1) == 1
-        and _has_triton()
-    )
+    return logits.dtype in _DTYPES and logits.numel() > 0 and logits.stride(1) == 1 and runs_on(logits)
 
 
 @cache

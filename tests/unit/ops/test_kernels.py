@@ -1,33 +1,19 @@
 """The Triton kernels: in the interpreter against float64, as machine code for an H100, and on a GPU if there is one."""
 
 import importlib.util
-import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
 from megacov.ops.kernels import dispatch
 from tests.support.kernel_checks import BLOCK, CHECKS
-
-ROOT = Path(__file__).parents[3]
-
-
-def _with_triton(module: str, folder: Path, **environment: str) -> dict:
-    """What a module prints as JSON in the environment that has Triton."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(folder)} | environment
-    command = [ROOT / ".venv-triton" / "bin" / "python", "-W", "ignore", "-m", module]
-    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+from tests.support.kernel_program import run_with_triton
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("interpreted")
-    found = _with_triton("tests.support.kernel_checks", folder, TRITON_INTERPRET="1")
+    found = run_with_triton("tests.support.kernel_checks", folder, TRITON_INTERPRET="1")
     assert list(found) == list(CHECKS)
     return found
 
@@ -49,7 +35,7 @@ def test_on_a_gpu(name, monkeypatch):
 @pytest.mark.triton
 def test_the_machine_code_reads_each_logit_once_and_writes_it_once(tmp_path):
     """The interpreter rounds and compares otherwise than a GPU: these are the GPU's instructions."""
-    found = _with_triton("tests.support.kernel_builds", tmp_path)
+    found = run_with_triton("tests.support.kernel_builds", tmp_path)
     assert len(found) == 12
     for variant, facts in found.items():
         kernel, dtype, _ = variant.split()
