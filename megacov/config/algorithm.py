@@ -203,7 +203,8 @@ class AlgorithmSection(Section):
     rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
     """Importance weights between rollout server and trainer."""
     old_log_probs: Literal["recompute", "rollout"] = "recompute"
-    """Ratios are to the trainer's log-probs before the first update, by a pass of their own; or to the server's."""
+    """Ratios are to the trainer's log-probs before the first update, by a pass over what the update itself does not
+    tell; or to the server's."""
     aggregation: Literal[
         "token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_sum_constant_norm"
     ] = "token_mean"

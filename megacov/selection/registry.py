@@ -48,11 +48,13 @@ class Selector:
     scores: fn(inputs) -> [t] float, by which tokens are ranked or become candidates.
     candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
         that ranks.
+    needs_entropy: whether it reads the entropy of the inputs.
     """
 
     select: Callable[..., Tensor]
     scores: Callable[[SelectionInputs], Tensor]
     candidates: Callable[..., Tensor] | None = None
+    needs_entropy: bool = False
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
         """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
@@ -121,5 +123,5 @@ def _entropy(inputs: SelectionInputs) -> Tensor:
 _SELECTORS = {
     "kl_cov": Selector(_kl_cov, _cov),
     "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band),
-    "high_entropy": Selector(_high_entropy, _entropy),
+    "high_entropy": Selector(_high_entropy, _entropy, needs_entropy=True),
 }

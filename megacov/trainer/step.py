@@ -122,14 +122,14 @@ def train_step(
             first_update=state.update,
             num_checked=num_checked,
             max_mismatch=settings.max_mismatch,
+            first_is_left=True,
         )
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
     check = _make_check(policy, mini_batches[0], old, settings) if is_checked else None
     outcomes = run_updates(policy, mini_batches, algorithm, clock=clock, skipped=skipped, check=check)
-    if algorithm.rollout_is_old:
-        mini_batches = with_own_forwards(mini_batches, outcomes, policy)
+    mini_batches = with_own_forwards(mini_batches, outcomes, policy)
     with clock.time("metrics"):
         found, histogram = collect_metrics(
             mini_batches,

@@ -23,12 +23,14 @@ class MiniBatch:
     samples: rows of the rollout batch that all ranks together train on.
     micro_batches: this rank's part of them, one a forward pass.
     inputs: one record a micro-batch on the last pipeline stage; empty on the others.
+    tells_itself: its own forwards are the first to tell the trainer's log-probs, as `old_policy.py` has it.
     """
 
     update: int
     samples: range
     micro_batches: list[MicroBatch]
     inputs: list[TokenInputs]
+    tells_itself: bool = False
 
 
 def plan_mini_batches(

@@ -81,16 +81,20 @@ def examine_losses(
 
 def _is_bad(part: TokenInputs, log_probs: Tensor | None = None) -> Tensor:
     """[t] bool. The policy's own numbers count for tokens without loss, too: if they are not finite, neither is it."""
-    policy = [part.old_log_probs, *([] if part.entropy is None else [part.entropy])]
+    policy = [values for values in (part.old_log_probs, part.entropy) if values is not None]
     kept = [part.advantages, part.policy_advantages, part.rollout_log_probs]
     if part.ref_log_probs is not None:
         kept.append(part.ref_log_probs)
     if log_probs is not None:
         policy.append(log_probs)
-        kept.append((log_probs - part.old_log_probs).exp())
-    return ~torch.stack([values.isfinite() for values in policy]).all(0) | (
-        part.kept_mask & ~torch.stack([values.isfinite() for values in kept]).all(0)
-    )
+        if part.old_log_probs is not None:
+            kept.append((log_probs - part.old_log_probs).exp())
+    is_sound = part.loss_mask.new_ones(part.loss_mask.shape)
+    for values in policy:
+        is_sound &= values.isfinite()
+    for values in kept:
+        is_sound &= values.isfinite() | ~part.kept_mask
+    return ~is_sound
 
 
 def _finding(micro_batch: int, part: TokenInputs, where: Tensor) -> Finding | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from megacov.data.packing import MicroBatchSettings
 from megacov.megatron.logits_reader import TokenStatistics
 from megacov.megatron.policy import Policy
@@ -14,7 +16,7 @@ from megacov.trainer.optimizer_step.mini_batch import (
     with_token_inputs,
 )
 from megacov.trainer.optimizer_step.mismatch import check_mismatch
-from megacov.trainer.optimizer_step.old_policy import find_old_policy
+from megacov.trainer.optimizer_step.old_policy import find_old_policy, first_tells_itself
 from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.types import RolloutBatch
 
@@ -29,6 +31,7 @@ def prepare_updates(
     first_update: int,
     num_checked: int = 0,
     max_mismatch: float | None = None,
+    first_is_left: bool = False,
 ) -> tuple[list[MiniBatch], list[TokenStatistics | None]]:
     """Cut the batch, make the passes without gradient, and weigh every token.
 
@@ -44,6 +47,7 @@ def prepare_updates(
         first_update: number of the first of them in the run.
         num_checked: the first micro-batches, which the check of the theorem measures.
         max_mismatch: as in `check_mismatch`.
+        first_is_left: whether the first optimizer step is left to tell about its tokens itself, where it can.
 
     Returns:
         The mini-batches; and what the policy says of their micro-batches, as `find_old_policy` returns it.
@@ -52,8 +56,13 @@ def prepare_updates(
         WeightSyncError: the servers' log-probs are too far from the trainer's; on every rank.
     """
     planned = plan_mini_batches(batch, micro_batches, num_updates=num_updates, first_update=first_update)
+    if algorithm.rollout_is_old:
+        planned = [replace(mini_batch, tells_itself=True) for mini_batch in planned]
+    elif first_is_left and num_checked == 0 and first_tells_itself(policy, algorithm, planned[0]):
+        planned[0] = replace(planned[0], tells_itself=True)
     of_all, num_compared = all_micro_batches(planned), 0 if max_mismatch is None else micro_batches.count_multiple
-    old = find_old_policy(policy, of_all, algorithm, num_checked=num_checked, num_compared=num_compared)
+    num_left = sum(len(mini_batch.micro_batches) for mini_batch in planned if mini_batch.tells_itself)
+    old = find_old_policy(policy, of_all, num_left=num_left, num_checked=num_checked, num_compared=num_compared)
     reference = policy.reference_log_probs(of_all) if algorithm.ref_kl_coef > 0 else None
     mini_batches = with_token_inputs(
         planned,

@@ -20,6 +20,7 @@ from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
+from megacov.trainer.optimizer_step.token_inputs import old_log_probs
 
 
 class SelectionScope:
@@ -139,7 +140,7 @@ class RolloutBatchScope(SelectionScope):
     is_timed = True
 
     def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
-        whole = self._select(mini_batches, [part.old_log_probs for part in all_inputs(mini_batches)])
+        whole = self._select(mini_batches, old_log_probs(all_inputs(mini_batches)))
         if whole is None:
             return [None] * len(mini_batches)
         bounds = accumulate((len(mini_batch.inputs) for mini_batch in mini_batches), initial=0)
@@ -161,13 +162,14 @@ class MiniBatchScope(SelectionScope):
     def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
         kept = self.kept_positions(mini_batch, is_on_policy=is_on_policy)
         if kept is None:
-            return self._select([mini_batch], [part.old_log_probs for part in mini_batch.inputs])
+            return self._select([mini_batch], old_log_probs(mini_batch.inputs))
         if kept > 0:
             return None
         return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
 
     def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
-        return None if is_on_policy or self._algorithm.log_probs == "old" else 0
+        is_known = is_on_policy and not mini_batch.tells_itself
+        return None if is_known or self._algorithm.log_probs == "old" else 0
 
 
 class DeferredMiniBatchScope(MiniBatchScope):
@@ -214,8 +216,8 @@ class MicroBatchScope(SelectionScope):
 
     def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
         part = mini_batch.inputs[index]
-        source = part.old_log_probs if self._algorithm.log_probs == "old" else log_probs
-        return select_tokens([part], [source], self._algorithm, update=mini_batch.update, group=self._groups.cp)
+        source = old_log_probs([part]) if self._algorithm.log_probs == "old" else [log_probs]
+        return select_tokens([part], source, self._algorithm, update=mini_batch.update, group=self._groups.cp)
 
 
 _SCOPES = {"rollout_batch": RolloutBatchScope, "mini_batch": MiniBatchScope, "micro_batch": MicroBatchScope}

@@ -66,11 +66,12 @@ def select_tokens(
     """
     assert algorithm.select is not None
     joined = torch.cat(list(log_probs))
+    old = join_if_known(inputs, "old_log_probs")
     advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
     cov = covariance(joined, advantages, kept, group=group)
     batch = LossBatch(
         log_probs=joined,
-        old_log_probs=join(inputs, "old_log_probs"),
+        old_log_probs=joined if old is None else old,  # before the first update the policy is the old one
         advantages=join(inputs, "policy_advantages"),
         kept_mask=kept,
         token_weights=join(inputs, "token_weights"),

@@ -20,8 +20,10 @@ class TokenInputs:
     """Detached tensors of the response tokens of one micro-batch, all [t].
 
     old_log_probs: those that ratios are to: the trainer's before the first update of the rollout batch, or a server's.
+        None for tokens of the first update, until its forward, where that tells them.
     trainer_log_probs, entropy, entropy_t1: of the policy before the first update of the rollout batch. Where the old
-        log-probs are the server's, of the policy that the token's own update begins with, and None until its forward.
+        log-probs are the server's, of the policy that the token's own update begins with. None until its forward, where
+        that tells them.
     rollout_log_probs: the server's.
     advantages: of each token's sample.
     token_ids, loss_mask: of the micro-batch.
@@ -33,7 +35,7 @@ class TokenInputs:
     token_weights: aggregation mode and denominator of the token's optimizer step.
     """
 
-    old_log_probs: Tensor
+    old_log_probs: Tensor | None
     trainer_log_probs: Tensor | None
     entropy: Tensor | None
     entropy_t1: Tensor | None
@@ -73,6 +75,20 @@ def join_if_known(inputs: Sequence[TokenInputs], name: str) -> Tensor | None:
         [sum of t], or None where a micro-batch lacks it.
     """
     return None if any(getattr(part, name) is None for part in inputs) else join(inputs, name)
+
+
+def old_log_probs(inputs: Sequence[TokenInputs]) -> list[Tensor]:
+    """The old log-probs of micro-batches that have them.
+
+    Args:
+        inputs: of the micro-batches.
+
+    Returns:
+        [t] a micro-batch.
+    """
+    known = [part.old_log_probs for part in inputs if part.old_log_probs is not None]
+    assert len(known) == len(inputs)
+    return known
 
 
 def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
@@ -121,7 +137,6 @@ def make_token_inputs(
         rollout = batch.rollout_log_probs[sample_index, positions].to(device)
         trainers = None if found is None else found.log_probs
         old = rollout if rollout_is_old else trainers
-        assert old is not None
         result.append(
             TokenInputs(
                 old_log_probs=old,

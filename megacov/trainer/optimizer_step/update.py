@@ -113,6 +113,7 @@ class MiniBatchLoss:
         old = current if self._is_on_policy else part.old_log_probs
         if algorithm.loss.is_anchored_at_rollout:
             old = part.rollout_log_probs
+        assert old is not None
         batch = LossBatch(
             log_probs=log_probs,
             old_log_probs=old,

@@ -20,7 +20,7 @@ from megacov.parallel.groups import ParallelGroups
 from megacov.selection import select_high_entropy
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
-from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, split_like
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, old_log_probs, split_like
 from megacov.types import RolloutBatch
 
 
@@ -82,7 +82,9 @@ def _mask_by_entropy(parts: list[TokenInputs], mask: EntropyMask, groups: Parall
 def _correct(
     parts: list[TokenInputs], correction: RolloutCorrection, groups: ParallelGroups, *, num_samples: int
 ) -> list[TokenInputs]:
-    log_ratios = [part.old_log_probs.double() - part.rollout_log_probs.double() for part in parts]
+    log_ratios = [
+        old.double() - part.rollout_log_probs.double() for old, part in zip(old_log_probs(parts), parts, strict=True)
+    ]
     if correction.level != "token":
         means = _sequence_totals(parts, log_ratios, groups, num_samples=num_samples, level=correction.level)
         log_ratios = [means[part.sample_index] for part in parts]
