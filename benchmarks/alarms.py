@@ -170,7 +170,7 @@ RUNS = (
         {},
     ),
     Built("healthy_kl_cov", "KL-Cov of the quickstart", "tiny_kl_cov", (), {}),
-    Built("healthy_palindromes", "KL-Cov of the palindromes", "palindromes_kl_cov", (), {}),
+    Built("healthy_graph_coloring", "KL-Cov of the graph coloring", "graph_coloring_kl_cov", (), {}),
 )
 
 

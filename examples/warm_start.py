@@ -1,9 +1,10 @@
-"""The part that the scripts of the shipped policies share: a tokenizer of characters, and supervised training."""
+"""The part that the scripts of the shipped policies share: a tokenizer of given pieces, and supervised training."""
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -38,11 +39,12 @@ class Schedule:
         return self.peak * min(1.0, (step + 1) / 50) * decay
 
 
-def build_tokenizer(characters: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Build a tokenizer with one token per character after four special ones; it adds nothing to the text."""
-    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *characters))}
+def build_tokenizer(pieces: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Build a tokenizer with one token per piece of text after four special ones; it adds nothing to the text."""
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *pieces))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    longer = [re.escape(piece) for piece in vocabulary if len(piece) > 1 and piece not in SPECIAL_TOKENS]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*longer, r"[\s\S]"])), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -62,7 +64,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]
     width = max(len(row) for row in rows)
     tokens = torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])
     columns = torch.arange(width)
-    starts = torch.tensor([[len(prompt)] for prompt, _ in pairs])
+    starts = torch.tensor([[len(tokenizer.encode(prompt))] for prompt, _ in pairs])
     ends = torch.tensor([[len(row)] for row in rows])
     return tokens, torch.where((columns >= starts) & (columns < ends), tokens, IGNORED_LABEL)
 

@@ -30,7 +30,7 @@ _MODULES = (
     "megacov",
     "megacov.cli.deep_check",
     "benchmarks.conversion_plan",
-    "examples.palindromes.run",
+    "examples.graph_coloring.run",
     "examples.sum_pairs.quickstart",
     "tests.support.fault_rank",
     "tests.support.process_facts",

@@ -19,7 +19,7 @@ from megacov.files import write_atomically
 from megacov.launch.output import keep_output
 from megacov.rewards.reasoning_gym.rows import encode, read_row
 from megacov.rewards.reasoning_gym.scorer import check_right_answer, create_dataset
-from megacov.rewards.reasoning_gym.tasks import installed_version
+from megacov.rewards.reasoning_gym.tasks import ANSWER_IN_METADATA, installed_version
 
 _LONGEST_ROW_S = 120
 
@@ -70,13 +70,16 @@ def _make_row(dataset: Any, index: int, *, task: str, seed: int, settings: dict[
     try:
         entry = dataset[index]
         metadata = encode(entry["metadata"])
+        answer = entry["answer"]
+        if task in ANSWER_IN_METADATA:
+            answer = json.dumps(entry["metadata"][ANSWER_IN_METADATA[task]])
     except Exception as error:
         raise DataError(f"reasoning-gym raised {type(error).__name__} in row {index} of {task}: {error}") from error
     finally:
         signal.alarm(0)
     return {
         "prompt": entry["question"],
-        "answer": entry["answer"],
+        "answer": answer,
         "task": task,
         "settings": settings,
         "seed": seed,

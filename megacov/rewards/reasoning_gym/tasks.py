@@ -18,13 +18,15 @@ REFUSED: dict[str, str] = {
     "coin_flip": "its scorer gives 1 to each prefix of the right number, such as 0",
     "composite": "it is a mixture of tasks and none itself; give each task a file, and mix them by data.sources",
     "game_of_life_halting": "its scorer gives 1 to every text",
-    "graph_color": _NO_ANSWER,
     "propositional_logic": _NO_ANSWER,
     "puzzle24": "its scorer gives 1 to any four numbers that make 24, also to others than those of the prompt",
     "rubiks_cube": _NO_ANSWER,
     "rush_hour": _NO_ANSWER,
 }
 """Reason why each of these tasks is refused."""
+
+ANSWER_IN_METADATA: dict[str, str] = {"graph_color": "possible_answer"}
+"""Where the rows of a task hold a right answer, as JSON, though the library names none: the key in their metadata."""
 
 
 def installed_version() -> str:

@@ -17,6 +17,7 @@ QUICK = (
     "arc_1d",
     "chain_sum",
     "countdown",
+    "graph_color",
     "gsm_symbolic",
     "isomorphic_strings",
     "list_functions",

@@ -1,6 +1,6 @@
-"""Train the palindrome policy with GRPO, Clip-Cov and KL-Cov on two tensor-parallel ranks, and compare them.
+"""Train the graph-coloring policy with GRPO, Clip-Cov and KL-Cov on two tensor-parallel ranks, and compare them.
 
-    python -m examples.palindromes.run [--seeds 0 1 2] [--steps N] [--folder runs/palindromes]
+    python -m examples.graph_coloring.run [--seeds 0 1 2] [--steps N] [--folder runs/graph_coloring]
 
 The folder receives a run folder for each algorithm and seed, and compare.png. Earlier runs are moved aside.
 """
@@ -16,9 +16,9 @@ def main() -> None:
     """Train every algorithm with every seed, then compare."""
     compare_algorithms(
         __doc__.splitlines()[0],
-        runs="yaml_configs/runs/palindromes_{algorithm}.yaml",
-        folder=Path("runs", "palindromes"),
-        reward=0.85,
+        runs="yaml_configs/runs/graph_coloring_{algorithm}.yaml",
+        folder=Path("runs", "graph_coloring"),
+        reward=0.9,
     )
 
 
