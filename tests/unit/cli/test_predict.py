@@ -223,3 +223,14 @@ def test_a_configuration_without_its_algorithm_says_nothing_about_the_law(make_r
     path = make_run("broken")
     (path / "config.yaml").write_text("run: {name: broken}\n")
     assert "settings of the run are not known" in run_predict(path).output
+
+
+def test_names_of_columns_cannot_steer_the_terminal(tmp_path):
+    path, column = tmp_path / "table.csv", "\x1b]0;reward\x07"
+    rows_ = "".join(
+        f"{step},{entropy},{reward}\n" for step, (entropy, reward) in enumerate(zip(ENTROPIES, REWARDS, strict=True))
+    )
+    path.write_text(f"step,entropy,{column}\n{rows_}1,2,3\n")
+    result = run_predict(path, "--entropy", "entropy", "--reward", column)
+    assert "table.csv: \\x1b]0;reward\\x07 against entropy" in result.output
+    assert result.output.replace("\n", "").isprintable()
