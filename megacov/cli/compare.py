@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from megacov.errors import DataError
 
 _LOG_WIDTH = 120
 """Columns of the table where there is no terminal."""
@@ -33,7 +36,10 @@ def compare(
     from megacov.monitor.compare_figure import write_figure
     from megacov.monitor.compare_law import fit_group
     from megacov.monitor.compare_table import render_law_table, render_table
+    from megacov.monitor.visible_text import visible
 
+    if not math.isfinite(reward):
+        raise DataError(f"--reward is {reward}: give the reward at which entropies are compared, such as 0.8.")
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
@@ -44,7 +50,7 @@ def compare(
     )
     run_by_path = {path: read_run(directory) for path, directory in reading}
     for problem in dict.fromkeys(each for run in run_by_path.values() for each in run.problems):
-        console.print(f"warning: {problem}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"warning: {visible(problem)}", soft_wrap=True, highlight=False, markup=False)
     groups = group_runs(run_by_path.values())
     baseline_group = next(group for group in groups if run_by_path[baseline.resolve()] in group)
     console.print(render_table(groups, baseline_group=baseline_group, reward=reward))

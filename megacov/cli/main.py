@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,8 +27,9 @@ from megacov.cli import (
     status,
     train,
 )
-from megacov.errors import MegacovError
-from megacov.launch.output import keep_output
+from megacov.errors import DataError, MegacovError
+from megacov.launch.output import keep_output, lost_for
+from megacov.monitor.visible_text import visible
 
 app = typer.Typer(
     name="megacov",
@@ -62,11 +64,25 @@ def main() -> None:
     try:
         app(prog_name="megacov")
     except MegacovError as error:
-        if not error.is_echo:
-            print(f"megacov: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end_with(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        start = str(error.filename)[:60]
+        _end_with(DataError(f"No file can have the name {start}..., which is too long: give a shorter one."))
+    except SystemExit as ended:
+        if ended.code or not (reason := lost_for()):
+            raise
+        lost = "what the command did stands, but its text is lost: make room."
+        _end_with(DataError(f"Standard output was not written whole ({reason}); {lost}"))
+
+
+def _end_with(error: MegacovError) -> NoReturn:
+    if not error.is_echo:
+        print("\n".join(map(visible, f"megacov: {error}".split("\n"))), file=sys.stderr)  # names may hold anything
+    sys.exit(error.exit_code)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -52,6 +52,7 @@ def predict(
     """Fit R = -a exp(H) + b to runs: a, b, ceiling, intervals, early prediction, and whether the law holds."""
     from megacov.monitor.entropy_law.sources import read_source
     from megacov.monitor.entropy_law.text import describe, describe_sizes
+    from megacov.monitor.visible_text import visible
 
     billions = _parse_sizes(sizes, len(runs), predict_size)
     sources = [read_source(path, entropy_tag=entropy, reward_tag=reward, step_column=step) for path in runs]
@@ -61,7 +62,7 @@ def predict(
         print(json.dumps(_document(fits, over_sizes), indent=1))
     else:
         for source, law in fits:
-            print("\n".join(describe(source, law, early=early)))
+            print("\n".join(map(visible, describe(source, law, early=early))))
         if billions:
             print("\n".join(describe_sizes(_over_sizes(fits, billions, predict_size))))
     if output is not None:

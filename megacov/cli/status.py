@@ -87,6 +87,10 @@ def _progress(progress: Progress | None, steps: int | None) -> str:
 
 
 def _alarms(found: RunStatus) -> Iterator[tuple[str, str]]:
+    if found.alarms is None:
+        if found.progress is not None or found.saved is not None:
+            yield "alarms", f"not known: {found.run / ALARMS_NAME} is missing; `megacov report` finds them again"
+        return
     for alarm in found.alarms:
         if alarm.cleared is None:
             yield "alarm", f"{alarm.kind} since step {alarm.step}: {alarm.seen}; {alarm.meaning}; {alarm.knob}"

@@ -19,7 +19,7 @@ from megacov.errors import CheckpointError, ConfigError, DataError, SubmitError
 from megacov.launch.attempts import Attempts, read_attempts
 from megacov.launch.jobs import SlurmJob, ask_job, choose_job, find_jobs, script_of
 from megacov.monitor.alarm import Alarm
-from megacov.monitor.alarms_file import read_alarms
+from megacov.monitor.alarms_file import ALARMS_NAME, read_alarms
 from megacov.monitor.headline_tags import ENTROPY_TAG, REWARD_TAG
 from megacov.monitor.run_end import RunEnd, read_end
 from megacov.monitor.status_file import STATUS_NAME, LoggedStep, read_logged_steps
@@ -69,7 +69,7 @@ class RunStatus:
     end: how the process that held the run last has ended; None while it holds the run, or if it was killed.
     steps: number of steps that the run will have at its end.
     unread: why the logged steps are not known; empty if they are.
-    alarms: all that the run has raised, by step.
+    alarms: all that the run has raised, by step; None if the run has left no record of them.
     damaged_alarms: lines of RUN/alarms.jsonl that cannot be read.
     restarts: restarts of the run's jobs, over the whole chain.
     logs: log folder of the newest attempt.
@@ -86,7 +86,7 @@ class RunStatus:
     unread: str
     entropy: Metric | None
     reward: Metric | None
-    alarms: tuple[Alarm, ...]
+    alarms: tuple[Alarm, ...] | None
     damaged_alarms: int
     saved: Saved | None
     restarts: int
@@ -151,7 +151,7 @@ def read_status(run: Path, job: SlurmJob | None = None) -> RunStatus:
         unread=unread,
         entropy=_metric(logged, ENTROPY_TAG),
         reward=_metric(logged, REWARD_TAG),
-        alarms=tuple(alarms),
+        alarms=tuple(alarms) if (run / ALARMS_NAME).exists() else None,
         damaged_alarms=damaged_alarms,
         saved=saved,
         restarts=max(0, len(attempts.folders) - 1),

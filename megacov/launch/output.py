@@ -18,6 +18,7 @@ _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN)
 _OUT, _ERR = 1, 2
 
 _log_file: Path | None = None
+_lost_for = ""
 
 
 class _LastingFile(io.FileIO):
@@ -51,6 +52,19 @@ def keep_output(log_file: Path | None = None) -> None:
 def write_now(text: str) -> None:
     """Write a line to standard error past Python's buffers: safe in a signal handler, where `print` may fail."""
     _write_whole(_ERR, memoryview(f"{text}\n".encode()))
+
+
+def lost_for() -> str:
+    """Why text that was meant for standard output is nowhere now; empty if all of it was written.
+
+    A reader that has left does not count, nor does a process with a log file, whose output is not its result.
+
+    Returns:
+        The operating system's word for it, such as "No space left on device".
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    return "" if _log_file else _lost_for
 
 
 def _open_if_closed(descriptor: int) -> None:
@@ -89,6 +103,7 @@ def _number_of(stream: io.TextIOWrapper) -> int:
 
 
 def _write_whole(descriptor: int, data: memoryview) -> None:
+    global _lost_for
     is_replaced = False
     data = data.cast("B")
     while data:
@@ -96,6 +111,7 @@ def _write_whole(descriptor: int, data: memoryview) -> None:
             data = data[os.write(descriptor, data) :]
         except OSError as error:
             if error.errno in _MAY_PASS or is_replaced:
+                _lost_for = error.strerror or str(error) if descriptor == _OUT else _lost_for
                 return
             is_replaced = True
             _replace(descriptor)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ class AlarmsFile:
         self._path = run_folder / ALARMS_NAME
         self._has_failed = False
         try:
-            lines = _whole_lines(self._path) if first_step is not None else []
+            lines = _whole_lines(self._path) if first_step is not None else ()
             kept = [line for line in lines if (alarm := _parse(line)) and _written_at(alarm) < (first_step or 0)]
-            if self._path.exists():
-                write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+            # Also without a line: a run without this file is one of an older megacov, of which nobody knows alarms.
+            write_atomically(self._path, "".join(f"{line}\n" for line in kept))
         except OSError as error:
             self._warn(error)
 
@@ -88,14 +89,15 @@ def _written_at(alarm: Alarm) -> int:
     return alarm.step if alarm.cleared is None else alarm.cleared
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Lines of the file; without the last one while it is being written."""
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Lines of the file; without the last one while it is being written. One that is too long comes in pieces."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES)
+            for line in iter(partial(file.readline, MAX_JSON_BYTES + 1), b""):
+                if line.endswith(b"\n") or len(line) > MAX_JSON_BYTES:
+                    yield line.decode("utf-8", errors="replace").rstrip("\n")
     except FileNotFoundError:
-        return []
-    return content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
+        return
 
 
 def _parse(line: str) -> Alarm | None:

@@ -64,13 +64,21 @@ def read_csv(path: Path, *, step_column: str | None = None, tags: Collection[str
             f" number as step, or another number of cells than the {len(header)} of the first line."
         )
     scalars: dict[str, Series] = {}
+    repeated: dict[str, int] = {}
     for column, name in names.items():
         if column != steps_at and name and (tags is None or name in tags):
-            series, bad = _column(rows, steps, column)
+            series, num_repeated, bad = _column(rows, steps, column)
             if len(series.steps):
                 scalars[name] = series
+                repeated |= {name: num_repeated} if num_repeated else {}
             if bad and (len(series.steps) or tags is not None):
                 problems.append(f"{path}: {len(bad)} cells of {name} are no numbers, the first is {bad[0][:40]!r}.")
+    if repeated:
+        most = max(repeated, key=lambda name: repeated[name])
+        problems.append(
+            f"{path}: a step has several rows with a value, {repeated[most]} times in column {most}, and the last"
+            " counts: give one row a step if each is a mean over a part of it."
+        )
     if rows and not scalars and tags is None:
         problems.append(f"{path}: no cell but the steps is a number, which has a point and no comma.")
     return History(scalars=scalars, texts={}, problems=tuple(problems))
@@ -128,8 +136,8 @@ def _steps(rows: Sequence[Sequence[str]], column: int, num_columns: int) -> tupl
     return steps, skipped
 
 
-def _column(rows: Sequence[Sequence[str]], steps: Sequence[int | None], column: int) -> tuple[Series, list[str]]:
-    """A column's points, and its cells that are no numbers."""
+def _column(rows: Sequence[Sequence[str]], steps: Sequence[int | None], column: int) -> tuple[Series, int, list[str]]:
+    """A column's points, the number of cells that a later row replaces, and the cells that are no numbers."""
     found, values, bad = array("q"), array("d"), []
     for step, row in zip(steps, rows, strict=True):
         cell = row[column].strip() if step is not None else ""
@@ -141,7 +149,8 @@ def _column(rows: Sequence[Sequence[str]], steps: Sequence[int | None], column: 
         else:
             found.append(step)
             values.append(value)
-    return Series.of_points(found, values), bad
+    series = Series.of_points(found, values)
+    return series, len(found) - len(series.steps), bad
 
 
 def _number(cell: str) -> float | None:

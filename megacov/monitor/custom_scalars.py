@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from megacov.monitor.tags import TAGS
@@ -39,7 +40,7 @@ def _declared(start: str, end: str = "") -> tuple[str, ...]:
 
 _PAGE: dict[str, dict[str, list[Any]]] = {
     "Entropy and reward": {
-        "reward, and the ceiling of the entropy law": _chart("reward/mean", "law/ceiling"),
+        "reward, and its ceiling where the entropy law holds": _chart("reward/mean", "law/ceiling"),
         "entropy (nats)": _chart("entropy/token_mean", "entropy/sequence_mean"),
         "ceiling of the entropy law, 95 %": _margin("law/ceiling", "law/ceiling_low", "law/ceiling_high"),
         "coefficients of the law": _chart("law/a", "law/b"),
@@ -115,7 +116,22 @@ _PAGE: dict[str, dict[str, list[Any]]] = {
     },
 }
 
-# A chart for which no tag is declared would stay empty.
-_DRAWN = {section: {title: chart for title, chart in charts.items() if chart[1]} for section, charts in _PAGE.items()}
-CUSTOM_SCALARS = {section: charts for section, charts in _DRAWN.items() if charts}
-"""Charts by their titles, by the titles of their sections, as `SummaryWriter.add_custom_scalars` takes them."""
+
+def lay_out(*, without: Collection[str] = ()) -> dict[str, dict[str, list[Any]]]:
+    """The page without charts that stay empty, because the run writes none of their tags.
+
+    Args:
+        without: beginnings of tags that the run does not write, such as "law/".
+
+    Returns:
+        Charts by their titles, by the titles of their sections, as `SummaryWriter.add_custom_scalars` takes them. Runs
+        that TensorBoard shows together share one page, so a chart that is drawn has all its tags.
+    """
+    absent = tuple(map(re.escape, without))
+    drawn = {
+        section: {
+            title: chart for title, chart in charts.items() if not all(tag.startswith(absent) for tag in chart[1])
+        }
+        for section, charts in _PAGE.items()
+    }
+    return {section: charts for section, charts in drawn.items() if charts}

@@ -24,13 +24,14 @@ _CUT = re.compile(r"\.until_(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """Bytes of an event file that stay, and those that go."""
+    """Bytes of an event file that stay, and those that go; and where it is damaged, if it is."""
 
     kept: bytes
     removed: bytes
+    damaged_at: int | None = None
 
 
-def cut_event_files(directory: Path, *, first_step: int, config_tag: str) -> None:
+def cut_event_files(directory: Path, *, first_step: int, config_tag: str) -> list[str]:
     """Remove all points of a step or later from the event files of earlier writers, and whatever follows damage.
 
     A file that loses something is continued under a new name, `<its name>.until_<first_step>`, so that servers that
@@ -44,14 +45,24 @@ def cut_event_files(directory: Path, *, first_step: int, config_tag: str) -> Non
         first_step: smallest step to remove.
         config_tag: tag of the configuration; the resumed run writes it anew at `first_step - 1`.
 
+    Returns:
+        A sentence for each file that was damaged. One that a dying process has left off in the middle is not.
+
     Raises:
         OSError: the files cannot be read or written.
     """
+    problems = []
     _drop_superseded(directory)
     for path in sorted(directory.glob("events.out.tfevents.*")):
         cut = _cut(path.read_bytes(), first_step=first_step, config_tag=config_tag)
         if cut.removed:
-            _replace(path, cut, first_step=first_step)
+            removed = _replace(path, cut, first_step=first_step)
+            if cut.damaged_at is not None:
+                problems.append(
+                    f"{path} is damaged at byte {cut.damaged_at}: the steps after it are lost to charts, law and"
+                    f" alarms; {removed.name} beside it keeps their bytes."
+                )
+    return problems
 
 
 def _drop_superseded(directory: Path) -> None:
@@ -69,7 +80,8 @@ def _drop_superseded(directory: Path) -> None:
             _replace(path, _Cut(b"", path.read_bytes()), first_step=0)
 
 
-def _replace(path: Path, cut: _Cut, *, first_step: int) -> None:
+def _replace(path: Path, cut: _Cut, *, first_step: int) -> Path:
+    """The file with the removed bytes."""
     aside = path.name.replace("tfevents", "removed", 1)
     removed = next(name for i in count(1) if not (name := path.with_name(f"{aside}.{i}")).exists())
     _write(removed, cut.removed)
@@ -78,6 +90,7 @@ def _replace(path: Path, cut: _Cut, *, first_step: int) -> None:
         _write(fresh, cut.kept)
     if fresh != path or not cut.kept:
         _write(path, b"")
+    return removed
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -93,19 +106,21 @@ def _cut(content: bytes, *, first_step: int, config_tag: str) -> _Cut:
     kept: list[bytes] = []
     removed: list[bytes] = []
     has_points, end = False, 0
-    for record in EventRecords(io.BytesIO(content)):
+    records = EventRecords(io.BytesIO(content))
+    for record in records:
         try:
             event = parse_event(record)
         except DecodeError:
+            records.is_damaged = True
             break
         end += len(record)
         is_removed = _is_removed(event, first_step=first_step, config_tag=config_tag)
         (removed if is_removed else kept).append(record)
         has_points |= not is_removed and any(value.tag != CONFIG_SUMMARY_TAG for value in event.summary.value)
-    damaged = content[end:]
+    damaged_at = end if records.is_damaged else None
     if not has_points:
-        return _Cut(b"", content)
-    return _Cut(b"".join(kept), b"".join(removed) + damaged)
+        return _Cut(b"", content, damaged_at)
+    return _Cut(b"".join(kept), b"".join(removed) + content[end:], damaged_at)
 
 
 def _is_removed(event: Event, *, first_step: int, config_tag: str) -> bool:

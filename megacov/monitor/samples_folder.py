@@ -33,6 +33,7 @@ class SamplesFolder:
         self._sizes: dict[int, int] | None = None
         self._without_tokens: set[int] = set()
         self._thinned: set[int] = set()
+        self._has_warned = False
 
     @property
     def num_thinned(self) -> int:
@@ -71,7 +72,8 @@ class SamplesFolder:
         excess = sum(sizes.values()) - self._limit
         if excess <= 0:
             return
-        if not self._thinned:
+        if not self._has_warned:
+            self._has_warned = True
             print(
                 f"megacov: {self._run / FOLDER_NAME} has reached monitor.samples_mb: the oldest steps lose the values "
                 "of their tokens from now on, and then their texts.",

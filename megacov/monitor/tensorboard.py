@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch.utils.tensorboard import SummaryWriter
 
 from megacov.errors import DataError
-from megacov.monitor.custom_scalars import CUSTOM_SCALARS
+from megacov.monitor.custom_scalars import lay_out
 from megacov.monitor.event_files import cut_event_files
 from megacov.monitor.tag import Kind, Tag
 from megacov.monitor.tags import TAGS
@@ -36,23 +37,33 @@ class MetricWriter:
         directory: folder of the event file, created if it is missing.
         first_step: first step of a resumed run; later points of earlier writers are removed. None for a new run.
         extra_tags: tags beside those of every run, such as an imported loss's metrics.
+        without: beginnings of tags that the run does not write; the page has no charts of them.
 
     Raises:
         DataError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, *, first_step: int | None = None, extra_tags: Iterable[Tag] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        first_step: int | None = None,
+        extra_tags: Iterable[Tag] = (),
+        without: Collection[str] = (),
+    ) -> None:
         self._directory = directory
+        self._page = lay_out(without=without)
         self._tags = {tag.name: tag for tag in extra_tags} | TAGS
         self._is_broken = False
         threading.excepthook = _report_thread_failure
         with self._disk():
             if first_step is not None:
-                cut_event_files(directory, first_step=first_step, config_tag=_CONFIG_TAG)
+                for problem in cut_event_files(directory, first_step=first_step, config_tag=_CONFIG_TAG):
+                    print(f"megacov: warning: {problem}", file=sys.stderr, flush=True)
             # For `tensorboard --load_fast=false` that already runs: it forgets what it has read from this step on. It
             # ignores the first request of this kind in a folder, hence the one of a new run.
             self._writer = SummaryWriter(str(directory), purge_step=first_step or 0)
-            self._writer.add_custom_scalars(CUSTOM_SCALARS)
+            self._writer.add_custom_scalars(self._page)
         self._steps_before = 0 if first_step is None else first_step - 1
 
     def write_scalars(self, scalars: Mapping[str, float | Tensor], *, step: int) -> None:
@@ -152,7 +163,7 @@ class MetricWriter:
             self._writer.close()
         with self._disk():
             self._writer = SummaryWriter(str(self._directory))
-            self._writer.add_custom_scalars(CUSTOM_SCALARS)
+            self._writer.add_custom_scalars(self._page)
         return True
 
     def _check_tag(self, tag: str, kind: Kind) -> None:

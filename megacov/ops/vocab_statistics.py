@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # the entropy it turns 0 * -inf, which is NaN, into 0 * finite.
 LOWEST_SHIFT = -1e4
 
-_MAXIMUM, _SUM_EXP, _WEIGHTED, _TARGET, _SQUARES, _WEIGHTED_SQUARES = range(6)
+_MAXIMUM, _TARGET = 0, 3
 
 
 class RowStatistics(NamedTuple):
@@ -99,32 +99,38 @@ def shard_statistics(
 
         return reduce_rows(logits, targets, vocab, inverse_temperature, with_squares=with_squares)
     dtype = compute_dtype(logits.dtype)
-    statistics = logits.new_zeros((logits.shape[0], 6 if with_squares else 4), dtype=dtype)
     columns, is_held = vocab.locate(targets)
-    target_logits = logits.gather(1, columns.unsqueeze(1)).squeeze(1).to(dtype)
-    statistics[:, _TARGET] = target_logits.where(is_held, -math.inf)
-    lowest = torch.finfo(dtype).min
-    if vocab.num_valid == 0:
-        statistics[:, _MAXIMUM] = lowest
+    target_logits = logits.gather(1, columns.unsqueeze(1)).squeeze(1).to(dtype).where(is_held, -math.inf)
+    if vocab.num_valid == 0 or len(logits) == 0:
+        statistics = logits.new_zeros((len(logits), 6 if with_squares else 4), dtype=dtype)
+        statistics[:, _MAXIMUM] = torch.finfo(dtype).min
+        statistics[:, _TARGET] = target_logits
         return statistics
-
     logits = logits[:, : vocab.num_valid]
-    for rows, shifted, exp in row_blocks(logits):
-        block = widen(logits[rows], out=shifted)
-        # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
-        maximum = block.amax(1, keepdim=True).clamp_(min=lowest)
-        shift(block, maximum, of_rows(inverse_temperature, rows), out=shifted).clamp_(min=LOWEST_SHIFT)
-        torch.exp(shifted, out=exp)
-        statistics[rows, _MAXIMUM] = maximum.squeeze(1)
-        statistics[rows, _SUM_EXP] = exp.sum(1)
-        if with_squares:
-            statistics[rows, _SQUARES] = torch.linalg.vector_norm(exp, dim=1)
-        statistics[rows, _WEIGHTED] = shifted.mul_(exp).sum(1)
-        if with_squares:
-            statistics[rows, _WEIGHTED_SQUARES] = shifted.mul_(exp).sum(1)
+    # Lists, because on a CPU each write to a slice takes as long as some of these sums.
+    blocks = [
+        _reduce_block(logits[rows], of_rows(inverse_temperature, rows), shifted, exp, with_squares=with_squares)
+        for rows, shifted, exp in row_blocks(logits)
+    ]
+    numbers = [torch.cat(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+    return torch.stack([*numbers[:_TARGET], target_logits, *numbers[_TARGET:]], 1)
+
+
+def _reduce_block(
+    block: Tensor, inverse_temperature: float | Tensor, shifted: Tensor, exp: Tensor, *, with_squares: bool
+) -> list[Tensor]:
+    """The numbers of `shard_statistics` but the target's logit, [rows] each; `shifted` and `exp` are overwritten."""
+    block = widen(block, out=shifted)
+    # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
+    maximum = block.amax(1, keepdim=True).clamp_(min=torch.finfo(exp.dtype).min)
+    shift(block, maximum, inverse_temperature, out=shifted).clamp_(min=LOWEST_SHIFT)
+    torch.exp(shifted, out=exp)
+    numbers = [maximum.squeeze(1), exp.sum(1), shifted.mul_(exp).sum(1)]
     if with_squares:
-        statistics[:, _SQUARES].square_()
-    return statistics
+        # `sum` adds pairwise. A norm or a dot product would add 10 to 100 times the rounding errors.
+        weighted_squares = shifted.mul_(exp).sum(1)
+        numbers += [exp.square_().sum(1), weighted_squares]
+    return numbers
 
 
 def combine(

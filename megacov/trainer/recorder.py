@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from megacov.config import RunConfig, dump_config
+from megacov.monitor.entropy_law import read_conditions
 from megacov.monitor.source_metrics import source_tags
 from megacov.monitor.status_file import StatusFile
 from megacov.monitor.tags import metric_tags
@@ -95,7 +96,12 @@ def open_recorder(
     """
     folder = config.run.directory
     tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
-    writer = stack.enter_context(MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags))
+    is_refused = any(reason.refuses for reason in read_conditions(config.model_dump(mode="json")))
+    writer = stack.enter_context(
+        MetricWriter(
+            folder / "tensorboard", first_step=first_step, extra_tags=tags, without=("law/",) if is_refused else ()
+        )
+    )
     status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
     writer.write_config(dump_config(config))
     watch = Watch(config, writer, first_step=first_step)

@@ -121,6 +121,8 @@ class Watch:
 
     def _read_earlier(self, folder: Path, first_step: int) -> None:
         history = read_history(folder, tags=[tag for tag in TAGS if _WATCHED.fullmatch(tag)])
+        for problem in history.problems:
+            print(f"megacov: warning: {problem}", file=sys.stderr, flush=True)
         for tag, series in history.scalars.items():
             for step, value in zip(series.steps, series.values, strict=True):
                 if step < first_step:

@@ -9,7 +9,7 @@ from megacov.config import RunConfig
 
 
 def where_everything_is(config: RunConfig, folder: Path) -> list[str]:
-    """At most six lines for the end of a run.
+    """At most eight lines for the end of a run.
 
     Args:
         config: configuration of the run, which has done all its steps.
@@ -28,9 +28,11 @@ def where_everything_is(config: RunConfig, folder: Path) -> list[str]:
             f"  model        megacov export {run} OUT  writes it as a Hugging Face folder",
         ]
     if config.monitor.samples_per_step > 0:
-        lines.append(f"  samples      {folder}/samples")
+        lines.append(f"  samples      megacov samples {run}")
     return [
         *lines,
+        f"  report       megacov report {run}  writes one page: charts, samples, alarms",
+        f"  forecast     megacov predict {run}  fits the reward that the entropy allows",
         f"  metrics      tensorboard --logdir {shlex.quote(f'{folder}/tensorboard')}",
         f"  comparison   megacov compare {run} OTHER_RUN",
     ]

@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from benchmarks.screenshots import SECTIONS, picture_custom_scalars, picture_report
-from megacov.monitor.tensorboard import CUSTOM_SCALARS, MetricWriter
+from megacov.monitor.custom_scalars import lay_out
+from megacov.monitor.tensorboard import MetricWriter
 from tests.support.browser import browsing
 from tests.support.shown_runs import write_run
 
@@ -36,7 +37,7 @@ def test_pictures_show_the_report_and_the_charts_of_the_page(tmp_path):
         assert width > 500 and height > 300, path
         assert path.stat().st_size > 10_000
     assert "TensorBoard" in page
-    assert set(titles) >= {title for charts in CUSTOM_SCALARS.values() for title in charts}
+    assert set(titles) >= {title for charts in lay_out().values() for title in charts}
 
 
 _TITLES = """

@@ -115,7 +115,7 @@ def test_a_run_trains_and_writes_its_metrics(layout: str, tmp_path: Path) -> Non
     assert len(samples) == 8 and len({sample["prompt"] for sample in samples}) > 1
     assert {"best reward", "worst reward", "longest"} <= {reason for sample in samples for reason in sample["notable"]}
     last = ended.output.splitlines()[-6:]
-    assert "has done all 2 steps" in ended.output and any(str(folder / "samples") in line for line in last)
+    assert "has done all 2 steps" in ended.output and any(f"megacov samples {folder}" in line for line in last)
     assert all(set(sample) >= {"prompt", "response", "reward"} for sample in samples)
     _check_tokens(folder, scalars)
 

@@ -17,6 +17,7 @@ from megacov.monitor.event_reader import read_history
 from megacov.monitor.history import History
 
 _CONFIG_TEXT = "run/config"
+_EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,12 +70,21 @@ def read_source(
 def _read_events(path: Path, *given: str | None) -> History:
     known = {tag for program in KNOWN_TAGS.values() for tags in program for tag in tags}
     tags = {*known, *BEST_REWARD_TAGS.values(), _CONFIG_TEXT, *(tag for tag in given if tag is not None)}
-    history = read_history(path, tags=tags)
+    history = _read_with_evaluation(path, tags)
     try:
         find_curve(history.scalars, source=str(path), entropy_tag=given[0], reward_tag=given[1])
     except DataError:
-        return read_history(path)  # so that the message names the tags that there are
+        return _read_with_evaluation(path, None)  # so that the message names the tags that there are
     return history
+
+
+def _read_with_evaluation(path: Path, tags: set[str] | None) -> History:
+    """A folder's metrics, and those that evaluations of a run of megacov have written below it."""
+    own = read_history(path, tags=tags)
+    if not any((path / _EVALUATION).glob("*tfevents*")):
+        return own
+    scores = read_history(path / _EVALUATION, tags=tags)
+    return History({**scores.scalars, **own.scalars}, own.texts, (*own.problems, *scores.problems))
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def _alarms(
     except OSError as error:
         problems.append(f"{run / ALARMS_NAME} cannot be read: {error.strerror}.")
     found = find_alarms(history, _alarm_settings(settings))
-    return found, f"Looked for in the metrics now: the run has no {ALARMS_NAME}, which its first alarm would begin."
+    return found, f"Looked for in the metrics now: the run has no {ALARMS_NAME}, which a newer megacov begins."
 
 
 def _alarm_settings(settings: Mapping[str, Any] | None) -> AlarmSettings:

@@ -77,3 +77,10 @@ assert "torch" not in sys.modules
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=120)
     assert (runs / "compare.png").is_file()
+
+
+@pytest.mark.parametrize("reward", ["nan", "inf"])
+def test_a_reward_that_is_no_number_is_refused(runs, reward):
+    result = run_compare(runs / "grpo_seed1", "--reward", reward, "--output", runs / "compare.png")
+    assert isinstance(result.exception, DataError) and f"--reward is {reward}" in str(result.exception)
+    assert not (runs / "compare.png").exists()

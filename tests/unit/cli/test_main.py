@@ -99,3 +99,36 @@ def test_a_wrong_configuration_ends_train_with_one_line(arguments, sentence):
 
 def test_schema_prints_json():
     assert "properties" in json.loads(megacov("schema").stdout)
+
+
+def test_an_error_shows_what_is_not_printable(monkeypatch, capsys):
+    from megacov.cli import main
+
+    def fail(prog_name: str) -> None:
+        raise errors.DataError("a.csv has no column step, one of \x1b[2Ja: name it.")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit):
+        main.main()
+    assert capsys.readouterr().err == "megacov: a.csv has no column step, one of \\x1b[2Ja: name it.\n"
+
+
+@pytest.mark.parametrize("verb", ["report", "predict", "compare", "samples", "resume", "train", "status", "check"])
+def test_a_name_that_is_too_long_is_one_sentence(verb, monkeypatch, capsys):
+    from megacov.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["megacov", verb, "x" * 300])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code in (2, 3)
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "too long" in sentence
+
+
+def test_output_that_a_full_disk_refuses_is_an_error():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "megacov", "schema"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    assert ended.returncode == errors.DataError.exit_code
+    (sentence,) = ended.stderr.splitlines()
+    assert "Standard output was not written whole (No space left on device)" in sentence

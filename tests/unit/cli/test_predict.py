@@ -223,3 +223,28 @@ def test_a_configuration_without_its_algorithm_says_nothing_about_the_law(make_r
     path = make_run("broken")
     (path / "config.yaml").write_text("run: {name: broken}\n")
     assert "settings of the run are not known" in run_predict(path).output
+
+
+def test_names_of_columns_cannot_steer_the_terminal(tmp_path):
+    path, column = tmp_path / "table.csv", "\x1b]0;reward\x07"
+    rows_ = "".join(
+        f"{step},{entropy},{reward}\n" for step, (entropy, reward) in enumerate(zip(ENTROPIES, REWARDS, strict=True))
+    )
+    path.write_text(f"step,entropy,{column}\n{rows_}1,2,3\n")
+    result = run_predict(path, "--entropy", "entropy", "--reward", column)
+    assert "table.csv: \\x1b]0;reward\\x07 against entropy" in result.output
+    assert result.output.replace("\n", "").isprintable()
+
+
+def test_a_score_that_evaluations_of_the_run_have_written(make_run):
+    path = make_run("grpo")
+    with SummaryWriter(str(path / "tensorboard" / "evaluation")) as writer:
+        for step in range(0, len(ENTROPIES), 4):
+            writer.add_scalar("eval/AIME24/avg@8", 0.5 - 0.05 * np.exp(ENTROPIES[step]), step)
+    result = run_predict(path, "--reward", "eval/AIME24/avg@8")
+    assert f"{path}: eval/AIME24/avg@8 against entropy/token_mean" in result.output
+    found = rows(result.output)
+    assert found["points"] == "25, steps 0 to 96"
+    assert float(found["a"].split()[0]) == pytest.approx(0.05, rel=1e-3)
+    assert float(found["b"].split()[0]) == pytest.approx(0.5, rel=1e-3)
+    assert "eval/AIME24/avg@8" in str(run_predict(path, "--reward", "eval/AIME24/avg@1").exception)

@@ -61,7 +61,10 @@ def shown(found: RunStatus) -> dict[str, str]:
 
 def test_alarms_are_shown_while_they_last_and_named_when_they_are_over(make_run):
     run = make_run(12)
-    assert not {"alarm", "past alarms"} & set(shown(read_status(run)))
+    found = read_status(run)
+    assert found.alarms is None and f"{run / ALARMS_NAME} is missing" in shown(found)["alarms"]
+    AlarmsFile(run)
+    assert not {"alarm", "alarms", "past alarms"} & set(shown(read_status(run)))
     first, second = (Alarm(kind, 4, "H is 0.04", "it collapses", "lower it") for kind in ("collapse", "empty_band"))
     file = AlarmsFile(run)
     file.add([first, second])

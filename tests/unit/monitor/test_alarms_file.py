@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megacov.json_text import MAX_JSON_BYTES
 from megacov.monitor.alarm import Alarm
 from megacov.monitor.alarms_file import ALARMS_NAME, AlarmsFile, read_alarms
 
@@ -52,6 +53,7 @@ def test_a_new_run_begins_without_alarms(tmp_path):
     write(tmp_path)
     AlarmsFile(tmp_path)
     assert read_alarms(tmp_path) == ([], 0)
+    assert (tmp_path / ALARMS_NAME).read_bytes() == b"", "a file without a line says that there was no alarm"
 
 
 def test_damaged_lines_are_counted_and_a_half_written_one_is_not_there_yet(tmp_path):
@@ -72,3 +74,21 @@ def test_a_file_that_cannot_be_written_warns_once(tmp_path, capsys):
     file.add([SECOND])
     warned = capsys.readouterr().err
     assert warned.count("cannot be written (Is a directory)") == 1 and "the run continues" in warned
+
+
+def test_a_file_beyond_any_limit_of_one_value_is_read_and_kept_whole(tmp_path):
+    file = AlarmsFile(tmp_path)
+    alarms = [Alarm("collapse", step, "seen " * 10_000, "meaning", "knob") for step in range(1, 351)]
+    file.add(alarms)
+    assert (tmp_path / ALARMS_NAME).stat().st_size > MAX_JSON_BYTES
+    assert read_alarms(tmp_path) == (alarms, 0)
+    AlarmsFile(tmp_path, first_step=349)
+    assert read_alarms(tmp_path) == (alarms[:348], 0)
+
+
+def test_a_line_without_an_end_is_damaged_and_hides_no_other(tmp_path):
+    write(tmp_path)
+    path = tmp_path / ALARMS_NAME
+    path.write_bytes(b"x" * (MAX_JSON_BYTES + 9) + b"\n" + path.read_bytes())
+    alarms, num_damaged = read_alarms(tmp_path)
+    assert alarms == [replace(FIRST, cleared=7), SECOND] and num_damaged > 0

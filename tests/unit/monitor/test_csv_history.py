@@ -125,3 +125,11 @@ def test_a_file_or_a_column_that_is_not_there_is_one_sentence(table: Path) -> No
     table.write_text("step,a\n1,2\n")
     with pytest.raises(DataError, match=r"has no column Step: name its column of steps, one of step, a\."):
         read_csv(table, step_column="Step")
+
+
+def test_a_step_with_several_rows_is_named(table: Path) -> None:
+    assert read(table, "step,a,b\n1,0.5,\n1,,2\n2,0.25,3\n") == {"a": {1: 0.5, 2: 0.25}, "b": {1: 2.0, 2: 3.0}}
+    assert problems(table) == ()
+    assert read(table, "step,a,b\n1,0.5,2\n1,0.75,\n1,1,2\n2,0.25,3\n")["a"] == {1: 1.0, 2: 0.25}
+    (problem,) = problems(table)
+    assert "a step has several rows with a value, 2 times in column a" in problem

@@ -158,7 +158,7 @@ def test_the_custom_scalars_page_draws_the_tags_that_it_names(boards: TensorBoar
     for reader in READERS:
         layout = boards.get(reader, "plugin/custom_scalars/layout")
         charts = {chart["title"]: chart for chart in layout["category"][0]["chart"]}
-        pattern, _ = charts["reward, and the ceiling of the entropy law"]["multiline"]["tag"]
+        pattern, _ = charts["reward, and its ceiling where the entropy law holds"]["multiline"]["tag"]
         found = boards.get(reader, "plugin/custom_scalars/scalars", run="resumed", tag=pattern)
         assert list(found["tag_to_events"]) == ["reward/mean"]
         (series,) = charts["ceiling of the entropy law, 95 %"]["margin"]["series"]

@@ -173,6 +173,15 @@ def test_the_newest_step_stays_whole_beyond_the_limit(tmp_path: Path) -> None:
         assert [(sample.step, sample.tokens is None) for sample in _read(tmp_path)[0]] == [(step, False)] * 2
 
 
+def test_a_limit_that_is_reached_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = SamplesFolder(tmp_path, limit_bytes=10)
+    for step in range(1, 4):
+        folder.write(_responses(2), step=step)
+        for path in sample_files(tmp_path).values():
+            path.unlink()  # somebody makes room, so that nothing is ever thinned
+    assert capsys.readouterr().err.count("has reached monitor.samples_mb") == 1
+
+
 def test_without_a_limit_nothing_goes_and_a_deleted_folder_comes_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

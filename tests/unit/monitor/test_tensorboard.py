@@ -19,7 +19,7 @@ from megacov.errors import DataError
 from megacov.losses import Metric
 from megacov.monitor import tensorboard
 from megacov.monitor.covariance_metrics import covariance_histogram
-from megacov.monitor.custom_scalars import EVALUATION_PATTERNS
+from megacov.monitor.custom_scalars import EVALUATION_PATTERNS, lay_out
 from megacov.monitor.tags import TAGS, metric_tags
 from megacov.monitor.tensorboard import MetricWriter
 
@@ -102,6 +102,20 @@ def test_the_page_draws_what_evaluations_write():
     tags += ["eval/A/negative_log_prob", "eval/A/verifier_failures"]
     drawn = {tag: [title for title, pattern in EVALUATION_PATTERNS.items() if re.match(pattern, tag)] for tag in tags}
     assert [len(titles) for titles in drawn.values()] == [1, 1, 1, 1, 1, 0]
+
+
+def test_the_page_has_no_charts_that_stay_empty(tmp_path):
+    MetricWriter(tmp_path, without=("law/",)).close()
+    titles = {chart.title for category in read_layout(read(tmp_path)).category for chart in category.chart}
+    drawn = {title for charts in lay_out().values() for title in charts}
+    assert drawn - titles == {
+        "ceiling of the entropy law, 95 %",
+        "coefficients of the law",
+        "distance of the rewards from the law",
+    }
+    assert lay_out(without=("eval/.*", "theorem/")).keys() == lay_out().keys() - {
+        "Predicted against observed change of entropy"
+    }
 
 
 def test_an_imported_loss_brings_its_tags(tmp_path: Path) -> None:

@@ -90,3 +90,10 @@ def test_a_target_outside_the_vocabulary_is_refused():
     logits, _ = _inputs(3)
     with pytest.raises(ValueError, match="target 40 is outside"):
         vocab_parallel_sums(logits, torch.tensor([0, 40, 1]), tp_group=None)
+
+
+def test_rounding_errors_do_not_grow_with_the_vocabulary():
+    logits, targets = _inputs(4, vocab=50_000, scale=2.0)
+    sums = vocab_parallel_sums(logits, targets, tp_group=None)
+    for found, value in zip(sums[2:], reference.square_sums(logits), strict=True):
+        torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=0.0)

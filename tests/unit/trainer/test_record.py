@@ -39,7 +39,10 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
                 shutil.rmtree(tmp_path / "tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(4, 0.5)]
-    assert events.Tensors("run/config/text_summary") and events.Tensors("custom_scalars__config__")
+    assert events.Tensors("run/config/text_summary")
+    (page,) = events.Tensors("custom_scalars__config__")
+    assert b"entropy (nats)" in page.tensor_proto.string_val[0]
+    assert b"law/ceiling_low" not in page.tensor_proto.string_val[0], "a run of KL-Cov has no law"
     assert [(each.step, each.values["reward/mean"]) for each in read_logged_steps(tmp_path) or ()] == [
         (2, 0.25),
         (4, 0.5),

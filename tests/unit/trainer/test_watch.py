@@ -109,3 +109,38 @@ def test_only_alarms_that_the_configuration_names_end_the_run(tmp_path):
             watch.add_step(step, metrics_of(step))
             ending += [] if watch.ending is None else [(step, watch.ending.kind)]
     assert ending == [(32, "stalled_phase")]
+
+
+def damage(folder: Path) -> Path:
+    """Overwrite a part in the middle of the only event file of a run."""
+    (path,) = (folder / "tensorboard").glob("events.out.tfevents.*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(content)
+    return path
+
+
+def warnings(shown: str) -> list[str]:
+    return [line for line in shown.splitlines() if "warning" in line]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_damaged_event_file_is_named_when_the_run_continues(is_damaged, tmp_path, capsys):
+    train(tmp_path, 1, 30)
+    path = damage(tmp_path) if is_damaged else None
+    capsys.readouterr()
+    train(tmp_path, 26, 30)
+    train(tmp_path, 28, 30)
+    warned = warnings(capsys.readouterr().err)
+    assert len(warned) == is_damaged, warned
+    assert path is None or (f"{path} is damaged at byte" in warned[0] and "lost to charts, law and alarms" in warned[0])
+
+
+def test_what_the_watch_cannot_read_of_earlier_steps_is_named(tmp_path, capsys):
+    train(tmp_path, 1, 30)
+    path = damage(tmp_path)
+    capsys.readouterr()
+    with MetricWriter(tmp_path / "elsewhere") as writer:  # so that nothing removes the damage before
+        Watch(config_of(tmp_path), writer, first_step=31)
+    (warned,) = warnings(capsys.readouterr().err)
+    assert f"{path} is damaged" in warned

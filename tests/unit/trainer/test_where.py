@@ -30,18 +30,19 @@ def test_a_run_folder_that_was_renamed_is_named_as_it_is_now(tmp_path: Path):
     [
         ((), ()),
         (("checkpoint.every=0",), ("checkpoint ", "export")),
-        (("monitor.samples_per_step=0",), ("samples ",)),
+        (("monitor.samples_per_step=0",), ("megacov samples ",)),
     ],
 )
-def test_at_most_six_lines_name_only_what_is_there(
+def test_at_most_eight_lines_name_only_what_is_there(
     tmp_path: Path, overrides: tuple[str, ...], missing: tuple[str, ...]
 ):
     folder = tmp_path / "my run"
     lines = where_everything_is(_config(folder, *overrides), folder)
-    assert len(lines) <= 6
+    assert len(lines) <= 8
     text = "\n".join(lines)
-    for words in ("checkpoint ", "export", "samples ", "tensorboard --logdir", "compare"):
+    shown = ("megacov samples ", "megacov report ", "megacov predict ", "megacov compare ", "tensorboard --logdir")
+    for words in ("checkpoint ", "export", *shown):
         assert (words in text) == (words not in missing), text
     assert f"'{folder}/tensorboard'" in text, "a folder with a space can be pasted into a shell"
     verbs = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    assert {"export", "compare"} <= verbs
+    assert {"export", "samples", "report", "predict", "compare"} <= verbs
