@@ -100,12 +100,13 @@ def check_files(folder: Path, records: Iterable[FileRecord]) -> tuple[str, ...]:
     return tuple(problem for record in records if (problem := check_file(folder, record)) is not None)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write MANIFEST.json and wait until its bytes are on the disk.
+def write_manifest(folder: Path, manifest: Manifest, *, is_synced: bool = True) -> None:
+    """Write MANIFEST.json.
 
     Args:
         folder: folder of the checkpoint.
         manifest: list of its files.
+        is_synced: whether to wait until its bytes are on the disk.
 
     Raises:
         CheckpointError: the disk refuses the file, or the list has a name that could not be read back.
@@ -114,7 +115,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     if problem:
         raise CheckpointError(f"{folder / MANIFEST_NAME} cannot be written: {problem}.")
     with disk_errors(folder / MANIFEST_NAME, "written"):
-        write_atomically(folder / MANIFEST_NAME, _render(manifest), is_synced=True)
+        write_atomically(folder / MANIFEST_NAME, _render(manifest), is_synced=is_synced)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 
@@ -67,12 +67,9 @@ def build_rollout_batch(
     verdicts = torch.tensor([sample.reward for sample in samples], dtype=torch.float32)
     prompt_lengths = torch.tensor([len(sample.prompt.token_ids) for sample in samples])
     response_lengths = torch.tensor([len(sample.completion.token_ids) for sample in samples])
-    tokens = torch.zeros(len(samples), int((prompt_lengths + response_lengths).max()), dtype=torch.int64)
-    rollout_log_probs = torch.zeros(len(samples), longest)
-    for i, sample in enumerate(samples):
-        ids = sample.prompt.token_ids + sample.completion.token_ids
-        tokens[i, : len(ids)] = torch.tensor(ids)
-        rollout_log_probs[i, : len(sample.completion.log_probs)] = torch.tensor(sample.completion.log_probs)
+    width = int((prompt_lengths + response_lengths).max())
+    tokens = _rows([sample.prompt.token_ids + sample.completion.token_ids for sample in samples], width, torch.int64)
+    rollout_log_probs = _rows([sample.completion.log_probs for sample in samples], longest, torch.float32)
     rewards = [each.reward - less for each, less in zip(samples, penalties or [0.0] * len(samples), strict=True)]
     return RolloutBatch(
         tokens=tokens,
@@ -86,6 +83,14 @@ def build_rollout_batch(
         temperatures=_temperatures(samples, temperatures),
         verdicts=verdicts if any(penalties or ()) else None,
     )
+
+
+def _rows(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of several lengths as one tensor, filled up with zeros. A tensor for each row would take far longer."""
+    lengths = torch.tensor([len(row) for row in rows])
+    values = torch.zeros(len(rows), width, dtype=dtype)
+    values[torch.arange(width) < lengths[:, None]] = torch.tensor([*chain.from_iterable(rows)], dtype=dtype)
+    return values
 
 
 def _temperatures(samples: Sequence[Sample], of_sources: Sequence[float] | None) -> torch.Tensor | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Any
 
 from megacov.embedded_server.generation import EngineRequest, Finish, Generation
 from megacov.embedded_server.model import ServedModel
+from megacov.embedded_server.requests import fresh_id
 
 CONTRACT_VERSION = "0.5.23"  # SGLang version whose contract this server follows; clients adapt to it
 
@@ -23,7 +23,7 @@ def _completion(generation: Generation, served: ServedModel) -> dict[str, Any]:
     request = generation.request
     num_tokens = len(generation.output_ids)
     meta: dict[str, Any] = {
-        "id": request.rid if len(request.generations) == 1 else uuid.uuid4().hex,
+        "id": request.rid if len(request.generations) == 1 else fresh_id(),
         "finish_reason": _finish_reason(finish, request),
         "prompt_tokens": len(request.prompt_ids),
         "weight_version": generation.spans[-1][0],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from megacov.rewards.frames import pack
 from megacov.rewards.process import ProcessSettings, Ready, VerifierProcess, end_processes, wait_for_first
 
 _STARTS = 3  # attempts to replace a process
+# A process gets so much work at once, by the time of its last verdict, so that it need not wait for the trainer in
+# between. A verdict that takes longer is sent alone, and none waits behind it while another process is free.
+_AHEAD_S, _MOST_AHEAD = 0.005, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class _Job:
 
 class VerifierPool:
     """Processes that call verifiers. Each judges one response at a time, in the main thread of its process.
+
+    Quick verdicts are sent several at once, and each has its own deadline, from the answer before it.
 
     A process that is late or dies is ended with everything that it has started, and replaced.
     """
@@ -166,19 +173,23 @@ class VerifierPool:
 
     async def _serve(self, slot: int) -> None:
         assert self._jobs is not None
-        job, why = None, "its pool was closed"
+        jobs: deque[_Job] = deque()
+        why, call_s = "its pool was closed", math.inf
         try:
             await self._processes[slot].wait_started(timeout_s=self._start_timeout_s)
             while True:
-                job = await self._jobs.get()
-                if not job.answered.done():
-                    if job.is_verdict and slot in self._quiet_slots:
-                        await self._open_log(slot)
-                    await self._answer(slot, job)
+                jobs.append(await self._jobs.get())
+                while len(jobs) < _MOST_AHEAD and len(jobs) * call_s < _AHEAD_S and not self._jobs.empty():
+                    jobs.append(self._jobs.get_nowait())
+                for job in [job for job in jobs if job.answered.done()]:
+                    jobs.remove(job)
+                if slot in self._quiet_slots and any(job.is_verdict for job in jobs):
+                    await self._open_log(slot)
+                call_s = await self._answer(slot, jobs) if jobs else call_s
         except (ConfigError, OSError) as error:
             why = str(error)
         finally:
-            self._break(why, job)
+            self._break(why, jobs)
 
     def _start(self, slot: int) -> VerifierProcess:
         is_quiet = slot in self._quiet_slots
@@ -193,17 +204,24 @@ class VerifierPool:
             if answer is None or "died" in answer:
                 await self._replace(slot)
 
-    async def _answer(self, slot: int, job: _Job) -> None:
-        since = time.monotonic()
-        for _ in range(_STARTS):
-            answer = await self._processes[slot].ask(job.message, timeout_s=self._timeout_s)
-            if answer is None or "died" not in answer or self._processes[slot].has_begun:
-                break
-            await self._replace(slot)  # it died while it was idle, which is not this response's failure
-        if not job.answered.done():
-            job.answered.set_result(_Answered(answer, since - job.since, time.monotonic() - since))
-        if answer is None or "died" in answer:
-            await self._replace(slot)
+    async def _answer(self, slot: int, jobs: deque[_Job]) -> float:
+        """Take jobs off the front as they are answered; returns how long the last of them took. [s]"""
+        num_tries, call_s = 0, 0.0
+        messages = b"".join(job.message for job in jobs)
+        while jobs:
+            since = time.monotonic()
+            answer = await self._processes[slot].ask(messages, timeout_s=self._timeout_s)
+            is_lost, messages = answer is None or "died" in answer, b""
+            num_tries += 1
+            # If it died while it was idle, that is not this response's failure.
+            if answer is None or not is_lost or self._processes[slot].has_begun or num_tries == _STARTS:
+                job, num_tries, call_s = jobs.popleft(), 0, time.monotonic() - since
+                if not job.answered.done():
+                    job.answered.set_result(_Answered(answer, since - job.since, call_s))
+            if is_lost:
+                await self._replace(slot)
+                messages = b"".join(job.message for job in jobs)
+        return call_s
 
     async def _replace(self, slot: int) -> None:
         for attempt in range(1, _STARTS + 1):
@@ -217,12 +235,12 @@ class VerifierPool:
             else:
                 return
 
-    def _break(self, why: str, job: _Job | None) -> None:
-        """Fail this verdict and all from now on. Other slots may serve, but a run must not slow down unnoticed."""
+    def _break(self, why: str, begun: Iterable[_Job]) -> None:
+        """Fail these verdicts and all from now on. Other slots may serve, but a run must not slow down unnoticed."""
         assert self._jobs is not None
         names = ", ".join(each.name for each in self._settings.verifiers)
         self._broken = f"The verifier {names} could not be started again: {why}"
-        jobs = [] if job is None else [job]
+        jobs = [*begun]
         while not self._jobs.empty():
             jobs.append(self._jobs.get_nowait())
         for each in jobs:

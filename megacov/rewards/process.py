@@ -113,6 +113,10 @@ class VerifierProcess:
         if not piece:
             return _CLOSED
         self._frames.feed(piece)
+        return self._next_message()
+
+    def _next_message(self) -> dict[str, Any] | None:
+        """The next message of those that were read, or None if it is not complete."""
         try:
             message = self._frames.pop()
             if message is not None and "begun" in message:
@@ -122,17 +126,20 @@ class VerifierProcess:
             return _CLOSED
         return message
 
-    async def ask(self, message: bytes, *, timeout_s: float) -> dict[str, Any] | None:
-        """Send a message, and wait for the answer; None if it is late.
+    async def ask(self, messages: bytes, *, timeout_s: float) -> dict[str, Any] | None:
+        """Send messages, and wait for the next answer; None if it is late.
 
-        A process that has died answers with the key "died". After either, only `end` may be called.
+        Each message has one answer, in the same order. Further calls, with b"" for no further message, wait for the
+        others. A process that has died answers with the key "died". After either, only `end` may be called.
         """
         self.has_begun = False
+        if not messages and (found := self._next_message()) is not None:
+            return found
         loop, answer = self._listen()
         try:
             async with asyncio.timeout(timeout_s):
                 with contextlib.suppress(ConnectionError):  # it has died, and the guard has told how
-                    await loop.sock_sendall(self.socket, message)
+                    await loop.sock_sendall(self.socket, messages)
                 await answer
         except TimeoutError:
             # The event loop may have stood still while the answer came.
@@ -158,7 +165,7 @@ class VerifierProcess:
     def _on_readable(self) -> None:
         assert self._loop is not None
         if self._answer is None or self._answer.done():
-            # Nothing was asked, so the process has died; the next call of `ask` finds out.
+            # A further answer, or the process has died; the next call of `ask` finds out.
             self._stop_listening()
             return
         message = self.receive()

@@ -22,6 +22,7 @@ from megacov.monitor.run_end import NotedEnd
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.agreement import on_every_rank, on_rank_zero
 from megacov.trainer.algorithm import Algorithm, build_algorithm
+from megacov.trainer.clock import StepClock
 from megacov.trainer.kept_positions import KeptPositions, agree_on_kept_positions
 from megacov.trainer.progress import ProgressReport
 from megacov.trainer.recorder import Recorder, open_recorder
@@ -45,7 +46,10 @@ class Resumption:
 
 @dataclass
 class Run:
-    """The parts of a run on this rank. Only rank 0 has a recorder."""
+    """The parts of a run on this rank. Only rank 0 has a recorder.
+
+    clock_of_next_step: of a step whose batch was begun before the step; None for one that begins with its batch.
+    """
 
     config: RunConfig
     policy: Policy
@@ -55,6 +59,7 @@ class Run:
     state: TrainState
     checkpointer: Checkpointer
     recorder: Recorder | None
+    clock_of_next_step: StepClock | None = None
 
     def record(self, report: StepReport) -> None:
         """Write and show a finished step; does nothing off rank 0."""

@@ -25,6 +25,17 @@ class StepClock:
         restart_peak()
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
+        self._paused_at: float | None = None
+
+    def pause(self) -> None:
+        """Stop the time of the step until `resume`."""
+        self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on, if the step's time was stopped."""
+        if self._paused_at is not None:
+            self.started += time.perf_counter() - self._paused_at
+            self._paused_at = None
 
     @contextmanager
     def time(self, phase: str, *, has_deadlines: bool = False) -> Iterator[None]:

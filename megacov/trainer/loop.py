@@ -27,7 +27,9 @@ from megacov.monitor.run_end import explain_end
 from megacov.parallel.collectives import any_rank
 from megacov.trainer.agreement import from_rank_zero
 from megacov.trainer.build import Resumption, Run, opened_run
+from megacov.trainer.clock import StepClock
 from megacov.trainer.kept_positions import KeptPositions
+from megacov.trainer.next_batch import begin_batch
 from megacov.trainer.signals import SignalExit, leave_on_signals
 from megacov.trainer.step import train_step
 from megacov.trainer.where import where_everything_is
@@ -148,16 +150,35 @@ def _step(run: Run) -> None:
     """Train one step and record it, unless a request to leave interrupts its rollout."""
     try:
         with run.saved_if_servers_are_lost():
-            report = train_step(run.policy, run.rollout, run.algorithm, run.settings, run.state)
+            report = train_step(
+                run.policy, run.rollout, run.algorithm, run.settings, run.state, clock=run.clock_of_next_step
+            )
     except LeaveRequested:
         return
     except (NumericsError, WeightSyncError):  # raised on all ranks
         with suppress(DataError):  # the first error counts; its responses may show the cause
             run.rollout.write_samples(None, step=run.state.step + 1)
         raise
-    run.rollout.write_samples(report.token_values, step=run.state.step)
-    run.record(report)
+    try:
+        _begin_next_batch(run)
+    finally:  # a step that was made is recorded, whatever becomes of the next one
+        run.rollout.write_samples(report.token_values, step=run.state.step)
+        run.record(report)
     run.checkpointer.after_step(run.policy, run.state)
+
+
+def _begin_next_batch(run: Run) -> None:
+    """Let the servers sample while this step is recorded and saved.
+
+    Colocated servers wait for the next step: until then, the memory of their GPUs is the trainer's.
+    """
+    run.clock_of_next_step = None
+    if run.state.step == run.config.run.steps or run.rollout.is_under_way or run.config.rollout.colocated:
+        return
+    run.clock_of_next_step = clock = StepClock()
+    with run.saved_if_servers_are_lost():
+        begin_batch(run.policy, run.rollout, run.state, clock, step=run.state.step)
+    clock.pause()
 
 
 def _end_on_alarm(run: Run) -> None:

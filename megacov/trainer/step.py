@@ -16,6 +16,7 @@ from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
+from megacov.trainer.next_batch import next_batch
 from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import (
     MiniBatch,
@@ -89,7 +90,13 @@ class StepSettings:
 
 
 def train_step(
-    policy: Policy, rollout: RolloutExchange, algorithm: Algorithm, settings: StepSettings, state: TrainState
+    policy: Policy,
+    rollout: RolloutExchange,
+    algorithm: Algorithm,
+    settings: StepSettings,
+    state: TrainState,
+    *,
+    clock: StepClock | None = None,
 ) -> StepReport:
     """Train on one rollout batch. A collective of all ranks.
 
@@ -99,6 +106,7 @@ def train_step(
         algorithm: loss, selection, weights and advantages.
         settings: sizes and intervals.
         state: where the run stands; advanced by one step.
+        clock: of the step, if its batch was begun before; None begins one.
 
     Returns:
         Metrics.
@@ -107,23 +115,14 @@ def train_step(
         WeightSyncError: the servers hold other weights than the trainer; on every rank.
         NumericsError: too many optimizer steps in a row were not finite; on every rank.
     """
-    clock, groups = StepClock(), policy.groups
+    clock, groups = clock or StepClock(), policy.groups
+    clock.resume()
     is_logged = settings.is_due(settings.log_every, state)
     is_checked = is_logged and settings.is_due(settings.theorem_every, state)
-    num_checked = settings.micro_batches.count_multiple if is_checked else 0
-    batch, metrics = next_batch(policy, rollout, settings, state, clock)
+    is_ahead = settings.samples_ahead and state.step < settings.last_step
+    batch, metrics = next_batch(policy, rollout, state, clock, is_ahead=is_ahead)
     with clock.time("log_probs"):
-        mini_batches, old = prepare_updates(
-            policy,
-            batch,
-            algorithm,
-            settings.micro_batches,
-            num_updates=settings.num_updates,
-            first_update=state.update,
-            num_checked=num_checked,
-            max_mismatch=settings.max_mismatch,
-            first_is_left=True,
-        )
+        mini_batches, old = _prepare(policy, batch, algorithm, settings, first_update=state.update, checks=is_checked)
     skipped = SkippedUpdates(
         state, groups, max_in_a_row=settings.max_skipped_updates, log_folder=settings.log_folder, batch=batch
     )
@@ -145,6 +144,28 @@ def train_step(
     state.advance(num_updates=settings.num_updates)
     metrics |= found | tokens.metrics | clock.metrics(batch, groups)
     return StepReport(metrics, histogram, tokens.values, tokens.vocabulary)
+
+
+def _prepare(
+    policy: Policy,
+    batch: RolloutBatch,
+    algorithm: Algorithm,
+    settings: StepSettings,
+    *,
+    first_update: int,
+    checks: bool,
+) -> tuple[list[MiniBatch], list[TokenStatistics | None]]:
+    return prepare_updates(
+        policy,
+        batch,
+        algorithm,
+        settings.micro_batches,
+        num_updates=settings.num_updates,
+        first_update=first_update,
+        num_checked=settings.micro_batches.count_multiple if checks else 0,
+        max_mismatch=settings.max_mismatch,
+        first_is_left=True,
+    )
 
 
 def _report_tokens(
@@ -241,35 +262,3 @@ def _all_findings(
         return ()
     others = [i for i in scope.mini_batches_of(index, len(mini_batches)) if i != index]
     return outcome.findings + tuple(finding for i in others for finding in examine_inputs(mini_batches[i].inputs))
-
-
-def next_batch(
-    policy: Policy, rollout: RolloutExchange, settings: StepSettings, state: TrainState, clock: StepClock
-) -> tuple[RolloutBatch, dict[str, float]]:
-    """Wait for this step's batch, and let the servers begin the next one if batches are sampled ahead.
-
-    A collective of all ranks.
-
-    Args:
-        policy: its weights go to the servers.
-        rollout: gives weights to the servers and brings samples back.
-        settings: whether batches are sampled ahead.
-        state: where the run stands; its data position is advanced.
-        clock: receives the seconds of "weight_sync" and "rollout".
-
-    Returns:
-        The batch and its metrics. It was sampled from the current weights, or from those a step before if ahead.
-    """
-    collected = None
-    while collected is None:
-        if not rollout.is_under_way:
-            with clock.time("weight_sync", has_deadlines=True):
-                rollout.push_weights(policy, version=state.weight_version)
-            rollout.begin(state, step=state.step)
-        with clock.time("rollout", has_deadlines=True):
-            collected = rollout.collect(state)
-    if settings.samples_ahead and state.step < settings.last_step:
-        with clock.time("weight_sync", has_deadlines=True):
-            rollout.push_weights(policy, version=state.weight_version)
-        rollout.begin(state, step=state.step + 1)
-    return collected

@@ -98,7 +98,8 @@ def _write_manifest(folder: Path, version: int, records: list[FileRecord]) -> li
     weights = {record.name for record in records}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     records = [*records, *(record_file(folder, name) for name in names if name not in weights)]
-    write_manifest(folder, Manifest(version, tuple(records)))
+    # A crash of the machine ends the servers too, and the next run writes its weights again.
+    write_manifest(folder, Manifest(version, tuple(records)), is_synced=False)
     return records
 
 

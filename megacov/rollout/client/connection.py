@@ -84,6 +84,7 @@ class Connection:
         self.address = address.rstrip("/")
         self.capabilities = Capabilities()
         self.num_retries = 0
+        self._urls: dict[str, httpx.URL] = {}  # by path: httpx parses a text anew for every request
         self.request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_retries = max_retries
@@ -190,7 +191,9 @@ class Connection:
         # httpx's timeout restarts with every byte; this deadline covers the whole exchange.
         async with asyncio.timeout(timeout_s), self._lane() as lane:
             headers = self._headers if path in _OPEN_PATHS else self._admin_headers
-            return await lane.request(method, f"{self.address}{path}", json=body, headers=headers, timeout=timeout)
+            if path not in self._urls:
+                self._urls[path] = httpx.URL(f"{self.address}{path}")
+            return await lane.request(method, self._urls[path], json=body, headers=headers, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def _lane(self) -> AsyncIterator[httpx.AsyncClient]:

@@ -67,6 +67,12 @@ def test_a_log_in_a_folder_that_is_made_later_has_what_the_verdicts_print(tmp_pa
     assert "y" * 100 in (later / "verifier.log").read_text()
 
 
+def test_verdicts_that_are_sent_together_fail_one_by_one(tmp_path: Path) -> None:
+    texts = [*["true"] * 40, "os._exit", "true", "hangs", "true", "nan", "killpg", "true"]
+    with opened(f"{UNRULY}:judge", tmp_path, num_workers=1, timeout_s=0.5) as pool:
+        assert [(each.reward, each.failure) for each in judge(pool, texts)] == [ACTIONS[text][1:] for text in texts]
+
+
 def test_an_async_verifier_fails_in_the_same_ways(tmp_path: Path) -> None:
     texts = ("true", "nan", "sys.exit", "CancelledError", "KeyboardInterrupt", "os._exit", "np.float32")
     with opened(f"{UNRULY}:judge_later", tmp_path) as pool:
