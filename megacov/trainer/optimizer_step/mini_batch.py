@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings, plan_micro_batches, update_ranges
+from megacov.data.prefixes import Prefixes
 from megacov.megatron.logits_reader import TokenStatistics
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, make_token_inputs
 from megacov.types import MicroBatch, RolloutBatch
@@ -23,12 +24,14 @@ class MiniBatch:
     samples: rows of the rollout batch that all ranks together train on.
     micro_batches: this rank's part of them, one a forward pass.
     inputs: one record a micro-batch on the last pipeline stage; empty on the others.
+    prefixes: cuts the samples anew, for a correction.
     """
 
     update: int
     samples: range
     micro_batches: list[MicroBatch]
     inputs: list[TokenInputs]
+    prefixes: Prefixes | None = None
 
 
 def plan_mini_batches(
@@ -48,7 +51,7 @@ def plan_mini_batches(
     ranges = update_ranges(len(batch.rewards), num_updates=num_updates)
     plan = plan_micro_batches(batch, settings, num_updates=num_updates)
     return [
-        MiniBatch(first_update + i, samples, micro_batches, [])
+        MiniBatch(first_update + i, samples, micro_batches, [], Prefixes(batch, settings, samples))
         for i, (samples, micro_batches) in enumerate(zip(ranges, plan, strict=True))
     ]
 
