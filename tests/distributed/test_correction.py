@@ -139,8 +139,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], lis
 def check_same_update(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Check that the same tokens are selected, and that losses, norms and weights differ by rounding."""
     assert all(torch.equal(a, b) for a, b in zip(one["masks"], other["masks"], strict=True))
-    for a, b in zip(one["weights"], other["weights"], strict=True):
-        assert float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max())
+    # An optimizer step moves weights by 3e-5.
+    assert (
+        max([float((a - b).abs().max()) for a, b in zip(one["weights"], other["weights"], strict=True)] or [0]) < 5e-7
+    )
     assert other["norms"] == pytest.approx(one["norms"], rel=TOLERANCE)
     assert other["losses"] == pytest.approx(one["losses"], rel=TOLERANCE, abs=1e-6)
     for (name, value), (same_name, same_value) in zip(one["metrics"], other["metrics"], strict=True):
