@@ -17,6 +17,7 @@ from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import selection_costs
 from megacov.trainer.step import run_updates
 from megacov.types import LossBatch
+from tests.support.families import make_model
 from tests.support.layout_cases import make_models
 from tests.support.not_finite_cases import go, plan, poison
 from tests.support.policies import (
@@ -50,6 +51,7 @@ def over_sequences(batch: LossBatch) -> TokenLosses:
 
 ALGORITHMS = {
     "terms": KL_COV_WITH_TERMS,
+    "experts": KL_COV,
     "k3": replace(KL_COV, loss_hyperparameters={"kl_coef": 1.0, "estimator": "k3"}),
     "masked": replace(
         KL_COV,
@@ -70,6 +72,7 @@ CASES = [
     ("masked", PLAIN, True),
     ("dual_clip", (1, 2, 2, 1, "none"), True),
     ("sequences", (1, 1, 1, 2, "selective"), True),
+    ("experts", PLAIN, True),  # on expert-parallel ranks
 ]
 # Of the positions of the first optimizer step, about half are in prefixes that end in a selected token.
 CHEAP, DEAR = CorrectionCost(1), CorrectionCost(4)
@@ -90,8 +93,9 @@ def _train(method: str, name: str, layout: tuple[int, int, int, int, str], packe
     tensor, pipeline, virtual, context, recompute = layout
     model, algorithm = replace(FLOAT32, recompute=recompute, virtual_pipeline=virtual), _algorithm(name, method)
     forwards: list[int] = []
-    with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual, context=context) as groups:
-        policy = make_policy(groups, path=Path(folder, "untied"), model=model, with_reference=True)
+    path, expert = (Path(folder, name), 2) if name == "experts" else (Path(folder, "untied"), 1)
+    with laid_out_ranks(tensor, pipeline, virtual_pipeline=virtual, context=context, expert=expert) as groups:
+        policy = make_policy(groups, path=path, model=model, with_reference=True)
         settings = step_settings(policy, num_updates=4, micro_batch_tokens=24, packed=packed)
         updates = prepare_mini_batches(policy, make_rollout_batch(), algorithm, settings)
         hook = policy.chunks[0].register_forward_hook(lambda _, inputs, __: forwards.append(inputs[0].numel()))
@@ -130,6 +134,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], lis
     """Results of both ranks by case."""
     folder = tmp_path_factory.mktemp("models")
     make_models(folder)
+    make_model(folder / "experts", "qwen3_moe")
     cases = [("train", method, *case, str(folder)) for case in CASES for method in ("pass", "correction")]
     cases += [("train", method, *CASES[0], str(folder)) for method in ("cheap", "dear")]
     cases += [("spoil", method, "advantages") for method in ("kl_cov", "correction")]

@@ -26,4 +26,8 @@ SELECTION_RULES = {
         {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred", log_probs="old")},
         "algorithm.selection.log_probs is old: .* set algorithm.selection.log_probs=current",
     ),
+    "method_saves_a_pass (correction)": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", method="correction", scope="rollout_batch")},
+        "method is correction and algorithm.selection.scope is rollout_batch: a gradient is .* set .*scope=mini",
+    ),
 }
