@@ -1,16 +1,17 @@
 """The same rollout batch under every parallel layout: the same tokens selected, the same update.
 
-    python -m benchmarks.layout_invariance
+    python -m benchmarks.layout_invariance [--algorithms "kl_cov correction" "clip_cov correction"]
 
 Trains a four-layer policy on gloo ranks of this machine with KL-Cov, Clip-Cov, high-entropy tokens, and every other
-registered loss, in every layout of up to four ranks: {TP 1, 2, 4} x {SP} x {PP 1, 2} x {VPP 1, 2} x {CP 1, 2} x
-{DP 1, 2, 4} x {micro-batches of one sequence, 64 tokens, all} x {packed, padded}. Prints a line a layout; exits with 1
-if one differs from one rank that holds everything in one micro-batch. Recomputation comes with micro-batches of one
-sequence, tied embeddings with packed ones of all.
+registered loss, with each method of selection, in every layout of up to four ranks: {TP 1, 2, 4} x {SP} x {PP 1, 2} x
+{VPP 1, 2} x {CP 1, 2} x {DP 1, 2, 4} x {micro-batches of one sequence, 64 tokens, all} x {packed, padded}. Prints a
+line a layout; exits with 1 if one differs from one rank that holds everything in one micro-batch and makes a pass to
+select. Recomputation comes with micro-batches of one sequence, tied embeddings with packed ones of all.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from tests.support.layout_algorithms import ALGORITHMS
 from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, run_layouts
 from tests.support.layout_difference import Difference, largest
 
@@ -66,10 +68,13 @@ def _line(layout: Layout, differences: dict[str, Difference]) -> str:
 
 def main() -> None:
     """Run the grid, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
+    names = parser.parse_args().algorithms
     started = time.monotonic()
     layouts = list(all_layouts())
     with tempfile.TemporaryDirectory() as folder:
-        results = run_layouts(layouts, Path(folder))
+        results = run_layouts(layouts, Path(folder), lambda layout: names)
     print(f"{'layout':45s} {'selected':>9s} {'mismatches':>11s} {'worst':>10s} {'of':11s} {'noise':>9s} {'margin':>8s}")
     for layout, differences in results.items():
         print(_line(layout, differences))

@@ -14,7 +14,15 @@ HEADING = (
     *("selection", "of training", "training"),
 )
 _GIB = 2**30
-_WAYS: tuple[tuple[str, Recompute | None], ...] = (("a pass", "none"), ("a pass", "full"), ("deferred", None))
+_WAYS: tuple[tuple[str, Recompute | None], ...] = (
+    ("a pass", "none"),
+    ("a pass", "full"),
+    ("deferred", None),
+    ("correction", "none"),
+    ("correction", "full"),
+)
+CORRECTED_SHARE = 0.075
+"""`benchmarks.correction_share` at the median length of the run and its ratio, 2e-4."""
 
 
 def work_of(run: Run, training: Training) -> Work:
@@ -23,15 +31,18 @@ def work_of(run: Run, training: Training) -> Work:
     return fullest_rank(lengths, data=training.layout.data, micro_batch_tokens=training.micro_batch_tokens)
 
 
-def fastest(run: Run, gpus: int, suits: Callable[[Training], bool]) -> tuple[TrainerSeconds, Training] | None:
-    """The fastest layout of so many GPUs among those that suit; None if there is none."""
+def fastest(
+    run: Run, gpus: int, suits: Callable[[Training], bool], *, share: float | None = None
+) -> tuple[TrainerSeconds, Training] | None:
+    """The fastest layout of so many GPUs among those that suit, with corrections of a share; None if there is none."""
     lengths = run.sequences[:: run.plan.batch.updates]
-    found = [(train_seconds(run.model, run.given, one, lengths), one) for one in trainings(run, gpus) if suits(one)]
+    ways = [replace(one, corrected_share=share) for one in trainings(run, gpus) if suits(one)]
+    found = [(train_seconds(run.model, run.given, one, lengths), one) for one in ways]
     return min(found, key=lambda pair: pair[0].total, default=None)
 
 
 def selection_rows(run: Run, sizes: Sequence[int]) -> Iterator[Sequence[str]]:
-    """Rows for each size of the trainer: a pass with and without recomputation, and deferred backwards.
+    """Rows for each size of the trainer: a pass and a correction, with and without recomputation; deferred backwards.
 
     Args:
         run: the run to simulate.
@@ -46,7 +57,8 @@ def selection_rows(run: Run, sizes: Sequence[int]) -> Iterator[Sequence[str]]:
             if recompute is None:
                 best = fastest(run, gpus, lambda one: defers(one, work_of(run, one)))
             else:
-                best = fastest(passing, gpus, lambda one, wanted=recompute: one.recompute == wanted)
+                share = CORRECTED_SHARE if way == "correction" else None
+                best = fastest(passing, gpus, lambda one, wanted=recompute: one.recompute == wanted, share=share)
             if best is not None:
                 yield _row(run, gpus, way, *best)
 

@@ -36,6 +36,8 @@ class Training:
     position_bytes: what a GPU of the tightest stage keeps of each of them.
     saves_every: steps between checkpoints; 0 for no checkpoints.
     staging: bytes that a GPU copies to main memory for a checkpoint.
+    corrected_share: positions of a second forward-backward over those of an optimizer step, dealt evenly, if gradients
+        are corrected in place of the forward pass.
     """
 
     layout: Layout
@@ -47,6 +49,7 @@ class Training:
     position_bytes: float
     saves_every: int
     staging: float
+    corrected_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class TrainerSeconds:
     """Seconds of a rollout batch by phase. A pass includes its arithmetic and the messages of its layers.
 
     log_probs: the forward pass that computes old log-probs.
-    selection: a forward pass before each later update, or, where backwards wait for the selection, a second message of
-        all activations between stages; and the collectives of the global selection.
+    selection: a forward pass before each later update; or, where backwards wait for the selection, a second message of
+        all activations between stages; or a forward and a backward over a share of the positions; and the collectives
+        of the global selection.
     head: entropy and log-probs over vocabulary shards, in all passes.
     bubble: waiting time of the pipeline at both ends of all passes.
     data_parallel: messages of gradients and parameters between data-parallel ranks.
@@ -189,17 +193,21 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
     # Old log-probs of all optimizer steps are computed in one run through the pipeline.
     whole, single = bubble_share(layout, work.passes * updates), bubble_share(layout, work.passes)
     backward = 4 if training.recompute == "full" else 3
-    again = updates - 1 if training.selects and not defers(training, work) else 0
+    again: float = updates - 1 if training.selects and not defers(training, work) else 0
     selecting = 10 * updates * given.latency(layout.data * layout.context) if training.selects else 0.0
     if defers(training, work):
         selecting += (updates - 1) * _between_stages(model, given, layout, work)
+    single_again = again * single
+    if training.corrected_share is not None:
+        # The pipeline fills and drains for a forward and a backward, however few micro-batches there are.
+        again, single_again = again * training.corrected_share * backward, single_again * backward
     passes = updates * forward
     return TrainerSeconds(
         log_probs=passes,
         selection=again * forward + selecting,
         head=(1 + again / updates + 3) * updates * _head(model, given, layout, work),
         update=passes * backward,
-        bubble=passes * whole + (again * forward + passes * backward) * single,
+        bubble=passes * whole + single_again * forward + passes * backward * single,
         data_parallel=updates * _data_parallel(model, given, layout),
         optimizer=updates * _optimizer(model, given, layout),
         checkpoint=training.staging / given.gpu.host / training.saves_every if training.saves_every else 0.0,

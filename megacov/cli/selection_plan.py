@@ -1,4 +1,4 @@
-"""What the exact selection of a run will cost: forward passes, and memory for those whose backwards wait."""
+"""What the exact selection of a run will cost: passes, and memory for forwards whose backwards wait."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from megacov.cli.check_plan import RunPlan, plan_run
 from megacov.config import RunConfig
+from megacov.config.algorithm import NoSelection
 from megacov.errors import ConfigError, DataError
 from megacov.plan import plan_room
+from megacov.plan.correction import correction_cost, evenly_spread_share
 
 USUAL_SHARE = 0.5
 """Mean length of a usual batch as a share of the longest, about that of the paper's 32B runs late in training."""
@@ -55,17 +57,20 @@ def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
     room = plan_room(plan.sizes, plan.layout, plan.batch_plan, plan.settings, usable_bytes=plan.cluster.usable_bytes)
     longest = -(-batch.sequences_per_rank * batch.longest // plan.layout.context)
     how = {
-        "auto": "its own where all its positions fit, and else one more",
+        "auto": "its own where all its positions fit; else one more, or a correction where that is cheaper",
         "pass": "its own, and one more for the selection",
         "deferred": "its own, whose backwards wait for the selection",
+        "correction": "its own, and a forward-backward over sequences up to their last selected token",
     }
-    passes = {"auto": "1 or 2", "pass": "2", "deferred": "1"}
+    passes = {"auto": "1 or 2", "pass": "2", "deferred": "1", "correction": "1"}
     yield (
         "forwards",
-        f"{passes[method]} passes",
+        f"{passes[method]} {'pass' if passes[method] == '1' else 'passes'}",
         f"of each of {updates - 1} in {updates} optimizer steps: {how[method]} (selection.method {method})",
     )
-    if method == "pass":
+    if method in ("auto", "correction"):
+        yield _correction(plan)
+    if method in ("pass", "correction"):
         return
     yield (
         "room",
@@ -79,5 +84,24 @@ def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
         yield f"{name} batch", f"{positions:,} positions", f"{lengths}; {verdict}"
 
 
+def _correction(plan: RunPlan) -> tuple[str, str, str]:
+    """What a correction costs in a usual batch, by the one thing known of it: how many tokens are selected."""
+    config, layout = plan.config, plan.layout
+    prompt, response = (
+        USUAL_SHARE * length for length in (config.data.max_prompt_length, config.rollout.max_response_length)
+    )
+    chosen = config.algorithm.selection
+    assert not isinstance(chosen, NoSelection)
+    share = evenly_spread_share(chosen.ratio, prompt=prompt, response=response)
+    cost = correction_cost(config.model.recompute, pipeline=layout.pipeline, virtual=layout.virtual_pipeline)
+    number = max(1, round(USUAL_SHARE * plan.batch_plan.micro_batches))
+    return (
+        "correction",
+        f"{cost.over_a_pass(share, micro_batches=number):.2f} passes",
+        f"over {share:.0%} of a usual batch, if selected tokens fall evenly; less where they cluster "
+        "(perf/selection_correction_share)",
+    )
+
+
 def _too_many(method: str) -> str:
-    return "too many: 2 passes" if method == "auto" else "too many: the run would be out of memory"
+    return "too many: 2 passes, or a correction" if method == "auto" else "too many: the run would be out of memory"

@@ -78,7 +78,7 @@ else:
 
 Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
-Method = Literal["auto", "pass", "deferred"]
+Method = Literal["auto", "pass", "deferred", "correction"]
 
 
 class NoSelection(Section):
@@ -111,9 +111,11 @@ class TokenSelection(Section):
     log_probs: LogProbs = "current"
     """Judge by the policy about to be updated, as `method` finds its log-probs, or by the old one."""
     method: Method = "auto"
-    """How later updates get current log-probs in mini_batch scope: by one more forward pass, or from the update's own
-    forwards, whose backwards wait for the selection and whose activations are kept until then (deferred). By default
-    each update defers if these activations fit into memory, and makes a pass if not."""
+    """How later updates get current log-probs in mini_batch scope: by one more forward pass; from the update's own
+    forwards, whose backwards wait for the selection and whose activations are kept until then (deferred); or from those
+    of an update that selects nothing, whose gradient is then corrected by a second one over the sequences up to their
+    last selected token (correction). By default each update defers if the activations fit into memory, else corrects
+    if that is known to be cheaper than a pass, and else makes a pass."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the selector.

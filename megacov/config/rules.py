@@ -158,16 +158,21 @@ def micro_batch_scope_has_two_sequences(config: RunConfig) -> str | None:
     )
 
 
-def backwards_wait_for_a_selection(config: RunConfig) -> str | None:
-    """Backwards are deferred for current log-probs of a whole optimizer step; no other selection needs them."""
+def method_saves_a_pass(config: RunConfig) -> str | None:
+    """Deferred backwards and corrections give current log-probs of a whole optimizer step, which no other selection
+    needs."""
     selection = config.algorithm.selection
-    if selection.method != "deferred" or (selection.scope, selection.log_probs) == ("mini_batch", "current"):
+    saves = {
+        "deferred": "backwards wait for a selection in",
+        "correction": "a gradient is corrected for a selection in",
+    }
+    if selection.method not in saves or (selection.scope, selection.log_probs) == ("mini_batch", "current"):
         return None
     other = "scope" if selection.scope != "mini_batch" else "log_probs"
     return (
-        f"algorithm.selection.method is deferred and algorithm.selection.{other} is {getattr(selection, other)}: "
-        "backwards wait for a selection in scope mini_batch by current log-probs alone; leave the method out, or set "
-        f"algorithm.selection.{other}={'mini_batch' if other == 'scope' else 'current'}."
+        f"algorithm.selection.method is {selection.method} and algorithm.selection.{other} is "
+        f"{getattr(selection, other)}: {saves[selection.method]} scope mini_batch by current log-probs alone; leave "
+        f"the method out, or set algorithm.selection.{other}={'mini_batch' if other == 'scope' else 'current'}."
     )
 
 
@@ -225,7 +230,7 @@ RULES: tuple[Rule, ...] = (
     servers_are_given_up_before_ranks,
     every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
-    backwards_wait_for_a_selection,
+    method_saves_a_pass,
     virtual_stages_have_a_pipeline,
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,

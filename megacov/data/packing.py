@@ -192,24 +192,33 @@ def plan_micro_batches(
     Returns:
         One or more micro-batches for each optimizer step; those added to reach the count hold only padding.
     """
+    ranges = update_ranges(len(batch.rewards), num_updates=num_updates)
+    return [micro_batches_of(batch, settings, samples) for samples in ranges]
+
+
+def micro_batches_of(batch: RolloutBatch, settings: MicroBatchSettings, samples: Sequence[int]) -> list[MicroBatch]:
+    """Distribute samples over data-parallel ranks, and cut the part of one of them into forward passes.
+
+    Args:
+        batch: the rollout batch, equal on all ranks.
+        settings: size and layout of micro-batches.
+        samples: rows of the batch, in order; the same on all ranks.
+
+    Returns:
+        One or more micro-batches; those added to reach the count hold only padding.
+    """
     lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
-    dp_rank = settings.dp_rank
-    plan = []
-    for samples in update_ranges(len(lengths), num_updates=num_updates):
-        by_rank = balance([lengths[i] for i in samples], num_parts=settings.dp_size)
-        chunks_of = {
-            rank: cut(
-                [lengths[samples[i]] for i in by_rank[rank]],
-                micro_batch_tokens=settings.tokens,
-                layout=settings.layout,
-            )
-            for rank in (range(settings.dp_size) if settings.same_count else [dp_rank])
-            if by_rank[rank]
-        }
-        own_samples = [samples[i] for i in by_rank[dp_rank]]
-        chunks = [[own_samples[i] for i in part] for part in chunks_of.get(dp_rank, [])]
-        most = max(map(len, chunks_of.values()), default=0)
-        num_chunks = max(1, -(-most // settings.count_multiple)) * settings.count_multiple
-        chunks += [[] for _ in range(num_chunks - len(chunks))]
-        plan.append([make_micro_batch(batch, chunk, settings.layout) for chunk in chunks])
-    return plan
+    by_rank = balance([lengths[i] for i in samples], num_parts=settings.dp_size)
+    chunks_of = {
+        rank: cut(
+            [lengths[samples[i]] for i in by_rank[rank]], micro_batch_tokens=settings.tokens, layout=settings.layout
+        )
+        for rank in (range(settings.dp_size) if settings.same_count else [settings.dp_rank])
+        if by_rank[rank]
+    }
+    own_samples = [samples[i] for i in by_rank[settings.dp_rank]]
+    chunks = [[own_samples[i] for i in part] for part in chunks_of.get(settings.dp_rank, [])]
+    most = max(map(len, chunks_of.values()), default=0)
+    num_chunks = max(1, -(-most // settings.count_multiple)) * settings.count_multiple
+    chunks += [[] for _ in range(num_chunks - len(chunks))]
+    return [make_micro_batch(batch, chunk, settings.layout) for chunk in chunks]

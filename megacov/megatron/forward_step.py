@@ -24,6 +24,9 @@ from megacov.megatron.output_layer import is_last, logits_of, whole_hidden_and_w
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
+FurtherPass = Callable[[], tuple[Sequence[MicroBatch], TokenLoss] | None]
+"""Called on every rank between two backward passes; gives the micro-batches and the loss of the second, or None on all
+ranks for no second pass."""
 
 
 def _statistics(

@@ -1,4 +1,4 @@
-"""Finds the ranks whose gradient is not finite, after the gradients of all ranks have been summed.
+"""When the gradients of all ranks are summed; and which ranks' were not finite, found after that.
 
 A reduce-scatter overwrites a rank's own shard of its buffer with the sum over all ranks, and leaves the rank's own
 addends in the other shards. So each rank records the extremes of its addends in its own shard beforehand.
@@ -7,10 +7,33 @@ addends in the other shards. So each rank records the extremes of its addends in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from torch import Tensor
+from megatron.core.utils import get_model_config
+from torch import Tensor, nn
+
+
+@contextmanager
+def summed_once(chunks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let several passes add to the same gradient: it is summed over replicas at the end of the context alone.
+
+    A reduce-scatter leaves addends of this rank beside sums over all ranks, so what a later pass adds and sums again
+    would be wrong.
+
+    Collectives: at the end, unless the context fails: Megatron's gradient reduction.
+
+    Args:
+        chunks: the virtual stages of this rank.
+    """
+    config = get_model_config(chunks[0])
+    finalize, config.finalize_model_grads_func = config.finalize_model_grads_func, None
+    try:
+        yield
+    finally:
+        config.finalize_model_grads_func = finalize
+    finalize(list(chunks), None)
 
 
 def note_own_shards(chunks: Sequence[DistributedDataParallel]) -> None:

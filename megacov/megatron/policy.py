@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import TokenLoss, forward_backward, forward_only
-from megacov.megatron.gradients import own_gradient_is_finite
+from megacov.megatron.forward_step import FurtherPass, TokenLoss, forward_backward, forward_only
+from megacov.megatron.gradients import own_gradient_is_finite, summed_once
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
 from megacov.megatron.model_shape import ModelShape
@@ -123,6 +123,7 @@ class Policy:
         *,
         entropy_grad: bool,
         between_passes: Callable[[list[Tensor]], None] | None = None,
+        further_pass: FurtherPass | None = None,
     ) -> UpdateResult:
         """Make one optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.
 
@@ -133,19 +134,25 @@ class Policy:
             token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
             entropy_grad: whether entropy carries a gradient.
             between_passes: as in `forward_backward`.
+            further_pass: called once all backwards have run; the gradient of its micro-batches is added before the sum
+                over replicas, which is then made once.
 
         Returns:
-            Gradient norm, learning rate and this rank's losses.
+            Gradient norm, learning rate and this rank's losses, without those of a further pass.
         """
         self._zero_gradients()
-        outputs = forward_backward(
-            self.chunks,
-            micro_batches,
-            self.reader,
-            token_loss,
-            entropy_grad=entropy_grad,
-            between_passes=between_passes,
-        )
+        with nullcontext() if further_pass is None else summed_once(self.chunks):
+            outputs = forward_backward(
+                self.chunks,
+                micro_batches,
+                self.reader,
+                token_loss,
+                entropy_grad=entropy_grad,
+                between_passes=between_passes,
+            )
+            further = None if further_pass is None else further_pass()
+            if further is not None:
+                forward_backward(self.chunks, further[0], self.reader, further[1], entropy_grad=entropy_grad)
         # `step` computes this norm again, so the check costs one more pass over the gradient shard. Only here do all
         # ranks know the same norm while the weights are still unchanged.
         self.optimizer.prepare_grads()

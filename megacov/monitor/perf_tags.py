@@ -24,7 +24,21 @@ PERF_TAGS = (
     Tag(
         "perf/selection_deferred",
         "Share of the later optimizer steps that selected by the log-probs of their own forwards, whose backwards "
-        "waited; the others made another pass.",
+        "waited; the others corrected their gradients or made another pass.",
+        "fraction",
+        "none",
+    ),
+    Tag(
+        "perf/selection_corrected",
+        "Share of the later optimizer steps that went forward and backward without a selection, and then corrected "
+        "their gradients for one.",
+        "fraction",
+        "none",
+    ),
+    Tag(
+        "perf/selection_correction_share",
+        "Positions of the second forward-backward pass over those of the optimizer step, without padding; mean over "
+        "the optimizer steps that corrected. Three times it, four with recomputation, in forward passes.",
         "fraction",
         "none",
     ),

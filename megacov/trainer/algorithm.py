@@ -14,6 +14,7 @@ from megacov.config.schema import RunConfig
 from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
 from megacov.losses.imported import check_hyperparameters, try_loss
+from megacov.plan.correction import CorrectionCost, correction_cost
 from megacov.selection import Selector, get_selector
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Algorithm:
     defers: whether later optimizer steps take the current log-probs that they select by from their own forwards, whose
         backwards wait; otherwise from another pass.
     kept_positions: most positions of an optimizer step on a rank with which it does so; None for any number.
+    corrects: whether later optimizer steps that do not defer take them from a forward-backward pass without selection,
+        and correct its gradient; otherwise from another pass.
+    correction_cost: with it, only those do so for which that is known to be cheaper; None for all.
     rollout_is_old: the old log-probs are the rollout server's, so that the first optimizer step is like later ones.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
@@ -73,6 +77,8 @@ class Algorithm:
     denominator: str = "all"
     defers: bool = False
     kept_positions: int | None = None
+    corrects: bool = False
+    correction_cost: CorrectionCost | None = None
     rollout_is_old: bool = False
 
 
@@ -118,6 +124,8 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         ConfigError: a name that no registry knows.
     """
     algorithm, selection = config.algorithm, config.algorithm.selection
+    method, parallel = selection.method, config.parallel
+    cost = correction_cost(config.model.recompute, pipeline=parallel.pipeline, virtual=parallel.virtual_pipeline)
     mask, correction = algorithm.entropy_mask, algorithm.rollout_correction
     step_tokens = config.sequences_per_update * config.rollout.max_response_length
     return Algorithm(
@@ -137,7 +145,10 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),
         denominator=algorithm.denominator,
-        defers=selection.method == "deferred" or (selection.method == "auto" and bool(kept_positions)),
-        kept_positions=None if selection.method == "deferred" else kept_positions,
+        defers=method == "deferred" or (method == "auto" and bool(kept_positions)),
+        kept_positions=None if method == "deferred" else kept_positions,
+        # A corrected update differs by rounding, and how many positions fit may depend on the moment.
+        corrects=method == "correction" or (method == "auto" and not config.run.deterministic),
+        correction_cost=cost if method == "auto" else None,
         rollout_is_old=algorithm.old_log_probs == "rollout",
     )

@@ -45,7 +45,7 @@ def agree_on_kept_positions(
     if groups.world_rank == 0 and not positions:
         why = "the run cannot be planned" if positions is None else "no memory is left to keep activations in"
         print(
-            f"megacov: algorithm.selection.method auto makes a forward pass for every selection: {why}.",
+            f"megacov: algorithm.selection.method auto lets no backward wait for a selection: {why}.",
             file=sys.stderr,
         )
     return positions

@@ -140,7 +140,7 @@ def test_deferred_backwards_select_and_update_as_another_pass_does(found, case):
         first, *later = one["micro_batches"]
         assert other["forwards"] == first + sum(later) == one["forwards"] - sum(later)
         assert one["kept"] == [None, 0, 0, 0]
-        assert one["metrics"] == {"perf/selection_deferred": 0.0, "perf/selection_kept_positions": 0.0}
+        assert set(one["metrics"].values()) == {0.0}
         assert other["kept"] == [None, *other["most"][1:]]
         assert other["metrics"]["perf/selection_deferred"] == 1.0
     assert any(bool(mask.any()) for mask in found["select", "pass", *case][-1]["masks"])

@@ -28,6 +28,7 @@ LEFT_OUT = [
     ("TP2 PP2", "kl_cov", 1, "advantages"),
     ("DP2 PP2", "kl_cov", 1, "advantages"),
     ("DP2 PP2", "deferred", 1, "advantages"),
+    ("DP2 PP2", "correction", 1, "advantages"),
 ]
 STOPPED = [("DP2", "grpo"), ("CP2", "kl_cov"), ("TP2 PP2", "kl_cov"), ("DP2 PP2", "grpo")]
 MEASURED = [

@@ -25,11 +25,9 @@ from tests.support.policies import (
 )
 from tests.support.run_ranks import run_cases
 
-ALGORITHMS = {"grpo": GRPO, "kl_cov": KL_COV_WITH_TERMS}
-REFERENCE = {
-    "grpo": {"ratio": None},
-    "kl_cov": {"ratio": 0.1, "entropy_coef": 0.01, "ref_kl_coef": 0.1},
-}
+ALGORITHMS = {"grpo": GRPO, "kl_cov": KL_COV_WITH_TERMS, "corrected": replace(KL_COV_WITH_TERMS, corrects=True)}
+_KL_COV = {"ratio": 0.1, "entropy_coef": 0.01, "ref_kl_coef": 0.1}
+REFERENCE = {"grpo": {"ratio": None}, "kl_cov": _KL_COV, "corrected": _KL_COV}
 # (ranks, tensor, pipeline, samples, updates); with 8 samples in 4 updates, two of four replicas have no sample.
 LAYOUTS = {"alone": (1, 1, 1, 16, 2), "sharded": (2, 2, 1, 16, 2), "idle_replicas": (4, 1, 1, 8, 4)}
 

@@ -34,7 +34,16 @@ def _algorithm_of(name: str) -> Algorithm:
 # Every registered loss that is not above.
 LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
 # Ways to the log-probs that a later update selects by, besides another pass.
-METHOD_ALGORITHMS = {"kl_cov deferred": replace(KL_COV_WITH_TERMS, defers=True)}
+METHOD_ALGORITHMS = {
+    "kl_cov deferred": replace(GLOBAL_ALGORITHMS["kl_cov"], defers=True),
+    "kl_cov correction": replace(GLOBAL_ALGORITHMS["kl_cov"], corrects=True),
+    "clip_cov correction": replace(GLOBAL_ALGORITHMS["clip_cov"], corrects=True),
+}
 ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS
 # Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
 FAR = replace(ADAM, lr=3e-4)
+
+
+def reference_of(name: str) -> str:
+    """The algorithm that one rank runs in its place: with another pass, whatever the method."""
+    return name.split()[0] if name in METHOD_ALGORITHMS else name

@@ -27,7 +27,7 @@ from megacov.trainer.optimizer_step.token_report import report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
-from tests.support.layout_algorithms import ALGORITHMS, FAR, LOSS_ALGORITHMS
+from tests.support.layout_algorithms import ALGORITHMS, FAR, LOSS_ALGORITHMS, reference_of
 from tests.support.layout_difference import Difference, compare, merge
 from tests.support.policies import (
     ADAM,
@@ -253,16 +253,22 @@ def run_layouts(
     names = {layout: tuple(names_of(layout)) for layout in layouts}
     references: dict[Layout, tuple[str, ...]] = {}
     for layout in layouts:
-        references[layout.reference] = tuple(dict.fromkeys(references.get(layout.reference, ()) + names[layout]))
+        needed = tuple(reference_of(name) for name in names[layout])
+        references[layout.reference] = tuple(dict.fromkeys(references.get(layout.reference, ()) + needed))
     results = {}
     for num_ranks in sorted({1, *(layout.num_ranks for layout in layouts)}):
         own = {layout: names[layout] for layout in layouts if layout.num_ranks == num_ranks}
         cases = own | references if num_ranks == 1 else own
+        if num_ranks == 1:  # a reference may be one of the layouts
+            cases = {layout: tuple(dict.fromkeys(own.get(layout, ()) + named)) for layout, named in cases.items()}
         work = [(layout, str(folder), named) for layout, named in cases.items()]
         outcomes = run_cases(train, work, world_size=num_ranks, deadline_s=60 + SECONDS_PER_LAYOUT * len(work))
         for (layout, named), by_rank in zip(cases.items(), outcomes, strict=True):
             results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in named}
     return {
-        layout: {name: compare(results[layout][name], results[layout.reference][name]) for name in names[layout]}
+        layout: {
+            name: compare(results[layout][name], results[layout.reference][reference_of(name)])
+            for name in names[layout]
+        }
         for layout in layouts
     }

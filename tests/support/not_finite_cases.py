@@ -40,6 +40,7 @@ ALGORITHMS = {
     "grpo": GRPO,
     "kl_cov": KL_COV_WITH_TERMS,
     "deferred": replace(KL_COV_WITH_TERMS, defers=True),
+    "correction": replace(KL_COV_WITH_TERMS, corrects=True),
     "clip_cov": CLIP_COV,
     "old": replace(KL_COV, log_probs="old"),
     "rollout_batch": replace(KL_COV, scope="rollout_batch"),

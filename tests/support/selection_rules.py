@@ -18,12 +18,16 @@ SELECTION_RULES = {
         },
         "parallel.data=2 ranks share 2 sequences of an optimizer step.* lower parallel.data",
     ),
-    "backwards_wait_for_a_selection": (
+    "method_saves_a_pass": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred", scope="rollout_batch")},
         "method is deferred and algorithm.selection.scope is rollout_batch: .* set algorithm.selection.scope=mini",
     ),
-    "backwards_wait_for_a_selection (log-probs)": (
+    "method_saves_a_pass (log-probs)": (
         {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred", log_probs="old")},
         "algorithm.selection.log_probs is old: .* set algorithm.selection.log_probs=current",
+    ),
+    "method_saves_a_pass (correction)": (
+        {"algorithm": algorithm("kl_cov", name="kl_cov", method="correction", scope="rollout_batch")},
+        "method is correction and algorithm.selection.scope is rollout_batch: a gradient is .* set .*scope=mini",
     ),
 }

@@ -110,10 +110,13 @@ def selection_costs(outcomes: Sequence[UpdateOutcome]) -> Metrics:
     kept = [outcome.kept_positions for outcome in outcomes if outcome.kept_positions is not None]
     if not kept:
         return {}
-    return {
+    shares = [outcome.corrected_share for outcome in outcomes if outcome.corrected_share is not None]
+    metrics = {
         "perf/selection_deferred": sum(positions > 0 for positions in kept) / len(kept),
         "perf/selection_kept_positions": float(max(kept)),
+        "perf/selection_corrected": len(shares) / len(kept),
     }
+    return metrics | ({"perf/selection_correction_share": sum(shares) / len(shares)} if shares else {})
 
 
 def _finite(metrics: Metrics, histogram: Histogram | None, groups: ParallelGroups) -> tuple[Metrics, Histogram | None]:

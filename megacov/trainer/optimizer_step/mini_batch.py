@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megacov.data.packing import MicroBatchSettings, plan_micro_batches, update_ranges
+from megacov.data.prefixes import Prefixes
 from megacov.megatron.logits_reader import TokenStatistics
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, make_token_inputs
 from megacov.types import MicroBatch, RolloutBatch
@@ -24,6 +25,7 @@ class MiniBatch:
     micro_batches: this rank's part of them, one a forward pass.
     inputs: one record a micro-batch on the last pipeline stage; empty on the others.
     tells_itself: its own forwards are the first to tell the trainer's log-probs, as `old_policy.py` has it.
+    prefixes: cuts the samples anew, for a correction.
     """
 
     update: int
@@ -31,6 +33,7 @@ class MiniBatch:
     micro_batches: list[MicroBatch]
     inputs: list[TokenInputs]
     tells_itself: bool = False
+    prefixes: Prefixes | None = None
 
 
 def plan_mini_batches(
@@ -50,7 +53,7 @@ def plan_mini_batches(
     ranges = update_ranges(len(batch.rewards), num_updates=num_updates)
     plan = plan_micro_batches(batch, settings, num_updates=num_updates)
     return [
-        MiniBatch(first_update + i, samples, micro_batches, [])
+        MiniBatch(first_update + i, samples, micro_batches, [], Prefixes(batch, settings, samples))
         for i, (samples, micro_batches) in enumerate(zip(ranges, plan, strict=True))
     ]
 

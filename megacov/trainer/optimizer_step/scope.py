@@ -18,9 +18,10 @@ from megacov.megatron.policy import Policy
 from megacov.parallel.collectives import all_reduce_max
 from megacov.parallel.groups import ParallelGroups
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.correction import gather_tokens
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
-from megacov.trainer.optimizer_step.token_inputs import old_log_probs
+from megacov.trainer.optimizer_step.token_inputs import join, old_log_probs
 
 
 class SelectionScope:
@@ -77,8 +78,22 @@ class SelectionScope:
         """
         return None
 
+    def corrects(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> bool:
+        """Whether an optimizer step goes forward and backward without a selection, and corrects its gradient for one.
+
+        Args:
+            mini_batch: the optimizer step's share of the rollout batch; `before_batch` has seen it.
+            is_on_policy: as in `before_update`.
+
+        Returns:
+            The same on all ranks; never true where `kept_positions` is not 0.
+        """
+        return False
+
     def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
-        """Select once all forwards of an optimizer step have run and no backward has, where `kept_positions` asks so.
+        """Select once all forwards of an optimizer step have run, where `kept_positions` or `corrects` ask so.
+
+        No backward has run with `kept_positions`, and all have with `corrects`.
 
         This is the place for whatever a loss needs to know of the whole optimizer step under the current policy.
 
@@ -163,7 +178,7 @@ class MiniBatchScope(SelectionScope):
         kept = self.kept_positions(mini_batch, is_on_policy=is_on_policy)
         if kept is None:
             return self._select([mini_batch], old_log_probs(mini_batch.inputs))
-        if kept > 0:
+        if kept > 0 or self.corrects(mini_batch, is_on_policy=is_on_policy):
             return None
         return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
 
@@ -172,22 +187,27 @@ class MiniBatchScope(SelectionScope):
         return None if is_known or self._algorithm.log_probs == "old" else 0
 
 
-class DeferredMiniBatchScope(MiniBatchScope):
-    """All tokens of an optimizer step compete, by the log-probs of its own forwards, whose backwards wait for that.
+class SparingMiniBatchScope(MiniBatchScope):
+    """All tokens of an optimizer step compete, by the log-probs of its own forwards: no pass is made for them alone.
 
-    No pass is made for the selection alone; the graphs of all micro-batches are kept until it is made. With a limit
-    (`Algorithm.kept_positions`), an optimizer step with more positions on any rank makes a pass.
+    Either backwards wait for the selection, and the graphs of all micro-batches are kept until it is made; with a limit
+    (`Algorithm.kept_positions`), those of optimizer steps that are within it on every rank. Or the gradient is
+    corrected afterwards; with a cost (`Algorithm.correction_cost`), if that is cheaper than a pass by the share of
+    positions that a correction would have had in the first optimizer step, whose selection costs nothing.
     """
 
     def __init__(self, algorithm: Algorithm, groups: ParallelGroups) -> None:
         """Begin a rollout batch, whose optimizer steps `before_batch` measures."""
         super().__init__(algorithm, groups)
         self._positions: dict[int, int] = {}
+        self._micro_batches: dict[int, int] = {}
+        self._share: float | None = None
 
     def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
-        """Select nothing yet, but find how many positions each optimizer step has on the rank that has most.
+        """Select nothing yet, but measure each optimizer step.
 
-        Collectives: control: MAX [number of mini-batches] int64.
+        Collectives: control: MAX [2, number of mini-batches] int64: positions on the rank that has most, and the number
+        of micro-batches, negated, on the one that has fewest.
 
         Args:
             mini_batches: all of the rollout batch.
@@ -195,15 +215,41 @@ class DeferredMiniBatchScope(MiniBatchScope):
         Returns:
             None for each.
         """
-        own = [sum(part.tokens.numel() for part in mini_batch.micro_batches) for mini_batch in mini_batches]
-        most = all_reduce_max(torch.tensor(own), group=self._groups.control).tolist()
+        positions = [sum(part.tokens.numel() for part in mini_batch.micro_batches) for mini_batch in mini_batches]
+        fewer = [-len(mini_batch.micro_batches) for mini_batch in mini_batches]
+        most, fewest = all_reduce_max(torch.tensor([positions, fewer]), group=self._groups.control).tolist()
         self._positions = {mini_batch.update: most[i] for i, mini_batch in enumerate(mini_batches)}
+        self._micro_batches = {mini_batch.update: -fewest[i] for i, mini_batch in enumerate(mini_batches)}
         return super().before_batch(mini_batches)
+
+    def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
+        found = super().before_update(policy, mini_batch, is_on_policy=is_on_policy)
+        has_selected = not self.kept_positions(mini_batch, is_on_policy=is_on_policy)
+        if is_on_policy and has_selected and self._algorithm.corrects and self._algorithm.correction_cost is not None:
+            self._share = self._share_of(mini_batch, found)
+        return found
+
+    def _share_of(self, mini_batch: MiniBatch, selection: Selection | None) -> float:
+        """Share of positions in prefixes that end in a selected token. Collectives: those of `gather_tokens`."""
+        token_ids = torch.empty(0, dtype=torch.int64)
+        if selection is not None:
+            token_ids = join(mini_batch.inputs, "token_ids")[torch.cat(selection.masks)]
+        assert mini_batch.prefixes is not None
+        return mini_batch.prefixes.share(gather_tokens(token_ids, token_ids[:, None], self._groups)[0])
 
     def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
         found, limit = super().kept_positions(mini_batch, is_on_policy=is_on_policy), self._algorithm.kept_positions
         positions = self._positions[mini_batch.update]
-        return positions if found == 0 and (limit is None or positions <= limit) else found
+        fits = self._algorithm.defers and (limit is None or positions <= limit)
+        return positions if found == 0 and fits else found
+
+    def corrects(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> bool:
+        if self.kept_positions(mini_batch, is_on_policy=is_on_policy) != 0 or not self._algorithm.corrects:
+            return False
+        cost, number = self._algorithm.correction_cost, self._micro_batches[mini_batch.update]
+        if cost is None:
+            return True
+        return self._share is not None and cost.is_cheaper(self._share, micro_batches=number)
 
     def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
         return self._select([mini_batch], log_probs)
@@ -227,7 +273,8 @@ def make_scope(algorithm: Algorithm, groups: ParallelGroups) -> SelectionScope:
     """The scope that the algorithm names; one that never selects where the algorithm has no selection.
 
     Args:
-        algorithm: its `select`, `scope` and `defers` are read here, its selector and hyperparameters at each selection.
+        algorithm: its `select`, `scope`, `defers` and `corrects` are read here, its selector and hyperparameters at
+            each selection.
         groups: this rank's process groups.
 
     Returns:
@@ -235,6 +282,6 @@ def make_scope(algorithm: Algorithm, groups: ParallelGroups) -> SelectionScope:
     """
     if algorithm.select is None:
         return SelectionScope(algorithm, groups)
-    if algorithm.scope == "mini_batch" and algorithm.defers:
-        return DeferredMiniBatchScope(algorithm, groups)
+    if algorithm.scope == "mini_batch" and (algorithm.defers or algorithm.corrects):
+        return SparingMiniBatchScope(algorithm, groups)
     return _SCOPES[algorithm.scope](algorithm, groups)

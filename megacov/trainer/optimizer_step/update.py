@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 from megacov.losses.terms import add_terms
 from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer.algorithm import Algorithm
+from megacov.trainer.optimizer_step.correction import Correction
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.not_finite import Finding, examine_losses
 from megacov.trainer.optimizer_step.scope import SelectionScope
@@ -31,6 +32,7 @@ class UpdateOutcome:
         off the last stage.
     findings: this rank's micro-batches that are not finite; empty if the optimizer step was applied.
     kept_positions: as the scope's `kept_positions`.
+    corrected_share: `Correction.share`; None where the gradient was not corrected.
     """
 
     result: UpdateResult
@@ -38,6 +40,7 @@ class UpdateOutcome:
     findings: tuple[Finding, ...] = ()
     forwards: tuple[tuple[Tensor, Tensor], ...] = ()
     kept_positions: int | None = None
+    corrected_share: float | None = None
 
 
 class MiniBatchLoss:
@@ -52,6 +55,7 @@ class MiniBatchLoss:
         selection: Selection | None,
         is_on_policy: bool,
         cp_group: ProcessGroup | None,
+        is_corrected: bool = False,
     ) -> None:
         """Hold what all micro-batches share.
 
@@ -64,9 +68,11 @@ class MiniBatchLoss:
                 log-probs stand in for the old ones, so that the ratio is exactly 1: the log-probs of another pass
                 differ by rounding, and the gradient of |d| keeps only the sign of that difference.
             cp_group: ranks that share each micro-batch, for losses that ask for sums over whole sequences.
+            is_corrected: whether the pass is to be as if no token were selected.
         """
         self._mini_batch, self._scope, self._algorithm = mini_batch, scope, algorithm
         self._selection, self._is_on_policy, self._cp_group = selection, is_on_policy, cp_group
+        self._is_corrected = is_corrected
         self._local: dict[int, Selection] = {}
         self.log_probs: dict[int, Tensor] = {}
         self._entropies: dict[int, Tensor] = {}
@@ -91,6 +97,33 @@ class MiniBatchLoss:
         """
         self._selection = self._scope.between_passes(self._mini_batch, log_probs)
 
+    def select(self) -> None:
+        """As `SelectingLoss.select`."""
+        self.select_between_passes([log_probs for log_probs, _ in self.forwards])
+
+    @torch.enable_grad()
+    def effect_of_selection(self, index: int) -> tuple[LossOutput, Tensor]:
+        """Compare the loss of a micro-batch with and without its selection, at the log-probs of its forward.
+
+        Collectives: for a loss that asks for sequence sums, twice those of `add_sequence_sums`.
+
+        Args:
+            index: place of the micro-batch in the mini-batch.
+
+        Returns:
+            The loss with the selection; and [2, t] its derivatives by log-probs and entropies, less those without.
+        """
+        assert self._selection is not None
+        mask = self._selection.masks[index]
+        log_probs, entropy = (values[index].clone().requires_grad_() for values in (self.log_probs, self._entropies))
+        without = self._loss(index, log_probs, entropy, torch.zeros_like(mask), None).loss
+        output = self._loss(index, log_probs, entropy, mask, self._selection.scores[index])
+        slopes = [
+            torch.stack(torch.autograd.grad(loss, (log_probs, entropy), allow_unused=True, materialize_grads=True))
+            for loss in (output.loss, without)
+        ]
+        return LossOutput(output.loss.detach(), output.metrics), slopes[0] - slopes[1]
+
     def __call__(self, index: int, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """The loss of one micro-batch.
 
@@ -106,10 +139,16 @@ class MiniBatchLoss:
         Returns:
             Loss and metrics; the loss is NaN if anything it or the selection's scores rest on is not finite.
         """
-        part, algorithm = self._mini_batch.inputs[index], self._algorithm
         current = log_probs.detach()
         self.log_probs[index], self._entropies[index] = current, entropy.detach()
-        selected, scores = self._selected(index, current)
+        if self._is_corrected:
+            return self._loss(index, log_probs, entropy, torch.zeros_like(current, dtype=torch.bool), None)
+        return self._loss(index, log_probs, entropy, *self._selected(index, current))
+
+    def _loss(
+        self, index: int, log_probs: Tensor, entropy: Tensor, selected: Tensor | None, scores: Tensor | None
+    ) -> LossOutput:
+        part, algorithm, current = self._mini_batch.inputs[index], self._algorithm, log_probs.detach()
         old = current if self._is_on_policy else part.old_log_probs
         if algorithm.loss.is_anchored_at_rollout:
             old = part.rollout_log_probs
@@ -186,6 +225,7 @@ def run_update(
     Returns:
         The result, the selection that the loss used, and what was not finite if the optimizer step was left out.
     """
+    is_corrected = scope.corrects(mini_batch, is_on_policy=is_on_policy)
     loss = MiniBatchLoss(
         mini_batch,
         scope,
@@ -193,15 +233,22 @@ def run_update(
         selection=selection,
         is_on_policy=is_on_policy,
         cp_group=policy.groups.cp,
+        is_corrected=is_corrected,
     )
     kept = scope.kept_positions(mini_batch, is_on_policy=is_on_policy)
+    entropy_grad = algorithm.entropy_coef != 0
+    correction = Correction(loss, mini_batch, policy.groups, entropy_grad) if is_corrected else None
     result = policy.update(
         mini_batch.micro_batches,
         loss,
-        entropy_grad=algorithm.entropy_coef != 0,
+        entropy_grad=entropy_grad,
         between_passes=loss.select_between_passes if kept else None,
+        further_pass=correction,
     )
-    if result.is_applied:
-        return UpdateOutcome(result, loss.selection, forwards=loss.forwards, kept_positions=kept)
-    findings = examine_losses(mini_batch.inputs, result.outputs, loss.log_probs, loss.selection)
-    return UpdateOutcome(result, loss.selection, findings, loss.forwards, kept)
+    if correction is not None:
+        result = replace(result, outputs=correction.outputs)
+    findings: tuple[Finding, ...] = ()
+    if not result.is_applied:
+        findings = examine_losses(mini_batch.inputs, result.outputs, loss.log_probs, loss.selection)
+    share = None if correction is None else correction.share
+    return UpdateOutcome(result, loss.selection, findings, loss.forwards, kept, share)

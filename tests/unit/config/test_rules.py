@@ -227,6 +227,7 @@ HELD = [
     {"algorithm": algorithm("kl_cov", name="kl_cov", scope="micro_batch"), "batch": {"micro_batch_tokens": 20480}},
     {"algorithm": algorithm("kl_cov", name="high_entropy", scope="micro_batch")},
     {"algorithm": algorithm("kl_cov", name="kl_cov", method="deferred")},
+    {"algorithm": algorithm("kl_cov", name="kl_cov", method="correction")},
     {"algorithm": algorithm("kl_cov", name="kl_cov", method="pass", scope="rollout_batch")},
     {
         "algorithm": {

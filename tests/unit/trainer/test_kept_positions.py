@@ -71,10 +71,23 @@ def test_a_run_that_cannot_be_planned_has_no_plan(tmp_path: Path) -> None:
 def test_the_method_decides_what_is_asked_of_an_optimizer_step() -> None:
     chosen = {
         method: build_algorithm(config(f"algorithm.selection.method={method}"), kept_positions=9)
-        for method in ("auto", "pass", "deferred")
+        for method in ("auto", "pass", "deferred", "correction")
     }
     found = {method: (algorithm.defers, algorithm.kept_positions) for method, algorithm in chosen.items()}
     assert (found["auto"], found["pass"][0], found["deferred"]) == ((True, 9), False, (True, None))
+    corrects = {method: (one.corrects, one.correction_cost is None) for method, one in chosen.items()}
+    assert corrects["correction"] == (True, True) and not found["correction"][0]
+    assert corrects["auto"] == (True, False)
+    assert not corrects["pass"][0] and not corrects["deferred"][0]
+
+
+def test_a_deterministic_run_corrects_only_if_asked() -> None:
+    """A corrected update differs by rounding, and what fits into memory may differ from run to run."""
+    chosen = [
+        build_algorithm(config("run.deterministic=true", f"algorithm.selection.method={method}"), kept_positions=0)
+        for method in ("auto", "correction")
+    ]
+    assert [algorithm.corrects for algorithm in chosen] == [False, True]
 
 
 def test_a_peak_is_that_of_its_step() -> None:
