@@ -53,7 +53,7 @@ def plan_mini_batches(
     ranges = update_ranges(len(batch.rewards), num_updates=num_updates)
     plan = plan_micro_batches(batch, settings, num_updates=num_updates)
     return [
-        MiniBatch(first_update + i, samples, micro_batches, [], Prefixes(batch, settings, samples))
+        MiniBatch(first_update + i, samples, micro_batches, [], prefixes=Prefixes(batch, settings, samples))
         for i, (samples, micro_batches) in enumerate(zip(ranges, plan, strict=True))
     ]
 
