@@ -57,7 +57,8 @@ def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
     room = plan_room(plan.sizes, plan.layout, plan.batch_plan, plan.settings, usable_bytes=plan.cluster.usable_bytes)
     longest = -(-batch.sequences_per_rank * batch.longest // plan.layout.context)
     how = {
-        "auto": "its own where all its positions fit; else one more, or a correction where that is cheaper",
+        "auto": "its own where all its positions fit; else one more"
+        + (", or a correction where that is cheaper" if config.may_correct_gradients else ""),
         "pass": "its own, and one more for the selection",
         "deferred": "its own, whose backwards wait for the selection",
         "correction": "its own, and a forward-backward over sequences up to their last selected token",
@@ -68,7 +69,7 @@ def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
         f"{passes[method]} {'pass' if passes[method] == '1' else 'passes'}",
         f"of each of {updates - 1} in {updates} optimizer steps: {how[method]} (selection.method {method})",
     )
-    if method in ("auto", "correction"):
+    if config.may_correct_gradients:
         yield _correction(plan)
     if method in ("pass", "correction"):
         return
@@ -79,7 +80,7 @@ def selection_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
     )
     for name, share in (("usual", USUAL_SHARE), ("longest", 1.0)):
         positions = int(longest * share)
-        verdict = "fits: 1 pass" if positions <= room.positions else _too_many(method)
+        verdict = "fits: 1 pass" if positions <= room.positions else _too_many(config)
         lengths = "all sequences as long as settings allow" if share == 1 else f"{share:.0%} of the longest on average"
         yield f"{name} batch", f"{positions:,} positions", f"{lengths}; {verdict}"
 
@@ -103,5 +104,7 @@ def _correction(plan: RunPlan) -> tuple[str, str, str]:
     )
 
 
-def _too_many(method: str) -> str:
-    return "too many: 2 passes, or a correction" if method == "auto" else "too many: the run would be out of memory"
+def _too_many(config: RunConfig) -> str:
+    if config.defers_backwards:
+        return "too many: the run would be out of memory"
+    return "too many: 2 passes" + (", or a correction" if config.may_correct_gradients else "")

@@ -250,6 +250,17 @@ class RunConfig(Section):
         return self.selects_by_current and self.algorithm.selection.method == "deferred"
 
     @property
+    def may_correct_gradients(self) -> bool:
+        """Whether later optimizer steps may correct gradients for a selection.
+
+        `auto` does so if the first optimizer step, which then selects for nothing, shows that it pays; not in a
+        deterministic run, since what fits into memory may change from run to run and a correction differs by rounding.
+        """
+        method = self.algorithm.selection.method
+        by_choice = not self.run.deterministic and self.algorithm.old_log_probs != "rollout"
+        return self.selects_by_current and (method == "correction" or (method == "auto" and by_choice))
+
+    @property
     def fewest_sequences_per_update(self) -> int:
         """Sequences of one optimizer step, over all ranks, if every prompt has the smallest group."""
         return self.rollout.prompts_per_step * min(self.group_sizes) // self.batch.updates_per_rollout

@@ -147,8 +147,7 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         denominator=algorithm.denominator,
         defers=method == "deferred" or (method == "auto" and bool(kept_positions)),
         kept_positions=None if method == "deferred" else kept_positions,
-        # A corrected update differs by rounding, and how many positions fit may depend on the moment.
-        corrects=method == "correction" or (method == "auto" and not config.run.deterministic),
+        corrects=config.may_correct_gradients,
         correction_cost=cost if method == "auto" else None,
         rollout_is_old=algorithm.old_log_probs == "rollout",
     )

@@ -120,6 +120,18 @@ def test_deferred_backwards_cost_no_forward_and_are_chosen_where_that_is_fastest
     assert best.total < seconds.total and not defers(chosen, work_of(run, chosen))
 
 
+def test_a_correction_is_a_forward_and_a_backward_over_its_share(run):
+    lengths = run.sequences[:: run.plan.batch.updates]
+    for recompute, forwards in (("none", 3), ("full", 4)):
+        suits = [one for one in trainings(replace(run, may_defer=False), 32) if one.recompute == recompute]
+        passed, corrected = (
+            train_seconds(run.model, GIVEN, replace(suits[0], corrected_share=share), lengths) for share in (None, 0.1)
+        )
+        assert corrected.selection == pytest.approx(0.1 * forwards * passed.selection, rel=1e-3)
+        assert (corrected.update, corrected.log_probs) == (passed.update, passed.log_probs)
+        assert corrected.head < passed.head and corrected.bubble >= passed.bubble
+
+
 @pytest.mark.parametrize(("which", "factor"), FASTER.items(), ids=[".".join(which) for which in FASTER])
 def test_more_of_anything_never_hurts(run, which, factor):
     better = changed(*which, factor)

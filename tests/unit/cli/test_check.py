@@ -90,6 +90,18 @@ def test_it_prints_batches_layout_and_memory() -> None:
         assert words in shown
 
 
+def test_it_says_what_each_method_of_selection_costs() -> None:
+    method = "algorithm.selection.method="
+    corrected, passed, unknown = (
+        check(ONE, override) for override in (f"{method}correction", f"{method}pass", "algorithm.old_log_probs=rollout")
+    )
+    # Three forwards over 37 % of the positions.
+    assert "1.10 passes" in corrected and "over 37% of a usual batch" in corrected and "room" not in corrected
+    assert "correction" not in passed and "2 passes" in passed
+    # Without a first optimizer step that selects for nothing, `auto` knows no share.
+    assert "or a correction" not in unknown and "room" in unknown
+
+
 def test_docs_show_what_it_prints() -> None:
     shown = check(ONE, "weight_sync.host=10.0.0.1")
     assert "warning" not in shown

@@ -88,6 +88,9 @@ def test_a_deterministic_run_corrects_only_if_asked() -> None:
         for method in ("auto", "correction")
     ]
     assert [algorithm.corrects for algorithm in chosen] == [False, True]
+    # Without a first optimizer step that selects for nothing, no share is known.
+    unknown = config("algorithm.old_log_probs=rollout", "algorithm.rollout_correction.level=none")
+    assert not build_algorithm(unknown, kept_positions=0).corrects
 
 
 def test_a_peak_is_that_of_its_step() -> None:
