@@ -31,7 +31,7 @@ TEST_NEWEST := OMP_NUM_THREADS=1 $(BIN_NEWEST)/python -m pytest -n 2 --dist load
 PIP_NEWEST := $(BIN_NEWEST)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format sglang try-sglang triton try-triton try-slurm try-browser test test-long test-newest run-test-newest check quickstart clean
+.PHONY: help env lint format sglang try-sglang triton try-triton try-slurm try-browser test test-long test-newest run-test-newest check quickstart bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,11 @@ check: lint test  ## everything that must be green before a commit
 
 quickstart: env  ## train a tiny policy with GRPO, Clip-Cov and KL-Cov and compare them
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.sum_pairs.quickstart
+
+bench: env  ## time log-probs, entropy and selection beside other projects' functions; docs/performance.md
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.ops
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.ops --dtype bfloat16
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.selection
 
 clean:  ## remove caches and environments; runs/ stays
 	rm -rf $(VENV) $(VENV_NEWEST) $(VENV_SGLANG) $(VENV_TRITON) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

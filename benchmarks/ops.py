@@ -1,5 +1,6 @@
-"""Log-probs and entropy over one shard, compared with Megatron-Core's cross entropy plus a plain torch entropy.
+"""Log-probs and entropy over one shard, beside the functions of Megatron-Core, verl, slime, NeMo-RL and Liger.
 
+Their code is found as benchmarks/peers.py says; a peer that is not there has a line with the reason.
 The floor is derived from a measured copy of the logits. A forward must read them once, which is half a copy; forward
 and backward must read them twice and write a gradient once, which is one and a half copies.
 On a GPU (--device cuda) the Triton kernels run, beside the torch path and Megatron-Core's fused cross entropy without
@@ -22,10 +23,14 @@ from megatron.core import parallel_state
 from megatron.core.fusions.fused_cross_entropy import fused_vocab_parallel_cross_entropy
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import interleaved_ms, print_table
+from benchmarks.op_peers import peer_functions
+from benchmarks.timing import interleaved_ms, print_goals, print_table
 from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from megacov.ops.kernels import dispatch
+
+GOALS = {"forward": {"slime": 4.0, "verl": 8.0}, "forward and backward": {"slime": 2.5, "verl": 5.0}}
 
 
 def plain_entropy(logits: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def contenders(logits: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], 
     if dispatch.takes(logits.detach()):
         named["megacov, torch path"] = ours
         named["Megatron-Core fused, no entropy"] = megatron_fused_alone
-    return named
+    return named | peer_functions(logits, targets, group)
 
 
 def on_torch_path(run: Callable[[], object]) -> Callable[[], object]:
@@ -72,6 +77,20 @@ def on_torch_path(run: Callable[[], object]) -> Callable[[], object]:
             return run()
 
     return run_without_kernels
+
+
+def extra_bytes(run: Callable[[], object]) -> int:
+    """Largest memory that a forward holds on a CPU at one time, beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        kept = run()
+    del kept
+    assert profiled.profiler is not None
+    events = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
 
 
 def gpu_ms(run: Callable[[], object], fill: Tensor) -> float:
@@ -89,7 +108,7 @@ def gpu_ms(run: Callable[[], object], fill: Tensor) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocab", type=int, default=19008, help="columns of the shard: 152064 over 8 ranks")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
@@ -129,8 +148,15 @@ def compare(options: argparse.Namespace) -> None:
     for title, runs, num_copies in (("forward", forward, 0.5), ("forward and backward", both, 1.5)):
         runs = {name: on_torch_path(run) if name == "megacov, torch path" else run for name, run in runs.items()}
         times = interleaved_ms(runs, num_rounds=options.rounds, **clock)
-        times["floor"] = times.pop("one copy") * num_copies
+        times["floor"] = [each * num_copies for each in times.pop("one copy")]
         print_table(f"{title}, {where}, {options.dtype} [{options.tokens}, {options.vocab}]", times, ours="megacov")
+        if options.device == "cpu":
+            print_goals(times, GOALS[title], ours="megacov")
+    if options.device == "cpu":
+        print("\nforward, memory at one time beyond the logits, as a share of them")
+        size = logits.nbytes
+        for name in (name for name in named if name in ("megacov", "slime", "verl", "NeMo-RL")):
+            print(f"  {name:45s} {100 * extra_bytes(forward[name]) / size:9.2f} %")
 
 
 if __name__ == "__main__":
