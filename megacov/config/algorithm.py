@@ -131,6 +131,8 @@ class KlCovSelection(TokenSelection):
     """The tokens of largest covariance."""
     ratio: StrictFloat = Field(2e-4, gt=0, le=1)
     """Selected tokens out of all loss tokens in scope; the paper has 2e-3 at 7B and 2e-4 at 32B. [fraction]"""
+    min_cov: StrictFloat | None = None
+    """Only tokens with a covariance above this are selected, so fewer may be; null for no bound. [nats x advantage]"""
     allow_large_ratio: bool = False
     """Accept a ratio of 0.05 or more, which is otherwise taken for a percentage."""
 
@@ -218,6 +220,9 @@ class AlgorithmSection(Section):
     """Weight of the KL to the policy that training began with. [per nat]"""
     ref_kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimate of that KL."""
+    ref_kl_max_gap: StrictFloat | None = Field(None, gt=0, le=50)
+    """Where the reference gives a token a log-prob higher than the policy's by more than this, k3 grows linearly from
+    there, so that a few tokens cannot hold the whole gradient; null for none. [nats]"""
 
     @model_validator(mode="after")
     def _norm_has_a_reader(self) -> AlgorithmSection:
@@ -225,6 +230,15 @@ class AlgorithmSection(Section):
             raise ValueError(
                 f"aggregation_norm is {self.aggregation_norm} and aggregation is {self.aggregation}, which does not "
                 "read it: remove it, or set aggregation to sequence_sum_constant_norm."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gap_has_a_reader(self) -> AlgorithmSection:
+        if self.ref_kl_max_gap is not None and self.ref_kl_estimator != "k3":
+            raise ValueError(
+                f"ref_kl_max_gap is {self.ref_kl_max_gap} and ref_kl_estimator is {self.ref_kl_estimator}, which does "
+                "not read it: remove it, or set ref_kl_estimator to k3."
             )
         return self
 

@@ -89,6 +89,13 @@ _TABLE = (
         "none",
     ),
     Tag(
+        "selection/uninformative",
+        "Selections of the step that KL-Cov left out since all covariances in scope are equal, as where every "
+        "advantage is alike. Absent in micro_batch scope.",
+        "selections",
+        "none",
+    ),
+    Tag(
         "selection/band_population",
         "Tokens that Clip-Cov draws from: in the band, and not clipped by PPO.",
         "tokens",

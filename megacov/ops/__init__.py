@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megacov.ops.covariance import covariance
+from megacov.ops.extremes import masked_extremes
 from megacov.ops.linear_log_probs import LinearSums, linear_log_probs_and_entropy, linear_sums
 from megacov.ops.log_probs_entropy import vocab_parallel_log_probs_and_entropy
 from megacov.ops.masked import masked_mean, masked_sum
@@ -16,6 +17,7 @@ __all__ = [
     "covariance",
     "linear_log_probs_and_entropy",
     "linear_sums",
+    "masked_extremes",
     "masked_mean",
     "masked_sum",
     "vocab_parallel_log_probs_and_entropy",

@@ -28,6 +28,7 @@ class SelectionInputs:
     group: ranks that hold the other tokens of the scope; None if this rank has them all.
     entropy: [t] float32 nats, or None if no method needs it.
     eligible_mask: [t] bool, tokens that Clip-Cov may select; None for all. Other methods ignore it.
+    is_global: whether all ranks and micro-batches of an optimizer step compete, not those of one micro-batch alone.
     """
 
     cov: Tensor
@@ -38,6 +39,7 @@ class SelectionInputs:
     group: ProcessGroup | None
     entropy: Tensor | None = None
     eligible_mask: Tensor | None = None
+    is_global: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,13 @@ class Selector:
     scores: fn(inputs) -> [t] float, by which tokens are ranked or become candidates.
     candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
         that ranks.
+    skips_equal_scores: whether it selects nothing in a global scope where all scores are equal.
     """
 
     select: Callable[..., Tensor]
     scores: Callable[[SelectionInputs], Tensor]
     candidates: Callable[..., Tensor] | None = None
+    skips_equal_scores: bool = False
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
         """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
@@ -63,7 +67,7 @@ def get_selector(name: str) -> Selector:
     """The selection method with this name.
 
     Args:
-        name: "kl_cov" (ratio), "clip_cov" (ratio, lower, upper) or "high_entropy" (ratio).
+        name: "kl_cov" (ratio, min_cov), "clip_cov" (ratio, lower, upper) or "high_entropy" (ratio).
 
     Returns:
         The method; call it with SelectionInputs and those keyword hyperparameters.
@@ -76,8 +80,16 @@ def get_selector(name: str) -> Selector:
     return _SELECTORS[name]
 
 
-def _kl_cov(inputs: SelectionInputs, *, ratio: float) -> Tensor:
-    return select_kl_cov(inputs.cov, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+def _kl_cov(inputs: SelectionInputs, *, ratio: float, min_cov: float | None = None) -> Tensor:
+    return select_kl_cov(
+        inputs.cov,
+        inputs.kept_mask,
+        inputs.token_ids,
+        ratio=ratio,
+        group=inputs.group,
+        min_cov=min_cov,
+        selects_among_equals=not inputs.is_global,
+    )
 
 
 def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
@@ -119,7 +131,7 @@ def _entropy(inputs: SelectionInputs) -> Tensor:
 
 
 _SELECTORS = {
-    "kl_cov": Selector(_kl_cov, _cov),
+    "kl_cov": Selector(_kl_cov, _cov, skips_equal_scores=True),
     "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band),
     "high_entropy": Selector(_high_entropy, _entropy),
 }

@@ -68,6 +68,7 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     seed: int
+    ref_kl_max_gap: float | None = None
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
@@ -133,6 +134,7 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         entropy_coef=algorithm.entropy_coef,
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
+        ref_kl_max_gap=algorithm.ref_kl_max_gap,
         seed=config.run.seed,
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from megacov.ops import covariance, masked_mean, masked_sum
+from megacov.ops import covariance, masked_extremes, masked_mean, masked_sum
 from megacov.selection import SelectionInputs, get_selector, selection_margin
 from tests.support.run_ranks import run_cases
 
@@ -70,6 +70,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
     scalars = [
         masked_sum(tokens["entropy"], tokens["loss_mask"], group=group),
         masked_mean(tokens["log_probs"], tokens["loss_mask"], group=group),
+        *masked_extremes(cov, tokens["loss_mask"], group=group),
         *selection_margin(cov, selected["kl_cov"], tokens["loss_mask"], group=group),
     ]
     return {"cov": cov, **selected, "scalars": torch.stack(scalars), "token_ids": tokens["token_ids"]}
@@ -103,6 +104,7 @@ def _count_collectives() -> dict[str, int]:
         "covariance": lambda: covariance(scores, tokens["advantages"], loss_mask, group=group),
         "masked_sum": lambda: masked_sum(scores, loss_mask, group=group),
         "masked_mean": lambda: masked_mean(scores, loss_mask, group=group),
+        "masked_extremes": lambda: masked_extremes(scores, loss_mask, group=group),
         "selection_margin": lambda: selection_margin(scores, loss_mask, loss_mask, group=group),
     }
     inputs = SelectionInputs(
@@ -124,8 +126,9 @@ def test_the_number_of_collectives_is_the_documented_one():
         "covariance": 1,
         "masked_sum": 1,
         "masked_mean": 1,
+        "masked_extremes": 1,
         "selection_margin": 1,
-        "kl_cov": 1 + 9,
+        "kl_cov": 1 + 1 + 9,
         "clip_cov": 1 + 12,
         "high_entropy": 1 + 9,
     }

@@ -133,6 +133,7 @@ class MiniBatchLoss:
             entropy_coef=algorithm.entropy_coef,
             ref_kl_coef=algorithm.ref_kl_coef,
             ref_kl_estimator=algorithm.ref_kl_estimator,
+            ref_kl_max_gap=algorithm.ref_kl_max_gap,
         )
         return replace(output, loss=_all_or_nothing(output.loss, current, old, part, scores))
 

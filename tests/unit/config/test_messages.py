@@ -90,6 +90,8 @@ MISTAKES = {
     "optimizer.min_lr=1": "optimizer: min_lr is 1.0 and lr is 1e-06: lower min_lr or raise lr.",
     "algorithm.aggregation_norm=5": "algorithm: aggregation_norm is 5 and aggregation is token_mean, which does not "
     "read it: remove it, or set aggregation to sequence_sum_constant_norm.",
+    "algorithm={ref_kl_estimator: k2, ref_kl_max_gap: 5}": "algorithm: ref_kl_max_gap is 5.0 and ref_kl_estimator is "
+    "k2, which does not read it: remove it, or set ref_kl_estimator to k3.",
     "algorithm.selection={name: clip_cov, lower: 5, upper: 1}": "algorithm.selection: lower is 5.0 and upper is 1.0: "
     "set lower below upper.",
     "rollout.host=0.0.0.0": "rollout.host is '0.0.0.0': anybody who reaches a rollout server can replace its weights, "
