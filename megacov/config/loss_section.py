@@ -21,6 +21,9 @@ class LossSection(Section):
     # Whether the ratio is taken to the rollout server's log-probs, which a file cannot set.
     is_anchored_at_rollout: ClassVar[bool] = False
 
+    # Whether the loss reads each token's entropy under the old policy, which a file cannot set.
+    needs_old_entropy: ClassVar[bool] = False
+
     name: str
     """The loss; each form fixes its own."""
 

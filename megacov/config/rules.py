@@ -83,6 +83,8 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
         return None
     selection, correction = algorithm.selection, algorithm.rollout_correction.level
     begin, instead = "algorithm.old_log_probs is rollout and algorithm.", "or algorithm.old_log_probs=recompute."
+    if algorithm.loss.needs_old_entropy:
+        return old_entropy_mismatch(config)
     if algorithm.entropy_mask.keep != "all":
         return (
             f"{begin}entropy_mask.keep is {algorithm.entropy_mask.keep}, which needs the trainer's entropies before an "
@@ -105,6 +107,16 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
             f"server's log-probs holds that weight: set algorithm.rollout_correction.level=none, {instead}"
         )
     return None
+
+
+def old_entropy_mismatch(config: RunConfig) -> str | None:
+    """Why a loss that reads entropies under the old policy cannot have them; None if it can."""
+    if config.algorithm.old_log_probs == "recompute":
+        return None
+    return (
+        f"algorithm.loss.name is {config.algorithm.loss.name}, which reads the trainer's entropies before an update, "
+        "and algorithm.old_log_probs is rollout: set algorithm.old_log_probs=recompute, or another loss."
+    )
 
 
 def updates_divide_the_batch(config: RunConfig) -> str | None:

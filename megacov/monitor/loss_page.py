@@ -93,6 +93,8 @@ def _facts(loss: Loss) -> Iterator[str]:
         yield "Needs a selection."
     if loss.needs_sequence_sums:
         yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
+    if loss.needs_old_entropy:
+        yield "Reads each token's entropy under the old policy, so `algorithm.old_log_probs` must be `recompute`."
     if loss.is_anchored_at_rollout:
         yield "Its old log-probs are the rollout server's; `algorithm.rollout_correction` must be off."
     if loss.clipped_tokens is not None:

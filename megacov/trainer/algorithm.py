@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from megacov.advantages import ADVANTAGES
 from megacov.config.loss_section import ImportedLoss
-from megacov.config.rules import correction_mismatch, selection_mismatch
+from megacov.config.rules import correction_mismatch, old_entropy_mismatch, selection_mismatch
 from megacov.config.schema import RunConfig
 from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
@@ -98,6 +98,8 @@ def resolve_loss(config: RunConfig) -> Loss:
         mismatch = selection_mismatch(config, needs_selection=loss.needs_selection)
         if mismatch is None and loss.is_anchored_at_rollout:
             mismatch = correction_mismatch(config)
+        if mismatch is None and loss.needs_old_entropy:
+            mismatch = old_entropy_mismatch(config)
         if mismatch is not None:
             raise ConfigError(mismatch)
         try_loss(loss, hyperparameters)

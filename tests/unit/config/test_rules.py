@@ -55,6 +55,10 @@ BROKEN = {
         {"algorithm": {"old_log_probs": "rollout", "entropy_mask": {"keep": "high"}}},
         r"old_log_probs is rollout and algorithm.entropy_mask.keep is high, .* set algorithm.entropy_mask.keep=all, or",
     ),
+    "the_servers_log_probs_are_enough (old entropy)": (
+        {"algorithm": {"old_log_probs": "rollout", "loss": {"name": "erc"}}},
+        "loss.name is erc, which reads the trainer's entropies .* set algorithm.old_log_probs=recompute, or another",
+    ),
     "the_servers_log_probs_are_enough (high entropy)": (
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
         "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
