@@ -167,6 +167,44 @@ class HighEntropySelection(TokenSelection):
     """Selected tokens out of all loss tokens in scope. [fraction]"""
 
 
+class M2poSelection(TokenSelection):
+    """The tokens that M2PO leaves out."""
+
+    name: Literal["m2po"] = "m2po"
+    """The tokens that move away from the server's policy and have the largest log-ratio to it."""
+    threshold: StrictFloat = Field(0.04, ge=0)
+    """Mean square of that log-ratio over the tokens that move away and are left in, at most. [nats^2]"""
+
+
+class BapoSelection(TokenSelection):
+    """The tokens that BAPO clips."""
+
+    name: Literal["bapo"] = "bapo"
+    """The tokens beyond a range of ratios that follows the balance of positive and negative tokens."""
+    positive_share: StrictFloat = Field(0.5, gt=0, lt=1)
+    """The range widens until tokens of positive advantage hold this share of the gradient. [share]"""
+    lower_start: StrictFloat = Field(0.6, ge=0, le=1)
+    """Lower end of the range at first. [ratio]"""
+    lower_end: StrictFloat = Field(0.9, ge=0, le=1)
+    """Highest lower end. [ratio]"""
+    upper_start: StrictFloat = Field(1.2, ge=1)
+    """Upper end of the range at first. [ratio]"""
+    upper_end: StrictFloat = Field(3.0, ge=1, le=100)
+    """Highest upper end. [ratio]"""
+    step: StrictFloat = Field(0.05, ge=0.001)
+    """By which an end moves. [ratio]"""
+
+    @model_validator(mode="after")
+    def _ends_are_ordered(self) -> BapoSelection:
+        for end, first, last in (
+            ("lower", self.lower_start, self.lower_end),
+            ("upper", self.upper_start, self.upper_end),
+        ):
+            if first > last:
+                raise ValueError(f"{end}_start is {first} and {end}_end is {last}: set the start at or below the end.")
+        return self
+
+
 class EntropyMaskSection(Section):
     """Which tokens carry the gradient, by their entropy in the whole optimizer step (arXiv 2506.01939)."""
 
@@ -196,9 +234,9 @@ class AlgorithmSection(Section):
     """How much better a sample is than the others of its prompt."""
     loss: Loss = Field(PpoClipLoss(), discriminator=Discriminator(_loss_form))
     """The policy loss."""
-    selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(
-        NoSelection(), discriminator="name"
-    )
+    selection: (
+        NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection | M2poSelection | BapoSelection
+    ) = Field(NoSelection(), discriminator="name")
     """The tokens that the loss treats in its own way."""
     entropy_mask: EntropyMaskSection = EntropyMaskSection()
     """The tokens that carry the gradient at all."""

@@ -18,6 +18,9 @@ class LossSection(Section):
     # Whether the loss acts on selected tokens, which a file cannot set; None where only its function knows.
     needs_selection: ClassVar[bool | None] = False
 
+    # The selection that is made for the loss and for no other, which a file cannot set; None for any.
+    own_selection: ClassVar[str | None] = None
+
     # Whether the ratio is taken to the rollout server's log-probs, which a file cannot set.
     is_anchored_at_rollout: ClassVar[bool] = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from megacov.config.evaluation_rules import EVALUATION_RULES
+from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.model_split import choices, divisors
 from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
@@ -40,6 +41,23 @@ def ratio_is_a_fraction(config: RunConfig) -> str | None:
         f"algorithm.selection.ratio is {selection.ratio}, a fraction of all tokens, and covariance methods act on less "
         f"than {LARGE_RATIO}: if it was a percentage set {selection.ratio / 100:g}, and if you mean it set "
         "algorithm.selection.allow_large_ratio=true."
+    )
+
+
+def a_loss_has_its_own_selection(config: RunConfig) -> str | None:
+    """Some losses are defined by a selection that is theirs alone."""
+    loss, selection = config.algorithm.loss, config.algorithm.selection
+    pair = f"algorithm.loss.name is {loss.name} and algorithm.selection.name is {selection.name}: "
+    if loss.own_selection not in (None, selection.name):
+        return (
+            f"{pair}{loss.name} is defined by its own selection, so set algorithm.selection.name={loss.own_selection}."
+        )
+    owners = {section.own_selection: name for name, section in LOSS_SECTIONS.items() if section.own_selection}
+    if loss.needs_selection is None or owners.get(selection.name) in (None, loss.name):
+        return None
+    return (
+        f"{pair}the selection belongs to the loss {owners[selection.name]}, so set "
+        f"algorithm.loss.name={owners[selection.name]}, or another selection."
     )
 
 
@@ -227,6 +245,7 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
 RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_files,
     ratio_is_a_fraction,
+    a_loss_has_its_own_selection,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,
     the_servers_log_probs_are_enough,

@@ -56,7 +56,10 @@ def erc(
     entropy_low: float = 0.8,
     entropy_high: float = 1.2,
 ) -> TokenLosses:
-    """PPO's clipped surrogate where entropy_low <= H / H_old <= entropy_high, and 0 elsewhere.
+    """PPO's clipped surrogate, without the tokens whose entropy has moved too far.
+
+    loss = max(-A rho, -A clamp(rho, 1 - clip_low, 1 + clip_high))      where entropy_low <= H / H_old <= entropy_high
+    loss = 0                                                            elsewhere
 
     PPO's range sees the sampled token alone; the ratio of entropies sees the whole distribution. Both are compared as
     products, so a token of entropy 0 under both policies is within the range.

@@ -89,8 +89,9 @@ def _equation(function: Callable[..., object]) -> str:
 
 
 def _facts(loss: Loss) -> Iterator[str]:
+    own = LOSS_SECTIONS[loss.name].own_selection
     if loss.needs_selection:
-        yield "Needs a selection."
+        yield "Needs a selection." if own is None else f"Needs the selection `{own}`, which no other loss takes."
     if loss.needs_sequence_sums:
         yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
     if loss.needs_old_entropy:

@@ -16,6 +16,15 @@ SELECTORS = {
     "kl_cov": {"ratio": 2e-3},
     "clip_cov": {"ratio": 2e-3, "lower": 0.2, "upper": 3.0},
     "high_entropy": {"ratio": 0.2},
+    "m2po": {"threshold": 0.02},
+    "bapo": {
+        "positive_share": 0.5,
+        "lower_start": 0.6,
+        "lower_end": 0.9,
+        "upper_start": 1.2,
+        "upper_end": 3.0,
+        "step": 0.05,
+    },
 }
 
 
@@ -28,6 +37,7 @@ def _all_tokens() -> dict[str, torch.Tensor]:
     loss_mask = torch.rand(NUM_TOKENS, generator=generator) < 0.9
     return {
         "log_probs": log_probs,
+        "old_log_probs": log_probs + 0.3 * torch.randn(NUM_TOKENS, generator=generator),
         "advantages": advantages,
         "entropy": -log_probs * 0.9,
         "loss_mask": loss_mask,
@@ -67,6 +77,16 @@ def _statistics(tokens: dict[str, torch.Tensor], group) -> dict:
     }
 
 
+def _of_ratios(tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What methods read that look at ratios."""
+    return {
+        "log_probs": tokens["log_probs"],
+        "old_log_probs": tokens["old_log_probs"],
+        "rollout_log_probs": tokens["old_log_probs"],
+        "policy_advantages": tokens["advantages"],
+    }
+
+
 def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
     cov = covariance(tokens["log_probs"], tokens["advantages"], tokens["loss_mask"], group=group)
     inputs = SelectionInputs(
@@ -78,6 +98,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
         seed=1,
         update=17,
         group=group,
+        **_of_ratios(tokens),
     )
     selected = {name: get_selector(name)(inputs, **settings) for name, settings in SELECTORS.items()}
     statistics = _statistics(tokens, group)
@@ -103,6 +124,7 @@ def _run(split: str) -> dict:
 def test_every_split_gives_the_same_bits(world_size):
     alone = _evaluate(_all_tokens(), None)
     assert int(alone["clip_cov"].sum()) >= 10
+    assert min(int(alone[name].sum()) for name in ("m2po", "bapo")) >= 10
     assert 0 < int(alone["smallest_with_mean"].sum()) < int(_all_tokens()["loss_mask"].sum())
     assert 10 <= int(alone["kl_cov"].sum()) < int(alone["high_entropy"].sum())
     by_split = run_cases(_run, [(split,) for split in SPLITS], world_size=world_size)
@@ -125,7 +147,14 @@ def _count_collectives() -> dict[str, int]:
         "selection_margin": lambda: selection_margin(scores, loss_mask, loss_mask, group=group),
     }
     inputs = SelectionInputs(
-        cov=scores, entropy=scores, kept_mask=loss_mask, token_ids=tokens["token_ids"], seed=0, update=0, group=group
+        cov=scores,
+        entropy=scores,
+        kept_mask=loss_mask,
+        token_ids=tokens["token_ids"],
+        seed=0,
+        update=0,
+        group=group,
+        **_of_ratios(tokens),
     )
     calls |= _statistics(tokens, group)
     for name, settings in SELECTORS.items():
@@ -152,5 +181,7 @@ def test_the_number_of_collectives_is_the_documented_one():
         "kl_cov": 1 + 1 + 9,
         "clip_cov": 1 + 12,
         "high_entropy": 1 + 9,
+        "m2po": 3,
+        "bapo": 1,
     }
     assert run_cases(_count_collectives, [()], world_size=2)[0] == [expected, expected]

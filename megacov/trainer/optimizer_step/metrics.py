@@ -279,7 +279,7 @@ def selection_step_metrics(
         torch.cat(selection.masks),
         join(inputs, "kept_mask"),
         group=groups.dp_cp,
-        scores=torch.cat(selection.scores) if is_global and not is_random else None,
+        scores=torch.cat(selection.scores) if is_global and algorithm.select.ranks else None,
         candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,
     )

@@ -87,6 +87,10 @@ def select_tokens(
         seed=algorithm.seed,
         update=update,
         group=group,
+        log_probs=joined,
+        old_log_probs=batch.old_log_probs,
+        rollout_log_probs=join(inputs, "rollout_log_probs"),
+        policy_advantages=batch.advantages,
         is_global=is_global,
     )
     select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters

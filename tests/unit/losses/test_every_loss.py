@@ -174,7 +174,7 @@ def test_another_loss_does_not(name, make_batch):
 
 
 def test_an_unknown_loss_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*clip_cov, .*kl_cov, ppo_clip"):
+    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*clip_cov, .*kl_cov, .*ppo_clip"):
         get_loss("grpo")
 
 
