@@ -181,6 +181,7 @@ class LossBatch:
     selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
     entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
     ref_log_probs: [t] float32, detached, or None.
+    old_entropy: [t] float32 nats, detached, under the policy of old_log_probs; None for a loss that does not ask.
     """
 
     log_probs: Tensor
@@ -194,6 +195,7 @@ class LossBatch:
     selected: Tensor | None = None
     entropy: Tensor | None = None
     ref_log_probs: Tensor | None = None
+    old_entropy: Tensor | None = None
 
 
 @dataclass(frozen=True)

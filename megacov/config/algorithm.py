@@ -133,6 +133,8 @@ class KlCovSelection(TokenSelection):
     """The tokens of largest covariance."""
     ratio: StrictFloat = Field(2e-4, gt=0, le=1)
     """Selected tokens out of all loss tokens in scope; the paper has 2e-3 at 7B and 2e-4 at 32B. [fraction]"""
+    min_cov: StrictFloat | None = None
+    """Only tokens with a covariance above this are selected, so fewer may be; null for no bound. [nats x advantage]"""
     allow_large_ratio: bool = False
     """Accept a ratio of 0.05 or more, which is otherwise taken for a percentage."""
 
@@ -167,6 +169,44 @@ class HighEntropySelection(TokenSelection):
     """Selected tokens out of all loss tokens in scope. [fraction]"""
 
 
+class M2poSelection(TokenSelection):
+    """The tokens that M2PO leaves out."""
+
+    name: Literal["m2po"] = "m2po"
+    """The tokens that move away from the server's policy and have the largest log-ratio to it."""
+    threshold: StrictFloat = Field(0.04, ge=0)
+    """Mean square of that log-ratio over the tokens that move away and are left in, at most. [nats^2]"""
+
+
+class BapoSelection(TokenSelection):
+    """The tokens that BAPO clips."""
+
+    name: Literal["bapo"] = "bapo"
+    """The tokens beyond a range of ratios that follows the balance of positive and negative tokens."""
+    positive_share: StrictFloat = Field(0.5, gt=0, lt=1)
+    """The range widens until tokens of positive advantage hold this share of the gradient. [share]"""
+    lower_start: StrictFloat = Field(0.6, ge=0, le=1)
+    """Lower end of the range at first. [ratio]"""
+    lower_end: StrictFloat = Field(0.9, ge=0, le=1)
+    """Highest lower end. [ratio]"""
+    upper_start: StrictFloat = Field(1.2, ge=1)
+    """Upper end of the range at first. [ratio]"""
+    upper_end: StrictFloat = Field(3.0, ge=1, le=100)
+    """Highest upper end. [ratio]"""
+    step: StrictFloat = Field(0.05, ge=0.001)
+    """By which an end moves. [ratio]"""
+
+    @model_validator(mode="after")
+    def _ends_are_ordered(self) -> BapoSelection:
+        for end, first, last in (
+            ("lower", self.lower_start, self.lower_end),
+            ("upper", self.upper_start, self.upper_end),
+        ):
+            if first > last:
+                raise ValueError(f"{end}_start is {first} and {end}_end is {last}: set the start at or below the end.")
+        return self
+
+
 class EntropyMaskSection(Section):
     """Which tokens carry the gradient, by their entropy in the whole optimizer step (arXiv 2506.01939)."""
 
@@ -196,9 +236,9 @@ class AlgorithmSection(Section):
     """How much better a sample is than the others of its prompt."""
     loss: Loss = Field(PpoClipLoss(), discriminator=Discriminator(_loss_form))
     """The policy loss."""
-    selection: NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection = Field(
-        NoSelection(), discriminator="name"
-    )
+    selection: (
+        NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection | M2poSelection | BapoSelection
+    ) = Field(NoSelection(), discriminator="name")
     """The tokens that the loss treats in its own way."""
     entropy_mask: EntropyMaskSection = EntropyMaskSection()
     """The tokens that carry the gradient at all."""
@@ -221,6 +261,9 @@ class AlgorithmSection(Section):
     """Weight of the KL to the policy that training began with. [per nat]"""
     ref_kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimate of that KL."""
+    ref_kl_max_gap: StrictFloat | None = Field(None, gt=0, le=50)
+    """Where the reference gives a token a log-prob higher than the policy's by more than this, k3 grows linearly from
+    there, so that a few tokens cannot hold the whole gradient; null for none. [nats]"""
 
     @model_validator(mode="after")
     def _norm_has_a_reader(self) -> AlgorithmSection:
@@ -228,6 +271,15 @@ class AlgorithmSection(Section):
             raise ValueError(
                 f"aggregation_norm is {self.aggregation_norm} and aggregation is {self.aggregation}, which does not "
                 "read it: remove it, or set aggregation to sequence_sum_constant_norm."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gap_has_a_reader(self) -> AlgorithmSection:
+        if self.ref_kl_max_gap is not None and self.ref_kl_estimator != "k3":
+            raise ValueError(
+                f"ref_kl_max_gap is {self.ref_kl_max_gap} and ref_kl_estimator is {self.ref_kl_estimator}, which does "
+                "not read it: remove it, or set ref_kl_estimator to k3."
             )
         return self
 

@@ -18,8 +18,14 @@ class LossSection(Section):
     # Whether the loss acts on selected tokens, which a file cannot set; None where only its function knows.
     needs_selection: ClassVar[bool | None] = False
 
+    # The selection that is made for the loss and for no other, which a file cannot set; None for any.
+    own_selection: ClassVar[str | None] = None
+
     # Whether the ratio is taken to the rollout server's log-probs, which a file cannot set.
     is_anchored_at_rollout: ClassVar[bool] = False
+
+    # Whether the loss reads each token's entropy under the old policy, which a file cannot set.
+    needs_old_entropy: ClassVar[bool] = False
 
     name: str
     """The loss; each form fixes its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from megacov.config.evaluation_rules import EVALUATION_RULES
+from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.model_split import choices, divisors
 from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
@@ -40,6 +41,23 @@ def ratio_is_a_fraction(config: RunConfig) -> str | None:
         f"algorithm.selection.ratio is {selection.ratio}, a fraction of all tokens, and covariance methods act on less "
         f"than {LARGE_RATIO}: if it was a percentage set {selection.ratio / 100:g}, and if you mean it set "
         "algorithm.selection.allow_large_ratio=true."
+    )
+
+
+def a_loss_has_its_own_selection(config: RunConfig) -> str | None:
+    """Some losses are defined by a selection that is theirs alone."""
+    loss, selection = config.algorithm.loss, config.algorithm.selection
+    pair = f"algorithm.loss.name is {loss.name} and algorithm.selection.name is {selection.name}: "
+    if loss.own_selection not in (None, selection.name):
+        return (
+            f"{pair}{loss.name} is defined by its own selection, so set algorithm.selection.name={loss.own_selection}."
+        )
+    owners = {section.own_selection: name for name, section in LOSS_SECTIONS.items() if section.own_selection}
+    if loss.needs_selection is None or owners.get(selection.name) in (None, loss.name):
+        return None
+    return (
+        f"{pair}the selection belongs to the loss {owners[selection.name]}, so set "
+        f"algorithm.loss.name={owners[selection.name]}, or another selection."
     )
 
 
@@ -83,6 +101,8 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
         return None
     selection, correction = algorithm.selection, algorithm.rollout_correction.level
     begin, instead = "algorithm.old_log_probs is rollout and algorithm.", "or algorithm.old_log_probs=recompute."
+    if algorithm.loss.needs_old_entropy:
+        return old_entropy_mismatch(config)
     if algorithm.entropy_mask.keep != "all":
         return (
             f"{begin}entropy_mask.keep is {algorithm.entropy_mask.keep}, which needs the trainer's entropies before an "
@@ -105,6 +125,16 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
             f"server's log-probs holds that weight: set algorithm.rollout_correction.level=none, {instead}"
         )
     return None
+
+
+def old_entropy_mismatch(config: RunConfig) -> str | None:
+    """Why a loss that reads entropies under the old policy cannot have them; None if it can."""
+    if config.algorithm.old_log_probs == "recompute":
+        return None
+    return (
+        f"algorithm.loss.name is {config.algorithm.loss.name}, which reads the trainer's entropies before an update, "
+        "and algorithm.old_log_probs is rollout: set algorithm.old_log_probs=recompute, or another loss."
+    )
 
 
 def updates_divide_the_batch(config: RunConfig) -> str | None:
@@ -220,6 +250,7 @@ def repeatable_samples_come_from_the_embedded_server(config: RunConfig) -> str |
 RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_files,
     ratio_is_a_fraction,
+    a_loss_has_its_own_selection,
     loss_and_selection_fit,
     a_loss_at_the_rollout_needs_no_correction,
     the_servers_log_probs_are_enough,

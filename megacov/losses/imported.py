@@ -151,7 +151,9 @@ def _try_batch(loss: Loss, batch: LossBatch, hyperparameters: Mapping[str, Any])
             raise ConfigError(f"{_SETTING}: {loss.name!r} yields a {strays[0]}: return tensors, one value a token.")
         output = loss(batch, **hyperparameters)
         # A selection asks which tokens are clipped before there is a selection, an entropy or a sum.
-        loss.clipped(replace(batch, selected=None, entropy=None, sequence_index=None), **hyperparameters)
+        loss.clipped(
+            replace(batch, selected=None, entropy=None, old_entropy=None, sequence_index=None), **hyperparameters
+        )
         gradient = None
         if output.loss.requires_grad:
             (gradient,) = torch.autograd.grad(output.loss, batch.log_probs, allow_unused=True)
@@ -209,6 +211,7 @@ def _few_tokens(loss: Loss, *, is_on_policy: bool = False, is_masked: bool = Fal
         sequence_tokens=counts if loss.needs_sequence_sums else None,
         selected=torch.tensor([False, True, False, True, False, False]) & kept_mask if loss.needs_selection else None,
         entropy=torch.ones(6),
+        old_entropy=torch.tensor([1.0, 1.1, 1.0, 0.9, 1.0, 1.0]) if loss.needs_old_entropy else None,
     )
 
 

@@ -68,6 +68,7 @@ class Loss:
     metrics: of the equation, by name; one that it yields and does not declare is an error.
     needs_selection: True where `LossBatch.selected` must be given.
     needs_sequence_sums: True where `LossBatch.sequence_log_ratio` and `sequence_tokens` must be given.
+    needs_old_entropy: True where `LossBatch.entropy` and `old_entropy` must be given.
     clipped_tokens: fn(batch, **hyperparameters) -> [t] bool, tokens that a clip leaves without gradient; None if none.
     has_own_gradient: True where the gradient is not that of the value, as where a factor is detached.
     is_anchored_at_rollout: True where `LossBatch.old_log_probs` are the rollout server's instead of the trainer's own,
@@ -80,6 +81,7 @@ class Loss:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     needs_selection: bool = False
     needs_sequence_sums: bool = False
+    needs_old_entropy: bool = False
     clipped_tokens: Callable[..., Tensor] | None = None
     has_own_gradient: bool = False
     is_anchored_at_rollout: bool = False
@@ -161,6 +163,7 @@ def policy_loss(
     metrics: Mapping[str, Metric] | None = None,
     needs_selection: bool = False,
     needs_sequence_sums: bool = False,
+    needs_old_entropy: bool = False,
     clipped_tokens: Callable[..., Tensor] | None = None,
     has_own_gradient: bool = False,
     is_anchored_at_rollout: bool = False,
@@ -174,6 +177,7 @@ def policy_loss(
         metrics: as in `Loss`; none by default.
         needs_selection: as in `Loss`.
         needs_sequence_sums: as in `Loss`.
+        needs_old_entropy: as in `Loss`.
         clipped_tokens: as in `Loss`.
         has_own_gradient: as in `Loss`.
         is_anchored_at_rollout: as in `Loss`.
@@ -193,6 +197,7 @@ def policy_loss(
             metrics=metrics or {},
             needs_selection=needs_selection,
             needs_sequence_sums=needs_sequence_sums,
+            needs_old_entropy=needs_old_entropy,
             clipped_tokens=clipped_tokens,
             has_own_gradient=has_own_gradient,
             is_anchored_at_rollout=is_anchored_at_rollout,
@@ -217,7 +222,7 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
     def keep(values: Tensor, other: float = 0.0) -> Tensor:
         return torch.where(batch.kept_mask, values, other)
 
-    log_ratio, num_tokens = batch.sequence_log_ratio, batch.sequence_tokens
+    log_ratio, num_tokens, old_entropy = batch.sequence_log_ratio, batch.sequence_tokens, batch.old_entropy
     return replace(
         batch,
         log_probs=keep(batch.log_probs),
@@ -226,6 +231,7 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         token_weights=keep(batch.token_weights),
         sequence_log_ratio=None if log_ratio is None else keep(log_ratio),
         sequence_tokens=None if num_tokens is None else keep(num_tokens, 1.0),
+        old_entropy=None if old_entropy is None else keep(old_entropy),
     )
 
 

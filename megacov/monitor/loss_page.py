@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from megacov.advantages import ADVANTAGES
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.messages import expected, show
-from megacov.losses import LOSSES, Loss
+from megacov.losses import LOSSES, Loss, add_terms
 
 _INTRODUCTION = """\
 # Losses
@@ -42,10 +42,22 @@ A new estimator is a function in `megacov/advantages/`, a line in its `registry.
 """
 
 
+_TERMS = """\
+## Added terms
+
+Any loss may have an entropy bonus (`algorithm.entropy_coef`) and a penalty on the distance to the policy that training
+began with (`algorithm.ref_kl_coef`, `ref_kl_estimator`, `ref_kl_max_gap`), with the weights of the loss.
+"""
+
+
 def render_page() -> str:
     """All losses as Markdown, ending in a newline."""
     losses = (line for loss in LOSSES.values() for line in _section(loss))
-    return "\n".join([_INTRODUCTION, *losses, _ADVANTAGES, *_estimators()]).rstrip() + "\n"
+    return "\n".join([_INTRODUCTION, *losses, *_terms(), _ADVANTAGES, *_estimators()]).rstrip() + "\n"
+
+
+def _terms() -> Iterator[str]:
+    yield from (_TERMS, "```text", *_equation(add_terms).partition("\n\n")[2].splitlines(), "```", "")
 
 
 def _estimators() -> Iterator[str]:
@@ -77,10 +89,13 @@ def _equation(function: Callable[..., object]) -> str:
 
 
 def _facts(loss: Loss) -> Iterator[str]:
+    own = LOSS_SECTIONS[loss.name].own_selection
     if loss.needs_selection:
-        yield "Needs a selection."
+        yield "Needs a selection." if own is None else f"Needs the selection `{own}`, which no other loss takes."
     if loss.needs_sequence_sums:
         yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
+    if loss.needs_old_entropy:
+        yield "Reads each token's entropy under the old policy, so `algorithm.old_log_probs` must be `recompute`."
     if loss.is_anchored_at_rollout:
         yield "Its old log-probs are the rollout server's; `algorithm.rollout_correction` must be off."
     if loss.clipped_tokens is not None:

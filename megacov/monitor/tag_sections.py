@@ -48,9 +48,9 @@ As `cov_by_accuracy`, by the place of the token in its response.""",
 As `cov_by_accuracy`, by the string of the token, every `monitor.token_table_every` steps. `RUN/tokens.jsonl` holds the
 same. [samples.md](samples.md) explains the columns.""",
     "selection": """\
-The kept tokens that the covariance method acts on. Except for the quadrants, these tags are of the last applied
-optimizer step; in `rollout_batch` scope they are of all optimizer steps, applied or not. A score is what the selection
-ranks by, such as the covariance within its own scope.""",
+The kept tokens that the covariance method acts on. Except for the quadrants and `uninformative`, these tags are of the
+last applied optimizer step; in `rollout_batch` scope they are of all optimizer steps, applied or not. A score is what
+the selection ranks by, such as the covariance within its own scope.""",
     "policy": """\
 The optimizer steps. `d = log_prob - old log_prob`, where old is the policy before the first optimizer step. d is taken
 in the forward pass of each optimizer step, so it is 0 until one has been applied. Means over tokens are over the kept

@@ -78,7 +78,8 @@ _TABLE = (
     Tag("selection/effective_ratio", "Selected tokens over all tokens.", "share", "tokens"),
     Tag(
         "selection/threshold",
-        "Smallest selected score. Absent for Clip-Cov, which draws, and in micro_batch scope.",
+        "Smallest selected score. Absent for methods that do not take the largest (Clip-Cov, M2PO, BAPO), and in "
+        "micro_batch scope.",
         "nats",
         "none",
     ),
@@ -86,6 +87,13 @@ _TABLE = (
         "selection/margin",
         "Smallest selected score minus the largest other one. Absent where the threshold is.",
         "nats",
+        "none",
+    ),
+    Tag(
+        "selection/uninformative",
+        "Selections of the step that KL-Cov left out since all covariances in scope are equal, as where every "
+        "advantage is alike. Absent in micro_batch scope.",
+        "selections",
         "none",
     ),
     Tag(

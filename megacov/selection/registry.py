@@ -1,4 +1,4 @@
-"""Selection methods by name. A new one needs a file in this folder and a line in _SELECTORS."""
+"""Selection methods by name. A new one needs a file in this folder and a line in SELECTORS."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megacov.errors import ConfigError
+from megacov.selection.bapo import balanced_range, beyond_range
 from megacov.selection.clip_cov import band, select_clip_cov
 from megacov.selection.high_entropy import select_high_entropy
 from megacov.selection.kl_cov import select_kl_cov
+from megacov.selection.m2po import moving_away, select_m2po, squared_log_ratios
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,11 @@ class SelectionInputs:
     group: ranks that hold the other tokens of the scope; None if this rank has them all.
     entropy: [t] float32 nats, or None if no method needs it.
     eligible_mask: [t] bool, tokens that Clip-Cov may select; None for all. Other methods ignore it.
+    log_probs: [t] float32, under the policy that the selection judges by; None if no method needs it.
+    old_log_probs: [t] float32, that ratios are to, likewise.
+    rollout_log_probs: [t] float32, the server's, likewise.
+    policy_advantages: [t] float32, as the policy loss reads them, likewise.
+    is_global: whether all ranks and micro-batches of an optimizer step compete, not those of one micro-batch alone.
     """
 
     cov: Tensor
@@ -38,6 +45,11 @@ class SelectionInputs:
     group: ProcessGroup | None
     entropy: Tensor | None = None
     eligible_mask: Tensor | None = None
+    log_probs: Tensor | None = None
+    old_log_probs: Tensor | None = None
+    rollout_log_probs: Tensor | None = None
+    policy_advantages: Tensor | None = None
+    is_global: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +61,16 @@ class Selector:
     candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
         that ranks.
     needs_entropy: whether it reads the entropy of the inputs.
+    ranks: whether it takes the largest scores, so that threshold and margin describe it.
+    skips_equal_scores: whether it selects nothing in a global scope where all scores are equal.
     """
 
     select: Callable[..., Tensor]
     scores: Callable[[SelectionInputs], Tensor]
     candidates: Callable[..., Tensor] | None = None
     needs_entropy: bool = False
+    ranks: bool = True
+    skips_equal_scores: bool = False
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
         """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
@@ -65,7 +81,8 @@ def get_selector(name: str) -> Selector:
     """The selection method with this name.
 
     Args:
-        name: "kl_cov" (ratio), "clip_cov" (ratio, lower, upper) or "high_entropy" (ratio).
+        name: "kl_cov" (ratio, min_cov), "clip_cov" (ratio, lower, upper), "high_entropy" (ratio), "m2po" (threshold) or
+            "bapo" (positive_share, lower_start, lower_end, upper_start, upper_end, step).
 
     Returns:
         The method; call it with SelectionInputs and those keyword hyperparameters.
@@ -73,13 +90,21 @@ def get_selector(name: str) -> Selector:
     Raises:
         ConfigError: if there is no such method.
     """
-    if name not in _SELECTORS:
-        raise ConfigError(f"selection '{name}' does not exist; choose one of {', '.join(sorted(_SELECTORS))}")
-    return _SELECTORS[name]
+    if name not in SELECTORS:
+        raise ConfigError(f"selection '{name}' does not exist; choose one of {', '.join(sorted(SELECTORS))}")
+    return SELECTORS[name]
 
 
-def _kl_cov(inputs: SelectionInputs, *, ratio: float) -> Tensor:
-    return select_kl_cov(inputs.cov, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
+def _kl_cov(inputs: SelectionInputs, *, ratio: float, min_cov: float | None = None) -> Tensor:
+    return select_kl_cov(
+        inputs.cov,
+        inputs.kept_mask,
+        inputs.token_ids,
+        ratio=ratio,
+        group=inputs.group,
+        min_cov=min_cov,
+        selects_among_equals=not inputs.is_global,
+    )
 
 
 def _clip_cov(inputs: SelectionInputs, *, ratio: float, lower: float, upper: float) -> Tensor:
@@ -110,6 +135,48 @@ def _high_entropy(inputs: SelectionInputs, *, ratio: float) -> Tensor:
     return select_high_entropy(entropy, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
 
 
+def _m2po(inputs: SelectionInputs, *, threshold: float) -> Tensor:
+    log_probs, rollout = _known(inputs.log_probs), _known(inputs.rollout_log_probs)
+    trusted = moving_away(log_probs, rollout, _known(inputs.policy_advantages), inputs.kept_mask)
+    return select_m2po(squared_log_ratios(log_probs, rollout), trusted, threshold=threshold, group=inputs.group)
+
+
+def _squared_log_ratios(inputs: SelectionInputs) -> Tensor:
+    return squared_log_ratios(_known(inputs.log_probs), _known(inputs.rollout_log_probs))
+
+
+def _bapo(
+    inputs: SelectionInputs,
+    *,
+    positive_share: float,
+    lower_start: float,
+    lower_end: float,
+    upper_start: float,
+    upper_end: float,
+    step: float,
+) -> Tensor:
+    tokens = _log_ratios(inputs), _known(inputs.policy_advantages), inputs.kept_mask
+    lower, upper = balanced_range(
+        *tokens,
+        positive_share=positive_share,
+        lower=(lower_start, lower_end),
+        upper=(upper_start, upper_end),
+        step=step,
+        group=inputs.group,
+    )
+    return beyond_range(*tokens, lower, upper)
+
+
+def _log_ratios(inputs: SelectionInputs) -> Tensor:
+    return _known(inputs.log_probs) - _known(inputs.old_log_probs)
+
+
+def _known(values: Tensor | None) -> Tensor:
+    if values is None:
+        raise ValueError("this method reads log-probs and advantages, which SelectionInputs does not have")
+    return values
+
+
 def _cov(inputs: SelectionInputs) -> Tensor:
     return inputs.cov
 
@@ -120,8 +187,11 @@ def _entropy(inputs: SelectionInputs) -> Tensor:
     return inputs.entropy
 
 
-_SELECTORS = {
-    "kl_cov": Selector(_kl_cov, _cov),
-    "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band),
+SELECTORS = {
+    "kl_cov": Selector(_kl_cov, _cov, skips_equal_scores=True),
+    "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band, ranks=False),
     "high_entropy": Selector(_high_entropy, _entropy, needs_entropy=True),
+    "m2po": Selector(_m2po, _squared_log_ratios, ranks=False),
+    "bapo": Selector(_bapo, _log_ratios, ranks=False),
 }
+"""All methods by name."""

@@ -44,3 +44,20 @@ def sort_keys(scores: Tensor) -> tuple[Tensor, int]:
     bits = (scores + 0.0).view(torch.int32 if num_bits == 32 else torch.int64)
     keys = bits ^ ((bits >> (num_bits - 1)) & ((1 << (num_bits - 1)) - 1))
     return keys.masked_fill_(scores.isnan(), -(1 << (num_bits - 1))).long(), num_bits
+
+
+def values_of(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """Undo `sort_keys`.
+
+    Args:
+        keys: [...] int64, made of scores of this dtype.
+        dtype: float16, bfloat16, float32 or float64.
+
+    Returns:
+        [...] float64: +0.0 for either zero, NaN for any NaN.
+    """
+    sorted_as = _SORTED_AS[dtype]
+    num_bits = 8 * sorted_as.itemsize
+    # The map flips the same bits both ways, since it keeps the sign.
+    bits = keys ^ ((keys >> (num_bits - 1)) & ((1 << (num_bits - 1)) - 1))
+    return bits.to(torch.int32 if num_bits == 32 else torch.int64).view(sorted_as).double()

@@ -84,20 +84,20 @@ def _select(
 ) -> Tensor:
     """global_top_k on flat tensors [t]. candidates: [t] bool; None for all tokens, which are then dropped early."""
     keys, num_bits = sort_keys(scores)
-    threshold, num_tied = _kth_largest(keys, candidates, k, num_bits, group)
+    threshold, num_tied = kth_largest_key(keys, candidates, k, num_bits, group)
     above, tied = keys > threshold, keys == threshold
     # The complement reverses the order of ids without overflow, so that the smallest id has the largest key.
     tie_keys = ~token_ids
     if candidates is None:
-        tie_threshold, num_last = _kth_largest(_take(tie_keys, tied), None, num_tied, 64, group)
+        tie_threshold, num_last = kth_largest_key(_take(tie_keys, tied), None, num_tied, 64, group)
     else:
         above, tied = above & candidates, tied & candidates
-        tie_threshold, num_last = _kth_largest(tie_keys, tied, num_tied, 64, group)
+        tie_threshold, num_last = kth_largest_key(tie_keys, tied, num_tied, 64, group)
     # num_last is 0 only if no token is to be chosen; the thresholds are meaningless then.
     return above | (tied & (tie_keys >= tie_threshold) & (num_last > 0))
 
 
-def _kth_largest(
+def kth_largest_key(
     keys: Tensor, candidates: Tensor | None, k: Tensor, num_bits: int, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
     """The min(k, N)-th largest key of N candidates in the group, and how many of the largest are equal to it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from megacov.advantages import ADVANTAGES
 from megacov.config.loss_section import ImportedLoss
-from megacov.config.rules import correction_mismatch, selection_mismatch
+from megacov.config.rules import correction_mismatch, old_entropy_mismatch, selection_mismatch
 from megacov.config.schema import RunConfig
 from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss
@@ -72,6 +72,7 @@ class Algorithm:
     ref_kl_coef: float
     ref_kl_estimator: str
     seed: int
+    ref_kl_max_gap: float | None = None
     entropy_mask: EntropyMask | None = None
     rollout_correction: RolloutCorrection | None = None
     denominator: str = "all"
@@ -103,6 +104,8 @@ def resolve_loss(config: RunConfig) -> Loss:
         mismatch = selection_mismatch(config, needs_selection=loss.needs_selection)
         if mismatch is None and loss.is_anchored_at_rollout:
             mismatch = correction_mismatch(config)
+        if mismatch is None and loss.needs_old_entropy:
+            mismatch = old_entropy_mismatch(config)
         if mismatch is not None:
             raise ConfigError(mismatch)
         try_loss(loss, hyperparameters)
@@ -141,6 +144,7 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         entropy_coef=algorithm.entropy_coef,
         ref_kl_coef=algorithm.ref_kl_coef,
         ref_kl_estimator=algorithm.ref_kl_estimator,
+        ref_kl_max_gap=algorithm.ref_kl_max_gap,
         seed=config.run.seed,
         entropy_mask=None if mask.keep == "all" else EntropyMask(mask.keep, mask.ratio),
         rollout_correction=None if correction.level == "none" else RolloutCorrection(**correction.model_dump()),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from megacov.losses import LOSSES
+from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
-from tests.support.losses import layout_hyperparameters_of
+from tests.support.losses import layout_hyperparameters_of, layout_selection_of
 from tests.support.policies import ADAM, CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS
 
 # All ranks decide together which tokens count.
@@ -24,7 +25,9 @@ GLOBAL_ALGORITHMS = {
 
 
 def _algorithm_of(name: str) -> Algorithm:
-    base = KL_COV if LOSSES[name].needs_selection else GRPO
+    base, selection = KL_COV if LOSSES[name].needs_selection else GRPO, layout_selection_of(name)
+    if selection is not None:
+        base = replace(base, select=get_selector(name), selection_hyperparameters=selection)
     aggregation = "sequence_mean_token_mean" if LOSSES[name].needs_sequence_sums else "token_mean"
     return replace(
         base, loss=LOSSES[name], loss_hyperparameters=layout_hyperparameters_of(name), aggregation=aggregation

@@ -218,6 +218,8 @@ def _of_tokens(
             selected |= set(ids[join(planned.inputs, "kept_mask")].tolist())
         else:
             continue
+        if algorithm.loss.name in ("m2po", "bapo"):  # whose line is a mean or a sum, not a token's score
+            continue
         by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
         margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)
     inputs = [part for planned in updates for part in planned.inputs]

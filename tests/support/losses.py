@@ -3,6 +3,7 @@
 HYPERPARAMETERS         further settings for the suite that every loss must pass, beside its defaults
 LAYOUT_HYPERPARAMETERS  settings under which three small updates differ from the plain policy gradient, if the defaults
                         do not show that
+LAYOUT_SELECTION        settings of the loss's own selection in the layout suite, for a loss that has one
 gradient                fn(batch, **hyperparameters) -> [t], d loss / d log_probs by the formula, without token_weights;
                         a loss whose value and gradient differ needs it
 """
@@ -44,6 +45,13 @@ def suite_cases() -> list[tuple[str, dict[str, Any]]]:
 def layout_hyperparameters_of(name: str) -> dict[str, Any]:
     """Hyperparameters of a loss in the layout suite."""
     return defaults_of(name) | getattr(test_module_of(name), "LAYOUT_HYPERPARAMETERS", {})
+
+
+def layout_selection_of(name: str) -> dict[str, Any] | None:
+    """Settings of the selection that belongs to a loss, in the layout suite; None if it has none of its own."""
+    settings: dict[str, Any] | None = getattr(test_module_of(name), "LAYOUT_SELECTION", None)
+    assert (settings is not None) == (LOSS_SECTIONS[name].own_selection is not None), name
+    return settings
 
 
 def gradient_of(name: str) -> Callable[..., Tensor]:

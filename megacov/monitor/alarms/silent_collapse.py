@@ -14,6 +14,8 @@ from megacov.monitor.history import History
 
 _WINDOW = 10
 _COUNT_TAG = "selection/count"
+# Methods that select only where something has gone too far, so that no selected token is a good sign.
+_OF_OTHER_METHODS = ("policy/m2po_left_out_fraction", "policy/bapo_clip_fraction")
 _LEAST_FALL = 0.1  # share of the entropy, over the window
 
 
@@ -30,6 +32,8 @@ def silent_collapse(history: History, settings: AlarmSettings) -> Iterator[Alarm
         The alarm, once an episode.
     """
     del settings
+    if any(len(series_of(history, tag).steps) for tag in _OF_OTHER_METHODS):
+        return
     entropy, count = series_of(history, ENTROPY_TAG), series_of(history, _COUNT_TAG)
     steps, (entropies, counts) = at_common_steps(entropy, count)
     idle = trailing_mean(counts == 0, _WINDOW)

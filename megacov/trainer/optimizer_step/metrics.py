@@ -31,6 +31,7 @@ from megacov.trainer.optimizer_step.not_finite import without_tokens
 from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, concatenate, select_each
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, join_if_known
+from megacov.trainer.optimizer_step.uninformative import count_uninformative
 from megacov.trainer.optimizer_step.update import UpdateOutcome
 
 Metrics = dict[str, float]
@@ -64,8 +65,7 @@ def collect_metrics(
         Values by tag; and the histogram or None.
     """
     applied = [i for i, outcome in enumerate(outcomes) if outcome.result.is_applied]
-    metrics: Metrics = {}
-    histogram = None
+    metrics, histogram = Metrics(), None
     if groups.is_last_stage:
         selections = [_effective(outcome) for outcome in outcomes if outcome.selection is not None]
         metrics, histogram = batch_metrics(
@@ -79,8 +79,9 @@ def collect_metrics(
         )
         if applied:
             kept = join(all_inputs([mini_batches[i] for i in applied]), "kept_mask")
-            names = algorithm.loss.metrics.keys()
-            metrics |= update_metrics([outcomes[i] for i in applied], kept, names, group=groups.dp_cp)
+            made, names = [outcomes[i] for i in applied], algorithm.loss.metrics.keys()
+            metrics |= update_metrics(made, kept, names, group=groups.dp_cp)
+        metrics |= count_uninformative(outcomes, algorithm, groups)
         if applied and selections:
             # The last applied step is the farthest from the old policy.
             scope = make_scope(algorithm, groups)
@@ -281,7 +282,7 @@ def selection_step_metrics(
         torch.cat(selection.masks),
         join(inputs, "kept_mask"),
         group=groups.dp_cp,
-        scores=torch.cat(selection.scores) if is_global and not is_random else None,
+        scores=torch.cat(selection.scores) if is_global and algorithm.select.ranks else None,
         candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,
     )

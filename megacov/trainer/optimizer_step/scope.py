@@ -263,7 +263,8 @@ class MicroBatchScope(SelectionScope):
     def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
         part = mini_batch.inputs[index]
         source = old_log_probs([part]) if self._algorithm.log_probs == "old" else [log_probs]
-        return select_tokens([part], source, self._algorithm, update=mini_batch.update, group=self._groups.cp)
+        update, group = mini_batch.update, self._groups.cp
+        return select_tokens([part], source, self._algorithm, update=update, group=group, is_global=False)
 
 
 _SCOPES = {"rollout_batch": RolloutBatchScope, "mini_batch": MiniBatchScope, "micro_batch": MicroBatchScope}

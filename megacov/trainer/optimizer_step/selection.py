@@ -48,6 +48,7 @@ def select_tokens(
     *,
     update: int,
     group: ProcessGroup | None,
+    is_global: bool = True,
 ) -> Selection:
     """Covariance and selection over all given micro-batches and all ranks of the group.
 
@@ -60,6 +61,7 @@ def select_tokens(
         algorithm: selector, its hyperparameters, and the loss whose clipped tokens Clip-Cov leaves alone.
         update: number of the optimizer step in the run, which seeds random draws together with the run's seed.
         group: dp_cp, or cp for one micro-batch alone; None selects among this rank's given tokens.
+        is_global: whether these are all tokens of an optimizer step or more, not those of one micro-batch alone.
 
     Returns:
         The selection, micro-batch by micro-batch.
@@ -86,6 +88,11 @@ def select_tokens(
         seed=algorithm.seed,
         update=update,
         group=group,
+        log_probs=joined,
+        old_log_probs=batch.old_log_probs,
+        rollout_log_probs=join(inputs, "rollout_log_probs"),
+        policy_advantages=batch.advantages,
+        is_global=is_global,
     )
     select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
     candidates = kept if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
@@ -117,7 +124,7 @@ def select_each(
         The selection, micro-batch by micro-batch.
     """
     parts = [
-        select_tokens([one], [lp], algorithm, update=update, group=group)
+        select_tokens([one], [lp], algorithm, update=update, group=group, is_global=False)
         for one, lp in zip(inputs, log_probs, strict=True)
     ]
     return concatenate(parts)

@@ -164,6 +164,8 @@ class MiniBatchLoss:
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
+        if algorithm.loss.needs_old_entropy:
+            batch = replace(batch, old_entropy=entropy.detach() if self._is_on_policy else part.entropy)
         if algorithm.loss.needs_sequence_sums:
             num_sequences = self._mini_batch.samples.stop
             batch = add_sequence_sums(batch, num_sequences=num_sequences, group=self._cp_group)
@@ -173,8 +175,9 @@ class MiniBatchLoss:
             entropy_coef=algorithm.entropy_coef,
             ref_kl_coef=algorithm.ref_kl_coef,
             ref_kl_estimator=algorithm.ref_kl_estimator,
+            ref_kl_max_gap=algorithm.ref_kl_max_gap,
         )
-        return replace(output, loss=_all_or_nothing(output.loss, current, old, part, scores))
+        return replace(output, loss=_all_or_nothing(output.loss, current, part, old, scores, batch.old_entropy))
 
     def _selected(self, index: int, log_probs: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Mask and scores [t] of a micro-batch's selection, or None twice."""
@@ -187,13 +190,13 @@ class MiniBatchLoss:
         return self._selection.masks[index], self._selection.scores[index]
 
 
-def _all_or_nothing(loss: Tensor, log_probs: Tensor, old: Tensor, part: TokenInputs, scores: Tensor | None) -> Tensor:
+def _all_or_nothing(loss: Tensor, log_probs: Tensor, part: TokenInputs, *others: Tensor | None) -> Tensor:
     """The loss itself, or NaN with a gradient of NaN where it, or anything that it rests on, is not finite.
 
     Every rank then sees that in the gradient norm, without another message. Otherwise a clamp or a mask could turn a
     NaN into a gradient of 0, and covariances of NaN would select tokens by their ids: such an update would look sound.
     """
-    read = (log_probs, old, part.old_log_probs, part.policy_advantages, part.ref_log_probs, scores)
+    read = (log_probs, part.old_log_probs, part.policy_advantages, part.ref_log_probs, *others)
     is_sound = loss.detach().isfinite()
     for values in read:
         if values is not None:

@@ -33,7 +33,8 @@ MISTAKES = {
     "algorithm.loss={name: kl_cov, dual_clip: 3}": "algorithm.loss.dual_clip is not a setting if algorithm.loss.name "
     f"is kl_cov: remove it, or set algorithm.loss.name to {join_names(DUAL_CLIP_LOSSES, 'or')}.",
     "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is not a setting if "
-    "algorithm.selection.name is none: remove it, or set algorithm.selection.name to kl_cov, clip_cov or high_entropy.",
+    "algorithm.selection.name is none: remove it, or set algorithm.selection.name to kl_cov, clip_cov, high_entropy, "
+    "m2po or bapo.",
     # forms of a section
     "algorithm.loss.name=kl_covv": f"algorithm.loss.name is kl_covv (did you mean kl_cov?): set it to {LOSSES}.",
     "algorithm.loss.name=[x]": f"algorithm.loss.name is ['x']: set it to {LOSSES}.",
@@ -90,6 +91,10 @@ MISTAKES = {
     "optimizer.min_lr=1": "optimizer: min_lr is 1.0 and lr is 1e-06: lower min_lr or raise lr.",
     "algorithm.aggregation_norm=5": "algorithm: aggregation_norm is 5 and aggregation is token_mean, which does not "
     "read it: remove it, or set aggregation to sequence_sum_constant_norm.",
+    "algorithm={ref_kl_estimator: k2, ref_kl_max_gap: 5}": "algorithm: ref_kl_max_gap is 5.0 and ref_kl_estimator is "
+    "k2, which does not read it: remove it, or set ref_kl_estimator to k3.",
+    "algorithm.selection={name: bapo, upper_start: 4}": "algorithm.selection: upper_start is 4.0 and upper_end is 3.0: "
+    "set the start at or below the end.",
     "algorithm.selection={name: clip_cov, lower: 5, upper: 1}": "algorithm.selection: lower is 5.0 and upper is 1.0: "
     "set lower below upper.",
     "rollout.host=0.0.0.0": "rollout.host is '0.0.0.0': anybody who reaches a rollout server can replace its weights, "

@@ -55,6 +55,22 @@ BROKEN = {
         {"algorithm": {"old_log_probs": "rollout", "entropy_mask": {"keep": "high"}}},
         r"old_log_probs is rollout and algorithm.entropy_mask.keep is high, .* set algorithm.entropy_mask.keep=all, or",
     ),
+    "a_loss_has_its_own_selection": (
+        {"algorithm": algorithm("m2po", name="kl_cov")},
+        "loss.name is m2po and algorithm.selection.name is kl_cov: .* so set algorithm.selection.name=m2po",
+    ),
+    "a_loss_has_its_own_selection (none)": (
+        {"algorithm": {"loss": {"name": "bapo"}}},
+        "loss.name is bapo and algorithm.selection.name is none: .* so set algorithm.selection.name=bapo",
+    ),
+    "a_loss_has_its_own_selection (of another)": (
+        {"algorithm": algorithm("clip_cov", name="bapo")},
+        "the selection belongs to the loss bapo, so set algorithm.loss.name=bapo, or another selection",
+    ),
+    "the_servers_log_probs_are_enough (old entropy)": (
+        {"algorithm": {"old_log_probs": "rollout", "loss": {"name": "erc"}}},
+        "loss.name is erc, which reads the trainer's entropies .* set algorithm.old_log_probs=recompute, or another",
+    ),
     "the_servers_log_probs_are_enough (high entropy)": (
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
         "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
@@ -211,6 +227,8 @@ HELD = [
     {"algorithm": algorithm("kl_cov", name="kl_cov", ratio=0.2, allow_large_ratio=True)},
     {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
     {"algorithm": algorithm("clip_cov", name="clip_cov")},
+    {"algorithm": algorithm("m2po", name="m2po")},
+    {"algorithm": algorithm("bapo", name="bapo", scope="rollout_batch")},
     {"algorithm": algorithm("kl_cov", name="clip_cov")},
     {"rollout": {"prompts_per_step": 2, "samples_per_prompt": 3}, "batch": {"updates_per_rollout": 2}},
     {

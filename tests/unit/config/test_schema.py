@@ -16,6 +16,7 @@ from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss
 from megacov.config.messages import expected, unit_of
 from megacov.config.section import Section, value_type
 from megacov.losses import LOSSES
+from megacov.selection.registry import SELECTORS
 
 ROOT = Path(__file__).parents[3]
 SCHEMA_FILES = ("schema.py", "algorithm.py", "rollout.py", "section.py")
@@ -91,7 +92,7 @@ def test_names_are_those_of_the_registries():
     assert algorithm is not None
     assert list(members(algorithm.model_fields["advantages"])) == list(ADVANTAGES)
     assert list(members(algorithm.model_fields["loss"])) == [*LOSSES, FUNCTION_FORM]
-    assert set(members(algorithm.model_fields["selection"])) == {"none", "kl_cov", "clip_cov", "high_entropy"}
+    assert set(members(algorithm.model_fields["selection"])) == {"none", *SELECTORS}
 
 
 def test_the_editor_schema_is_json_that_knows_every_key():

@@ -65,7 +65,7 @@ def test_an_algorithm_composes_with_any_run(run, algorithm, tmp_path):
             {"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None},
             {"ratio": 2e-4, "lower": 1.0, "upper": 5.0},
         ),
-        ("kl_cov", {"kl_coef": 1.0, "estimator": "abs"}, {"ratio": 2e-4}),
+        ("kl_cov", {"kl_coef": 1.0, "estimator": "abs"}, {"ratio": 2e-4, "min_cov": None}),
     ],
 )
 def test_the_algorithms_of_the_paper_have_its_values(name, loss, selection, tmp_path):

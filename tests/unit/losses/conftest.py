@@ -29,7 +29,8 @@ def make_batch() -> Callable[..., LossBatch]:
             ref_log_probs=-3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
             sequence_index=torch.arange(num_tokens) // 7,
         )
-        return with_sums(replace(batch, **fields))
+        near = 0.7 + 0.6 * torch.rand(num_tokens, generator=generator, dtype=dtype)
+        return with_sums(replace(batch, **{"old_entropy": batch.entropy * near, **fields}))
 
     return make
 
@@ -62,6 +63,8 @@ def one_token() -> Callable[..., LossBatch]:
             sequence_index=torch.tensor([0]),
             sequence_log_ratio=torch.tensor([ratio], dtype=torch.float64).log(),
             sequence_tokens=torch.ones(1, dtype=torch.float64),
+            entropy=torch.ones(1, dtype=torch.float64),
+            old_entropy=torch.ones(1, dtype=torch.float64),
         )
 
     return make

@@ -61,7 +61,8 @@ def test_a_loss_says_whether_its_gradient_is_its_own(name, hyperparameters, make
 @every_loss
 def test_at_the_old_policy_the_gradient_is_the_plain_policy_gradient(name, hyperparameters, make_batch):
     batch = make_batch(40)
-    batch = replace(batch, log_probs=batch.old_log_probs, sequence_log_ratio=torch.zeros_like(batch.log_probs))
+    nothing_moved = {"sequence_log_ratio": torch.zeros_like(batch.log_probs), "old_entropy": batch.entropy}
+    batch = replace(batch, log_probs=batch.old_log_probs, **nothing_moved)
     found = gradient_at(batch, name, hyperparameters)
     plain = torch.where(batch.kept_mask, -batch.token_weights * batch.advantages, 0.0)
     others = ~batch.selected if get_loss(name).needs_selection else torch.ones_like(batch.selected)
@@ -96,6 +97,7 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         ref_log_probs=spoil(clean.ref_log_probs),
         sequence_log_ratio=spoil(clean.sequence_log_ratio),
         sequence_tokens=spoil(clean.sequence_tokens),
+        old_entropy=spoil(clean.old_entropy),
         selected=clean.selected | ~clean.kept_mask,
     )
     kept = part(clean, clean.kept_mask)
@@ -172,7 +174,7 @@ def test_another_loss_does_not(name, make_batch):
 
 
 def test_an_unknown_loss_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*clip_cov, .*kl_cov, ppo_clip"):
+    with pytest.raises(ConfigError, match=r"'grpo' is unknown.*clip_cov, .*kl_cov, .*ppo_clip"):
         get_loss("grpo")
 
 
@@ -187,6 +189,7 @@ def test_settings_and_function_agree(name):
     assert defaults_of(name) == {key: default for key, (_, default) in hyperparameters_of(loss).items()}
     assert section.needs_selection == loss.needs_selection
     assert section.is_anchored_at_rollout == loss.is_anchored_at_rollout
+    assert section.needs_old_entropy == loss.needs_old_entropy
 
 
 def test_metrics_of_one_name_are_one_quantity():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -84,3 +85,44 @@ def test_mean_gradients_are_as_documented():
 def test_an_unknown_estimator_is_refused(make_batch):
     with pytest.raises(ConfigError, match="ref_kl_estimator is 'abs'"):
         add_terms(get_loss("ppo_clip")(make_batch(4)), make_batch(4), ref_kl_estimator="abs")
+
+
+def pulled(gaps: list[float], **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reference KL of tokens whose log-probs lie so far below the reference's, and its gradient to the log-probs."""
+    ref = torch.tensor([0.0] * len(gaps), dtype=torch.float64)
+    log_probs = (ref - torch.tensor(gaps, dtype=torch.float64)).requires_grad_()
+    batch = LossBatch(
+        log_probs=log_probs,
+        old_log_probs=log_probs.detach(),
+        advantages=torch.zeros(len(gaps)).double(),
+        kept_mask=torch.ones(len(gaps), dtype=torch.bool),
+        token_weights=torch.ones(len(gaps)).double(),
+        ref_log_probs=ref,
+    )
+    output = add_terms(LossOutput(torch.zeros(()).double(), {}), batch, ref_kl_coef=1.0, **settings)
+    (gradient,) = torch.autograd.grad(output.loss, log_probs)
+    return output.loss.detach(), gradient
+
+
+def test_beyond_the_largest_gap_k3_is_its_tangent_and_within_nothing_changes():
+    inside, outside = [-30.0, -2.0, 0.0, 1.0, 2.0], [2.5, 20.0]
+    for gap in inside:
+        torch.testing.assert_close(pulled([gap], ref_kl_max_gap=2.0), pulled([gap]), rtol=1e-14, atol=0)
+    for gap in outside:
+        value, gradient = pulled([gap], ref_kl_max_gap=2.0)
+        slope = math.exp(2.0) - 1
+        assert float(value) == pytest.approx(math.exp(2.0) - 1 - 2.0 + slope * (gap - 2.0), rel=1e-12)
+        assert float(gradient) == pytest.approx(-slope, rel=1e-12)
+
+
+def test_one_token_far_below_the_reference_holds_the_gradient_unless_the_gap_is_bounded():
+    gaps = [20.0] + [0.5] * 1000
+    for settings, expected in (({}, True), ({"ref_kl_max_gap": 3.0}, False)):
+        gradient = pulled(gaps, **settings)[1].abs()
+        assert bool(gradient[0] > 100 * gradient[1:].sum()) == expected
+
+
+@pytest.mark.parametrize("gap", [0.0, -1.0, 51.0, float("nan")])
+def test_an_impossible_gap_is_refused(gap, make_batch):
+    with pytest.raises(ConfigError, match="ref_kl_max_gap is"):
+        add_terms(get_loss("ppo_clip")(make_batch(4)), make_batch(4), ref_kl_max_gap=gap)

@@ -44,7 +44,16 @@ def test_every_metric_of_every_loss_has_a_tag(name, hyperparameters):
     zeros = torch.zeros(1)
     mask = torch.ones(1, dtype=torch.bool)
     batch = LossBatch(
-        zeros, zeros, zeros, mask, zeros, selected=mask, sequence_log_ratio=zeros, sequence_tokens=zeros + 1
+        zeros,
+        zeros,
+        zeros,
+        mask,
+        zeros,
+        selected=mask,
+        sequence_log_ratio=zeros,
+        sequence_tokens=zeros + 1,
+        entropy=zeros,
+        old_entropy=zeros,
     )
     for metric in get_loss(name)(batch, **hyperparameters).metrics:
         assert TAGS[f"policy/{metric}"].denominator == "tokens"
