@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from megacov.cli.check_plan import RunPlan, plan_run
 from megacov.config import RunConfig
-from megacov.config.algorithm import NoSelection
+from megacov.config.algorithm import BapoSelection, M2poSelection, NoSelection
 from megacov.errors import ConfigError, DataError
 from megacov.plan import plan_room
 from megacov.plan.correction import correction_cost, evenly_spread_share
@@ -92,7 +92,12 @@ def _correction(plan: RunPlan) -> tuple[str, str, str]:
         USUAL_SHARE * length for length in (config.data.max_prompt_length, config.rollout.max_response_length)
     )
     chosen = config.algorithm.selection
-    assert not isinstance(chosen, NoSelection)
+    if isinstance(chosen, NoSelection | M2poSelection | BapoSelection):
+        return (
+            "correction",
+            "unknown",
+            "how many tokens are selected is known in a run alone (selection/effective_ratio)",
+        )
     share = evenly_spread_share(chosen.ratio, prompt=prompt, response=response)
     cost = correction_cost(config.model.recompute, pipeline=layout.pipeline, virtual=layout.virtual_pipeline)
     number = max(1, round(USUAL_SHARE * plan.batch_plan.micro_batches))
