@@ -24,6 +24,8 @@ from megacov.monitor.figure_style import COLOURS, GREY, MARKERS, STYLE, save_fig
 SIZE_INCHES, WIDE_INCHES = (10.6, 8.8), (13.2, 8.8)
 """Without and with pass@k."""
 
+_SHORT_LABEL = 34  # letters of which three labels fit side by side
+
 
 def write_figure(groups: Sequence[Sequence[Run]], laws: Sequence[GroupLaw], *, reward: float, path: Path) -> None:
     """Draw groups of runs: seeds as thin lines, their mean as a thick one, its 95 % interval over the seeds as a band.
@@ -63,7 +65,8 @@ def write_figure(groups: Sequence[Sequence[Run]], laws: Sequence[GroupLaw], *, r
             title = f"Mean of {len(sets)} sets" if len(sets) > 1 else sets[0]
             _label(axes["K"], f"pass@k: {title}", "k (responses, log scale)", "share of problems")
         handles, labels = axes["F"].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 3), frameon=False)
+        columns = 2 if any(len(label) > _SHORT_LABEL for label in labels) else 3
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), columns), frameon=False)
         figure.supxlabel(_caption(reward, has_scores=bool(ks)), fontsize=8.5, color=GREY, x=0.01, ha="left")
         save_figure(figure, path)
 
