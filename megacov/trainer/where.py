@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from megacov.config import RunConfig
+from megacov.monitor.entropy_law.verdict import FEWEST_POINTS
 
 
 def where_everything_is(config: RunConfig, folder: Path) -> list[str]:
@@ -29,10 +30,11 @@ def where_everything_is(config: RunConfig, folder: Path) -> list[str]:
         ]
     if config.monitor.samples_per_step > 0:
         lines.append(f"  samples      megacov samples {run}")
+    lines.append(f"  report       megacov report {run}  writes one page: charts, samples, alarms")
+    if config.run.steps >= FEWEST_POINTS * config.monitor.log_every:
+        lines.append(f"  forecast     megacov predict {run}  fits the reward that the entropy allows")
     return [
         *lines,
-        f"  report       megacov report {run}  writes one page: charts, samples, alarms",
-        f"  forecast     megacov predict {run}  fits the reward that the entropy allows",
         f"  metrics      tensorboard --logdir {shlex.quote(f'{folder}/tensorboard')}",
         f"  comparison   megacov compare {run} OTHER_RUN",
     ]

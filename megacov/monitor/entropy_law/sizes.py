@@ -77,7 +77,7 @@ def predict_size(laws: Sequence[SizedLaw], size: float) -> SizePrediction:
         DataError: there are fewer than two other sizes, or a size is not above 0.
     """
     if not all(math.isfinite(law.size) and law.size > 0 for law in (*laws, SizedLaw(size, 0, 0))):
-        raise DataError("A model's size is a number of parameters above 0: correct --sizes.")
+        raise DataError("A model's size is a number of parameters above 0: correct --sizes or --predict-size.")
     others, own = [law for law in laws if law.size != size], [law for law in laws if law.size == size]
     from_sizes = tuple(sorted({law.size for law in others}))
     if len(from_sizes) < FEWEST_SIZES:

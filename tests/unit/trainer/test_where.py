@@ -31,6 +31,7 @@ def test_a_run_folder_that_was_renamed_is_named_as_it_is_now(tmp_path: Path):
         ((), ()),
         (("checkpoint.every=0",), ("checkpoint ", "export")),
         (("monitor.samples_per_step=0",), ("megacov samples ",)),
+        (("run.steps=39", "monitor.log_every=2"), ("megacov predict ",)),
     ],
 )
 def test_at_most_eight_lines_name_only_what_is_there(
