@@ -40,7 +40,11 @@ def clip_cov_picks(cov: Tensor, loss_mask: Tensor, token_ids: Tensor) -> Tensor:
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """fn(cov, loss_mask, token_ids) -> bool mask, all [t]."""
 METHODS: dict[str, Choose] = {
-    **{name: partial(select_kl_cov, ratio=ratio, group=None) for name, ratio in RATIOS.items()},
+    # Among equal covariances too, as in a micro-batch of one sequence, so that each micro-batch takes its share.
+    **{
+        name: partial(select_kl_cov, ratio=ratio, group=None, selects_among_equals=True)
+        for name, ratio in RATIOS.items()
+    },
     BAND: clip_cov_band,
     PICKS: clip_cov_picks,
 }

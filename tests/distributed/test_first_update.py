@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from megacov.losses import get_loss
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.old_policy import with_own_forwards
@@ -29,6 +30,7 @@ OTHERS = {
     "kl_cov with a pass": KL_COV,
     "kl_cov by old log-probs": replace(KL_COV, defers=True, log_probs="old"),
     "kl_cov over the rollout batch": replace(KL_COV, defers=True, scope="rollout_batch"),
+    "erc": replace(GRPO, loss=get_loss("erc"), loss_hyperparameters={}),
 }
 # Two data-parallel ranks, and two pipeline stages.
 CASES = [*((1, 1, name) for name in ALGORITHMS), (1, 2, "grpo"), (1, 2, "kl_cov"), *((1, 1, name) for name in OTHERS)]

@@ -87,7 +87,8 @@ def test_partial_rollouts(tmp_path: Path) -> None:
     assert 1 <= max(scalars["rollout/version_lag_max"]) <= 2
     assert scalars["rollout/version_lag_max"][0] == 0
     assert min(scalars["rollout/carried"]) > 0
-    assert min(scalars["policy/grad_norm"]) > 0
+    # Where all rewards of a step are alike in every group, nothing pulls and KL-Cov selects nothing.
+    assert sum(norm > 0 for norm in scalars["policy/grad_norm"]) >= last - 1
     newest = folder / "checkpoints" / f"step_{last:08d}"
     carried = load_carried((newest / "carried.jsonl").read_text())
     assert len(carried) == 4

@@ -72,8 +72,11 @@ def train(
         else:
             cov = covariance(log_probs.detach(), advantages, torch.ones_like(advantages, dtype=torch.bool))
             # Tokens are in the order of their ids, to which ties go; rounding makes ties of what differs by noise.
-            order = cov.round(decimals=12).sort(descending=True, stable=True).indices
-            chosen = torch.zeros_like(cov).index_fill(0, order[: max(1, int(ratio * len(cov)))], 1.0)
+            rounded = cov.round(decimals=12)
+            order = rounded.sort(descending=True, stable=True).indices
+            # Where all advantages are alike, covariances are equal and name no token.
+            quota = 0 if rounded.min() == rounded.max() else max(1, int(ratio * len(cov)))
+            chosen = torch.zeros_like(cov).index_fill(0, order[:quota], 1.0)
             # The first update moves from d = 0, where |d| has no slope.
             losses = -advantages * d.exp() + (kl_coef * chosen * d.abs() if i > 0 else 0.0)
         losses = losses - entropy_coef * entropy

@@ -16,8 +16,8 @@ from megacov.types import MicroBatch
 def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBatch) -> bool:
     """Whether no pass need be made over the first optimizer step's tokens, whose own forwards have the same weights.
 
-    They must not be needed before: by an entropy mask, a rollout correction, or a selection other than one that can be
-    made between forwards and backwards. And the samples must be drawn at temperature 1, since an optimizer step finds
+    They must not be needed before: by an entropy mask, a rollout correction, a loss that reads old entropies, or a
+    selection other than one that can be made between forwards and backwards. And the samples must be drawn at temperature 1, since an optimizer step finds
     no entropy at any other than theirs.
 
     Args:
@@ -33,6 +33,7 @@ def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBat
     return (
         not algorithm.rollout_is_old
         and (algorithm.select is None or (selects_late and not is_by_entropy))
+        and not algorithm.loss.needs_old_entropy
         and algorithm.entropy_mask is None
         and algorithm.rollout_correction is None
         and _is_at_t1(policy, mini_batch)
