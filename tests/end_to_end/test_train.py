@@ -33,14 +33,14 @@ def scalars_of(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-SELECTED_BY_CURRENT = {"perf/selection_deferred", "perf/selection_kept_positions"}
+SELECTED_BY_CURRENT = {"perf/selection_deferred", "perf/selection_kept_positions", "perf/selection_corrected"}
 # Tags of every KL-Cov run; those that only some runs have are tested where they are computed.
 ALWAYS = {
     tag
     for tag in TAGS
     if tag.split("/")[0] in ("entropy", "reward", "rollout", "perf")
     and TAGS[tag].kind == "scalar"
-    and tag not in ("perf/save_s", "perf/selection_s", *SELECTED_BY_CURRENT)
+    and tag not in ("perf/save_s", "perf/selection_s", "perf/selection_correction_share", *SELECTED_BY_CURRENT)
 } | {
     "health/skipped_updates",
     *(f"theorem/{name}" for name in ("observed", *PREDICTIONS)),
