@@ -5,7 +5,7 @@ four optimizer steps of at least eight micro-batches. GRPO and KL-Cov with a pas
 corrected gradients take turns on the same ranks, each with a policy of its own: the tiny policy, or for two virtual
 stages or long responses one of four such layers. A step's CPU time is that of all ranks together, and its wall time
 that of the slowest.
-Run: python -m benchmarks.selection_cost [--rounds 20] [--response 240]
+Run: python -m benchmarks.selection_cost [--rounds 20] [--response 400]
 """
 
 from __future__ import annotations
