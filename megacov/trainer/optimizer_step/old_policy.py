@@ -17,8 +17,8 @@ def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBat
     """Whether no pass need be made over the first optimizer step's tokens, whose own forwards have the same weights.
 
     They must not be needed before: by an entropy mask, a rollout correction, a loss that reads old entropies, or a
-    selection other than one that can be made between forwards and backwards. And the samples must be drawn at temperature 1, since an optimizer step finds
-    no entropy at any other than theirs.
+    selection other than one that can be made between forwards and backwards. And the samples must be drawn at
+    temperature 1, since an optimizer step finds no entropy at any other than theirs.
 
     Args:
         policy: its reader knows the temperature.
