@@ -19,7 +19,7 @@ from megacov.trainer.step import run_updates
 from megacov.types import LossBatch
 from tests.support.families import make_model
 from tests.support.layout_cases import make_models
-from tests.support.not_finite_cases import go, plan, poison
+from tests.support.not_finite_cases import spoil_later_update
 from tests.support.policies import (
     CLIP_COV,
     FLOAT32,
@@ -115,18 +115,9 @@ def _train(method: str, name: str, layout: tuple[int, int, int, int, str], packe
     }
 
 
-def _spoil(method: str, field: str) -> tuple[list[str], list[bool]]:
-    """What is found in a later update with a NaN on the last rank, and which updates are applied."""
-    with laid_out_ranks(1, 1) as groups:
-        policy = make_policy(groups, with_reference=True)
-        bad, _ = poison(policy, plan(policy, method), [2], field)
-        found = go(policy, bad, method)
-    return [repr(finding) for outcome in found["outcomes"] for finding in outcome.findings], found["applied"]
-
-
 def _one(name: str, *arguments: Any) -> Any:
     """One of both, so that they share one start of the ranks."""
-    return {"train": _train, "spoil": _spoil}[name](*arguments)
+    return {"train": _train, "spoil": spoil_later_update}[name](*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from megacov.trainer.optimizer_step.metrics import selection_costs
 from megacov.trainer.step import run_updates
 from megacov.types import LossBatch
 from tests.support.layout_cases import make_models
-from tests.support.not_finite_cases import go, plan, poison
+from tests.support.not_finite_cases import spoil_later_update
 from tests.support.policies import (
     CLIP_COV,
     FLOAT32,
@@ -100,18 +100,9 @@ def _select_by(method: str, name: str, layout: tuple[int, int, int, int, str], f
     }
 
 
-def _spoil_by(method: str, field: str) -> tuple[list[str], list[bool]]:
-    """What is found in a later update with a NaN on the last rank, and which updates are applied."""
-    with laid_out_ranks(1, 1) as groups:
-        policy = make_policy(groups, with_reference=True)
-        bad, _ = poison(policy, plan(policy, method), [2], field)
-        found = go(policy, bad, method)
-    return [repr(finding) for outcome in found["outcomes"] for finding in outcome.findings], found["applied"]
-
-
 def _one(name: str, *arguments: Any) -> Any:
     """One of both, so that they share one start of the ranks."""
-    return {"select": _select_by, "spoil": _spoil_by}[name](*arguments)
+    return {"select": _select_by, "spoil": spoil_later_update}[name](*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import torch
 from megacov.losses import get_loss
 from megacov.trainer.clock import StepClock
 from megacov.trainer.optimizer_step.metrics import collect_metrics
+from megacov.trainer.optimizer_step.mini_batch import all_inputs
 from megacov.trainer.optimizer_step.old_policy import with_own_forwards
 from megacov.trainer.optimizer_step.preparation import prepare_updates
+from megacov.trainer.optimizer_step.token_inputs import old_log_probs
 from megacov.trainer.step import run_updates
 from tests.support.policies import CLIP_COV, GRPO, KL_COV, laid_out_policy, make_rollout_batch, step_settings
 from tests.support.run_ranks import run_cases
@@ -66,6 +68,7 @@ def _train(
         "trained": len(forwards) - planned,
         "first": len(updates[0].micro_batches),
         "weights": weights,
+        "old": old_log_probs(all_inputs(updates)),
         "metrics": {tag: value for tag, value in metrics.items() if not tag.startswith("perf/")},
     }
 
@@ -84,6 +87,8 @@ def test_the_updates_are_the_same_bit_by_bit(results, case):
     for known, left in zip(results[*case, False, 2, 1.0], results[*case, True, 2, 1.0], strict=True):
         for weight, expected in zip(left["weights"], known["weights"], strict=True):
             assert torch.equal(weight, expected)
+        for old, expected in zip(left["old"], known["old"], strict=True):
+            torch.testing.assert_close(old, expected, rtol=0.0, atol=1e-6)
         assert left["metrics"].keys() == known["metrics"].keys()
         assert left["metrics"] == pytest.approx(known["metrics"], rel=1e-5, abs=1e-6)
 

@@ -204,6 +204,15 @@ def measured(algorithm: str, which: Sequence[int], field: str) -> list[dict[str,
     return [metrics, {"norm": sum(norms) / max(1, len(norms)), "histogram": float(histogram is not None)}]
 
 
+def spoil_later_update(algorithm: str, field: str) -> tuple[list[str], list[bool]]:
+    """What is found in a later update with a NaN on the last rank, and which updates are applied."""
+    with laid_out_ranks(1, 1) as groups:
+        policy = make_policy(groups, with_reference=True)
+        bad, _ = poison(policy, plan(policy, algorithm), [2], field)
+        found = go(policy, bad, algorithm)
+    return [repr(finding) for outcome in found["outcomes"] for finding in outcome.findings], found["applied"]
+
+
 def spoiled_policy() -> dict[str, Any]:
     """A weight is NaN, as after a bad load, and so every log-prob on every rank."""
     with laid_out_ranks(1, 1) as groups:
