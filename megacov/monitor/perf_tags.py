@@ -61,7 +61,7 @@ PERF_TAGS = (
     ),
     Tag("perf/weight_sync_flush_s", "Last push: flushing caches, naming and checking weights, resuming.", "s", "none"),
     Tag("perf/weight_sync_num_bytes", "Last push: size of all tensors, each counted once.", "bytes", "none"),
-    Tag("perf/save_s", "How long the last periodic save held up training.", "s", "none"),
+    Tag("perf/save_s", "How long a periodic save held up training; in the next logged step.", "s", "none"),
     Tag("perf/metrics_s", "Computing the metrics of the trainer.", "s", "none"),
     Tag("perf/tokens_per_s", "Prompt and response tokens of the batch over perf/step_s.", "tokens/s", "none"),
     Tag("perf/tokens_per_s_per_rank", "perf/tokens_per_s over the number of ranks.", "tokens/s", "none"),

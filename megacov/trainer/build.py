@@ -64,7 +64,7 @@ class Run:
     def record(self, report: StepReport) -> None:
         """Write and show a finished step; does nothing off rank 0."""
         if self.recorder is not None:
-            self.recorder.record(report, step=self.state.step, saves=self.checkpointer.metrics())
+            self.recorder.record(report, step=self.state.step, saves=self.checkpointer.take_metrics())
 
     def save_and_leave(self) -> None:
         """Save, and end the run. A collective of all ranks.

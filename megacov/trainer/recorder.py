@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megacov.config import RunConfig, dump_config
 from megacov.monitor.entropy_law import read_conditions
@@ -38,6 +38,7 @@ class Recorder:
     progress: ProgressReport
     watch: Watch
     tables: TokenTables
+    _saves: dict[str, float] = field(default_factory=dict, init=False)
 
     def record(self, report: StepReport, *, step: int, saves: dict[str, float]) -> None:
         """Write and show a finished step.
@@ -45,15 +46,17 @@ class Recorder:
         Args:
             report: of the step.
             step: number of the step, from 1.
-            saves: metrics of checkpoints.
+            saves: metrics of checkpoints, since the last call; a step that is not logged leaves them to the next.
 
         Raises:
             DataError: the disk refuses it.
         """
         if self.writer.reopen_if_deleted():
             self.writer.write_config(dump_config(self.config))
+        self._saves.update(saves)
         if step % self.config.monitor.log_every == 0:
-            scalars = report.metrics | saves
+            scalars = report.metrics | self._saves
+            self._saves.clear()
             self.writer.write_scalars(scalars, step=step)
             self.status.add_step(step, report.metrics)
             self.watch.add_step(step, scalars)

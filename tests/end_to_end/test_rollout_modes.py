@@ -72,6 +72,8 @@ def test_sampling_a_step_ahead(tmp_path: Path) -> None:
     assert scalars["rollout/version_lag"] == scalars["rollout/version_lag_max"] == lags
     assert all((scalars["rollout/mismatch_max"][step] < 1e-4) == (step in fresh) for step in range(last))
     assert min(scalars["policy/grad_norm"]) > 0
+    saved = [step for step in range(2, last, 2) if step != stood]  # each is reported once, by the next step
+    assert len(scalars["perf/save_s"]) == len(saved)
     trained = [line for step in range(last) for line in lines_of(folder, step + 1)]
     expected = expected_prompts(last * PROMPTS_PER_STEP)
     assert [line["prompt"] for line in trained] == [text for text in expected for _ in range(SAMPLES_PER_PROMPT)]

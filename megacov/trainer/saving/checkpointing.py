@@ -138,9 +138,10 @@ class Checkpointer:
         """Folder of the run that the last save went to; on rank 0 under its present name."""
         return self._store.folder.parent
 
-    def metrics(self) -> dict[str, float]:
-        """`health/failed_saves`, and `perf/save_s` once a periodic save has been made."""
+    def take_metrics(self) -> dict[str, float]:
+        """`health/failed_saves`, and `perf/save_s` of a periodic save since the last call."""
         waited = {} if self._waited_s is None else {"perf/save_s": self._waited_s}
+        self._waited_s = None
         return {"health/failed_saves": float(self.num_failures), **waited}
 
     def _begin(self, policy: Policy, state: TrainState) -> None:

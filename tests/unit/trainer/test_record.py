@@ -26,7 +26,7 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
         "yaml_configs/runs/tiny_kl_cov.yaml", (f"run.directory={tmp_path}", "monitor.log_every=2", "run.steps=4")
     )
     parts: dict[str, Any] = dict.fromkeys(("policy", "rollout", "settings"))
-    parts["checkpointer"] = SimpleNamespace(metrics=dict)
+    parts["checkpointer"] = SimpleNamespace(take_metrics=lambda: {"perf/save_s": 3.0} if run.state.step == 3 else {})
     algorithm = build_algorithm(config)
     progress = ProgressReport("tiny", num_steps=4, num_groups=1, choice="off")
     with ExitStack() as stack:
@@ -39,6 +39,7 @@ def test_steps_that_are_logged_reach_the_status_file(tmp_path: Path, capsys: pyt
                 shutil.rmtree(tmp_path / "tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(4, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("perf/save_s")] == [(4, 3.0)]
     assert events.Tensors("run/config/text_summary")
     (page,) = events.Tensors("custom_scalars__config__")
     assert b"entropy (nats)" in page.tensor_proto.string_val[0]

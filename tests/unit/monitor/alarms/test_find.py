@@ -218,6 +218,15 @@ def test_knobs_are_settings_and_the_page_explains_each_alarm():
     assert all(f"`monitor.alarms.{name}`" in page for name in AlarmsSection.model_fields)
 
 
+def test_one_slow_save_is_no_stalled_phase_and_three_are():
+    run, steps = history_of(healthy(0)), np.arange(11, STEPS, 10, dtype=np.int64)
+    for num_slow in (1, 2, 3):
+        seconds = np.where((steps > 240) & (steps < 241 + 10 * num_slow), 60.0, 2.0)
+        history = History(run.scalars | {"perf/save_s": Series(steps, seconds)}, {}, ())
+        found = [(alarm.kind, alarm.step) for alarm in find_alarms(history, AlarmSettings())]
+        assert found == ([("stalled_phase", 261)] if num_slow == 3 else []), num_slow
+
+
 def test_only_times_are_phases():
     """Throughput that rises again after a slow stretch is no stalled phase, though its tag ends like a time's."""
     run = healthy(0)
