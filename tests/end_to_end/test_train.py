@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -205,9 +206,9 @@ def test_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.dist
 def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={tmp_path / 'run'}", "parallel.tensor=2", *SMALL)
-    with started(*arguments, "rollout.max_restarts=0", "checkpoint.every=0", log=log) as process:
+    log, folder = tmp_path / "log", tmp_path / "run"
+    arguments = ("train", KL_COV, "run.steps=1000", f"run.directory={folder}", "parallel.tensor=2", *SMALL)
+    with started(*arguments, "rollout.max_restarts=0", "checkpoint.every=1000", log=log) as process:
         wait_for_line(log, "step 2/", process)
         below = descendants(process.pid)
         server = next(child for child in below if name_of(child) == "serve")
@@ -220,3 +221,6 @@ def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     sentences = [line for line in log.read_text().splitlines() if line.startswith("megacov: ")]
     assert len(sentences) == 1
     assert "server" in sentences[0]
+    saved = re.search(r"step (\d+) is saved", sentences[0])
+    assert saved, sentences
+    assert len(scalars_of(folder)["reward/mean"]) == len(list(folder.glob("samples/step_*"))) == int(saved[1])

@@ -11,8 +11,10 @@ import pytest
 
 from megacov.config import load_config
 from megacov.errors import CheckpointError, DataError, MegacovError, RolloutError, WeightSyncError
+from megacov.trainer import loop
 from megacov.trainer.build import Run
 from megacov.trainer.state import TrainState
+from megacov.trainer.step import StepReport
 
 
 class Saves:
@@ -25,6 +27,9 @@ class Saves:
         self.rollout_states: list[str] = []
         self.rollout = SimpleNamespace(state="before")
         self.fails = fails
+
+    def take_metrics(self) -> dict[str, float]:
+        return {}
 
     def save_now(self, _policy: object, state: TrainState) -> None:
         if self.fails:
@@ -74,3 +79,32 @@ def test_nothing_is_saved_where_that_is_not_wanted_or_would_not_help():
 
 def test_a_save_that_fails_does_not_hide_why_the_run_ends():
     assert fail(run_of(Saves(fails=True), "checkpoint.every=5"), RolloutError("all gone")) == "all gone"
+
+
+def test_a_step_whose_weights_cannot_be_pushed_is_recorded_and_saved(monkeypatch):
+    """The servers are lost between a step and the next: what was trained is not lost with them."""
+    saves, done = Saves(), []
+
+    def push_weights(_policy: object, *, version: int) -> None:
+        done.append(f"push {version}")
+        raise WeightSyncError("half an update")
+
+    def train_step(
+        _policy: object, _rollout: object, _algorithm: object, _settings: object, state: TrainState, **_: Any
+    ):
+        state.step = 4
+        return StepReport({}, None)
+
+    saves.rollout = SimpleNamespace(
+        state="before",
+        is_under_way=False,
+        push_weights=push_weights,
+        write_samples=lambda _values, *, step: done.append(f"samples {step}"),
+    )
+    run = run_of(saves, "checkpoint.every=5", "run.steps=10")
+    run.recorder = SimpleNamespace(record=lambda _report, *, step, saves: done.append(f"record {step}"))  # type: ignore[assignment]
+    monkeypatch.setattr(loop, "train_step", train_step)
+    with pytest.raises(WeightSyncError, match=r"half an update \(step 4 is saved"):
+        loop._step(run)
+    assert done == ["push 4", "samples 4", "record 4"]
+    assert [state.step for state in saves.states] == [4]
