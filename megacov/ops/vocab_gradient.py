@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from megacov.ops.kernels.dispatch import takes
-from megacov.ops.row_blocks import row_blocks
-from megacov.ops.vocab_statistics import LOWEST_SHIFT, of_rows, shift, widen
+from megacov.ops.row_blocks import exp2, row_blocks
+from megacov.ops.vocab_statistics import LOWEST_SHIFT, NATS_PER_BIT, of_rows, shift_in_bits, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,12 +92,14 @@ def write_gradient(
     logits, grad_logits = logits[:, : vocab.num_valid], grad_logits[:, : vocab.num_valid]
     for rows, gradient, exp in row_blocks(logits):
         block = widen(logits[rows], out=gradient)
-        shift(block, coefficients.maximum[rows], of_rows(inverse_temperature, rows), out=gradient)
+        shift_in_bits(block, coefficients.maximum[rows], of_rows(inverse_temperature, rows), out=gradient)
         if coefficients.slope is None:
-            gradient.exp_().mul_(coefficients.constant[rows])
+            exp2(gradient, out=gradient)
+            gradient.mul_(coefficients.constant[rows])
         else:
-            torch.exp(gradient.clamp_(min=LOWEST_SHIFT), out=exp)
-            gradient.mul_(coefficients.slope[rows]).add_(coefficients.constant[rows]).mul_(exp)
+            exp2(gradient.clamp_(min=LOWEST_SHIFT), out=exp)
+            slope = coefficients.slope[rows] * NATS_PER_BIT
+            gradient.mul_(slope).add_(coefficients.constant[rows]).mul_(exp)
         # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose the difference.
         gradient.scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
         grad_logits[rows] = gradient

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from megacov.ops.kernels.dispatch import runs_on, takes
-from megacov.ops.row_blocks import compute_dtype, row_blocks
+from megacov.ops.row_blocks import compute_dtype, exp2, row_blocks
 from megacov.parallel.collectives import all_gather
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # exp(LOWEST_SHIFT) is 0 in float32 and float64, so raising a shifted logit of -inf to it changes no probability. In
 # the entropy it turns 0 * -inf, which is NaN, into 0 * finite.
 LOWEST_SHIFT = -1e4
+
+NATS_PER_BIT = math.log(2)
 
 _MAXIMUM, _TARGET = 0, 3
 
@@ -123,12 +125,12 @@ def _reduce_block(
     block = widen(block, out=shifted)
     # A row of nothing but -inf gets a finite maximum, because -inf - -inf is NaN.
     maximum = block.amax(1, keepdim=True).clamp_(min=torch.finfo(exp.dtype).min)
-    shift(block, maximum, inverse_temperature, out=shifted).clamp_(min=LOWEST_SHIFT)
-    torch.exp(shifted, out=exp)
-    numbers = [maximum.squeeze(1), exp.sum(1), shifted.mul_(exp).sum(1)]
+    shift_in_bits(block, maximum, inverse_temperature, out=shifted).clamp_(min=LOWEST_SHIFT)
+    exp2(shifted, out=exp)
+    numbers = [maximum.squeeze(1), exp.sum(1), shifted.mul_(exp).sum(1).mul_(NATS_PER_BIT)]
     if with_squares:
         # `sum` adds pairwise. A norm or a dot product would add 10 to 100 times the rounding errors.
-        weighted_squares = shifted.mul_(exp).sum(1)
+        weighted_squares = shifted.mul_(exp).sum(1).mul_(NATS_PER_BIT)
         numbers += [exp.square_().sum(1), weighted_squares]
     return numbers
 
@@ -183,8 +185,8 @@ def widen(block: Tensor, *, out: Tensor) -> Tensor:
     return block if block.dtype == out.dtype else out.copy_(block)
 
 
-def shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
-    """(block - maximum) / temperature.
+def shift_in_bits(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *, out: Tensor) -> Tensor:
+    """(block - maximum) / temperature, in bits, for exp2: on an AMD EPYC torch's exp takes 4 times as long.
 
     Args:
         block: [rows, v] in the compute dtype.
@@ -195,10 +197,7 @@ def shift(block: Tensor, maximum: Tensor, inverse_temperature: float | Tensor, *
     Returns:
         `out`.
     """
-    torch.sub(block, maximum, out=out)
-    if isinstance(inverse_temperature, float) and inverse_temperature == 1.0:
-        return out
-    return out.mul_(inverse_temperature)
+    return torch.sub(block, maximum, out=out).mul_(inverse_temperature / NATS_PER_BIT)
 
 
 def of_rows(inverse_temperature: float | Tensor, rows: slice) -> float | Tensor:
