@@ -14,17 +14,25 @@ from megacov.data.packing import balance
 from megacov.ops import covariance
 
 NUM_PROMPTS, NUM_SAMPLES = 32, 8
+DRIFT = 0.6
+"""Standard deviation of the log-ratio to the policy that drew a token of 1 nat."""
 TABLE_1 = {2e-4: 5.654, 2e-3: 3.112, 2e-2: 1.385, 0.2: 0.351, 0.5: 0.152, 1.0: 0.003}
 """Share of the tokens, from the top, and their mean covariance in the paper's Table 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The tokens of one optimizer step, sequence after sequence: log_probs and advantages [t], lengths [n]."""
+    """The tokens of one optimizer step, sequence after sequence: lengths [n], all others [t].
+
+    entropy: nats, of the distribution that a token was drawn from.
+    old_log_probs: those of the policy that drew it, which an uncertain token leaves farthest behind.
+    """
 
     log_probs: Tensor
     advantages: Tensor
     lengths: Tensor
+    entropy: Tensor
+    old_log_probs: Tensor
 
 
 def make_batch(seed: int, *, num_prompts: int = NUM_PROMPTS, median_length: int = 1200) -> Batch:
@@ -54,7 +62,9 @@ def make_batch(seed: int, *, num_prompts: int = NUM_PROMPTS, median_length: int 
     # Half of the tokens are below 0.01 nats and a fifth at about 0.7.
     entropy = (0.01 * torch.exp(5 * torch.randn(len(uncertainty), generator=draw))).clamp(max=0.7) * uncertainty
     log_probs = -entropy * torch.empty_like(entropy).exponential_(generator=draw)
-    return Batch(log_probs, group_relative(rewards, prompts).repeat_interleave(lengths), lengths)
+    advantages = group_relative(rewards, prompts).repeat_interleave(lengths)
+    drift = DRIFT * entropy.sqrt() * torch.randn(entropy.shape, generator=draw)
+    return Batch(log_probs, advantages, lengths, entropy, (log_probs - drift).clamp(max=0.0))
 
 
 def chunks(sequences: Sequence[int], size: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ def test_the_share_reaches_to_the_last_selected_token_of_each_sequence() -> None
     log_probs[[1, 3, 9]] = torch.tensor([-2.0, -3.0, -4.0])
     advantages = torch.tensor([-1.0, 1.0]).repeat_interleave(lengths)
     # The two of the sequence with the negative advantage are selected, up to its fourth token.
-    assert share_of(Batch(log_probs, advantages, lengths), 2 / 12) == pytest.approx(4 / 12)
+    assert share_of(Batch(log_probs, advantages, lengths, log_probs, log_probs), 2 / 12) == pytest.approx(4 / 12)
 
 
 def test_the_simulation_assumes_what_synthetic_tokens_have() -> None:
