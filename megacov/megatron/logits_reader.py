@@ -55,7 +55,7 @@ class LogitsReader:
         Gradient: to the logits, as there.
 
         Args:
-            logits: [b, s, v/tp] float.
+            logits: [b, s, v/tp] float; the backward overwrites them with their gradient.
             micro_batch: source of the targets and of the positions that predict response tokens.
             entropy_grad: whether entropy carries a gradient.
             temperature: divisor of the logits; None for that at which each sample was drawn.
@@ -70,6 +70,7 @@ class LogitsReader:
             temperature=self._divisor(micro_batch) if temperature is None else temperature,
             entropy_grad=entropy_grad,
             vocab_size=self.vocab_size,
+            overwrites_logits=True,
         )
         return log_probs.flatten()[micro_batch.predicting], entropy.flatten()[micro_batch.predicting]
 

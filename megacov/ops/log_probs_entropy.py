@@ -4,7 +4,7 @@ Shapes: t positions laid flat, v padded vocabulary, v/tp the columns of one rank
 
 Both results come from one pass over the logits, in vocab_statistics.py. The backward pass recomputes the probabilities
 from the logits instead of keeping them. Both passes work through blocks of rows that fit into a cache, so no tensor of
-the size of the logits exists beside the logits and their gradient.
+the size of the logits exists beside the logits and their gradient, which may take their place.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 from megacov.ops.vocab_arguments import prepare
 from megacov.ops.vocab_gradient import gradient_coefficients, write_gradient
@@ -33,6 +34,7 @@ def vocab_parallel_log_probs_and_entropy(
     temperature: float | Tensor = 1.0,
     entropy_grad: bool = False,
     vocab_size: int | None = None,
+    overwrites_logits: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy of each position, over a sharded vocabulary.
 
@@ -49,6 +51,9 @@ def vocab_parallel_log_probs_and_entropy(
             all tp ranks and read only.
         entropy_grad: whether a gradient flows through the entropy.
         vocab_size: entries without padding; ids from there on have probability 0 and gradient 0. None for no padding.
+        overwrites_logits: whether backward writes the gradient over the logits, which saves as much memory as they
+            take. Nothing may read them afterwards: autograd refuses what it knows of, such as a second backward.
+            Logits that are not contiguous are left alone all the same.
 
     Returns:
         log_probs: [...] float32 (float64 for float64 logits), equal on all tp ranks.
@@ -56,16 +61,19 @@ def vocab_parallel_log_probs_and_entropy(
 
     Collectives: tp_group: all-gather [t, 4] in the dtype of the results. None in backward.
     Gradient: to the logits through log_probs; through entropy only if entropy_grad. In the logits' dtype, newly
-        allocated. Not differentiable twice.
+        allocated unless overwrites_logits. Not differentiable twice.
 
     Raises:
         ValueError: if shapes or dtypes do not fit, the temperature is not positive, the shards cannot hold
-            vocab_size entries, or a target is outside the vocabulary. Targets are not checked on a GPU, because
-            that would wait for the device; such a target's log-prob is NaN there. Nor are single temperatures.
+            vocab_size entries, a target is outside the vocabulary, or logits to overwrite are a leaf of autograd,
+            whose values belong to the caller. Targets are not checked on a GPU, because that would wait for the
+            device; such a target's log-prob is NaN there. Nor are single temperatures.
     """
+    if overwrites_logits and vocab_parallel_logits.requires_grad and vocab_parallel_logits.is_leaf:
+        raise ValueError("logits that are a leaf cannot be overwritten with their gradient")
     vocab, inverse_temperature = prepare(vocab_parallel_logits, targets, temperature, vocab_size, tp_group)
     log_probs, entropy = _LogProbsAndEntropy.apply(
-        vocab_parallel_logits, targets, vocab, inverse_temperature, entropy_grad, tp_group
+        vocab_parallel_logits, targets, vocab, inverse_temperature, entropy_grad, overwrites_logits, tp_group
     )
     return log_probs, entropy
 
@@ -79,6 +87,7 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         vocab: VocabRange,
         inverse_temperature: float | Tensor,
         entropy_grad: bool,
+        overwrites_logits: bool,
         tp_group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
         found = row_statistics(
@@ -93,6 +102,7 @@ class _LogProbsAndEntropy(torch.autograd.Function):
 
         ctx.save_for_backward(logits, targets, found.maximum, found.sum_exp, entropy)
         ctx.vocab, ctx.inverse_temperature = vocab, inverse_temperature
+        ctx.overwrites_logits = overwrites_logits and logits.is_contiguous()
         ctx.set_materialize_grads(False)
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy)
@@ -107,8 +117,12 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         coefficients = gradient_coefficients(
             maximum, sum_exp, entropy, grad_log_probs, grad_entropy, ctx.inverse_temperature
         )
-        # Contiguous, so that its rows can be written through a view.
-        grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        if ctx.overwrites_logits:
+            grad_logits = logits.detach()
+            increment_version(grad_logits)  # a kernel's writes would escape autograd
+        else:
+            # Contiguous, so that its rows can be written through a view.
+            grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
         num_columns = logits.shape[-1]
         write_gradient(
             grad_logits.view(-1, num_columns),
@@ -118,4 +132,4 @@ class _LogProbsAndEntropy(torch.autograd.Function):
             ctx.vocab,
             ctx.inverse_temperature,
         )
-        return grad_logits, None, None, None, None, None
+        return grad_logits, None, None, None, None, None, None

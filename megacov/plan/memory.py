@@ -68,7 +68,8 @@ class StageMemory:
     reference: first weights, kept beside the policy's.
     communication: NCCL's buffers, and messages between stages.
     activations: activations kept for the backward pass at the fullest moment.
-    logits: logits, their gradient, and the scratch memory of log-probs and entropy, on the last stage.
+    logits: logits, then their gradient in the same place, and the scratch memory of log-probs and entropy, or what the
+        backward of the output layer makes of them; on the last stage.
     layer_work: memory that the backward pass of one layer allocates, when the logits are freed already.
     push: whole matrices and buckets on their way to the servers.
     save: optimizer state gathered for a checkpoint.
@@ -234,15 +235,14 @@ class _Trainer:
         return work * self.batch.positions_per_rank
 
     def _logits(self) -> int:
-        """Memory of the logits. The only other tensor of their size is their gradient; entropy needs none of its own.
+        """Memory of the logits, over which their gradient is written; entropy needs none of its own.
 
-        Afterwards the gradients of the output layer's weights and of the hidden states exist beside the logits'
-        gradient.
+        Afterwards the gradients of the output layer's weights and of the hidden states exist beside that gradient.
         """
         positions, rows = self.batch.positions_per_rank, self._vocab_rows()
         logits = positions * rows * self.settings.value_bytes
         after = (rows + 2 * positions) * self.sizes.hidden_size * self.settings.value_bytes
-        return logits + max(logits + self._logit_scratch(), after)
+        return logits + max(self._logit_scratch(), after)
 
     def _logits_without_gradient(self) -> int:
         """Memory of whole logits; or of hidden states, whole and without prompts, and a chunk of logits."""
