@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,10 @@ from megacov.errors import ConfigError, LeaveRequested, SweepError
 
 if TYPE_CHECKING:
     from megacov.config.sweep import SweepSection
+    from megacov.sweep.drive import FixedRuns
     from megacov.sweep.folder import SweepFolder
-    from megacov.sweep.setting import Setting, SweepRun
+    from megacov.sweep.setting import SweepRun
+    from megacov.sweep.study import StudyRuns
 
 _LOG_WIDTH = 120
 """Columns of the table where there is no terminal."""
@@ -37,54 +40,82 @@ def sweep(
     """
     from megacov.config import load_sweep
     from megacov.launch import rank_from_environment
-    from megacov.sweep.drive import CaughtSignals, FixedRuns, drive
+    from megacov.sweep.drive import CaughtSignals, drive
     from megacov.sweep.folder import SweepFolder
     from megacov.sweep.local import LocalPlace
-    from megacov.sweep.setting import fixed_settings, runs_of
 
     if rank_from_environment() is not None:
         raise ConfigError("megacov sweep starts the ranks of its runs itself: call it once, without torchrun or srun.")
     found = load_sweep(config, overrides or [])
-    if found.search.name == "optuna":
-        raise ConfigError("search.name is optuna, which is not there yet: set it to grid or list.")
-    settings = fixed_settings(found)
     if dry_run:
-        for each in settings:
-            print(f"{each.name}: {', '.join(f'{key}={value}' for key, value in each.changes.items())}")
-        print(f"{len(settings)} settings, {found.num_runs} runs, {found.at_once} at once, in {found.directory}")
+        _show(found)
         return
+    if retry_failed and found.search.name == "optuna":
+        raise ConfigError("--retry-failed is for grids and lists: raise search.trials for Optuna to try more settings.")
     folder = SweepFolder(found.directory)
     with folder.held():
-        for each in settings:
-            folder.keep_setting(each)
-        runs = list(runs_of(settings, found.seeds))
-        for run in runs if retry_failed else ():
-            folder.forget_failure(run)
+        source = _source(found, folder, retry_failed=retry_failed)
         place = LocalPlace(folder, timeout_s=found.timeout_s)
         with CaughtSignals() as caught:
-            drive(
-                FixedRuns(runs),
-                place,
-                folder,
-                caught,
-                at_once=found.at_once,
-                poll_s=_LOCAL_POLL_S,
-                tell=_tell,
-            )
-        failed = report(found, folder, settings)
+            drive(source, place, folder, caught, at_once=found.at_once, poll_s=_LOCAL_POLL_S, tell=_tell)
+        failed = report(found, folder, source)
     _end(caught.first, failed, folder.path)
 
 
-def report(found: SweepSection, folder: SweepFolder, settings: list[Setting]) -> int:
+def _source(found: SweepSection, folder: SweepFolder, *, retry_failed: bool) -> FixedRuns | StudyRuns:
+    """The runs of the sweep, with the configuration of each in the folder."""
+    from megacov.sweep.drive import FixedRuns
+    from megacov.sweep.setting import fixed_settings, runs_of
+
+    if found.search.name == "optuna":
+        _need_optuna()
+        from megacov.sweep.study import StudyRuns
+
+        return StudyRuns(found, folder)
+    settings = fixed_settings(found)
+    for each in settings:
+        folder.keep_setting(each)
+    runs = list(runs_of(settings, found.seeds))
+    for run in runs if retry_failed else ():
+        folder.forget_failure(run)
+    return FixedRuns(runs, settings)
+
+
+def _need_optuna() -> None:
+    missing = [name for name in ("optuna", "sqlalchemy") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"search.name is optuna, and {missing[0]} is not installed: pip install 'megacov[sweep]', or search a grid."
+        )
+
+
+def _show(found: SweepSection) -> None:
+    """Check the settings, and print them."""
+    from megacov.sweep.setting import fixed_settings
+
+    if found.search.name == "optuna":
+        _need_optuna()
+        from megacov.sweep.study import check_corners
+
+        settings = check_corners(found)
+    else:
+        settings = fixed_settings(found)
+    for each in settings:
+        print(f"{each.name}: {', '.join(f'{key}={value}' for key, value in each.changes.items()) or 'the base'}")
+    many = f"{found.search.num_settings} settings, {found.num_runs} runs"
+    print(f"{many}, {found.at_once} at once, in {found.directory}")
+
+
+def report(found: SweepSection, folder: SweepFolder, source: FixedRuns | StudyRuns) -> int:
     """Print the table and write the files of results.
 
     Args:
         found: the sweep.
         folder: its folder.
-        settings: settings in the order of the table.
+        source: its runs.
 
     Returns:
-        How many runs failed.
+        How many runs failed, and trials without a run.
 
     Raises:
         DataError: the disk refuses a file.
@@ -95,7 +126,7 @@ def report(found: SweepSection, folder: SweepFolder, settings: list[Setting]) ->
     from megacov.sweep.figure import write_figure
     from megacov.sweep.results import failures, find_best, read_results, render_best, render_csv, render_table
 
-    results = read_results(found, folder, settings)
+    results = read_results(found, folder, source.settings)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
@@ -104,7 +135,7 @@ def report(found: SweepSection, folder: SweepFolder, settings: list[Setting]) ->
         for each in result.runs:
             if each.value is not None and each.value.problem:
                 console.print(f"warning: {visible(each.value.problem)}", soft_wrap=True, highlight=False, markup=False)
-    failed = failures(results)
+    failed = {**failures(results), **source.problems}
     for name, reason in failed.items():
         console.print(f"failed: {name} {visible(reason)}", soft_wrap=True, highlight=False, markup=False)
     written = [folder.write("table.csv", render_csv(found, results))]

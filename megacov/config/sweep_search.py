@@ -19,8 +19,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 # The sweep gives each run its own.
 _OWN_KEYS = ("run.name", "run.directory", "run.seed")
 
-Number = StrictInt | StrictFloat
-
 
 def check_key(key: str) -> None:
     """Raise ValueError unless a key is the dotted key of a setting that a sweep may change."""
@@ -96,13 +94,15 @@ class Dimension(Section):
 
     key: str
     """Dotted key of the setting."""
-    low: Number | None = None
-    """Smallest value; whole numbers in both bounds make the setting one. [unit of the setting]"""
-    high: Number | None = None
+    low: StrictFloat | None = None
+    """Smallest value. [unit of the setting]"""
+    high: StrictFloat | None = None
     """Largest value. [unit of the setting]"""
+    whole: StrictBool = False
+    """Only whole numbers."""
     log: StrictBool = False
     """Sample evenly on a logarithmic scale."""
-    step: Number | None = Field(None, gt=0)
+    step: StrictFloat | None = Field(None, gt=0)
     """Distance between possible values, from low on. [unit of the setting]"""
     choices: tuple[JsonValue, ...] | None = None
     """Possible values, instead of a range."""
@@ -116,7 +116,7 @@ class Dimension(Section):
     @model_validator(mode="after")
     def _range_or_choices(self) -> Dimension:
         if self.choices is not None:
-            if self.low is not None or self.high is not None or self.log or self.step is not None:
+            if self.low is not None or self.high is not None or self.log or self.step is not None or self.whole:
                 raise ValueError(f"{self.key} has choices and a range: keep one of them.")
             if not self.choices or any(value in self.choices[:at] for at, value in enumerate(self.choices)):
                 raise ValueError(f"choices is {show(list(self.choices))}: give one or more values, none of them twice.")
@@ -132,14 +132,11 @@ class Dimension(Section):
         if self.log and (self.low <= 0 or self.step is not None):
             other = f"low is {self.low}" if self.low <= 0 else f"step is {self.step}"
             raise ValueError(f"log is true and {other}: a logarithmic scale begins above 0 and has no step.")
-        if self.is_whole and isinstance(self.step, float):
-            raise ValueError(f"step is {self.step} and the bounds are whole numbers: write them as {self.low}.0.")
+        for name in ("low", "high", "step") if self.whole else ():
+            value = getattr(self, name)
+            if value is not None and not value.is_integer():
+                raise ValueError(f"whole is true and {name} is {value}: make it a whole number.")
         return self
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether values are whole numbers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 class TpeSampler(Section):
@@ -154,12 +151,6 @@ class RandomSampler(Section):
     """Draws independently of earlier trials."""
 
     name: Literal["random"] = "random"
-
-
-class BruteForceSampler(Section):
-    """Tries each combination of choices and steps once, in random order."""
-
-    name: Literal["brute_force"] = "brute_force"
 
 
 class NoPruner(Section):
@@ -208,7 +199,7 @@ class OptunaSearch(Section):
     """The settings that are chosen."""
     trials: StrictInt = Field(ge=1, le=MAX_RUNS)
     """Settings to try, failed and pruned ones included. [trials]"""
-    sampler: Annotated[TpeSampler | RandomSampler | BruteForceSampler, Field(discriminator="name")] = TpeSampler()
+    sampler: Annotated[TpeSampler | RandomSampler, Field(discriminator="name")] = TpeSampler()
     """How the next setting is chosen."""
     pruner: Annotated[NoPruner | MedianPruner | PercentilePruner | HalvingPruner, Field(discriminator="name")] = (
         NoPruner()
@@ -222,9 +213,6 @@ class OptunaSearch(Section):
         keys = [dimension.key for dimension in self.space]
         if len(set(keys)) < len(keys):
             raise ValueError(f"space holds a key twice: remove one of {join_names(dict.fromkeys(keys))}.")
-        for each in self.space if self.sampler.name == "brute_force" else ():
-            if each.choices is None and each.step is None and not each.is_whole:
-                raise ValueError(f"sampler.name is brute_force and {each.key} has no step: give it one, or choices.")
         return self
 
     @property

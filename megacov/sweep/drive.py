@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Protocol
 
 from megacov.launch.process import without_ignored_hangup
 from megacov.sweep.folder import Outcome, SweepFolder
-from megacov.sweep.setting import SweepRun
+from megacov.sweep.setting import Setting, SweepRun
 
 Tell = Callable[[SweepRun, str], None]
 """Called with a run and what has happened to it."""
@@ -49,9 +49,17 @@ class Source(Protocol):
 class FixedRuns:
     """Runs that are known from the start."""
 
-    def __init__(self, runs: Iterable[SweepRun]) -> None:
-        """Take the runs in their order."""
+    def __init__(self, runs: Iterable[SweepRun], settings: Sequence[Setting]) -> None:
+        """Take the runs in their order.
+
+        Args:
+            runs: all runs.
+            settings: settings of the runs, in the order of the table.
+        """
         self._due = deque(runs)
+        self.settings = settings
+        self.problems: Mapping[str, str] = {}
+        """Nothing, as impossible settings are refused before the sweep begins."""
 
     def next(self) -> SweepRun | None:
         """The next run to start; None when all have been."""

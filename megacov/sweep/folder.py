@@ -67,6 +67,10 @@ class SweepFolder:
         """File with the whole configuration of a setting."""
         return self.path / "settings" / f"{setting.name}.yaml"
 
+    def has_setting(self, name: str) -> bool:
+        """Whether a setting of that name was written."""
+        return (self.path / "settings" / f"{name}.yaml").exists()
+
     def log_of(self, run: SweepRun) -> Path:
         """File that receives the output of a run on this machine."""
         return self.path / "logs" / f"{run.name}.log"

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from megacov.config import dump_config
 from megacov.config.sweep import EntropyObjective, EvaluationObjective, Objective, SweepSection
+from megacov.config.sweep_search import OptunaSearch
 from megacov.monitor.compare import seed_interval
 from megacov.sweep.folder import Outcome, SweepFolder
 from megacov.sweep.setting import Setting, SweepRun
@@ -70,12 +71,15 @@ def read_results(
         Results in the order of the settings.
     """
     known = {} if values is None else values
+    is_study = isinstance(sweep.search, OptunaSearch)
     results = []
     for setting in settings:
-        runs = []
+        runs: list[RunResult] = []
         for seed in sweep.seeds:
             run = SweepRun(setting, seed)
             outcome = folder.read_outcome(run)
+            if outcome is None and is_study and any(each.state in ("failed", "pruned") for each in runs):
+                break  # the trial is over, and its later seeds are never trained
             is_read = outcome is not None and outcome.kind in ("done", "pruned")
             if is_read and run.name not in known:
                 known[run.name] = value_of(run.directory, sweep.objective)
@@ -120,6 +124,9 @@ def render_table(sweep: SweepSection, results: Sequence[SettingResult]) -> Table
         caption_justify="left",
     )
     table.add_column("setting", overflow="fold", min_width=10)
+    shows_changes = isinstance(sweep.search, OptunaSearch)  # other settings have names that say it
+    if shows_changes:
+        table.add_column("with", overflow="fold")
     for heading in ("seeds", describe(sweep.objective), "reward", "entropy"):
         table.add_column(heading, justify="right")
     table.add_column("state")
@@ -132,8 +139,17 @@ def render_table(sweep: SweepSection, results: Sequence[SettingResult]) -> Table
             shown += f" +- {(interval.high - interval.low) / 2:.2g}"
         cells = (_cell(each.mean("reward")), _cell(each.mean("entropy")))
         seeds = f"{len(values)} of {len(each.runs)}"
-        table.add_row(each.setting.name, seeds, shown, *cells, _state(each), style="bold" if each is best else "")
+        names = [each.setting.name, *([_changes(each.setting)] if shows_changes else [])]
+        table.add_row(*names, seeds, shown, *cells, _state(each), style="bold" if each is best else "")
     return table
+
+
+def _changes(setting: Setting) -> str:
+    short = {key.rpartition(".")[2]: value for key, value in setting.changes.items()}
+    named = short if len(short) == len(setting.changes) else setting.changes
+    return ", ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in named.items()
+    )
 
 
 def _state(result: SettingResult) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from megacov.config import config_warnings, load_sweep
+from megacov.config.fields import sections_in, sections_in_list
+from megacov.config.section import Section
 from megacov.config.sweep import SweepSection
 from megacov.errors import ConfigError
 from megacov.sweep.setting import fixed_settings
+from megacov.sweep.study import check_corners
 
 ROOT = Path(__file__).parents[3]
 READY = sorted((ROOT / "yaml_configs" / "sweeps").glob("*.yaml"))
@@ -41,11 +44,11 @@ def load(tmp_path: Path, search: str, *changes: str) -> SweepSection:
         (GRID, "search.name=grit", "search.name is grit (did you mean grid?): set it to grid, list or optuna."),
         (GRID, "objective.name=entropy_at_reward", "objective.reward is missing: add it"),
         (GRID, "objective={name: evaluation, set: a, score: best}", "objective.score is 'best'"),
-        (OPTUNA, "search.space=[{key: a.b, low: 2, high: 1}]", "low is 2 and high is 1: low must be smaller."),
-        (OPTUNA, "search.space=[{key: a.b, low: 0, high: 1, log: true}]", "log is true and low is 0"),
+        (OPTUNA, "search.space=[{key: a.b, low: 2, high: 1}]", "low is 2.0 and high is 1.0: low must be smaller."),
+        (OPTUNA, "search.space=[{key: a.b, low: 0, high: 1, log: true}]", "log is true and low is 0.0"),
         (OPTUNA, "search.space=[{key: a.b, low: 0}]", "a.b needs low and high, or choices: add them."),
         (OPTUNA, "search.space=[{key: a.b, low: 0, choices: [1]}]", "a.b has choices and a range"),
-        (OPTUNA, "search.sampler.name=brute_force", "sampler.name is brute_force and optimizer.lr has no step"),
+        (OPTUNA, "search.space=[{key: a.b, low: 0, high: 1.5, whole: true}]", "whole is true and high is 1.5"),
         (OPTUNA, "search.pruner={name: medium}", "search.pruner.name is medium (did you mean median?)"),
         ("search: {name: list, entries: [{name: a}, {name: a}]}", "seeds=[0]", "two entries have the same name"),
     ],
@@ -75,10 +78,23 @@ def test_a_ready_sweep_consists_of_runs_without_a_warning(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(path)
     assert sweep.name == path.stem
-    settings = fixed_settings(sweep)
-    assert len(settings) == sweep.search.num_settings >= 3
+    settings = check_corners(sweep) if sweep.search.name == "optuna" else fixed_settings(sweep)
+    assert len(settings) == (2 if sweep.search.name == "optuna" else sweep.search.num_settings) >= 2
     assert [config_warnings(each.config) for each in settings] == [[]] * len(settings)
 
 
 def test_there_are_ready_sweeps():
-    assert {path.stem for path in READY} >= {"kl_cov_ratio", "kl_coef", "entropy_coef"}
+    assert {path.stem for path in READY} >= {"kl_cov_ratio", "kl_coef", "entropy_coef", "kl_cov_optuna"}
+
+
+def _fields(section: type[Section]) -> set[str]:
+    names = set(section.model_fields)
+    for field in section.model_fields.values():
+        for inner in (*sections_in(field), *sections_in_list(field)):
+            names |= _fields(inner)
+    return names
+
+
+def test_the_page_names_every_setting_of_a_sweep():
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    assert {name for name in _fields(SweepSection) if f"`{name}`" not in page and f"{name}:" not in page} == set()
