@@ -13,6 +13,7 @@ import typer
 from megacov.errors import ConfigError, LeaveRequested, SweepError
 
 if TYPE_CHECKING:
+    from megacov.cli.sweep_slurm import SlurmPlace
     from megacov.config.sweep import SweepSection
     from megacov.sweep.drive import FixedRuns
     from megacov.sweep.folder import SweepFolder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _LOG_WIDTH = 120
 """Columns of the table where there is no terminal."""
-_LOCAL_POLL_S = 0.2
+_LOCAL_POLL_S, _SLURM_POLL_S = 0.2, 5.0
 
 
 def sweep(
@@ -33,6 +34,11 @@ def sweep(
         bool, typer.Option("--dry-run", help="Check all settings and show them; start nothing.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Start runs that failed again.")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Submit runs as SLURM arrays, show what is over, and end.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="With --slurm: wait for the jobs, until all are over.")] = False,
+    site: Annotated[Path | None, typer.Option(help="With --slurm: file of the cluster, as for `launch`.")] = None,
 ) -> None:
     """Train many settings, each with several seeds; a sweep that was stopped goes on where it stopped.
 
@@ -52,14 +58,35 @@ def sweep(
         return
     if retry_failed and found.search.name == "optuna":
         raise ConfigError("--retry-failed is for grids and lists: raise search.trials for Optuna to try more settings.")
+    if (wait or site) and not slurm:
+        raise ConfigError(f"{'--wait' if wait else '--site'} is for runs on SLURM: add --slurm.")
+    is_study = found.search.name == "optuna"
+    if slurm and not is_study:
+        found = found.model_copy(update={"at_once": found.num_runs})  # SLURM has a queue of its own
     folder = SweepFolder(found.directory)
     with folder.held():
         source = _source(found, folder, retry_failed=retry_failed)
-        place = LocalPlace(folder, timeout_s=found.timeout_s)
+        place = _slurm_place(folder, site) if slurm else LocalPlace(folder, timeout_s=found.timeout_s)
         with CaughtSignals() as caught:
-            drive(source, place, folder, caught, at_once=found.at_once, poll_s=_LOCAL_POLL_S, tell=_tell)
+            drive(
+                source,
+                place,
+                folder,
+                caught,
+                at_once=found.at_once,
+                poll_s=_SLURM_POLL_S if slurm else _LOCAL_POLL_S,
+                tell=_tell,
+                waits=wait or not slurm,
+            )
         failed = report(found, folder, source)
     _end(caught.first, failed, folder.path)
+
+
+def _slurm_place(folder: SweepFolder, site: Path | None) -> SlurmPlace:
+    from megacov.cli.sweep_slurm import SlurmPlace
+    from megacov.launch.site import Site, read_site
+
+    return SlurmPlace(folder, read_site(site) if site else Site())
 
 
 def _source(found: SweepSection, folder: SweepFolder, *, retry_failed: bool) -> FixedRuns | StudyRuns:

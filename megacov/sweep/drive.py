@@ -20,8 +20,8 @@ Tell = Callable[[SweepRun, str], None]
 class Place(Protocol):
     """Where runs train: this machine, or SLURM."""
 
-    def start(self, run: SweepRun) -> None:
-        """Start a run, or continue it."""
+    def start(self, runs: Sequence[SweepRun]) -> None:
+        """Start runs, or continue them."""
 
     def poll(self, run: SweepRun) -> Outcome | None:
         """How a run ended; None while it trains or waits."""
@@ -109,6 +109,7 @@ def drive(
     at_once: int,
     poll_s: float,
     tell: Tell,
+    waits: bool = True,
 ) -> None:
     """Run a sweep until it is over, or until a signal is caught.
 
@@ -120,6 +121,7 @@ def drive(
         at_once: most runs that train at the same time.
         poll_s: seconds between two looks.
         tell: called with each event.
+        waits: whether to wait for runs; otherwise only what is over now is recorded, and what is due is started.
 
     Raises:
         DataError: the disk refuses a file.
@@ -130,16 +132,20 @@ def drive(
             _start_due(source, place, folder, running, at_once=at_once, tell=tell)
             if not running:
                 return
-            time.sleep(poll_s)
+            time.sleep(poll_s if waits else 0.0)
+            has_changed = False
             for run in list(running.values()):
                 outcome = place.poll(run)
                 if outcome is None and source.is_hopeless(run):
                     outcome = Outcome("pruned", seconds=place.stop(run))
                 if outcome is not None:
+                    has_changed = True
                     del running[run.name]
                     folder.write_outcome(run, outcome)
                     source.note(run, outcome)
                     tell(run, f"{outcome.kind}{f' ({outcome.code}): {outcome.reason}' * (outcome.kind == 'failed')}")
+            if not (waits or has_changed):
+                return
     finally:
         place.leave(lambda: caught.is_impatient)
 
@@ -153,11 +159,15 @@ def _start_due(
     at_once: int,
     tell: Tell,
 ) -> None:
+    due = []
     while len(running) < at_once and (run := source.next()) is not None:
         outcome = folder.read_outcome(run)
         if outcome is not None:
             source.note(run, outcome)
-            continue
-        place.start(run)
-        running[run.name] = run
-        tell(run, "starts")
+        else:
+            running[run.name] = run
+            due.append(run)
+    if due:
+        place.start(due)
+        for run in due:
+            tell(run, "starts")

@@ -59,7 +59,7 @@ class SweepFolder:
             raise DataError(f"directory is {self.path}, which holds a run and no sweep: choose another directory.")
         with RunLock(self.path, setting="directory"):
             with self._disk():
-                for name in ("settings", "runs", "logs", "outcomes"):
+                for name in ("settings", "runs", "logs", "outcomes", "jobs"):
                     (self.path / name).mkdir(exist_ok=True)
             yield
 
@@ -74,6 +74,10 @@ class SweepFolder:
     def log_of(self, run: SweepRun) -> Path:
         """File that receives the output of a run on this machine."""
         return self.path / "logs" / f"{run.name}.log"
+
+    def job_of(self, run: SweepRun) -> Path:
+        """File with the SLURM job that a run was submitted in."""
+        return self.path / "jobs" / run.name
 
     def keep_setting(self, setting: Setting) -> None:
         """Write the configuration of a setting, or compare it with what an earlier call has written.
@@ -134,6 +138,7 @@ class SweepFolder:
         if outcome is not None and outcome.kind == "failed":
             with self._disk():
                 self._outcome_path(run).unlink()
+                self.job_of(run).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of results; raises DataError if the disk refuses it."""

@@ -48,15 +48,19 @@ class LocalPlace:
         self._folder, self._timeout_s = folder, timeout_s
         self._processes: dict[str, _Process] = {}
 
-    def start(self, run: SweepRun) -> None:
-        """Start a run, or continue it from its newest checkpoint.
+    def start(self, runs: Sequence[SweepRun]) -> None:
+        """Start runs, or continue them from their newest checkpoints.
 
         Args:
-            run: a run that is not over.
+            runs: runs that are not over.
 
         Raises:
-            DataError: another process holds the folder of the run, or its log cannot be written.
+            DataError: another process holds the folder of a run, or its log cannot be written.
         """
+        for run in runs:
+            self._start(run)
+
+    def _start(self, run: SweepRun) -> None:
         _wait_until_free(run.directory)
         settings = [f"run.name={run.name}", f"run.seed={run.seed}", f"run.directory={run.directory}"]
         words = ["train", str(self._folder.config_of(run.setting)), *settings]

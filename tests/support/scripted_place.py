@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megacov.checkpoint.finished import note_finished
@@ -39,7 +39,11 @@ class ScriptedPlace:
         self.started, self._on_event = started, on_event
         self.stopped: list[str] = []
 
-    def start(self, run: SweepRun) -> None:
+    def start(self, runs: Sequence[SweepRun]) -> None:
+        for run in runs:
+            self.start_one(run)
+
+    def start_one(self, run: SweepRun) -> None:
         self._on_event("before a start")
         self.started.append(run.name)
         last = reward_of(run)
