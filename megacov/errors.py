@@ -89,6 +89,12 @@ class LawError(MegacovError):
     exit_code = 13
 
 
+class SweepError(MegacovError):
+    """Some runs of a sweep have failed; the others are done."""
+
+    exit_code = 14
+
+
 class LeaveRequested(MegacovError):  # noqa: N818 - asked for, not an error
     """The run was asked to leave by SIGTERM or SIGUSR1, and has saved a checkpoint to continue from."""
 

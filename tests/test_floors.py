@@ -35,6 +35,7 @@ FLOORS = {
     "weight_sync": 6,
     "evaluation": 6,
     "megatron": 6,
+    "sweep": 6,
     "trainer": 7,
     "cli": 8,
     # The package itself, which importing any part of it runs first, and the entry point.
@@ -48,7 +49,7 @@ ROOMS = {"rollout": ("tasks", "client", "fleet", "sampling")}
 SEPARATE_ROOMS = {"trainer": ("optimizer_step", "rollout", "saving")}
 
 # Imports that a folder must not have, by the start of the dotted name.
-NO_TORCH = ("config", "plan", "launch", "checkpoint")
+NO_TORCH = ("config", "plan", "launch", "checkpoint", "sweep")
 FORBIDDEN = {
     **dict.fromkeys(NO_TORCH, ("torch",)),
     # Pure: they neither communicate nor know who could.

@@ -109,7 +109,7 @@ def test_constraints_pin_what_the_project_asks_for():
             assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"not a plain pin: {line}"
             pins[re.sub(r"[-_.]+", "-", name).lower()] = version
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["dev"], *extras["math"], *extras["gym"]]
+    asked = [*project["dependencies"], *extras["dev"], *extras["math"], *extras["gym"], *extras["sweep"]]
     for line in (line for line in asked if not line.startswith("megacov[")):
         need = Requirement(line)
         assert need.specifier.contains(pins[re.sub(r"[-_.]+", "-", need.name).lower()]), line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -38,38 +39,89 @@ def launch(
 ) -> None:
     """Submit a run as a SLURM job, which continues from its last checkpoint whenever it starts again."""
     run, numbers = load_config(config, overrides or []), _parse_seeds(seeds)
-    run, fetched = with_local_model(run, downloads=not dry_run)
     cluster = read_site(site) if site else Site()
+    run, job = prepare_job(run, config, overrides or [], cluster, num_seeds=len(numbers), dry_run=dry_run)
+    if dry_run:
+        print(render(job))
+        return
+    for job_id in submit_job(run, job, chain=chain, seeds=numbers):
+        print(f"submitted job {job_id}: {job.run}.sbatch")
+
+
+def prepare_job(
+    run: RunConfig,
+    config: Path,
+    overrides: list[str],
+    cluster: Site,
+    *,
+    num_seeds: int,
+    dry_run: bool = False,
+    is_deep: bool = True,
+) -> tuple[RunConfig, Job]:
+    """Check a run as far as the login node can, show warnings, and make its job.
+
+    Args:
+        run: configuration that has passed the rules.
+        config: file of the configuration.
+        overrides: settings that the user changed on the command line.
+        cluster: settings of the cluster.
+        num_seeds: number of runs of the job, one for each seed; 0 for a plain job.
+        dry_run: whether nothing is downloaded, and the job may run elsewhere.
+        is_deep: whether to import what the run names, and to open its data and tokenizer.
+
+    Returns:
+        The configuration with a local model, and the job.
+
+    Raises:
+        MegacovError: the run cannot work, or the cluster cannot take it.
+    """
+    run, fetched = with_local_model(run, downloads=not dry_run)
     is_elsewhere = dry_run or bool(cluster.container)
-    found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=True))
+    found = find_remarks(Subject(run, "launch", is_elsewhere=is_elsewhere, is_deep=is_deep))
     refuse_impossible(found)
     found = [*(Remark("warning", sentence) for sentence in cluster.left_out), *found]
-    job = make_job(run, config, [*(overrides or []), *fetched], cluster)
-    if numbers and job.layout.shape == "heterogeneous":
+    job = make_job(run, config, [*overrides, *fetched], cluster)
+    if num_seeds and job.layout.shape == "heterogeneous":
         raise ConfigError(
             "SLURM does not support arrays of heterogeneous jobs: remove --seeds, or set slurm.heterogeneous=false."
         )
-    if len(numbers) > 1:
+    if num_seeds > 1:
         _refuse_shared(run)
-    script = render(job)
-    found += look_deeper(run, same_python=not dry_run and _is_python_of_job(cluster))
+    render(job)  # which refuses paths that no script can hold
+    if is_deep:
+        found += look_deeper(run, same_python=not dry_run and _is_python_of_job(cluster))
     refuse_impossible(found)
     _check_partitions(job)
     show_remarks(found)
-    if dry_run:
-        print(script)
-        return
+    return run, job
+
+
+def submit_job(run: RunConfig, job: Job, *, chain: int, seeds: Sequence[int]) -> list[str]:
+    """Write the script of a job beside the run's folder, and submit it.
+
+    Args:
+        run: configuration of the run.
+        job: its job.
+        chain: jobs of a chain.
+        seeds: seeds of the runs, each a task of an array; empty for a plain job.
+
+    Returns:
+        Ids of the jobs.
+
+    Raises:
+        DataError: the script cannot be written.
+        SubmitError: SLURM does not take a job.
+    """
     path = Path(f"{job.run}.sbatch")
     try:
         # Folders that are mounted into a container must exist.
         for folder in (path.parent, run.weight_sync.directory):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, script)
+        write_atomically(path, render(job))
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-    for job_id in submit_chain(path, links=chain, seeds=numbers):
-        print(f"submitted job {job_id}: {path}")
+    return submit_chain(path, links=chain, seeds=seeds)
 
 
 def _is_python_of_job(site: Site) -> bool:

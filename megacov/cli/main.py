@@ -25,6 +25,7 @@ from megacov.cli import (
     schema,
     serve,
     status,
+    sweep,
     train,
 )
 from megacov.errors import DataError, MegacovError
@@ -48,6 +49,7 @@ app.command()(export.export)
 app.command()(make_prompts.make_prompts)
 app.command()(check.check)
 app.command()(launch.launch)
+app.command()(sweep.sweep)
 app.command()(status.status)
 app.command()(data.data)
 app.command()(samples.samples)

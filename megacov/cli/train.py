@@ -28,6 +28,7 @@ from megacov.launch import (
     start_heartbeat,
 )
 from megacov.launch.output import keep_output
+from megacov.launch.process import FOLLOWED_PID_VARIABLE, follow_parent
 from megacov.monitor.run_end import settle_end
 from megacov.trainer.prompts import paths_of
 
@@ -58,6 +59,8 @@ def run_ranks(config: RunConfig, command: Sequence[str], *, resumed_with: tuple[
     """
     keep_output(config.run.directory.absolute() / "logs" / "output.log")
     place = rank_from_environment()
+    if place is None and FOLLOWED_PID_VARIABLE in os.environ:
+        follow_parent(int(os.environ[FOLLOWED_PID_VARIABLE]))
     config, overrides = with_local_model(config, place)
     if place is None or (place.rank == 0 and PARENT_PID_VARIABLE not in os.environ):
         found = find_remarks(Subject(config, "train" if resumed_with is None else "resume"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
-from megacov.config.load import dump_config, load_config, make_config, make_data_config
+from megacov.config.load import dump_config, load_config, load_sweep, make_config, make_data_config
 from megacov.config.model_split import check_experts, check_model, fuses_output
 from megacov.config.schema import RunConfig
 
@@ -20,6 +20,7 @@ __all__ = [
     "editor_schema",
     "fuses_output",
     "load_config",
+    "load_sweep",
     "make_config",
     "make_data_config",
 ]

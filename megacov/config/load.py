@@ -19,21 +19,24 @@ from megacov.config.fields import UNION_KEY, choice_paths
 from megacov.config.messages import first_sentence, show
 from megacov.config.rules import check_rules
 from megacov.config.schema import RunConfig
+from megacov.config.sweep import SweepSection
+from megacov.config.sweep_search import ListSearch
 from megacov.config.yaml_text import dump_yaml, parse_yaml, read_yaml
 from megacov.errors import ConfigError
 from megacov.json_text import MAX_DEPTH
 
-_CHOICES = choice_paths(RunConfig)
+_CHOICES = choice_paths(RunConfig) | choice_paths(SweepSection)
 _MAX_CHAIN, _MAX_FILES = 20, 100
 _MAY_HOLD_NUL = ("rollout.stop", "data.prompt_field", "data.answer_field")  # compared with text, never a path or name
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Iterable[str] = (), *, over: Iterable[Path] = ()) -> RunConfig:
     """Read a configuration.
 
     Args:
         path: a YAML file.
         overrides: texts of the form `section.key=value`, whose value is read as YAML. Later overrides win.
+        over: YAML files laid over the first; later files win, and overrides win over all.
 
     Returns:
         The configuration, checked by every rule that needs no model.
@@ -42,8 +45,40 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: a file is missing or is not YAML, a key is unknown, a value is impossible, or two values
             contradict each other.
     """
-    values = _Reader().read(Path(path))
+    reader = _Reader()
+    values = reader.read(Path(path))
+    for each in over:
+        values = _merge(values, reader.read(each))
     return make_config(_merge(values, _parse_overrides(overrides)))
+
+
+def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSection:
+    """Read a sweep.
+
+    Args:
+        path: a YAML file, which may extend others.
+        overrides: changes to the sweep's own settings, as in `seeds=[0,1]`.
+
+    Returns:
+        The sweep, with paths that no longer depend on its file; the runs that it names are not looked at yet.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    values = _merge(_Reader().read(path), _parse_overrides(overrides))
+    _refuse_nul(values)
+    try:
+        sweep = SweepSection.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_sentence(error, SweepSection)}") from None
+    search = sweep.search
+    if isinstance(search, ListSearch):
+        entries = [
+            each.model_copy(update={"extends": tuple(path.parent / file for file in each.extends)})
+            for each in search.entries
+        ]
+        search = search.model_copy(update={"entries": tuple(entries)})
+    return sweep.model_copy(update={"base": path.parent / sweep.base, "search": search})
 
 
 def config_files(path: Path) -> list[Path]:

@@ -67,6 +67,11 @@ class Listed(NamedTuple):
     name: str
     state: str
 
+    @property
+    def is_over(self) -> bool:
+        """The job has ended, and SLURM will not run it again."""
+        return self.state in _OVER
+
 
 def ask_job(name: str) -> SlurmJob | None:
     """Ask SLURM for a job.
@@ -171,11 +176,25 @@ def find_jobs(run: Path) -> tuple[Listed, ...]:
     script, task = script_of(run)
     if not script.exists():
         return ()
-    listed = ("squeue", "--states=all", "--array", "--noheader", "--format=%i %T %o")
-    answer = ask_slurm(*listed, f"--user={script.stat().st_uid}")
+    return parse_list(list_jobs(script.stat().st_uid), script, task)
+
+
+def list_jobs(user: int) -> str:
+    """Ask for all jobs of a user that SLURM still knows.
+
+    Args:
+        user: number of the user.
+
+    Returns:
+        Lines for `parse_list`.
+
+    Raises:
+        SubmitError: SLURM does not answer.
+    """
+    answer = ask_slurm("squeue", "--states=all", "--array", "--noheader", "--format=%i %T %o", f"--user={user}")
     if answer.returncode:
         raise SubmitError(complaint(answer))
-    return parse_list(answer.stdout, script, task)
+    return answer.stdout
 
 
 def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 PARENT_PID_VARIABLE = "MEGACOV_PARENT_PID"
+FOLLOWED_PID_VARIABLE = "MEGACOV_FOLLOWED_PID"
+"""Process that a launcher of ranks ends with, as those that a sweep starts; ranks have PARENT_PID_VARIABLE."""
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _REAP_S = 5.0
@@ -32,11 +34,20 @@ def die_with_parent(parent_pid: int, *, poll_s: float = 0.5) -> None:
             the death of the parent before this call is noticed.
         poll_s: seconds between two looks of the polling thread.
     """
+    follow_parent(parent_pid)
+    threading.Thread(target=_watch_parent, args=(parent_pid, poll_s), name="parent-watch", daemon=True).start()
+
+
+def follow_parent(parent_pid: int) -> None:
+    """Ask the kernel (Linux) to kill this process when its parent dies, without a thread, so that it may still fork.
+
+    Args:
+        parent_pid: id of the process that must be this process's parent, from its main thread.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # the parent was gone before the kernel was asked
         _end_now()
-    threading.Thread(target=_watch_parent, args=(parent_pid, poll_s), name="parent-watch", daemon=True).start()
 
 
 def _watch_parent(parent_pid: int, poll_s: float) -> None:

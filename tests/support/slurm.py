@@ -50,13 +50,13 @@ class SlurmCluster:
         done = self._rig(*words)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, deadline_s: float = 60) -> subprocess.CompletedProcess[str]:
         """A command on its login node."""
-        return self._rig("run", *command)
+        return self._rig("run", *command, deadline_s=deadline_s)
 
-    def megacov(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def megacov(self, *arguments: str, deadline_s: float = 60) -> subprocess.CompletedProcess[str]:
         """`megacov` on its login node."""
-        return self.run(sys.executable, "-m", "megacov", *arguments)
+        return self.run(sys.executable, "-m", "megacov", *arguments, deadline_s=deadline_s)
 
     def wait(self, job: str, states: Sequence[str]) -> str:
         """Until the job is in one of the states; returns what SLURM says of it."""

@@ -10,6 +10,7 @@ from megacov.config import config_warnings, load_config
 from megacov.config.algorithm import GroupRelativeAdvantages
 from megacov.config.schema import RunConfig
 from megacov.config.suite import SuiteSection
+from megacov.config.sweep import SweepSection
 from megacov.config.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -84,5 +85,6 @@ def test_the_algorithms_of_the_paper_have_its_values(name, loss, selection, tmp_
 def test_a_file_begins_by_saying_what_it_is_and_names_known_sections(path):
     text = path.read_text()
     assert text.startswith("# ")
-    fields = {**SuiteSection.model_fields, "defaults": None} if path.parent.name == "suites" else RunConfig.model_fields
+    others = {"suites": {*SuiteSection.model_fields, "defaults"}, "sweeps": set(SweepSection.model_fields)}
+    fields = others.get(path.parent.name, set(RunConfig.model_fields))
     assert set(parse_yaml(text, source=str(path))) <= {*fields, "extends"}
