@@ -29,7 +29,8 @@ class Piece:
     """Elements that one rank sends to another, unchanged but for their dtype.
 
     sender: rank of the trainer's job.
-    source: what it sends, with the shape of `target`.
+    source: what it sends, with the shape of `target`; an expert's target has a dimension of 1 before that, its place
+        among those that the server stacks.
     server: index of the server.
     receiver: tensor-parallel rank in that server.
     target: what it fills there.
