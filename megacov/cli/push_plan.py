@@ -31,13 +31,12 @@ def push_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
         bucket_bytes=config.weight_sync.bucket_bytes,
     )
     gpus = f"each of {servers.ranks} GPUs of servers"
-    if config.weight_sync.transport in ("disk", "broadcast", "ipc"):
-        whole = total_parameters(plan.sizes) * settings.value_bytes
-        yield "all weights", _gib(whole), f"to {gpus} by weight_sync.transport={config.weight_sync.transport}"
+    whole = total_parameters(plan.sizes) * settings.value_bytes
+    yield "all weights", _gib(whole), f"to {gpus} by a transport that gathers, such as broadcast"
     yield "shard to shard", _gib(found.received), f"to {gpus}: its own part, from {found.peers} trainer ranks at most"
     yield "busiest sender", _gib(found.sent), f"of {found.senders} ranks of the trainer that send; none gathers"
-    bucket = _gib(config.weight_sync.bucket_bytes)
-    yield "messages", f"{found.messages:,}", f"at least, from shard to shard; of up to {bucket} (bucket_bytes)"
+    bucket = config.weight_sync.bucket_bytes / 2**20
+    yield "messages", f"{found.messages:,}", f"at least, from shard to shard; of up to {bucket:,.0f} MiB (bucket_bytes)"
     yield "staging, trainer", _gib(found.sender_staging), "of a GPU: one buffer is packed while another is under way"
     yield "staging, server", _gib(found.receiver_staging), "of a GPU: one buffer is unpacked while another is under way"
 
