@@ -179,6 +179,7 @@ class LossBatch:
         sequence, those on other context-parallel ranks included; None for a loss that does not ask.
     sequence_tokens: [t] float32, number of these tokens; None for a loss that does not ask.
     selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
+    selection_weights: [t] float32, detached, what the selection lets each token count; None where it gives none.
     entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
     ref_log_probs: [t] float32, detached, or None.
     old_entropy: [t] float32 nats, detached, under the policy of old_log_probs; None for a loss that does not ask.
@@ -196,6 +197,7 @@ class LossBatch:
     entropy: Tensor | None = None
     ref_log_probs: Tensor | None = None
     old_entropy: Tensor | None = None
+    selection_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
             f"{begin}selection.name is high_entropy, which needs the trainer's entropies before an update: set another "
             f"selection, {instead}"
         )
+    if selection.name == "steer" and selection.log_probs == "old":
+        return (
+            f"{begin}selection.name is steer with log_probs old, whose entropies nobody knows: set "
+            f"algorithm.selection.log_probs=current, {instead}"
+        )
     if selection.scope == "rollout_batch" and selection.log_probs == "current":
         return (
             f"{begin}selection.scope is rollout_batch with log_probs current, which nobody knows before the first "

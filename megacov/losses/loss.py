@@ -208,7 +208,7 @@ def policy_loss(
 
 
 def zero_masked_tokens(batch: LossBatch) -> LossBatch:
-    """The batch with 0 at every token outside `kept_mask`, and with 1 there in `sequence_tokens`, a denominator.
+    """The batch with 0 at every token outside `kept_mask`, and with 1 there in denominators and factors.
 
     It must happen before the first exp: a NaN that is masked after exp still turns the gradient into 0 * NaN = NaN.
 
@@ -223,6 +223,7 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         return torch.where(batch.kept_mask, values, other)
 
     log_ratio, num_tokens, old_entropy = batch.sequence_log_ratio, batch.sequence_tokens, batch.old_entropy
+    weights = batch.selection_weights
     return replace(
         batch,
         log_probs=keep(batch.log_probs),
@@ -232,6 +233,7 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         sequence_log_ratio=None if log_ratio is None else keep(log_ratio),
         sequence_tokens=None if num_tokens is None else keep(num_tokens, 1.0),
         old_entropy=None if old_entropy is None else keep(old_entropy),
+        selection_weights=None if weights is None else keep(weights, 1.0),
     )
 
 

@@ -24,6 +24,9 @@ from megacov.megatron.output_layer import is_last, logits_of, whole_hidden_and_w
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
+BetweenPasses = Callable[[list[Tensor], list[Tensor]], None]
+"""Called on the last stage once all forwards of an optimizer step have run, with the detached log-probs and entropies
+[t] of every micro-batch."""
 FurtherPass = Callable[[], tuple[Sequence[MicroBatch], TokenLoss] | None]
 """Called on every rank between two backward passes; gives the micro-batches and the loss of the second, or None on all
 ranks for no second pass."""
@@ -172,7 +175,7 @@ def forward_backward(
     token_loss: TokenLoss,
     *,
     entropy_grad: bool,
-    between_passes: Callable[[list[Tensor]], None] | None = None,
+    between_passes: BetweenPasses | None = None,
 ) -> list[LossOutput]:
     """Add the loss gradient of every micro-batch to this rank's gradient buffer, and sum it over replicas.
 
@@ -188,9 +191,8 @@ def forward_backward(
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
-        between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
-            before the first loss, on the last pipeline stage. All graphs are kept until their backwards, so memory
-            grows with the number of micro-batches. Pipeline stages send each other every activation twice.
+        between_passes: called before the first loss. All graphs are kept until their backwards, so memory grows with
+            the number of micro-batches. Pipeline stages send each other every activation twice.
 
     Returns:
         Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
@@ -213,7 +215,7 @@ def forward_backward(
         )
     kept = KeptForwards()
     values = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True, keep=kept)
-    log_probs = [found.detach() for found, _ in values]
+    log_probs, entropies = ([found[i].detach() for found in values] for i in (0, 1))
     del values  # each graph is freed by its backward
-    between_passes(log_probs)
+    between_passes(log_probs, entropies)
     return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, resume=kept)

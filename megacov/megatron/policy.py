@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import FurtherPass, TokenLoss, forward_backward, forward_only
+from megacov.megatron.forward_step import BetweenPasses, FurtherPass, TokenLoss, forward_backward, forward_only
 from megacov.megatron.gradients import own_gradient_is_finite, summed_once
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
@@ -122,7 +122,7 @@ class Policy:
         token_loss: TokenLoss,
         *,
         entropy_grad: bool,
-        between_passes: Callable[[list[Tensor]], None] | None = None,
+        between_passes: BetweenPasses | None = None,
         further_pass: FurtherPass | None = None,
     ) -> UpdateResult:
         """Make one optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.

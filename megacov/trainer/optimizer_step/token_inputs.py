@@ -91,6 +91,20 @@ def old_log_probs(inputs: Sequence[TokenInputs]) -> list[Tensor]:
     return known
 
 
+def old_forwards(inputs: Sequence[TokenInputs]) -> tuple[list[Tensor], list[Tensor]]:
+    """What is known of micro-batches under the old policy.
+
+    Args:
+        inputs: of micro-batches that have old log-probs.
+
+    Returns:
+        log-probs: [t] a micro-batch.
+        entropies: [t] a micro-batch; nothing unless all are known.
+    """
+    known = [part.entropy for part in inputs if part.entropy is not None]
+    return old_log_probs(inputs), known if len(known) == len(inputs) else []
+
+
 def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
     """Undo `join`.
 

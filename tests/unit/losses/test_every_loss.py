@@ -98,6 +98,7 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         sequence_log_ratio=spoil(clean.sequence_log_ratio),
         sequence_tokens=spoil(clean.sequence_tokens),
         old_entropy=spoil(clean.old_entropy),
+        selection_weights=spoil(clean.selection_weights),
         selected=clean.selected | ~clean.kept_mask,
     )
     kept = part(clean, clean.kept_mask)

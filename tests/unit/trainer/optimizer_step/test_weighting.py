@@ -147,7 +147,7 @@ def test_covariance_and_its_selection_see_only_what_is_left() -> None:
     """The entropy mask comes first: means, N and candidates of KL-Cov are those of the kept tokens."""
     algorithm = replace(KL_COV, entropy_mask=EntropyMask("high", 0.6), selection_hyperparameters={"ratio": 0.5})
     found = _composed(algorithm)
-    chosen = select_tokens([found], [found.old_log_probs], algorithm, update=0, group=None).masks[0]
+    chosen = select_tokens([found], [found.old_log_probs], [], algorithm, update=0, group=None).masks[0]
     kept = found.kept_mask
     lp, a = found.old_log_probs.double(), found.advantages.double()
     cov = ((lp - lp[kept].mean()) * (a - a[kept].mean())).where(kept, -torch.inf)
