@@ -183,6 +183,8 @@ class LossBatch:
     entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
     ref_log_probs: [t] float32, detached, or None.
     old_entropy: [t] float32 nats, detached, under the policy of old_log_probs; None for a loss that does not ask.
+    filtered_old_log_probs: [t] float32, detached, under the same policy without its improbable entries (min-p), -inf
+        for a token that is one; None for a loss that does not ask.
     """
 
     log_probs: Tensor
@@ -198,6 +200,7 @@ class LossBatch:
     ref_log_probs: Tensor | None = None
     old_entropy: Tensor | None = None
     selection_weights: Tensor | None = None
+    filtered_old_log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True)

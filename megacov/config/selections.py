@@ -150,6 +150,17 @@ class SteerSelection(TokenSelection):
     """If that largest change is smaller than this, it counts as this. [nats x advantage]"""
 
 
+class LpRegSelection(TokenSelection):
+    """The tokens that Lp-Reg keeps from vanishing."""
+
+    name: Literal["lp_reg"] = "lp_reg"
+    """The least probable tokens of a sign of the advantage."""
+    negative_ratio: StrictFloat = Field(0.005, ge=0, le=1)
+    """Selected tokens out of those of negative advantage in scope. [fraction]"""
+    positive_ratio: StrictFloat = Field(0.0, ge=0, le=1)
+    """Selected tokens out of those of positive advantage in scope. [fraction]"""
+
+
 AnySelection = (
     NoSelection
     | KlCovSelection
@@ -158,5 +169,6 @@ AnySelection = (
     | M2poSelection
     | BapoSelection
     | SteerSelection
+    | LpRegSelection
 )
 """Any of them."""

@@ -72,7 +72,12 @@ class Policy:
         return next(self.chunks[0].parameters()).device
 
     def log_probs(
-        self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False, num_with_sums: int = 0
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        with_entropy_t1: bool = False,
+        num_with_sums: int = 0,
+        min_p: float | None = None,
     ) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
 
@@ -80,6 +85,7 @@ class Policy:
             micro_batches: micro-batches of this data-parallel rank.
             with_entropy_t1: whether to compute the entropy at temperature 1 too.
             num_with_sums: as in `forward_only`.
+            min_p: as there.
 
         Returns:
             One record per micro-batch on the last pipeline stage, an empty list on the others.
@@ -90,6 +96,7 @@ class Policy:
             self.reader,
             with_entropy_t1=with_entropy_t1,
             num_with_sums=num_with_sums,
+            min_p=min_p,
             without_logits=self.fused_output,
         )
 

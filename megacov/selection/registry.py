@@ -11,6 +11,7 @@ from megacov.selection.bapo import balanced_range, beyond_range
 from megacov.selection.clip_cov import band, select_clip_cov
 from megacov.selection.high_entropy import select_high_entropy
 from megacov.selection.kl_cov import select_kl_cov
+from megacov.selection.lp_reg import select_lp_reg
 from megacov.selection.m2po import moving_away, select_m2po, squared_log_ratios
 from megacov.selection.steer import entropy_changes, steer_weights
 
@@ -105,8 +106,8 @@ def get_selector(name: str) -> Selector:
 
     Args:
         name: "kl_cov" (ratio, min_cov), "clip_cov" (ratio, lower, upper), "high_entropy" (ratio), "m2po" (threshold),
-            "bapo" (positive_share, lower_start, lower_end, upper_start, upper_end, step) or "steer" (min_weight,
-            min_scale).
+            "bapo" (positive_share, lower_start, lower_end, upper_start, upper_end, step), "steer" (min_weight,
+            min_scale) or "lp_reg" (negative_ratio, positive_ratio).
 
     Returns:
         The method; call it with SelectionInputs and those keyword hyperparameters.
@@ -211,6 +212,18 @@ def _entropy_changes(inputs: SelectionInputs) -> Tensor:
     )
 
 
+def _lp_reg(inputs: SelectionInputs, *, negative_ratio: float, positive_ratio: float) -> Tensor:
+    return select_lp_reg(
+        _known(inputs.log_probs),
+        _known(inputs.policy_advantages),
+        inputs.kept_mask,
+        inputs.token_ids,
+        negative_ratio=negative_ratio,
+        positive_ratio=positive_ratio,
+        group=inputs.group,
+    )
+
+
 def _known(values: Tensor | None) -> Tensor:
     if values is None:
         raise ValueError("this method reads log-probs, advantages or entropies that SelectionInputs does not have")
@@ -234,5 +247,6 @@ SELECTORS = {
     "m2po": Selector(_m2po, _squared_log_ratios, ranks=False),
     "bapo": Selector(_bapo, _log_ratios, ranks=False),
     "steer": Selector(_steer, _entropy_changes, ranks=False, needs_current_entropy=True, weighs=True),
+    "lp_reg": Selector(_lp_reg, lambda inputs: -_known(inputs.log_probs), ranks=False),
 }
 """All methods by name."""

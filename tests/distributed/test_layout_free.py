@@ -25,6 +25,7 @@ SELECTORS = {
         "upper_end": 3.0,
         "step": 0.05,
     },
+    "lp_reg": {"negative_ratio": 0.01, "positive_ratio": 0.003},
     "steer": {"min_weight": 0.7, "min_scale": 0.02},
 }
 
@@ -127,7 +128,7 @@ def _run(split: str) -> dict:
 def test_every_split_gives_the_same_bits(world_size):
     alone = _evaluate(_all_tokens(), None)
     assert int(alone["clip_cov"].sum()) >= 10
-    assert min(int(alone[name].sum()) for name in ("m2po", "bapo", "steer")) >= 10
+    assert min(int(alone[name].sum()) for name in ("m2po", "bapo", "steer", "lp_reg")) >= 10
     assert alone["steer weights"].min() == 0.7
     assert 0 < int(alone["smallest_with_mean"].sum()) < int(_all_tokens()["loss_mask"].sum())
     assert 10 <= int(alone["kl_cov"].sum()) < int(alone["high_entropy"].sum())
@@ -188,5 +189,6 @@ def test_the_number_of_collectives_is_the_documented_one():
         "m2po": 3,
         "bapo": 1,
         "steer": 1,
+        "lp_reg": 2 * (1 + 9),
     }
     assert run_cases(_count_collectives, [()], world_size=2)[0] == [expected, expected]

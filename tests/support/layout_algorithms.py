@@ -42,6 +42,7 @@ METHOD_ALGORITHMS = {
     "kl_cov correction": replace(GLOBAL_ALGORITHMS["kl_cov"], corrects=True),
     "clip_cov correction": replace(GLOBAL_ALGORITHMS["clip_cov"], corrects=True),
     "steer deferred": replace(LOSS_ALGORITHMS["steer"], defers=True),
+    "lp_reg deferred": replace(LOSS_ALGORITHMS["lp_reg"], defers=True),
     "steer correction": replace(LOSS_ALGORITHMS["steer"], corrects=True),
 }
 ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS

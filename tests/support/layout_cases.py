@@ -218,7 +218,7 @@ def _of_tokens(
             selected |= set(ids[join(planned.inputs, "kept_mask")].tolist())
         else:
             continue
-        if algorithm.loss.name in ("m2po", "bapo", "steer"):  # whose line is no score of a token
+        if algorithm.loss.name in ("m2po", "bapo", "steer", "lp_reg"):  # whose line is no score of a token
             continue
         by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
         margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)

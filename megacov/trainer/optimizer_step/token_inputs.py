@@ -33,6 +33,7 @@ class TokenInputs:
     importance: float32, weight of the rollout correction; 1 without one.
     policy_advantages: advantages times importance, for the policy loss.
     token_weights: aggregation mode and denominator of the token's optimizer step.
+    filtered_old_log_probs: of the same policy as the trainer's, without improbable entries; None where no loss asks.
     """
 
     old_log_probs: Tensor | None
@@ -49,6 +50,7 @@ class TokenInputs:
     importance: Tensor
     policy_advantages: Tensor
     token_weights: Tensor
+    filtered_old_log_probs: Tensor | None = None
 
 
 def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:
@@ -167,6 +169,7 @@ def make_token_inputs(
                 importance=torch.ones_like(token_advantages),
                 policy_advantages=token_advantages,
                 token_weights=torch.zeros_like(token_advantages),
+                filtered_old_log_probs=None if found is None else found.filtered_log_probs,
             )
         )
     return result

@@ -172,6 +172,8 @@ class MiniBatchLoss:
         )
         if algorithm.loss.needs_old_entropy:
             batch = replace(batch, old_entropy=entropy.detach() if self._is_on_policy else part.entropy)
+        if algorithm.old_min_p is not None:
+            batch = replace(batch, filtered_old_log_probs=part.filtered_old_log_probs)
         if algorithm.loss.needs_sequence_sums:
             num_sequences = self._mini_batch.samples.stop
             batch = add_sequence_sums(batch, num_sequences=num_sequences, group=self._cp_group)

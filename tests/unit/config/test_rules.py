@@ -75,6 +75,10 @@ BROKEN = {
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
         "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
     ),
+    "the_servers_log_probs_are_enough (filtered)": (
+        {"algorithm": {"old_log_probs": "rollout", **algorithm("lp_reg", name="lp_reg")}},
+        "loss.name is lp_reg, which reads the trainer's .* set algorithm.old_log_probs=recompute, or another",
+    ),
     "the_servers_log_probs_are_enough (steer)": (
         {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer", log_probs="old")}},
         "selection.name is steer with log_probs old, .* set algorithm.selection.log_probs=current, or",
@@ -232,6 +236,7 @@ HELD = [
     {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
     {"algorithm": algorithm("clip_cov", name="clip_cov")},
     {"algorithm": algorithm("m2po", name="m2po")},
+    {"algorithm": algorithm("lp_reg", name="lp_reg")},
     {"algorithm": algorithm("steer", name="steer", log_probs="old")},
     {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer")}},
     {"algorithm": algorithm("bapo", name="bapo", scope="rollout_batch")},
