@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from megacov.cli.main import main
-from megacov.megatron.forward_step import TokenLoss, forward_backward
+from megacov.megatron.forward_step import BetweenPasses, TokenLoss, forward_backward
 from megacov.megatron.policy import Policy, UpdateResult
 from megacov.trainer import loop
 from megacov.trainer.algorithm import Algorithm
@@ -58,7 +58,7 @@ class ProbedPolicy(Policy):
         token_loss: TokenLoss,
         *,
         entropy_grad: bool,
-        between_passes: Callable[[list[Tensor]], None] | None = None,
+        between_passes: BetweenPasses | None = None,
     ) -> UpdateResult:
         """As `Policy.update`; records the gradients on the selected tokens, and how far the weights have moved."""
         assert isinstance(token_loss, MiniBatchLoss) and token_loss.selection is not None

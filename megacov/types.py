@@ -179,9 +179,12 @@ class LossBatch:
         sequence, those on other context-parallel ranks included; None for a loss that does not ask.
     sequence_tokens: [t] float32, number of these tokens; None for a loss that does not ask.
     selected: [t] bool, tokens that the covariance method acts on; None where the loss selects nothing.
+    selection_weights: [t] float32, detached, what the selection lets each token count; None where it gives none.
     entropy: [t] float32 nats, or None; carries a gradient only for an entropy bonus.
     ref_log_probs: [t] float32, detached, or None.
     old_entropy: [t] float32 nats, detached, under the policy of old_log_probs; None for a loss that does not ask.
+    filtered_old_log_probs: [t] float32, detached, under the same policy without its improbable entries (min-p), -inf
+        for a token that is one; None for a loss that does not ask.
     """
 
     log_probs: Tensor
@@ -196,6 +199,8 @@ class LossBatch:
     entropy: Tensor | None = None
     ref_log_probs: Tensor | None = None
     old_entropy: Tensor | None = None
+    selection_weights: Tensor | None = None
+    filtered_old_log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True)

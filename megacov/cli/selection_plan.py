@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from megacov.cli.check_plan import RunPlan, plan_run
 from megacov.config import RunConfig
-from megacov.config.algorithm import BapoSelection, M2poSelection, NoSelection
+from megacov.config.selections import ClipCovSelection, HighEntropySelection, KlCovSelection
 from megacov.errors import ConfigError, DataError
 from megacov.plan import plan_room
 from megacov.plan.correction import correction_cost, evenly_spread_share
@@ -92,7 +92,7 @@ def _correction(plan: RunPlan) -> tuple[str, str, str]:
         USUAL_SHARE * length for length in (config.data.max_prompt_length, config.rollout.max_response_length)
     )
     chosen = config.algorithm.selection
-    if isinstance(chosen, NoSelection | M2poSelection | BapoSelection):
+    if not isinstance(chosen, KlCovSelection | ClipCovSelection | HighEntropySelection):
         return (
             "correction",
             "unknown",

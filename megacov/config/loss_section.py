@@ -27,6 +27,9 @@ class LossSection(Section):
     # Whether the loss reads each token's entropy under the old policy, which a file cannot set.
     needs_old_entropy: ClassVar[bool] = False
 
+    # Whether the loss reads each token's log-prob under the filtered old policy, which a file cannot set.
+    needs_filtered_old: ClassVar[bool] = False
+
     name: str
     """The loss; each form fixes its own."""
 

@@ -101,7 +101,7 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
         return None
     selection, correction = algorithm.selection, algorithm.rollout_correction.level
     begin, instead = "algorithm.old_log_probs is rollout and algorithm.", "or algorithm.old_log_probs=recompute."
-    if algorithm.loss.needs_old_entropy:
+    if algorithm.loss.needs_old_entropy or algorithm.loss.needs_filtered_old:
         return old_entropy_mismatch(config)
     if algorithm.entropy_mask.keep != "all":
         return (
@@ -112,6 +112,11 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
         return (
             f"{begin}selection.name is high_entropy, which needs the trainer's entropies before an update: set another "
             f"selection, {instead}"
+        )
+    if selection.name == "steer" and selection.log_probs == "old":
+        return (
+            f"{begin}selection.name is steer with log_probs old, whose entropies nobody knows: set "
+            f"algorithm.selection.log_probs=current, {instead}"
         )
     if selection.scope == "rollout_batch" and selection.log_probs == "current":
         return (
@@ -128,12 +133,13 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
 
 
 def old_entropy_mismatch(config: RunConfig) -> str | None:
-    """Why a loss that reads entropies under the old policy cannot have them; None if it can."""
+    """Why a loss that reads entropies or more of the old policy cannot have them; None if it can."""
     if config.algorithm.old_log_probs == "recompute":
         return None
     return (
-        f"algorithm.loss.name is {config.algorithm.loss.name}, which reads the trainer's entropies before an update, "
-        "and algorithm.old_log_probs is rollout: set algorithm.old_log_probs=recompute, or another loss."
+        f"algorithm.loss.name is {config.algorithm.loss.name}, which reads the trainer's entropies or filtered "
+        "log-probs before an update, and algorithm.old_log_probs is rollout: set algorithm.old_log_probs=recompute, or "
+        "another loss."
     )
 
 

@@ -212,6 +212,7 @@ def _few_tokens(loss: Loss, *, is_on_policy: bool = False, is_masked: bool = Fal
         selected=torch.tensor([False, True, False, True, False, False]) & kept_mask if loss.needs_selection else None,
         entropy=torch.ones(6),
         old_entropy=torch.tensor([1.0, 1.1, 1.0, 0.9, 1.0, 1.0]) if loss.needs_old_entropy else None,
+        filtered_old_log_probs=old_log_probs + 0.05 if loss.needs_filtered_old else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -69,6 +70,8 @@ class Loss:
     needs_selection: True where `LossBatch.selected` must be given.
     needs_sequence_sums: True where `LossBatch.sequence_log_ratio` and `sequence_tokens` must be given.
     needs_old_entropy: True where `LossBatch.entropy` and `old_entropy` must be given.
+    needs_filtered_old: True where `LossBatch.filtered_old_log_probs` must be given, filtered by the hyperparameter
+        `min_p`, which the loss must have.
     clipped_tokens: fn(batch, **hyperparameters) -> [t] bool, tokens that a clip leaves without gradient; None if none.
     has_own_gradient: True where the gradient is not that of the value, as where a factor is detached.
     is_anchored_at_rollout: True where `LossBatch.old_log_probs` are the rollout server's instead of the trainer's own,
@@ -82,6 +85,7 @@ class Loss:
     needs_selection: bool = False
     needs_sequence_sums: bool = False
     needs_old_entropy: bool = False
+    needs_filtered_old: bool = False
     clipped_tokens: Callable[..., Tensor] | None = None
     has_own_gradient: bool = False
     is_anchored_at_rollout: bool = False
@@ -93,6 +97,11 @@ class Loss:
             raise ConfigError(
                 f"Loss {self.name} declares needs_selection, needs_sequence_sums and clipped_tokens: clipped tokens are"
                 " asked for before a selection, where no sums are known yet; leave one of the three out."
+            )
+        if self.needs_filtered_old and "min_p" not in signature(self.token_losses).parameters:
+            raise ConfigError(
+                f"Loss {self.name} declares needs_filtered_old and has no hyperparameter min_p, by which the old "
+                "distribution is filtered: add min_p: float = 0.02."
             )
         taken = sorted(name for name in self.metrics if name in SHARED_METRICS or name in _OTHER_TAGS)
         if taken:
@@ -164,6 +173,7 @@ def policy_loss(
     needs_selection: bool = False,
     needs_sequence_sums: bool = False,
     needs_old_entropy: bool = False,
+    needs_filtered_old: bool = False,
     clipped_tokens: Callable[..., Tensor] | None = None,
     has_own_gradient: bool = False,
     is_anchored_at_rollout: bool = False,
@@ -178,6 +188,7 @@ def policy_loss(
         needs_selection: as in `Loss`.
         needs_sequence_sums: as in `Loss`.
         needs_old_entropy: as in `Loss`.
+        needs_filtered_old: as in `Loss`.
         clipped_tokens: as in `Loss`.
         has_own_gradient: as in `Loss`.
         is_anchored_at_rollout: as in `Loss`.
@@ -198,6 +209,7 @@ def policy_loss(
             needs_selection=needs_selection,
             needs_sequence_sums=needs_sequence_sums,
             needs_old_entropy=needs_old_entropy,
+            needs_filtered_old=needs_filtered_old,
             clipped_tokens=clipped_tokens,
             has_own_gradient=has_own_gradient,
             is_anchored_at_rollout=is_anchored_at_rollout,
@@ -208,7 +220,7 @@ def policy_loss(
 
 
 def zero_masked_tokens(batch: LossBatch) -> LossBatch:
-    """The batch with 0 at every token outside `kept_mask`, and with 1 there in `sequence_tokens`, a denominator.
+    """The batch with 0 at every token outside `kept_mask`, and with 1 there in denominators and factors.
 
     It must happen before the first exp: a NaN that is masked after exp still turns the gradient into 0 * NaN = NaN.
 
@@ -223,6 +235,7 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         return torch.where(batch.kept_mask, values, other)
 
     log_ratio, num_tokens, old_entropy = batch.sequence_log_ratio, batch.sequence_tokens, batch.old_entropy
+    weights, filtered = batch.selection_weights, batch.filtered_old_log_probs
     return replace(
         batch,
         log_probs=keep(batch.log_probs),
@@ -232,6 +245,8 @@ def zero_masked_tokens(batch: LossBatch) -> LossBatch:
         sequence_log_ratio=None if log_ratio is None else keep(log_ratio),
         sequence_tokens=None if num_tokens is None else keep(num_tokens, 1.0),
         old_entropy=None if old_entropy is None else keep(old_entropy),
+        selection_weights=None if weights is None else keep(weights, 1.0),
+        filtered_old_log_probs=None if filtered is None else keep(filtered),
     )
 
 

@@ -24,25 +24,35 @@ from megacov.megatron.output_layer import is_last, logits_of, whole_hidden_and_w
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
+BetweenPasses = Callable[[list[Tensor], list[Tensor]], None]
+"""Called on the last stage once all forwards of an optimizer step have run, with the detached log-probs and entropies
+[t] of every micro-batch."""
 FurtherPass = Callable[[], tuple[Sequence[MicroBatch], TokenLoss] | None]
 """Called on every rank between two backward passes; gives the micro-batches and the loss of the second, or None on all
 ranks for no second pass."""
 
 
 def _statistics(
-    reader: LogitsReader, logits: Tensor, micro_batch: MicroBatch, *, with_entropy_t1: bool, with_sums: bool
+    reader: LogitsReader,
+    logits: Tensor,
+    micro_batch: MicroBatch,
+    *,
+    with_entropy_t1: bool,
+    with_sums: bool,
+    min_p: float | None,
 ) -> TokenStatistics:
     read = partial(reader.read, logits, micro_batch, entropy_grad=False)
-    sums: Sequence[Tensor] = ()
+    square_sum = square_log_sum = None
     if with_sums:
-        log_probs, entropy, *sums = reader.read_sums(logits, micro_batch)
+        log_probs, entropy, square_sum, square_log_sum = reader.read_sums(logits, micro_batch)
     else:
         log_probs, entropy = read()
     entropy_t1 = None
     if with_entropy_t1:
         is_at_t1 = reader.temperature == 1.0 and micro_batch.temperatures is None
         entropy_t1 = entropy if is_at_t1 else read(temperature=1.0)[1]
-    return TokenStatistics(log_probs, entropy, entropy_t1, *sums)
+    filtered = None if min_p is None else reader.read_filtered(logits, micro_batch, min_p=min_p)
+    return TokenStatistics(log_probs, entropy, entropy_t1, square_sum, square_log_sum, filtered)
 
 
 def _packed_seq_params(micro_batch: MicroBatch) -> PackedSeqParams | None:
@@ -127,6 +137,7 @@ def forward_only(
     *,
     with_entropy_t1: bool,
     num_with_sums: int = 0,
+    min_p: float | None = None,
     without_logits: bool = False,
 ) -> list[TokenStatistics]:
     """Log-probs and entropy of every response token, with one forward pass per micro-batch.
@@ -143,18 +154,21 @@ def forward_only(
         with_entropy_t1: also compute the entropy at temperature 1, with a second pass over the logits unless all
             samples were drawn at 1.
         num_with_sums: the first micro-batches, of which the sums of squared probabilities are computed too.
+        min_p: filter of the filtered log-probs, which cost another pass over the logits; None for none of these.
         without_logits: whether to go from hidden states to log-probs a chunk at a time. Results differ by rounding.
 
     Returns:
         One record per micro-batch on the last pipeline stage, an empty list on the others.
     """
 
+    wanted: dict[str, Any] = {"with_entropy_t1": with_entropy_t1, "min_p": min_p}
+
     def read(index: int, micro_batch: MicroBatch, output: Tensor, **kwargs: Any) -> TokenStatistics:
         with_sums = index < num_with_sums
         if without_logits:
             hidden, weight = whole_hidden_and_weight(chunks[-1], output)
-            return reader.read_hidden(hidden, weight, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
-        return _statistics(reader, output, micro_batch, with_entropy_t1=with_entropy_t1, with_sums=with_sums)
+            return reader.read_hidden(hidden, weight, micro_batch, **wanted, with_sums=with_sums)
+        return _statistics(reader, output, micro_batch, **wanted, with_sums=with_sums)
 
     return _run(
         chunks,
@@ -172,7 +186,7 @@ def forward_backward(
     token_loss: TokenLoss,
     *,
     entropy_grad: bool,
-    between_passes: Callable[[list[Tensor]], None] | None = None,
+    between_passes: BetweenPasses | None = None,
 ) -> list[LossOutput]:
     """Add the loss gradient of every micro-batch to this rank's gradient buffer, and sum it over replicas.
 
@@ -188,9 +202,8 @@ def forward_backward(
         reader: temperature, vocabulary and group.
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
-        between_passes: called with the detached log-probs [t] of every micro-batch once all forwards have run, and
-            before the first loss, on the last pipeline stage. All graphs are kept until their backwards, so memory
-            grows with the number of micro-batches. Pipeline stages send each other every activation twice.
+        between_passes: called before the first loss. All graphs are kept until their backwards, so memory grows with
+            the number of micro-batches. Pipeline stages send each other every activation twice.
 
     Returns:
         Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.
@@ -213,7 +226,7 @@ def forward_backward(
         )
     kept = KeptForwards()
     values = _run(chunks, micro_batches, lambda index, mb: partial(read, mb), forward_only=True, keep=kept)
-    log_probs = [found.detach() for found, _ in values]
+    log_probs, entropies = ([found[i].detach() for found in values] for i in (0, 1))
     del values  # each graph is freed by its backward
-    between_passes(log_probs)
+    between_passes(log_probs, entropies)
     return _run(chunks, micro_batches, lambda index, mb: partial(loss, index, mb), forward_only=False, resume=kept)

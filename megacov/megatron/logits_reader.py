@@ -11,7 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from megacov.ops import VocabSums, linear_sums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.ops import (
+    VocabSums,
+    linear_min_p_log_probs,
+    linear_sums,
+    vocab_parallel_log_probs_and_entropy,
+    vocab_parallel_min_p_log_probs,
+    vocab_parallel_sums,
+)
 from megacov.types import MicroBatch
 
 
@@ -24,6 +31,8 @@ class TokenStatistics:
     entropy_t1: [t] float32 nats at temperature 1; None unless requested.
     square_sum, square_log_sum: [t] float32, sum p^2 and sum p^2 log p over the vocabulary at the temperature of each
         token's sample; None unless requested. [share, nats]
+    filtered_log_probs: [t] float32 at the same temperature, without improbable entries, -inf for a token that is one;
+        None unless requested. [nats]
     """
 
     log_probs: Tensor
@@ -31,6 +40,7 @@ class TokenStatistics:
     entropy_t1: Tensor | None
     square_sum: Tensor | None = None
     square_log_sum: Tensor | None = None
+    filtered_log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,44 @@ class LogitsReader:
         )
         return VocabSums(*(values.flatten()[micro_batch.predicting] for values in found))
 
+    def read_filtered(self, logits: Tensor, micro_batch: MicroBatch, *, min_p: float) -> Tensor:
+        """Log-prob of the response tokens without improbable entries; no gradient.
+
+        Collectives: those of `vocab_parallel_min_p_log_probs`.
+
+        Args:
+            logits: [b, s, v/tp] float.
+            micro_batch: as in `read`.
+            min_p: as in `vocab_parallel_min_p_log_probs`.
+
+        Returns:
+            [t] float32, at the temperature of each token's sample.
+        """
+        found = vocab_parallel_min_p_log_probs(
+            logits,
+            micro_batch.targets,
+            min_p=min_p,
+            tp_group=self.tp_group,
+            temperature=self._divisor(micro_batch),
+            vocab_size=self.vocab_size,
+        )
+        return found.flatten()[micro_batch.predicting]
+
     def read_hidden(
-        self, hidden: Tensor, weight: Tensor, micro_batch: MicroBatch, *, with_entropy_t1: bool, with_sums: bool
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        micro_batch: MicroBatch,
+        *,
+        with_entropy_t1: bool,
+        with_sums: bool,
+        min_p: float | None = None,
     ) -> TokenStatistics:
         """What a forward-only pass wants to know of the response tokens, without logits in memory; no gradient.
 
         Positions that predict no response token, such as those of the prompts, never meet the output layer.
 
-        Collectives: those of `linear_sums`.
+        Collectives: those of `linear_sums`; with min_p, those of `linear_min_p_log_probs`.
 
         Args:
             hidden: [s, b, h] behind the last norm, equal on all tp ranks.
@@ -110,22 +150,37 @@ class LogitsReader:
             micro_batch: as in `read`.
             with_entropy_t1: whether to compute the entropy at temperature 1 too.
             with_sums: whether to compute the sums of squared probabilities.
+            min_p: filter of the filtered log-probs; None for none of these. They cost another product with the weight.
 
         Returns:
             [t] float32 each.
         """
         places, divisor = micro_batch.predicting, self._divisor(micro_batch)
+        rows = hidden.transpose(0, 1).reshape(-1, hidden.shape[-1])[places]
+        targets = micro_batch.targets.flatten()[places]
+        temperature = divisor.flatten()[places] if isinstance(divisor, Tensor) else divisor
         found = linear_sums(
-            hidden.transpose(0, 1).reshape(-1, hidden.shape[-1])[places],
+            rows,
             weight,
-            micro_batch.targets.flatten()[places],
+            targets,
             tp_group=self.tp_group,
-            temperature=divisor.flatten()[places] if isinstance(divisor, Tensor) else divisor,
+            temperature=temperature,
             vocab_size=self.vocab_size,
             with_entropy_t1=with_entropy_t1,
             with_squares=with_sums,
         )
-        return TokenStatistics(*found)
+        filtered = None
+        if min_p is not None:
+            filtered = linear_min_p_log_probs(
+                rows,
+                weight,
+                targets,
+                min_p=min_p,
+                tp_group=self.tp_group,
+                temperature=temperature,
+                vocab_size=self.vocab_size,
+            )
+        return TokenStatistics(*found, filtered)
 
     def _divisor(self, micro_batch: MicroBatch) -> float | Tensor:
         """The temperature at which each sample was drawn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megacov.megatron.checkpoint import load_checkpoint
 from megacov.megatron.entropy_slope import EntropySlope
-from megacov.megatron.forward_step import FurtherPass, TokenLoss, forward_backward, forward_only
+from megacov.megatron.forward_step import BetweenPasses, FurtherPass, TokenLoss, forward_backward, forward_only
 from megacov.megatron.gradients import own_gradient_is_finite, summed_once
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
@@ -72,7 +72,12 @@ class Policy:
         return next(self.chunks[0].parameters()).device
 
     def log_probs(
-        self, micro_batches: Sequence[MicroBatch], *, with_entropy_t1: bool = False, num_with_sums: int = 0
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        with_entropy_t1: bool = False,
+        num_with_sums: int = 0,
+        min_p: float | None = None,
     ) -> list[TokenStatistics]:
         """Log-probs and entropy under the current weights, forward only.
 
@@ -80,6 +85,7 @@ class Policy:
             micro_batches: micro-batches of this data-parallel rank.
             with_entropy_t1: whether to compute the entropy at temperature 1 too.
             num_with_sums: as in `forward_only`.
+            min_p: as there.
 
         Returns:
             One record per micro-batch on the last pipeline stage, an empty list on the others.
@@ -90,6 +96,7 @@ class Policy:
             self.reader,
             with_entropy_t1=with_entropy_t1,
             num_with_sums=num_with_sums,
+            min_p=min_p,
             without_logits=self.fused_output,
         )
 
@@ -122,7 +129,7 @@ class Policy:
         token_loss: TokenLoss,
         *,
         entropy_grad: bool,
-        between_passes: Callable[[list[Tensor]], None] | None = None,
+        between_passes: BetweenPasses | None = None,
         further_pass: FurtherPass | None = None,
     ) -> UpdateResult:
         """Make one optimizer step on the sum of the losses of all micro-batches of all data-parallel ranks.

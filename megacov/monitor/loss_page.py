@@ -94,6 +94,8 @@ def _facts(loss: Loss) -> Iterator[str]:
         yield "Needs a selection." if own is None else f"Needs the selection `{own}`, which no other loss takes."
     if loss.needs_sequence_sums:
         yield "Reads sums over sequences: one message a micro-batch among context-parallel ranks."
+    if loss.needs_filtered_old:
+        yield "Reads log-probs under the filtered old policy, so `algorithm.old_log_probs` must be `recompute`."
     if loss.needs_old_entropy:
         yield "Reads each token's entropy under the old policy, so `algorithm.old_log_probs` must be `recompute`."
     if loss.is_anchored_at_rollout:

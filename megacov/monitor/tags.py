@@ -78,8 +78,8 @@ _TABLE = (
     Tag("selection/effective_ratio", "Selected tokens over all tokens.", "share", "tokens"),
     Tag(
         "selection/threshold",
-        "Smallest selected score. Absent for methods that do not take the largest (Clip-Cov, M2PO, BAPO), and in "
-        "micro_batch scope.",
+        "Smallest selected score. Absent for methods that do not take the largest (Clip-Cov, M2PO, BAPO, STEER) or "
+        "that take them of each sign (Lp-Reg), and in micro_batch scope.",
         "nats",
         "none",
     ),

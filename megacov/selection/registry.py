@@ -11,7 +11,9 @@ from megacov.selection.bapo import balanced_range, beyond_range
 from megacov.selection.clip_cov import band, select_clip_cov
 from megacov.selection.high_entropy import select_high_entropy
 from megacov.selection.kl_cov import select_kl_cov
+from megacov.selection.lp_reg import select_lp_reg
 from megacov.selection.m2po import moving_away, select_m2po, squared_log_ratios
+from megacov.selection.steer import entropy_changes, steer_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +30,13 @@ class SelectionInputs:
     seed: seed of the run.
     update: number of the optimizer step.
     group: ranks that hold the other tokens of the scope; None if this rank has them all.
-    entropy: [t] float32 nats, or None if no method needs it.
-    eligible_mask: [t] bool, tokens that Clip-Cov may select; None for all. Other methods ignore it.
+    entropy: [t] float32 nats, under the old policy, or None if no method needs it.
+    eligible_mask: [t] bool, tokens with a gradient by the loss's own clip; None for all. Clip-Cov and STEER read it.
     log_probs: [t] float32, under the policy that the selection judges by; None if no method needs it.
     old_log_probs: [t] float32, that ratios are to, likewise.
     rollout_log_probs: [t] float32, the server's, likewise.
     policy_advantages: [t] float32, as the policy loss reads them, likewise.
+    current_entropy: [t] float32 nats, under the policy of log_probs, likewise.
     is_global: whether all ranks and micro-batches of an optimizer step compete, not those of one micro-batch alone.
     """
 
@@ -49,6 +52,7 @@ class SelectionInputs:
     old_log_probs: Tensor | None = None
     rollout_log_probs: Tensor | None = None
     policy_advantages: Tensor | None = None
+    current_entropy: Tensor | None = None
     is_global: bool = True
 
 
@@ -56,13 +60,15 @@ class SelectionInputs:
 class Selector:
     """A selection method; call it with the inputs and its hyperparameters, which have the names of its config fields.
 
-    select: fn(inputs, **hyperparameters) -> [t] bool.
+    select: fn(inputs, **hyperparameters) -> [t] bool; or [t] float32 weights of at most 1, of a method that weighs.
     scores: fn(inputs) -> [t] float, by which tokens are ranked or become candidates.
     candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
         that ranks.
     needs_entropy: whether it reads the entropy of the inputs.
     ranks: whether it takes the largest scores, so that threshold and margin describe it.
     skips_equal_scores: whether it selects nothing in a global scope where all scores are equal.
+    needs_current_entropy: whether it reads the current entropy of the inputs.
+    weighs: whether `select` returns weights.
     """
 
     select: Callable[..., Tensor]
@@ -71,18 +77,37 @@ class Selector:
     needs_entropy: bool = False
     ranks: bool = True
     skips_equal_scores: bool = False
+    needs_current_entropy: bool = False
+    weighs: bool = False
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
         """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
-        return self.select(inputs, **hyperparameters)
+        return self.choose(inputs, **hyperparameters)[0]
+
+    def choose(self, inputs: SelectionInputs, **hyperparameters: Any) -> tuple[Tensor, Tensor | None]:
+        """The tokens of this rank that the method selects, and what it lets each count.
+
+        Collectives: inputs.group: those of the method.
+
+        Args:
+            inputs: the tokens.
+            **hyperparameters: of the method, named as its config fields.
+
+        Returns:
+            mask: [t] bool; for a method that weighs, the tokens of a weight below 1.
+            weights: [t] float32, or None for a method that does not weigh.
+        """
+        found = self.select(inputs, **hyperparameters)
+        return (found < 1, found) if self.weighs else (found, None)
 
 
 def get_selector(name: str) -> Selector:
     """The selection method with this name.
 
     Args:
-        name: "kl_cov" (ratio, min_cov), "clip_cov" (ratio, lower, upper), "high_entropy" (ratio), "m2po" (threshold) or
-            "bapo" (positive_share, lower_start, lower_end, upper_start, upper_end, step).
+        name: "kl_cov" (ratio, min_cov), "clip_cov" (ratio, lower, upper), "high_entropy" (ratio), "m2po" (threshold),
+            "bapo" (positive_share, lower_start, lower_end, upper_start, upper_end, step), "steer" (min_weight,
+            min_scale) or "lp_reg" (negative_ratio, positive_ratio).
 
     Returns:
         The method; call it with SelectionInputs and those keyword hyperparameters.
@@ -171,9 +196,37 @@ def _log_ratios(inputs: SelectionInputs) -> Tensor:
     return _known(inputs.log_probs) - _known(inputs.old_log_probs)
 
 
+def _steer(inputs: SelectionInputs, *, min_weight: float, min_scale: float) -> Tensor:
+    return steer_weights(
+        _entropy_changes(inputs), inputs.kept_mask, min_weight=min_weight, min_scale=min_scale, group=inputs.group
+    )
+
+
+def _entropy_changes(inputs: SelectionInputs) -> Tensor:
+    return entropy_changes(
+        _known(inputs.log_probs),
+        _known(inputs.old_log_probs),
+        _known(inputs.policy_advantages),
+        _known(inputs.current_entropy),
+        _eligible(inputs),
+    )
+
+
+def _lp_reg(inputs: SelectionInputs, *, negative_ratio: float, positive_ratio: float) -> Tensor:
+    return select_lp_reg(
+        _known(inputs.log_probs),
+        _known(inputs.policy_advantages),
+        inputs.kept_mask,
+        inputs.token_ids,
+        negative_ratio=negative_ratio,
+        positive_ratio=positive_ratio,
+        group=inputs.group,
+    )
+
+
 def _known(values: Tensor | None) -> Tensor:
     if values is None:
-        raise ValueError("this method reads log-probs and advantages, which SelectionInputs does not have")
+        raise ValueError("this method reads log-probs, advantages or entropies that SelectionInputs does not have")
     return values
 
 
@@ -193,5 +246,7 @@ SELECTORS = {
     "high_entropy": Selector(_high_entropy, _entropy, needs_entropy=True),
     "m2po": Selector(_m2po, _squared_log_ratios, ranks=False),
     "bapo": Selector(_bapo, _log_ratios, ranks=False),
+    "steer": Selector(_steer, _entropy_changes, ranks=False, needs_current_entropy=True, weighs=True),
+    "lp_reg": Selector(_lp_reg, lambda inputs: -_known(inputs.log_probs), ranks=False),
 }
 """All methods by name."""

@@ -82,6 +82,11 @@ class Algorithm:
     correction_cost: CorrectionCost | None = None
     rollout_is_old: bool = False
 
+    @property
+    def old_min_p(self) -> float | None:
+        """The filter of the old policy's distribution that the loss asks for; None where it asks for none."""
+        return float(self.loss_hyperparameters["min_p"]) if self.loss.needs_filtered_old else None
+
 
 def resolve_loss(config: RunConfig) -> Loss:
     """Look up the loss by name. One that is imported is checked here, since no schema knows it.
@@ -104,7 +109,7 @@ def resolve_loss(config: RunConfig) -> Loss:
         mismatch = selection_mismatch(config, needs_selection=loss.needs_selection)
         if mismatch is None and loss.is_anchored_at_rollout:
             mismatch = correction_mismatch(config)
-        if mismatch is None and loss.needs_old_entropy:
+        if mismatch is None and (loss.needs_old_entropy or loss.needs_filtered_old):
             mismatch = old_entropy_mismatch(config)
         if mismatch is not None:
             raise ConfigError(mismatch)

@@ -25,6 +25,8 @@ SELECTORS = {
         "upper_end": 3.0,
         "step": 0.05,
     },
+    "lp_reg": {"negative_ratio": 0.01, "positive_ratio": 0.003},
+    "steer": {"min_weight": 0.7, "min_scale": 0.02},
 }
 
 
@@ -84,6 +86,7 @@ def _of_ratios(tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "old_log_probs": tokens["old_log_probs"],
         "rollout_log_probs": tokens["old_log_probs"],
         "policy_advantages": tokens["advantages"],
+        "current_entropy": tokens["entropy"],
     }
 
 
@@ -102,6 +105,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
     )
     selected = {name: get_selector(name)(inputs, **settings) for name, settings in SELECTORS.items()}
     statistics = _statistics(tokens, group)
+    selected["steer weights"] = get_selector("steer").choose(inputs, **SELECTORS["steer"])[1]
     selected["smallest_with_mean"] = statistics["smallest_with_mean"]()
     scalars = [
         masked_sum(tokens["entropy"], tokens["loss_mask"], group=group),
@@ -124,13 +128,14 @@ def _run(split: str) -> dict:
 def test_every_split_gives_the_same_bits(world_size):
     alone = _evaluate(_all_tokens(), None)
     assert int(alone["clip_cov"].sum()) >= 10
-    assert min(int(alone[name].sum()) for name in ("m2po", "bapo")) >= 10
+    assert min(int(alone[name].sum()) for name in ("m2po", "bapo", "steer", "lp_reg")) >= 10
+    assert alone["steer weights"].min() == 0.7
     assert 0 < int(alone["smallest_with_mean"].sum()) < int(_all_tokens()["loss_mask"].sum())
     assert 10 <= int(alone["kl_cov"].sum()) < int(alone["high_entropy"].sum())
     by_split = run_cases(_run, [(split,) for split in SPLITS], world_size=world_size)
     for split, by_rank in zip(SPLITS, by_split, strict=True):
         by_id = torch.cat([result["token_ids"] for result in by_rank]).argsort()
-        for name in ("cov", "smallest_with_mean", *SELECTORS):
+        for name in ("cov", "smallest_with_mean", "steer weights", *SELECTORS):
             together = torch.cat([result[name] for result in by_rank])[by_id]
             assert torch.equal(together, alone[name]), (split, name)
         for result in by_rank:
@@ -183,5 +188,7 @@ def test_the_number_of_collectives_is_the_documented_one():
         "high_entropy": 1 + 9,
         "m2po": 3,
         "bapo": 1,
+        "steer": 1,
+        "lp_reg": 2 * (1 + 9),
     }
     assert run_cases(_count_collectives, [()], world_size=2)[0] == [expected, expected]

@@ -10,13 +10,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from megacov.ops import linear_log_probs_and_entropy, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.ops import (
+    linear_log_probs_and_entropy,
+    linear_min_p_log_probs,
+    vocab_parallel_log_probs_and_entropy,
+    vocab_parallel_min_p_log_probs,
+    vocab_parallel_sums,
+)
 from tests.support import reference
 from tests.support.run_ranks import run_cases
 
 pytestmark = pytest.mark.dist
 
-PADDED_VOCAB, HIDDEN = 48, 8
+PADDED_VOCAB, HIDDEN, MIN_P = 48, 8, 0.05
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,13 @@ class Case:
             targets.view(-1)[1] = self.vocab_size or PADDED_VOCAB
         weights = torch.randn(2, *self.shape, generator=generator)
         return logits, targets, weights[0], weights[1] * self.entropy_grad
+
+    def min_p_targets(self) -> torch.Tensor:
+        """Targets of which some are among the most probable entries of the logits."""
+        logits, targets, _, _ = self.inputs()
+        order = logits[..., : self.vocab_size].argsort(-1, descending=True, stable=True)
+        places = torch.arange(targets.numel()).view(self.shape) % 4
+        return order.gather(-1, places.unsqueeze(-1)).squeeze(-1)
 
     def linear_inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states and the whole weight of an output layer."""
@@ -95,6 +108,7 @@ def _run(case: Case) -> dict:
         )
     return {
         **_run_linear(case),
+        **_run_min_p(case, shard),
         "sums": sums,
         "num_for_sums": comm_of_sums.get_total_counts(),
         "log_probs": log_probs.detach(),
@@ -130,6 +144,24 @@ def _run_linear(case: Case) -> dict:
     }
 
 
+def _run_min_p(case: Case, shard: torch.Tensor) -> dict:
+    group, targets = dist.group.WORLD, case.min_p_targets()
+    arguments = {"min_p": MIN_P, "tp_group": group, "vocab_size": case.vocab_size}
+    with CommDebugMode() as comm:
+        found = vocab_parallel_min_p_log_probs(shard, targets, temperature=case.temperatures, **arguments)
+    hidden, weight = case.linear_inputs()
+    own, temperature = weight.chunk(dist.get_world_size())[dist.get_rank()], case.temperatures
+    linear = linear_min_p_log_probs(
+        hidden.view(-1, HIDDEN),
+        own,
+        targets.view(-1),
+        temperature=temperature.view(-1) if case.by_position else temperature,
+        chunk_tokens=4,
+        **arguments,
+    )
+    return {"min_p": found, "linear_min_p": linear.view(targets.shape), "num_for_min_p": comm.get_total_counts()}
+
+
 @pytest.fixture(scope="module", params=[2, 4], ids=["tp2", "tp4"])
 def results(request) -> list[list[dict]]:
     return run_cases(_run, [(case,) for case in CASES], world_size=request.param)
@@ -162,6 +194,21 @@ def test_sums_of_squares_equal_unsharded_float64(results, index):
             assert torch.equal(result["sums"].log_probs, result["log_probs"])
             assert torch.equal(result["sums"].entropy, result["entropy"])
         assert all(map(torch.equal, result["sums"], results[index][0]["sums"]))
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_without_improbable_entries_it_equals_unsharded_float64(results, index):
+    case = CASES[index]
+    targets, hidden, weight = case.min_p_targets(), *case.linear_inputs()
+    settings = {"min_p": MIN_P, "temperature": case.temperatures, "vocab_size": case.vocab_size}
+    from_logits = reference.min_p_log_probs(case.inputs()[0], targets, **settings)
+    products = (hidden @ weight.t()).double()  # rounded as the op rounds them, so that the same entries are kept
+    from_hidden = reference.min_p_log_probs(products, targets, **settings)
+    for result in results[index]:
+        torch.testing.assert_close(result["min_p"].double(), from_logits, rtol=3e-6, atol=3e-6)
+        torch.testing.assert_close(result["linear_min_p"].double(), from_hidden, rtol=1e-5, atol=1e-5)
+        assert torch.equal(result["min_p"], results[index][0]["min_p"])
+        assert result["num_for_min_p"] == (0 if 0 in case.shape else 2)
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])

@@ -41,6 +41,9 @@ METHOD_ALGORITHMS = {
     "kl_cov deferred": replace(GLOBAL_ALGORITHMS["kl_cov"], defers=True),
     "kl_cov correction": replace(GLOBAL_ALGORITHMS["kl_cov"], corrects=True),
     "clip_cov correction": replace(GLOBAL_ALGORITHMS["clip_cov"], corrects=True),
+    "steer deferred": replace(LOSS_ALGORITHMS["steer"], defers=True),
+    "lp_reg deferred": replace(LOSS_ALGORITHMS["lp_reg"], defers=True),
+    "steer correction": replace(LOSS_ALGORITHMS["steer"], corrects=True),
 }
 ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS
 # Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.

@@ -142,7 +142,7 @@ def train(layout: Layout, folder: str, names: Sequence[str]) -> dict[str, dict[s
                     groups,
                     path=path,
                     model=model,
-                    adam=FAR if name in LOSS_ALGORITHMS else ADAM,
+                    adam=FAR if reference_of(name) in LOSS_ALGORITHMS else ADAM,
                     with_reference=ALGORITHMS[name].ref_kl_coef > 0,
                 ),
                 ALGORITHMS[name],
@@ -218,7 +218,7 @@ def _of_tokens(
             selected |= set(ids[join(planned.inputs, "kept_mask")].tolist())
         else:
             continue
-        if algorithm.loss.name in ("m2po", "bapo"):  # whose line is a mean or a sum, not a token's score
+        if algorithm.loss.name in ("m2po", "bapo", "steer", "lp_reg"):  # whose line is no score of a token
             continue
         by_rank = float(selection_margin(scores, masks, loss_mask, group=group)[1])
         margins.append(_to_band_edge(scores[loss_mask], algorithm) if algorithm.loss.name == "clip_cov" else by_rank)

@@ -19,6 +19,17 @@ def log_probs_and_entropy(
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), torch.special.entr(log_p.exp()).sum(-1)
 
 
+def min_p_log_probs(
+    logits: Tensor, targets: Tensor, *, min_p: float, temperature: float | Tensor = 1.0, vocab_size: int | None = None
+) -> Tensor:
+    """log q_target, where q is p without the entries below min_p times the largest, renormalized."""
+    if isinstance(temperature, Tensor):
+        temperature = temperature.double().unsqueeze(-1)
+    p = torch.softmax(logits.double()[..., :vocab_size] / temperature, -1)
+    kept = p.where(p >= min_p * p.amax(-1, keepdim=True), 0.0)
+    return (kept / kept.sum(-1, keepdim=True)).gather(-1, targets.unsqueeze(-1)).squeeze(-1).log()
+
+
 def square_sums(
     logits: Tensor, *, temperature: float | Tensor = 1.0, vocab_size: int | None = None
 ) -> tuple[Tensor, Tensor]:

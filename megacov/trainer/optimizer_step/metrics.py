@@ -275,7 +275,8 @@ def selection_step_metrics(
     assert algorithm.select is not None
     inputs, local = all_inputs(mini_batches), None
     if is_global and with_overlap:
-        each = select_each(inputs, selection.log_probs, algorithm, update=mini_batches[0].update, group=groups.cp)
+        known, update = (selection.log_probs, selection.entropies), mini_batches[0].update
+        each = select_each(inputs, *known, algorithm, update=update, group=groups.cp)
         local = torch.cat(each.masks)
     is_random = algorithm.select.candidates is not None
     metrics = selection_metrics(

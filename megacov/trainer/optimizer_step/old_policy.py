@@ -16,9 +16,9 @@ from megacov.types import MicroBatch
 def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBatch) -> bool:
     """Whether no pass need be made over the first optimizer step's tokens, whose own forwards have the same weights.
 
-    They must not be needed before: by an entropy mask, a rollout correction, a loss that reads old entropies, or a
-    selection other than one that can be made between forwards and backwards. And the samples must be drawn at
-    temperature 1, since an optimizer step finds no entropy at any other than theirs.
+    They must not be needed before: by an entropy mask, a rollout correction, a loss that reads old entropies or
+    filtered log-probs, or a selection other than one that can be made between forwards and backwards. And the samples
+    must be drawn at temperature 1, since an optimizer step finds no entropy at any other than theirs.
 
     Args:
         policy: its reader knows the temperature.
@@ -34,6 +34,7 @@ def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBat
         not algorithm.rollout_is_old
         and (algorithm.select is None or (selects_late and not is_by_entropy))
         and not algorithm.loss.needs_old_entropy
+        and algorithm.old_min_p is None
         and algorithm.entropy_mask is None
         and algorithm.rollout_correction is None
         and _is_at_t1(policy, mini_batch)
@@ -41,7 +42,13 @@ def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBat
 
 
 def find_old_policy(
-    policy: Policy, micro_batches: Sequence[MicroBatch], *, num_left: int, num_checked: int, num_compared: int
+    policy: Policy,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    num_left: int,
+    num_checked: int,
+    num_compared: int,
+    min_p: float | None = None,
 ) -> list[TokenStatistics | None]:
     """Log-probs and entropies before the first optimizer step, by one pass over the micro-batches that need it.
 
@@ -57,6 +64,7 @@ def find_old_policy(
         num_checked: the first micro-batches, of which the check of the theorem wants the sums of squared probabilities;
             0 unless all or none are left.
         num_compared: the fewest that are compared with the server's.
+        min_p: as in `Policy.log_probs`.
 
     Returns:
         One record a micro-batch on the last pipeline stage, None without a pass; an empty list on the others.
@@ -65,7 +73,7 @@ def find_old_policy(
     passed = [*micro_batches[:number], *micro_batches[num_left:]]
     found: list[TokenStatistics | None] = []
     if passed:
-        found += policy.log_probs(passed, with_entropy_t1=True, num_with_sums=num_checked)
+        found += policy.log_probs(passed, with_entropy_t1=True, num_with_sums=num_checked, min_p=min_p)
     if not policy.groups.is_last_stage:
         return []
     return found[:number] + [None] * (num_left - number) + found[number:]

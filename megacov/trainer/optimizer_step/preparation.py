@@ -62,7 +62,9 @@ def prepare_updates(
         planned[0] = replace(planned[0], tells_itself=True)
     of_all, num_compared = all_micro_batches(planned), 0 if max_mismatch is None else micro_batches.count_multiple
     num_left = sum(len(mini_batch.micro_batches) for mini_batch in planned if mini_batch.tells_itself)
-    old = find_old_policy(policy, of_all, num_left=num_left, num_checked=num_checked, num_compared=num_compared)
+    old = find_old_policy(
+        policy, of_all, num_left=num_left, num_checked=num_checked, num_compared=num_compared, min_p=algorithm.old_min_p
+    )
     reference = policy.reference_log_probs(of_all) if algorithm.ref_kl_coef > 0 else None
     mini_batches = with_token_inputs(
         planned,

@@ -21,7 +21,7 @@ from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.optimizer_step.correction import gather_tokens
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch, all_inputs
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
-from megacov.trainer.optimizer_step.token_inputs import join, old_log_probs
+from megacov.trainer.optimizer_step.token_inputs import join, old_forwards
 
 
 class SelectionScope:
@@ -90,7 +90,9 @@ class SelectionScope:
         """
         return False
 
-    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
+    def between_passes(
+        self, mini_batch: MiniBatch, log_probs: Sequence[Tensor], entropies: Sequence[Tensor]
+    ) -> Selection | None:
         """Select once all forwards of an optimizer step have run, where `kept_positions` or `corrects` ask so.
 
         No backward has run with `kept_positions`, and all have with `corrects`.
@@ -102,13 +104,14 @@ class SelectionScope:
         Args:
             mini_batch: the optimizer step's share of the rollout batch.
             log_probs: [t] float32 detached of each micro-batch, under the policy that is about to be updated.
+            entropies: [t] float32 nats, likewise.
 
         Returns:
             The selection over the mini-batch.
         """
         return None
 
-    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
+    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor, entropy: Tensor) -> Selection | None:
         """Select inside the loss of one micro-batch, as the paper's code and verl do.
 
         Collectives: cp: those of `select_tokens`, where the scope selects here. The ranks that share the micro-batch
@@ -118,6 +121,7 @@ class SelectionScope:
             mini_batch: the optimizer step's share of the rollout batch.
             index: place of the micro-batch in it.
             log_probs: [t] float32 detached, under the policy that is being updated.
+            entropy: [t] float32 nats, likewise.
 
         Returns:
             The selection in this micro-batch.
@@ -136,13 +140,16 @@ class SelectionScope:
         """
         return range(index, index + 1)
 
-    def _select(self, mini_batches: Sequence[MiniBatch], log_probs: Sequence[Tensor]) -> Selection | None:
+    def _select(
+        self, mini_batches: Sequence[MiniBatch], log_probs: Sequence[Tensor], entropies: Sequence[Tensor]
+    ) -> Selection | None:
         """The selection over all ranks; the number of the first optimizer step seeds random draws."""
         if not self._groups.is_last_stage:
             return None
         return select_tokens(
             all_inputs(mini_batches),
             log_probs,
+            entropies,
             self._algorithm,
             update=mini_batches[0].update,
             group=self._groups.dp_cp,
@@ -155,7 +162,7 @@ class RolloutBatchScope(SelectionScope):
     is_timed = True
 
     def before_batch(self, mini_batches: Sequence[MiniBatch]) -> list[Selection | None]:
-        whole = self._select(mini_batches, old_log_probs(all_inputs(mini_batches)))
+        whole = self._select(mini_batches, *old_forwards(all_inputs(mini_batches)))
         if whole is None:
             return [None] * len(mini_batches)
         bounds = accumulate((len(mini_batch.inputs) for mini_batch in mini_batches), initial=0)
@@ -177,10 +184,11 @@ class MiniBatchScope(SelectionScope):
     def before_update(self, policy: Policy, mini_batch: MiniBatch, *, is_on_policy: bool) -> Selection | None:
         kept = self.kept_positions(mini_batch, is_on_policy=is_on_policy)
         if kept is None:
-            return self._select([mini_batch], old_log_probs(mini_batch.inputs))
+            return self._select([mini_batch], *old_forwards(mini_batch.inputs))
         if kept > 0 or self.corrects(mini_batch, is_on_policy=is_on_policy):
             return None
-        return self._select([mini_batch], [found.log_probs for found in policy.log_probs(mini_batch.micro_batches)])
+        passed = policy.log_probs(mini_batch.micro_batches)
+        return self._select([mini_batch], [one.log_probs for one in passed], [one.entropy for one in passed])
 
     def kept_positions(self, mini_batch: MiniBatch, *, is_on_policy: bool) -> int | None:
         is_known = is_on_policy and not mini_batch.tells_itself
@@ -251,8 +259,10 @@ class SparingMiniBatchScope(MiniBatchScope):
             return True
         return self._share is not None and cost.is_cheaper(self._share, micro_batches=number)
 
-    def between_passes(self, mini_batch: MiniBatch, log_probs: Sequence[Tensor]) -> Selection | None:
-        return self._select([mini_batch], log_probs)
+    def between_passes(
+        self, mini_batch: MiniBatch, log_probs: Sequence[Tensor], entropies: Sequence[Tensor]
+    ) -> Selection | None:
+        return self._select([mini_batch], log_probs, entropies)
 
 
 class MicroBatchScope(SelectionScope):
@@ -260,11 +270,11 @@ class MicroBatchScope(SelectionScope):
 
     is_global = False
 
-    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor) -> Selection | None:
-        part = mini_batch.inputs[index]
-        source = old_log_probs([part]) if self._algorithm.log_probs == "old" else [log_probs]
+    def in_micro_batch(self, mini_batch: MiniBatch, index: int, log_probs: Tensor, entropy: Tensor) -> Selection | None:
+        parts = [mini_batch.inputs[index]]
+        source = old_forwards(parts) if self._algorithm.log_probs == "old" else ([log_probs], [entropy])
         update, group = mini_batch.update, self._groups.cp
-        return select_tokens([part], source, self._algorithm, update=update, group=group, is_global=False)
+        return select_tokens(parts, *source, self._algorithm, update=update, group=group, is_global=False)
 
 
 _SCOPES = {"rollout_batch": RolloutBatchScope, "mini_batch": MiniBatchScope, "micro_batch": MicroBatchScope}

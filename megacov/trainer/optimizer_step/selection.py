@@ -7,7 +7,7 @@ Shape legend: t response tokens of one micro-batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -28,12 +28,16 @@ class Selection:
     scores: float, the values that rank the tokens, or that decide which may be drawn.
     candidates: bool, the tokens that competed or that were drawn from.
     log_probs: float32, that the covariance was taken of.
+    entropies: float32 nats, under the same policy; empty where unknown.
+    weights: float32, what a method that weighs lets each token count; empty for other methods.
     """
 
     masks: list[Tensor]
     scores: list[Tensor]
     candidates: list[Tensor]
     log_probs: list[Tensor]
+    entropies: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
 
     def slice(self, start: int, stop: int) -> Selection:
         """The selection in the micro-batches [start, stop)."""
@@ -44,6 +48,7 @@ class Selection:
 def select_tokens(
     inputs: Sequence[TokenInputs],
     log_probs: Sequence[Tensor],
+    entropies: Sequence[Tensor],
     algorithm: Algorithm,
     *,
     update: int,
@@ -58,6 +63,8 @@ def select_tokens(
     Args:
         inputs: of the micro-batches in scope on this rank.
         log_probs: [t] of the same micro-batches, under the policy about to be updated.
+        entropies: [t] nats of the same micro-batches, likewise; empty where unknown, which no method that needs them
+            allows.
         algorithm: selector, its hyperparameters, and the loss whose clipped tokens Clip-Cov leaves alone.
         update: number of the optimizer step in the run, which seeds random draws together with the run's seed.
         group: dp_cp, or cp for one micro-batch alone; None selects among this rank's given tokens.
@@ -67,6 +74,37 @@ def select_tokens(
         The selection, micro-batch by micro-batch.
     """
     assert algorithm.select is not None
+    selection_inputs = _selection_inputs(
+        inputs, log_probs, entropies, algorithm, update=update, group=group, is_global=is_global
+    )
+    select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
+    candidates = (
+        selection_inputs.kept_mask
+        if select.candidates is None
+        else select.candidates(selection_inputs, **hyperparameters)
+    )
+    mask, weights = select.choose(selection_inputs, **hyperparameters)
+    return Selection(
+        masks=split_like(mask, inputs),
+        scores=split_like(select.scores(selection_inputs), inputs),
+        candidates=split_like(candidates, inputs),
+        log_probs=list(log_probs),
+        entropies=list(entropies),
+        weights=[] if weights is None else split_like(weights, inputs),
+    )
+
+
+def _selection_inputs(
+    inputs: Sequence[TokenInputs],
+    log_probs: Sequence[Tensor],
+    entropies: Sequence[Tensor],
+    algorithm: Algorithm,
+    *,
+    update: int,
+    group: ProcessGroup | None,
+    is_global: bool,
+) -> SelectionInputs:
+    """All that a method may read of the tokens in scope. Collectives: group: those of `covariance`."""
     joined = torch.cat(list(log_probs))
     old = join_if_known(inputs, "old_log_probs")
     advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
@@ -79,7 +117,7 @@ def select_tokens(
         token_weights=join(inputs, "token_weights"),
     )
     eligible = kept & ~algorithm.loss.clipped(batch, **algorithm.loss_hyperparameters)
-    selection_inputs = SelectionInputs(
+    return SelectionInputs(
         cov=cov,
         entropy=join_if_known(inputs, "entropy"),
         kept_mask=kept,
@@ -92,18 +130,15 @@ def select_tokens(
         old_log_probs=batch.old_log_probs,
         rollout_log_probs=join(inputs, "rollout_log_probs"),
         policy_advantages=batch.advantages,
+        current_entropy=torch.cat(list(entropies)) if entropies else None,
         is_global=is_global,
     )
-    select, hyperparameters = algorithm.select, algorithm.selection_hyperparameters
-    candidates = kept if select.candidates is None else select.candidates(selection_inputs, **hyperparameters)
-    mask = select(selection_inputs, **hyperparameters)
-    joined_parts = (mask, select.scores(selection_inputs), candidates, joined)
-    return Selection(*(split_like(values, inputs) for values in joined_parts))
 
 
 def select_each(
     inputs: Sequence[TokenInputs],
     log_probs: Sequence[Tensor],
+    entropies: Sequence[Tensor],
     algorithm: Algorithm,
     *,
     update: int,
@@ -116,6 +151,7 @@ def select_each(
     Args:
         inputs: of the micro-batches.
         log_probs: [t] of the same micro-batches.
+        entropies: as in `select_tokens`.
         algorithm: as in `select_tokens`.
         update: as in `select_tokens`.
         group: cp, whose ranks share each micro-batch.
@@ -124,8 +160,8 @@ def select_each(
         The selection, micro-batch by micro-batch.
     """
     parts = [
-        select_tokens([one], [lp], algorithm, update=update, group=group, is_global=False)
-        for one, lp in zip(inputs, log_probs, strict=True)
+        select_tokens([one], [lp], entropies[i : i + 1], algorithm, update=update, group=group, is_global=False)
+        for i, (one, lp) in enumerate(zip(inputs, log_probs, strict=True))
     ]
     return concatenate(parts)
 

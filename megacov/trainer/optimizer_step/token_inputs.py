@@ -33,6 +33,7 @@ class TokenInputs:
     importance: float32, weight of the rollout correction; 1 without one.
     policy_advantages: advantages times importance, for the policy loss.
     token_weights: aggregation mode and denominator of the token's optimizer step.
+    filtered_old_log_probs: of the same policy as the trainer's, without improbable entries; None where no loss asks.
     """
 
     old_log_probs: Tensor | None
@@ -49,6 +50,7 @@ class TokenInputs:
     importance: Tensor
     policy_advantages: Tensor
     token_weights: Tensor
+    filtered_old_log_probs: Tensor | None = None
 
 
 def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:
@@ -89,6 +91,20 @@ def old_log_probs(inputs: Sequence[TokenInputs]) -> list[Tensor]:
     known = [part.old_log_probs for part in inputs if part.old_log_probs is not None]
     assert len(known) == len(inputs)
     return known
+
+
+def old_forwards(inputs: Sequence[TokenInputs]) -> tuple[list[Tensor], list[Tensor]]:
+    """What is known of micro-batches under the old policy.
+
+    Args:
+        inputs: of micro-batches that have old log-probs.
+
+    Returns:
+        log-probs: [t] a micro-batch.
+        entropies: [t] a micro-batch; nothing unless all are known.
+    """
+    known = [part.entropy for part in inputs if part.entropy is not None]
+    return old_log_probs(inputs), known if len(known) == len(inputs) else []
 
 
 def split_like(values: Tensor, inputs: Sequence[TokenInputs]) -> list[Tensor]:
@@ -153,6 +169,7 @@ def make_token_inputs(
                 importance=torch.ones_like(token_advantages),
                 policy_advantages=token_advantages,
                 token_weights=torch.zeros_like(token_advantages),
+                filtered_old_log_probs=None if found is None else found.filtered_log_probs,
             )
         )
     return result

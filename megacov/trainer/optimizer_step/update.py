@@ -87,19 +87,20 @@ class MiniBatchLoss:
         """The selection over the mini-batch, once every micro-batch has been through the loss."""
         return concatenate([self._local[index] for index in sorted(self._local)]) if self._local else self._selection
 
-    def select_between_passes(self, log_probs: Sequence[Tensor]) -> None:
+    def select_between_passes(self, log_probs: Sequence[Tensor], entropies: Sequence[Tensor]) -> None:
         """Let the scope select after all forwards and before the first backward.
 
         Collectives: those of `SelectionScope.between_passes`.
 
         Args:
             log_probs: [t] float32 detached of each micro-batch.
+            entropies: [t] float32 nats, likewise.
         """
-        self._selection = self._scope.between_passes(self._mini_batch, log_probs)
+        self._selection = self._scope.between_passes(self._mini_batch, log_probs, entropies)
 
     def select(self) -> None:
         """As `SelectingLoss.select`."""
-        self.select_between_passes([log_probs for log_probs, _ in self.forwards])
+        self.select_between_passes(*([found[i] for found in self.forwards] for i in (0, 1)))
 
     @torch.enable_grad()
     def effect_of_selection(self, index: int) -> tuple[LossOutput, Tensor]:
@@ -114,10 +115,9 @@ class MiniBatchLoss:
             The loss with the selection; and [2, t] its derivatives by log-probs and entropies, less those without.
         """
         assert self._selection is not None
-        mask = self._selection.masks[index]
         log_probs, entropy = (values[index].clone().requires_grad_() for values in (self.log_probs, self._entropies))
-        without = self._loss(index, log_probs, entropy, torch.zeros_like(mask), None).loss
-        output = self._loss(index, log_probs, entropy, mask, self._selection.scores[index])
+        without = self._loss(index, log_probs, entropy, None).loss
+        output = self._loss(index, log_probs, entropy, self._selection.slice(index, index + 1))
         slopes = [
             torch.stack(torch.autograd.grad(loss, (log_probs, entropy), allow_unused=True, materialize_grads=True))
             for loss in (output.loss, without)
@@ -142,13 +142,18 @@ class MiniBatchLoss:
         current = log_probs.detach()
         self.log_probs[index], self._entropies[index] = current, entropy.detach()
         if self._is_corrected:
-            return self._loss(index, log_probs, entropy, torch.zeros_like(current, dtype=torch.bool), None)
-        return self._loss(index, log_probs, entropy, *self._selected(index, current))
+            return self._loss(index, log_probs, entropy, None)
+        return self._loss(index, log_probs, entropy, self._selected(index, current, entropy.detach()))
 
-    def _loss(
-        self, index: int, log_probs: Tensor, entropy: Tensor, selected: Tensor | None, scores: Tensor | None
-    ) -> LossOutput:
+    def _loss(self, index: int, log_probs: Tensor, entropy: Tensor, selection: Selection | None) -> LossOutput:
+        """The loss with the selection of the micro-batch alone; with None, as if no token were selected."""
         part, algorithm, current = self._mini_batch.inputs[index], self._algorithm, log_probs.detach()
+        assert algorithm.select is None or self._is_corrected or selection is not None
+        selected = None if algorithm.select is None else torch.zeros_like(part.kept_mask)
+        scores = weights = None
+        if selection is not None:
+            selected, scores = selection.masks[0], selection.scores[0]
+            weights = selection.weights[0] if selection.weights else None
         old = current if self._is_on_policy else part.old_log_probs
         if algorithm.loss.is_anchored_at_rollout:
             old = part.rollout_log_probs
@@ -161,11 +166,14 @@ class MiniBatchLoss:
             token_weights=part.token_weights,
             sequence_index=part.sample_index,
             selected=selected,
+            selection_weights=weights,
             entropy=entropy,
             ref_log_probs=part.ref_log_probs,
         )
         if algorithm.loss.needs_old_entropy:
             batch = replace(batch, old_entropy=entropy.detach() if self._is_on_policy else part.entropy)
+        if algorithm.old_min_p is not None:
+            batch = replace(batch, filtered_old_log_probs=part.filtered_old_log_probs)
         if algorithm.loss.needs_sequence_sums:
             num_sequences = self._mini_batch.samples.stop
             batch = add_sequence_sums(batch, num_sequences=num_sequences, group=self._cp_group)
@@ -179,15 +187,13 @@ class MiniBatchLoss:
         )
         return replace(output, loss=_all_or_nothing(output.loss, current, part, old, scores, batch.old_entropy))
 
-    def _selected(self, index: int, log_probs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Mask and scores [t] of a micro-batch's selection, or None twice."""
-        local = self._scope.in_micro_batch(self._mini_batch, index, log_probs)
+    def _selected(self, index: int, log_probs: Tensor, entropy: Tensor) -> Selection | None:
+        """The selection of one micro-batch, or None."""
+        local = self._scope.in_micro_batch(self._mini_batch, index, log_probs, entropy)
         if local is not None:
             self._local[index] = local
-            return local.masks[0], local.scores[0]
-        if self._selection is None:
-            return None, None
-        return self._selection.masks[index], self._selection.scores[index]
+            return local
+        return None if self._selection is None else self._selection.slice(index, index + 1)
 
 
 def _all_or_nothing(loss: Tensor, log_probs: Tensor, part: TokenInputs, *others: Tensor | None) -> Tensor:

@@ -34,7 +34,7 @@ MISTAKES = {
     f"is kl_cov: remove it, or set algorithm.loss.name to {join_names(DUAL_CLIP_LOSSES, 'or')}.",
     "algorithm.selection={name: none, scope: micro_batch}": "algorithm.selection.scope is not a setting if "
     "algorithm.selection.name is none: remove it, or set algorithm.selection.name to kl_cov, clip_cov, high_entropy, "
-    "m2po or bapo.",
+    "m2po, bapo, steer or lp_reg.",
     # forms of a section
     "algorithm.loss.name=kl_covv": f"algorithm.loss.name is kl_covv (did you mean kl_cov?): set it to {LOSSES}.",
     "algorithm.loss.name=[x]": f"algorithm.loss.name is ['x']: set it to {LOSSES}.",

@@ -75,6 +75,14 @@ BROKEN = {
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
         "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
     ),
+    "the_servers_log_probs_are_enough (filtered)": (
+        {"algorithm": {"old_log_probs": "rollout", **algorithm("lp_reg", name="lp_reg")}},
+        "loss.name is lp_reg, which reads the trainer's .* set algorithm.old_log_probs=recompute, or another",
+    ),
+    "the_servers_log_probs_are_enough (steer)": (
+        {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer", log_probs="old")}},
+        "selection.name is steer with log_probs old, .* set algorithm.selection.log_probs=current, or",
+    ),
     "the_servers_log_probs_are_enough (before any update)": (
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="kl_cov", scope="rollout_batch")}},
         "selection.scope is rollout_batch with log_probs current, .* set algorithm.selection.log_probs=old",
@@ -228,6 +236,9 @@ HELD = [
     {"algorithm": algorithm("kl_cov", name="high_entropy", ratio=0.2)},
     {"algorithm": algorithm("clip_cov", name="clip_cov")},
     {"algorithm": algorithm("m2po", name="m2po")},
+    {"algorithm": algorithm("lp_reg", name="lp_reg")},
+    {"algorithm": algorithm("steer", name="steer", log_probs="old")},
+    {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer")}},
     {"algorithm": algorithm("bapo", name="bapo", scope="rollout_batch")},
     {"algorithm": algorithm("kl_cov", name="clip_cov")},
     {"rollout": {"prompts_per_step": 2, "samples_per_prompt": 3}, "batch": {"updates_per_rollout": 2}},

@@ -19,7 +19,7 @@ from megacov.losses import LOSSES
 from megacov.selection.registry import SELECTORS
 
 ROOT = Path(__file__).parents[3]
-SCHEMA_FILES = ("schema.py", "algorithm.py", "rollout.py", "section.py")
+SCHEMA_FILES = ("schema.py", "algorithm.py", "selections.py", "rollout.py", "section.py")
 PLACES = [(place.path, place.field) for place in walk_values(RunConfig)]
 
 

@@ -28,6 +28,8 @@ def make_batch() -> Callable[..., LossBatch]:
             entropy=3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
             ref_log_probs=-3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
             sequence_index=torch.arange(num_tokens) // 7,
+            filtered_old_log_probs=old_log_probs + 0.3 * torch.rand(num_tokens, generator=generator, dtype=dtype),
+            selection_weights=0.5 + 0.5 * torch.rand(num_tokens, generator=generator, dtype=dtype),
         )
         near = 0.7 + 0.6 * torch.rand(num_tokens, generator=generator, dtype=dtype)
         return with_sums(replace(batch, **{"old_entropy": batch.entropy * near, **fields}))

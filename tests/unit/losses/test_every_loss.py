@@ -98,6 +98,8 @@ def test_masked_tokens_add_exactly_nothing(name, hyperparameters, garbage, make_
         sequence_log_ratio=spoil(clean.sequence_log_ratio),
         sequence_tokens=spoil(clean.sequence_tokens),
         old_entropy=spoil(clean.old_entropy),
+        selection_weights=spoil(clean.selection_weights),
+        filtered_old_log_probs=spoil(clean.filtered_old_log_probs),
         selected=clean.selected | ~clean.kept_mask,
     )
     kept = part(clean, clean.kept_mask)
@@ -150,6 +152,9 @@ def test_metrics_are_detached_float64_sums_over_kept_tokens(name, hyperparameter
 @every_loss
 def test_clipped_tokens_are_those_the_clip_leaves_without_gradient(name, hyperparameters, make_batch):
     batch = make_batch(200, selected=torch.zeros(200, dtype=torch.bool))
+    if get_loss(name).clipped_tokens is not None:  # some ratios are beyond even the widest range
+        far = torch.where(torch.arange(200) < 10, 3.0, 0.0).double()
+        batch = replace(batch, log_probs=batch.log_probs + far)
     clipped = get_loss(name).clipped(batch, **hyperparameters)
     assert clipped.dtype == torch.bool
     assert torch.equal(clipped, (gradient_at(batch, name, hyperparameters) == 0) & batch.kept_mask)
@@ -190,6 +195,7 @@ def test_settings_and_function_agree(name):
     assert section.needs_selection == loss.needs_selection
     assert section.is_anchored_at_rollout == loss.is_anchored_at_rollout
     assert section.needs_old_entropy == loss.needs_old_entropy
+    assert section.needs_filtered_old == loss.needs_filtered_old
 
 
 def test_metrics_of_one_name_are_one_quantity():

@@ -54,6 +54,7 @@ def test_every_metric_of_every_loss_has_a_tag(name, hyperparameters):
         sequence_tokens=zeros + 1,
         entropy=zeros,
         old_entropy=zeros,
+        filtered_old_log_probs=zeros,
     )
     for metric in get_loss(name)(batch, **hyperparameters).metrics:
         assert TAGS[f"policy/{metric}"].denominator == "tokens"

@@ -143,7 +143,8 @@ def test_the_registry_calls_the_methods_with_their_hyperparameters():
 
 def test_an_unknown_method_and_a_missing_entropy_are_refused():
     with pytest.raises(
-        ConfigError, match="'kl_conv' does not exist; choose one of bapo, clip_cov, high_entropy, kl_cov, m2po"
+        ConfigError,
+        match="'kl_conv' does not exist; choose one of bapo, clip_cov, high_entropy, kl_cov, lp_reg, m2po, steer",
     ):
         get_selector("kl_conv")
     nothing = torch.zeros(1)

@@ -77,7 +77,7 @@ def loss_and_gradient(algorithm: Algorithm, part: TokenInputs, log_probs: Tensor
     """The loss of a micro-batch, selected from as the algorithm does, and its gradient with respect to log-probs."""
     leaf, selection = log_probs.clone().requires_grad_(), None
     if algorithm.select is not None and algorithm.scope == "mini_batch":
-        selection = select_tokens([part], [log_probs], algorithm, update=1, group=None)
+        selection = select_tokens([part], [log_probs], [], algorithm, update=1, group=None)
     mini_batch, scope = MiniBatch(1, range(10), [], [part]), make_scope(algorithm, ParallelGroups())
     loss = MiniBatchLoss(mini_batch, scope, algorithm, selection=selection, is_on_policy=False, cp_group=None)
     output = loss(0, leaf, part.entropy)

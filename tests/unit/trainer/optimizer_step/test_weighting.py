@@ -14,7 +14,7 @@ from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
-from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join
+from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join_if_known
 from megacov.trainer.optimizer_step.update import MiniBatchLoss
 from megacov.trainer.optimizer_step.weighting import weigh_tokens
 from megacov.types import RolloutBatch
@@ -73,7 +73,7 @@ def _composed(algorithm: Algorithm) -> TokenInputs:
         for part in (slice(0, 5), slice(5, N))
     ]
     parts = weigh_tokens(MiniBatch(0, range(3), [], halves), _batch(), algorithm, ParallelGroups()).inputs
-    values = {name: None if name == "ref_log_probs" else join(parts, name) for name in vars(whole)}
+    values = {name: join_if_known(parts, name) for name in vars(whole)}
     return TokenInputs(**values)
 
 
@@ -147,7 +147,7 @@ def test_covariance_and_its_selection_see_only_what_is_left() -> None:
     """The entropy mask comes first: means, N and candidates of KL-Cov are those of the kept tokens."""
     algorithm = replace(KL_COV, entropy_mask=EntropyMask("high", 0.6), selection_hyperparameters={"ratio": 0.5})
     found = _composed(algorithm)
-    chosen = select_tokens([found], [found.old_log_probs], algorithm, update=0, group=None).masks[0]
+    chosen = select_tokens([found], [found.old_log_probs], [], algorithm, update=0, group=None).masks[0]
     kept = found.kept_mask
     lp, a = found.old_log_probs.double(), found.advantages.double()
     cov = ((lp - lp[kept].mean()) * (a - a[kept].mean())).where(kept, -torch.inf)
