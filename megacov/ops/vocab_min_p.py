@@ -16,7 +16,7 @@ import torch
 from megacov.ops.linear_log_probs import CHUNK_TOKENS
 from megacov.ops.row_blocks import compute_dtype, row_blocks
 from megacov.ops.vocab_arguments import prepare
-from megacov.ops.vocab_statistics import of_rows, shift, widen
+from megacov.ops.vocab_statistics import of_rows, widen
 from megacov.parallel.collectives import all_gather
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _kept_sums(logits: Tensor, maximum: Tensor, inverse_temperature: float | Ten
     sums = []
     for rows, shifted, exp in row_blocks(logits):
         block = widen(logits[rows], out=shifted)
-        shift(block, maximum[rows], of_rows(inverse_temperature, rows), out=shifted)
+        # In nats, not in bits: the target's own shift is compared with the same threshold, and must round alike.
+        torch.sub(block, maximum[rows], out=shifted).mul_(of_rows(inverse_temperature, rows))
         torch.exp(shifted, out=exp)
         sums.append(exp.masked_fill_(shifted < lowest, 0.0).sum(1))
     return torch.cat(sums)
