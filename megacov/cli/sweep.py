@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from importlib.util import find_spec
@@ -53,6 +54,7 @@ def sweep(
     if rank_from_environment() is not None:
         raise ConfigError("megacov sweep starts the ranks of its runs itself: call it once, without torchrun or srun.")
     found = load_sweep(config, overrides or [])
+    _check_objective(found)
     if dry_run:
         _show(found)
         return
@@ -106,6 +108,30 @@ def _source(found: SweepSection, folder: SweepFolder, *, retry_failed: bool) -> 
     for run in runs if retry_failed else ():
         folder.forget_failure(run)
     return FixedRuns(runs, settings)
+
+
+def _check_objective(found: SweepSection) -> None:
+    """Refuse a score that the evaluations of the base do not have."""
+    from megacov.config import load_config
+    from megacov.config.sweep import EvaluationObjective
+    from megacov.evaluation.suite import find_suite, load_suite
+
+    objective = found.objective
+    if not isinstance(objective, EvaluationObjective):
+        return
+    overrides = [f"{key}={json.dumps(value)}" for key, value in found.settings.items() if "evaluation." in key]
+    suite = load_config(found.base, overrides).evaluation.suite
+    if suite is None:
+        return  # settings may name one; each is looked at by itself
+    sets = {each.name: each for each in load_suite(find_suite(suite)).sets}
+    if objective.set not in sets:
+        raise ConfigError(f"objective.set is {objective.set}, and the suite {suite} has {', '.join(sets)}: name one.")
+    chosen = sets[objective.set]
+    scores = [f"avg@{chosen.samples}", *(f"pass@{k}" for k in chosen.pass_at), *(f"maj@{k}" for k in chosen.maj_at)]
+    if objective.score not in scores:
+        raise ConfigError(
+            f"objective.score is {objective.score}, and the set {objective.set} has {', '.join(scores)}: name one."
+        )
 
 
 def _need_optuna() -> None:

@@ -26,6 +26,8 @@ _FILES_S = 2.0
 class SlurmPlace:
     """Submits runs, and follows their jobs, which need no sweep: they save, are requeued and resume by themselves."""
 
+    begins = "is with SLURM"
+
     def __init__(self, folder: SweepFolder, site: Site) -> None:
         """Submit nothing yet.
 

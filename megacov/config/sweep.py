@@ -61,7 +61,7 @@ class SweepSection(Section):
     at_once: StrictInt = Field(1, ge=1, le=MAX_RUNS)
     """Runs that train at the same time. [runs]"""
     timeout_s: StrictFloat | None = Field(None, gt=0)
-    """Longest time of a run on this machine; one that takes longer has failed. Null waits for ever. [s]"""
+    """Longest time of a run on this machine from its last start; longer is a failure. Null waits for ever. [s]"""
 
     @model_validator(mode="after")
     def _fits(self) -> SweepSection:

@@ -20,6 +20,9 @@ Tell = Callable[[SweepRun, str], None]
 class Place(Protocol):
     """Where runs train: this machine, or SLURM."""
 
+    begins: str
+    """What happens to a run that this place has been given, in words."""
+
     def start(self, runs: Sequence[SweepRun]) -> None:
         """Start runs, or continue them."""
 
@@ -170,4 +173,4 @@ def _start_due(
     if due:
         place.start(due)
         for run in due:
-            tell(run, "starts")
+            tell(run, place.begins)

@@ -89,7 +89,9 @@ def _draw(
         seeds = [value for each in result.values() if (value := getattr(each, what)) is not None]
         if not seeds:
             continue
-        mean = (result.value if what == "value" and result.value is not None else None) or sum(seeds) / len(seeds)
+        mean = sum(seeds) / len(seeds)
+        if what == "value" and result.value is not None:
+            mean = result.value
         if len(seeds) > 1:
             axes.plot([at] * len(seeds), seeds, ".", color=COLOURS[0], alpha=0.35, markersize=5)
         interval = seed_interval(seeds)

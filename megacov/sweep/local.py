@@ -38,12 +38,14 @@ class _Process:
 class LocalPlace:
     """Starts runs on this machine, watches them and ends them. Use it from the main thread only."""
 
+    begins = "starts"
+
     def __init__(self, folder: SweepFolder, *, timeout_s: float | None) -> None:
         """Start nothing yet.
 
         Args:
             folder: folder of the sweep.
-            timeout_s: longest time of a run. [s]
+            timeout_s: longest time from the start of a run, or from its last one. [s]
         """
         self._folder, self._timeout_s = folder, timeout_s
         self._processes: dict[str, _Process] = {}

@@ -156,7 +156,9 @@ class StudyRuns:
 
     def _recall(self, trial: optuna.trial.FrozenTrial) -> None:
         """Take up a trial of an earlier call."""
-        if trial.state in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING):
+        if trial.state == optuna.trial.TrialState.WAITING:
+            return  # somebody has enqueued it, and `ask` returns it next
+        if trial.state == optuna.trial.TrialState.RUNNING:
             # The same as for a new trial: parameters that a kill has kept from the file are drawn now.
             self._study.sampler = _sampler(self._search, number=trial.number)
             active = self._begin(optuna.trial.Trial(self._study, trial._trial_id))

