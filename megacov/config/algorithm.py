@@ -100,6 +100,15 @@ class RolloutCorrectionSection(Section):
     """Largest weight. [ratio]"""
 
 
+class MaxEntropySection(Section):
+    """Maximum-entropy RL (arXiv 1704.06440): each token earns the policy's entropy, beside the verifier's reward."""
+
+    coef: StrictFloat = Field(0.0, ge=0)
+    """What a nat of entropy adds to an advantage, in the unit of advantages; 0 for nothing. [per nat]"""
+    discount: StrictFloat = Field(0.99, ge=0, le=1)
+    """Weight of the entropy one token later, for which a token is credited too; 0 for its own alone. [ratio]"""
+
+
 class AlgorithmSection(Section):
     """The policy-gradient algorithm."""
 
@@ -111,6 +120,8 @@ class AlgorithmSection(Section):
     """The tokens that the loss treats in its own way."""
     entropy_mask: EntropyMaskSection = EntropyMaskSection()
     """The tokens that carry the gradient at all."""
+    max_entropy: MaxEntropySection = MaxEntropySection()
+    """Entropy as a reward."""
     rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
     """Importance weights between rollout server and trainer."""
     old_log_probs: Literal["recompute", "rollout"] = "recompute"

@@ -108,6 +108,11 @@ def the_servers_log_probs_are_enough(config: RunConfig) -> str | None:
             f"{begin}entropy_mask.keep is {algorithm.entropy_mask.keep}, which needs the trainer's entropies before an "
             f"update: set algorithm.entropy_mask.keep=all, {instead}"
         )
+    if algorithm.max_entropy.coef > 0:
+        return (
+            f"{begin}max_entropy.coef is {algorithm.max_entropy.coef}, a reward for the trainer's entropies before an "
+            f"update: set algorithm.max_entropy.coef=0, {instead}"
+        )
     if selection.name == "high_entropy":
         return (
             f"{begin}selection.name is high_entropy, which needs the trainer's entropies before an update: set another "

@@ -37,6 +37,19 @@ advantage. The groups that `rollout.filter_groups` drops are those of equal rewa
 Clip-Cov's band is in nats x advantage, and the published one is for advantages that are divided by their spread:
 `check` warns about others.
 
+`algorithm.max_entropy` makes entropy a reward of every token (maximum-entropy RL, arXiv 1704.06440), whatever the
+estimator and the loss. H_t is the entropy of the old policy where it draws token t, and the mean is over the optimizer
+step:
+
+```
+A_t = A + coef (-log_prob_t - H_t + F_t - mean F)
+F_t = sum over k >= 1 of discount^k H_(t+k)
+```
+
+Unlike a bonus on the loss (`algorithm.entropy_coef`), which raises the entropy of the states that are reached, it also
+credits a token for the entropy of those that it leads to. With discount 0 both have the same gradient on average. With
+discount 1 long responses earn more; 0.99 looks about 100 tokens ahead. `entropy_coef` and `max_entropy` add up.
+
 A new estimator is a function in `megacov/advantages/`, a line in its `registry.py` and a class of settings in the union
 `Advantages` of `megacov/config/algorithm.py`.
 """

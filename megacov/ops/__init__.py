@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megacov.ops.covariance import covariance
 from megacov.ops.extremes import masked_extremes
+from megacov.ops.future_sums import future_sums
 from megacov.ops.linear_log_probs import LinearSums, linear_log_probs_and_entropy, linear_sums
 from megacov.ops.log_probs_entropy import vocab_parallel_log_probs_and_entropy
 from megacov.ops.masked import masked_mean, masked_sum
@@ -17,6 +18,7 @@ __all__ = [
     "VocabRange",
     "VocabSums",
     "covariance",
+    "future_sums",
     "linear_log_probs_and_entropy",
     "linear_min_p_log_probs",
     "linear_sums",

@@ -40,6 +40,14 @@ class RolloutCorrection:
 
 
 @dataclass(frozen=True)
+class SoftAdvantages:
+    """coef: as in `megacov.advantages.soft_advantages`; discount: as in `megacov.ops.future_sums`."""
+
+    coef: float
+    discount: float
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """Functions with their hyperparameters, and the seed of random selections.
 
@@ -56,6 +64,7 @@ class Algorithm:
     rollout_is_old: the old log-probs are the rollout server's, so that the first optimizer step is like later ones.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
+    soft: None where entropy is no reward.
     denominator: tokens that aggregation divides by, "all" or "kept".
     """
 
@@ -81,6 +90,7 @@ class Algorithm:
     corrects: bool = False
     correction_cost: CorrectionCost | None = None
     rollout_is_old: bool = False
+    soft: SoftAdvantages | None = None
 
     @property
     def old_min_p(self) -> float | None:
@@ -134,7 +144,7 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
     algorithm, selection = config.algorithm, config.algorithm.selection
     method, parallel = selection.method, config.parallel
     cost = correction_cost(config.model.recompute, pipeline=parallel.pipeline, virtual=parallel.virtual_pipeline)
-    mask, correction = algorithm.entropy_mask, algorithm.rollout_correction
+    mask, correction, soft = algorithm.entropy_mask, algorithm.rollout_correction, algorithm.max_entropy
     step_tokens = config.sequences_per_update * config.rollout.max_response_length
     return Algorithm(
         advantages=partial(ADVANTAGES[algorithm.advantages.name], **algorithm.advantages.hyperparameters()),
@@ -159,4 +169,5 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         corrects=config.may_correct_gradients,
         correction_cost=cost if method == "auto" else None,
         rollout_is_old=algorithm.old_log_probs == "rollout",
+        soft=None if soft.coef == 0 else SoftAdvantages(soft.coef, soft.discount),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from megacov.losses import LOSSES
 from megacov.selection import get_selector
-from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection, SoftAdvantages
 from tests.support.losses import layout_hyperparameters_of, layout_selection_of
 from tests.support.policies import ADAM, CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS
 
@@ -36,12 +36,13 @@ def _algorithm_of(name: str) -> Algorithm:
 
 # Every registered loss that is not above.
 LOSS_ALGORITHMS = {name: _algorithm_of(name) for name in LOSSES if name not in GLOBAL_ALGORITHMS}
-# Ways to the log-probs that a later update selects by, besides another pass.
+# Ways to the log-probs that a later update selects by, besides another pass; and advantages of single tokens.
 METHOD_ALGORITHMS = {
     "kl_cov deferred": replace(GLOBAL_ALGORITHMS["kl_cov"], defers=True),
     "kl_cov correction": replace(GLOBAL_ALGORITHMS["kl_cov"], corrects=True),
     "clip_cov correction": replace(GLOBAL_ALGORITHMS["clip_cov"], corrects=True),
     "steer deferred": replace(LOSS_ALGORITHMS["steer"], defers=True),
+    "max_entropy": replace(GLOBAL_ALGORITHMS["kl_cov"], soft=SoftAdvantages(0.3, 0.9)),
     "lp_reg deferred": replace(LOSS_ALGORITHMS["lp_reg"], defers=True),
     "steer correction": replace(LOSS_ALGORITHMS["steer"], corrects=True),
 }

@@ -16,9 +16,9 @@ from megacov.types import MicroBatch
 def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBatch) -> bool:
     """Whether no pass need be made over the first optimizer step's tokens, whose own forwards have the same weights.
 
-    They must not be needed before: by an entropy mask, a rollout correction, a loss that reads old entropies or
-    filtered log-probs, or a selection other than one that can be made between forwards and backwards. And the samples
-    must be drawn at temperature 1, since an optimizer step finds no entropy at any other than theirs.
+    They must not be needed before: by an entropy mask or reward, a rollout correction, a loss that reads old entropies
+    or filtered log-probs, or a selection other than one that can be made between forwards and backwards. And the
+    samples must be drawn at temperature 1, since an optimizer step finds no entropy at any other than theirs.
 
     Args:
         policy: its reader knows the temperature.
@@ -35,6 +35,7 @@ def first_tells_itself(policy: Policy, algorithm: Algorithm, mini_batch: MiniBat
         and (algorithm.select is None or (selects_late and not is_by_entropy))
         and not algorithm.loss.needs_old_entropy
         and algorithm.old_min_p is None
+        and algorithm.soft is None
         and algorithm.entropy_mask is None
         and algorithm.rollout_correction is None
         and _is_at_t1(policy, mini_batch)

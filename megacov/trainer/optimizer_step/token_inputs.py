@@ -25,7 +25,7 @@ class TokenInputs:
         log-probs are the server's, of the policy that the token's own update begins with. None until its forward, where
         that tells them.
     rollout_log_probs: the server's.
-    advantages: of each token's sample.
+    advantages: of each token's sample, or with entropy as a reward the token's own.
     token_ids, loss_mask: of the micro-batch.
     sample_index: of each token, in the rollout batch.
     ref_log_probs: of the reference policy, or None.

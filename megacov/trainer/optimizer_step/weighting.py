@@ -1,4 +1,4 @@
-"""The weight of each token in an optimizer step: entropy mask, then rollout correction, then the denominator.
+"""The weight of each token in an optimizer step: entropy as a reward, entropy mask, rollout correction, denominator.
 
 The order is fixed, and a stage sees the tokens that the one before left: entropy mask -> rollout correction -> policy
 loss -> covariance action. A token that is left out takes no part in covariance or selection either, and keeps its place
@@ -20,6 +20,7 @@ from megacov.parallel.groups import ParallelGroups
 from megacov.selection import select_high_entropy
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
+from megacov.trainer.optimizer_step.soft import soften
 from megacov.trainer.optimizer_step.token_inputs import TokenInputs, join, old_log_probs, split_like
 from megacov.types import RolloutBatch
 
@@ -28,13 +29,14 @@ from megacov.types import RolloutBatch
 def weigh_tokens(mini_batch: MiniBatch, batch: RolloutBatch, algorithm: Algorithm, groups: ParallelGroups) -> MiniBatch:
     """Decide for each token of one optimizer step whether it takes part, with which advantage and which weight.
 
-    Collectives, on the last stage: with an entropy mask, dp_cp: those of `select_high_entropy`; with a correction by
-    sequence, cp: SUM [2, n] float64; with the denominator "kept", dp_cp: SUM [n] float64.
+    Collectives, on the last stage: with entropy as a reward, those of `soften`; with an entropy mask, dp_cp: those of
+    `select_high_entropy`; with a correction by sequence, cp: SUM [2, n] float64; with the denominator "kept", dp_cp:
+    SUM [n] float64.
 
     Args:
         mini_batch: inputs in which every loss token takes part.
         batch: the rollout batch, equal on all ranks.
-        algorithm: its entropy mask, rollout correction, aggregation mode and denominator are read.
+        algorithm: its soft advantages, entropy mask, rollout correction, aggregation mode and denominator are read.
         groups: this rank's process groups.
 
     Returns:
@@ -45,6 +47,8 @@ def weigh_tokens(mini_batch: MiniBatch, batch: RolloutBatch, algorithm: Algorith
         return mini_batch
     num_samples = len(batch.rewards)
     parts = mini_batch.inputs
+    if algorithm.soft is not None:
+        parts = soften(mini_batch, batch, algorithm.soft, groups)
     if algorithm.entropy_mask is not None:
         parts = _mask_by_entropy(parts, algorithm.entropy_mask, groups)
     if algorithm.rollout_correction is not None:

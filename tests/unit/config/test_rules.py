@@ -75,6 +75,10 @@ BROKEN = {
         {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
         "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
     ),
+    "the_servers_log_probs_are_enough (entropy as a reward)": (
+        {"algorithm": {"old_log_probs": "rollout", "max_entropy": {"coef": 0.1}}},
+        "max_entropy.coef is 0.1, .* set algorithm.max_entropy.coef=0, or",
+    ),
     "the_servers_log_probs_are_enough (filtered)": (
         {"algorithm": {"old_log_probs": "rollout", **algorithm("lp_reg", name="lp_reg")}},
         "loss.name is lp_reg, which reads the trainer's .* set algorithm.old_log_probs=recompute, or another",
@@ -237,6 +241,7 @@ HELD = [
     {"algorithm": algorithm("clip_cov", name="clip_cov")},
     {"algorithm": algorithm("m2po", name="m2po")},
     {"algorithm": algorithm("lp_reg", name="lp_reg")},
+    {"algorithm": {"old_log_probs": "rollout", "max_entropy": {"discount": 0.5}}},
     {"algorithm": algorithm("steer", name="steer", log_probs="old")},
     {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer")}},
     {"algorithm": algorithm("bapo", name="bapo", scope="rollout_batch")},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megacov.losses import get_loss
 from megacov.parallel.groups import ParallelGroups
-from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection
+from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection, SoftAdvantages
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.scope import make_scope
 from megacov.trainer.optimizer_step.selection import Selection, select_tokens
@@ -201,3 +201,21 @@ def test_a_loss_anchored_at_the_rollout_reads_the_servers_log_probs(is_on_policy
     )
     loss._mini_batch.inputs[0] = spoiled
     assert bool(loss(0, log_probs, found.entropy).loss.isnan())
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_entropy_as_a_reward_comes_before_all_others(discount: float) -> None:
+    """Every loss token gets its own advantage, also where a sequence lies in two micro-batches."""
+    correction = RolloutCorrection("token", "truncate", 0.0, 1.2)
+    soft = SoftAdvantages(0.3, discount)
+    found, plain = _composed(replace(GRPO, soft=soft, rollout_correction=correction)), _inputs()
+    later = torch.arange(N)[None, :] - torch.arange(N)[:, None]
+    is_counted = (SAMPLES[None, :] == SAMPLES[:, None]) & (later > 0) & LOSS_MASK[None, :]
+    powers = torch.where(is_counted, discount ** later.clamp(min=1).double(), 0.0)
+    future = powers @ plain.entropy.double()
+    future = future - future[LOSS_MASK].mean()
+    gain = future - plain.old_log_probs.double() - plain.entropy.double()
+    expected = torch.where(LOSS_MASK, plain.advantages + 0.3 * gain, plain.advantages.double())
+    torch.testing.assert_close(found.advantages.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.policy_advantages, found.advantages * found.importance)
+    assert found.importance.unique().numel() > 2
