@@ -19,7 +19,9 @@ from megacov.ops import covariance
 from megacov.selection import select_clip_cov, select_kl_cov
 from megacov.selection.bapo import balanced_range, beyond_range
 from megacov.selection.high_entropy import select_high_entropy
+from megacov.selection.lp_reg import select_lp_reg
 from megacov.selection.m2po import moving_away, select_m2po, squared_log_ratios
+from megacov.selection.steer import entropy_changes, steer_weights
 
 COUNTS = (1, 2, 8, 32, 64, 256)
 
@@ -67,12 +69,33 @@ def bapo(batch: Batch, ids: Tensor) -> Tensor:
     return beyond_range(log_ratios, advantages, everything, *bounds)
 
 
+def steer(batch: Batch, ids: Tensor) -> Tensor:
+    """By how much a token's weight is lowered."""
+    log_probs, old, everything = batch.log_probs[ids], batch.old_log_probs[ids], torch.ones(len(ids), dtype=torch.bool)
+    changes = entropy_changes(log_probs, old, batch.advantages[ids], batch.entropy[ids], everything)
+    return 1.0 - steer_weights(changes, everything, min_weight=0.8, min_scale=0.02, group=None)
+
+
+def lp_reg(batch: Batch, ids: Tensor) -> Tensor:
+    return select_lp_reg(
+        batch.log_probs[ids],
+        batch.advantages[ids],
+        torch.ones(len(ids), dtype=torch.bool),
+        ids,
+        negative_ratio=0.005,
+        positive_ratio=0.0,
+        group=None,
+    )
+
+
 METHODS: dict[str, Effect] = {
     "KL-Cov, ratio 2e-4": kl_cov,
     "Clip-Cov, ratio 2e-4": clip_cov,
     "80/20, tokens of high entropy": high_entropy,
     "M2PO, threshold 0.04": m2po,
     "BAPO": bapo,
+    "STEER": steer,
+    "Lp-Reg, 0.5 % of the negative tokens": lp_reg,
 }
 
 
