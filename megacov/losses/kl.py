@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,3 +46,19 @@ def estimate_kl(log_ratio: Tensor, *, estimator: str) -> Tensor:
     if estimator not in _ESTIMATORS:
         raise ConfigError(f"KL estimator {estimator!r} is unknown: choose one of {', '.join(sorted(_ESTIMATORS))}.")
     return _ESTIMATORS[estimator](log_ratio)
+
+
+def k3_up_to(log_ratio: Tensor, max_gap: float) -> Tensor:
+    """k3 up to log_ratio = max_gap, and its tangent there beyond, so that a few tokens cannot hold the whole gradient.
+
+    Args:
+        log_ratio: [t] float.
+        max_gap: nats, > 0.
+
+    Returns:
+        [t] float, nats.
+
+    Gradient: to log_ratio, at most exp(max_gap) - 1.
+    """
+    within = log_ratio.clamp(max=max_gap)
+    return estimate_kl(within, estimator="k3") + math.expm1(max_gap) * (log_ratio - within)

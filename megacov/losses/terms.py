@@ -5,13 +5,11 @@ t: response tokens of one micro-batch, laid flat.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from megacov.errors import ConfigError
-from megacov.losses.kl import estimate_kl
+from megacov.losses.kl import estimate_kl, k3_up_to
 from megacov.losses.loss import Metric, sum_over_kept_tokens
 from megacov.types import LossBatch, LossOutput
 
@@ -84,5 +82,4 @@ def _estimate(ref_log_ratio: Tensor, *, estimator: str, max_gap: float | None) -
     """[t] nats: the estimate of KL(new || reference); k3's tangent beyond a gap of max_gap."""
     if max_gap is None or estimator != "k3":
         return estimate_kl(ref_log_ratio, estimator=estimator)
-    within = ref_log_ratio.clamp(max=max_gap)
-    return estimate_kl(within, estimator="k3") + math.expm1(max_gap) * (ref_log_ratio - within)
+    return k3_up_to(ref_log_ratio, max_gap)

@@ -22,6 +22,8 @@ class LpRegLoss(LossSection):
     """Weight of the penalty. [per nat]"""
     min_p: StrictFloat = Field(0.02, gt=0, le=1)
     """Entries of the old policy below this share of its largest probability are noise. [share]"""
+    max_gap: StrictFloat = Field(2.6, gt=0, le=50)
+    """Beyond this gap to the filtered old policy the penalty grows linearly; the authors cut it there. [nats]"""
     clip_low: StrictFloat = Field(1.0, ge=0, le=1)
     """The probability ratio may fall to 1 - clip_low. [ratio]"""
     clip_high: StrictFloat = Field(9.0, ge=0)

@@ -13,7 +13,7 @@ from megacov.losses import get_loss
 from megacov.losses.loss import policy_loss
 from megacov.types import LossBatch
 
-HYPERPARAMETERS = [{"kl_coef": 0.3, "min_p": 0.1, "clip_low": 0.1, "clip_high": 0.4}]
+HYPERPARAMETERS = [{"kl_coef": 0.3, "min_p": 0.1, "max_gap": 0.05, "clip_low": 0.1, "clip_high": 0.4}]
 LAYOUT_HYPERPARAMETERS = {"kl_coef": 3.0, "min_p": 0.05}
 LAYOUT_SELECTION = {"negative_ratio": 0.7, "positive_ratio": 0.0}
 
@@ -42,6 +42,15 @@ def test_hand_computed(advantage, ratio, gap, selected, loss, gradient, one_toke
     is_pulled = selected and log(ratio) < gap
     assert output.metrics["lp_reg_fraction"] == is_pulled
     assert (output.metrics["lp_reg_penalty"] > 0) == is_pulled
+
+
+def test_a_token_that_is_far_off_pulls_no_harder_than_one_at_the_bound(one_token):
+    found = []
+    for ratio in (exp(-2.6), exp(-6.4), exp(-30.0)):
+        batch = replace(one_token(-1e-9, ratio, selected=True), filtered_old_log_probs=torch.zeros(1).double())
+        get_loss("lp_reg")(batch).loss.backward()
+        found.append(batch.log_probs.grad.item())
+    assert found == pytest.approx([1 - exp(2.6)] * 3, rel=1e-6)
 
 
 def test_without_a_selection_it_is_ppo(make_batch):
@@ -80,9 +89,9 @@ def make_tokens(number: int) -> LossBatch:
     return LossBatch(zeros, zeros, zeros, everything, zeros, selected=everything)
 
 
-@pytest.mark.parametrize("wrong", [{"kl_coef": -1.0}, {"min_p": 0.0}, {"min_p": 1.5}])
+@pytest.mark.parametrize("wrong", [{"kl_coef": -1.0}, {"min_p": 0.0}, {"min_p": 1.5}, {"max_gap": 0.0}])
 def test_settings_out_of_range_are_refused(wrong, make_batch):
-    with pytest.raises(ConfigError, match="they must be >= 0 and in"):
+    with pytest.raises(ConfigError, match="they must be >= 0, in"):
         get_loss("lp_reg")(make_batch(4), **wrong)
 
 
