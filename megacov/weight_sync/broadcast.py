@@ -21,7 +21,7 @@ from megacov.rollout import RolloutClient
 from megacov.types import WeightGroup
 from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.buckets import describe, flatten
-from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_as_rank_zero, leave, open_store
+from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_group, leave, open_store
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class BroadcastTransport(SessionTransport):
         def join() -> ProcessGroup:
             # NCCL's watchdog kills a process whose broadcast is late; this process must give up first.
             late_s = 2.0 * timeout_s if meeting.backend == "nccl" else timeout_s
-            return join_as_rank_zero(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
+            return join_group(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
 
         groups = {
             member: WeightGroup(
