@@ -23,8 +23,6 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 from torch.distributed.distributed_c10d import _world
 
-LOADER = "megacov_receiver.receive"
-"""Name of the function, as SGLang is to import it."""
 GROUP_PREFIX = "megacov-shards-"
 """Beginning of the names of groups over which shards come."""
 
@@ -121,13 +119,19 @@ class Turn:
     """One rank's part in one hand-over of weights: nobody sends or writes before every rank has agreed."""
 
     def __init__(self, group: dist.ProcessGroup, *, number: int, timeout_s: float) -> None:
-        """Begin the hand-over of this number, in which no wait takes longer than the timeout. [s]"""
-        self._board, self._number, self._rank, self._timeout_s = board_of(group), number, group.rank(), timeout_s
+        """Begin the hand-over of this number, which must be over at a deadline. [s]"""
+        self._board, self._number, self._rank = board_of(group), number, group.rank()
+        self._deadline = time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """Time until the deadline. [s]"""
+        return max(self._deadline - time.monotonic(), 0.0)
 
     def agree(self) -> bool:
         """Agree to the hand-over, and wait for the others; False if it does not take place."""
         self._board.write(f"{self._number}/ready/{self._rank}", True)
-        return bool(self._board.read(f"{self._number}/go", timeout_s=self._timeout_s))
+        return bool(self._board.read(f"{self._number}/go", timeout_s=self.left_s))
 
     def end(self, **result: object) -> None:
         """Report this rank's end; `error` names a failure."""
@@ -156,10 +160,9 @@ class Channel:
                 yield peer, part, piece.view(getattr(torch, part.dtype)).view(part.sizes)
 
     def post(self, number: int, operation: Callable[..., Any]) -> list[dist.Work]:
-        """Begin to send (`dist.isend`) or to take (`dist.irecv`) the messages of a round."""
+        """Begin to send (`dist.isend`) or take (`dist.irecv`) the messages of a round, all at once with NCCL."""
         messages = zip(self._rounds[number], self._cut(number), strict=True)
         operations = [dist.P2POp(operation, data, peer, self._group, number) for (peer, _), data in messages]
-        # As one list, so that NCCL runs all of them at once.
         return dist.batch_isend_irecv(operations) if operations else []
 
     def wait(self, works: Iterable[dist.Work]) -> None:
@@ -238,11 +241,6 @@ def added_up(sums: Mapping[str, Sequence[Tensor]]) -> dict[str, int]:
     return dict(zip(sums, torch.stack(totals).tolist(), strict=True)) if totals else {}
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Name of a dtype, such as "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
-
-
 def receive(model: torch.nn.Module, named_tensors: object) -> None:
     """SGLang's custom weight loader: do what the task in the newest group's store asks for; without a group, nothing.
 
@@ -267,8 +265,8 @@ def receive(model: torch.nn.Module, named_tensors: object) -> None:
 def _do(task: Mapping[str, Any], model: torch.nn.Module, group: dist.ProcessGroup, turn: Turn) -> dict[str, Any]:
     parameters = {name: each.data for name, each in model.named_parameters()}
     if task["kind"] == "describe":
-        return {"layout": {name: (dtype_name(each.dtype), list(each.shape)) for name, each in parameters.items()}}
-    rounds = read_rounds(board_of(group).read(f"plan/{group.rank()}", timeout_s=task["timeout_s"]))
+        return {"layout": {name: (_name(each.dtype), list(each.shape)) for name, each in parameters.items()}}
+    rounds = read_rounds(board_of(group).read(f"plan/{group.rank()}", timeout_s=turn.left_s))
     parts = [part for messages in rounds for _, parts in messages for part in parts]
     for part in parts:
         _check(part, parameters.get(part.target))
@@ -279,7 +277,7 @@ def _do(task: Mapping[str, Any], model: torch.nn.Module, group: dist.ProcessGrou
         block_of(parameters[part.target], part.start, part.stop).copy_(values)
 
     with torch.no_grad():
-        Channel(group, rounds, timeout_s=task["timeout_s"]).take(keep)
+        Channel(group, rounds, timeout_s=turn.left_s).take(keep)
         sums: dict[str, list[Tensor]] = {}
         for part in parts if task["with_sums"] else ():
             block = block_of(parameters[part.target], part.start, part.stop)
@@ -291,8 +289,12 @@ def _check(part: Part, parameter: Tensor | None) -> None:
     """Refuse a part that this rank's parameter does not take, before anything is written."""
     if parameter is None:
         raise ValueError(f"the model has no parameter {part.target}")
-    found, sent = (dtype_name(parameter.dtype), list(parameter.shape)), (part.dtype, list(part.shape))
+    found, sent = (_name(parameter.dtype), list(parameter.shape)), (part.dtype, list(part.shape))
     if found != sent:
         raise ValueError(f"{part.target} is {found[0]} {found[1]} here, and the trainer sends {sent[0]} {sent[1]}")
     if not all(0 <= start < stop <= size for start, stop, size in zip(part.start, part.stop, part.shape, strict=True)):
         raise ValueError(f"{part.target} has no block from {list(part.start)} to {list(part.stop)}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ from megacov.errors import WeightSyncError
 from megacov.plan.pieces import Block, Piece
 from megacov.weight_receiver.megacov_receiver import Message, Part
 
-Layout = Mapping[str, tuple[str, Sequence[int]]]
+Description = Mapping[str, tuple[str, Sequence[int]]]
 """Name of a parameter of a server's rank -> its dtype, such as "bfloat16", and its shape."""
 
 Rounds = list[list[Message]]
@@ -29,7 +29,7 @@ class ShardPlan(Protocol):
         ...
 
 
-def check_layout(plan: ShardPlan, receiver: int, layout: Layout, *, server: str) -> None:
+def check_layout(plan: ShardPlan, receiver: int, layout: Description, *, server: str) -> None:
     """Refuse a server whose parameters are not those that the plan fills, before anything is sent.
 
     Args:
@@ -54,7 +54,7 @@ def check_layout(plan: ShardPlan, receiver: int, layout: Layout, *, server: str)
 
 def schedule(
     pieces: Iterable[Piece],
-    layouts: Mapping[tuple[int, int], Layout],
+    layouts: Mapping[tuple[int, int], Description],
     *,
     group_rank: Callable[[int, int], int],
     max_bytes: int,
@@ -108,7 +108,7 @@ def _by_rank(messages: Mapping[int, Mapping[tuple[int, int], list[Part]]]) -> di
     return dict(found)
 
 
-def _parts(piece: Piece, layout: Layout, max_bytes: int) -> Iterator[Part]:
+def _parts(piece: Piece, layout: Description, max_bytes: int) -> Iterator[Part]:
     dtype, shape = layout[piece.target.name]
     source, target = piece.source, piece.target
     whole = Part(source.name, source.start, source.stop, target.name, target.start, target.stop, dtype, shape)

@@ -115,17 +115,19 @@ class ShardSender:
             tensors: parameters of this rank by Megatron's name.
             number: number of the hand-over.
             with_sums: whether to report checksums of what was sent.
-            timeout_s: deadline of each wait. [s]
+            timeout_s: deadline of the hand-over. [s]
         """
         if self._group is None:
             return  # it did not form, as rank 0 knows
-        turn = Turn(self._group, number=number, timeout_s=timeout_s)
+        group = self._group
+        turn = Turn(group, number=number, timeout_s=timeout_s)
         try:
-            turn.end(**self._send(turn, tensors, with_sums=with_sums, timeout_s=timeout_s))
+            turn.end(**self._send(turn, tensors, with_sums=with_sums))
         except RuntimeError as error:  # of torch
             with suppress(RuntimeError):
                 turn.end(error=str(error))
-            self.leave()  # so that no other rank waits for this one
+            if self._group is group:
+                self.leave()  # so that no other rank waits for this one
 
     def leave(self) -> None:
         """Leave the group, if there is one; other ranks that wait for this one then fail."""
@@ -135,12 +137,10 @@ class ShardSender:
                 leave(group, backend=self._backend)
 
     @torch.no_grad()
-    def _send(
-        self, turn: Turn, tensors: Mapping[str, Tensor], *, with_sums: bool, timeout_s: float
-    ) -> dict[str, object]:
+    def _send(self, turn: Turn, tensors: Mapping[str, Tensor], *, with_sums: bool) -> dict[str, object]:
         assert self._group is not None
         if self._rounds is None:
-            self._rounds = read_rounds(self.board.read(f"plan/{self._group.rank()}", timeout_s=timeout_s))
+            self._rounds = read_rounds(self.board.read(f"plan/{self._group.rank()}", timeout_s=turn.left_s))
         sums: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
 
         def fill(peer: int, part: Part, values: Tensor) -> None:
@@ -150,7 +150,7 @@ class ShardSender:
                 sums[peer][part.target].append(checksum(values, part.start, part.shape))
 
         if turn.agree():
-            _send_rounds(self._group, self._rounds, fill, timeout_s=timeout_s)
+            _send_rounds(self._group, self._rounds, fill, timeout_s=turn.left_s)
         return {"sums": {peer: added_up(each) for peer, each in sums.items()}}
 
 
