@@ -44,7 +44,7 @@ class OwnShards:
 
     tensors: Mapping[str, Tensor]
     num_ranks: int
-    lead: Callable[[Command], None]
+    lead: Callable[[Command], object]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Iterate over pairs of name and tensor."""
