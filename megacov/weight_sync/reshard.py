@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from megacov.config import RunConfig
 from megacov.config.transports import TRANSPORTS
-from megacov.errors import RolloutError, WeightSyncError
+from megacov.errors import MegacovError, RolloutError, WeightSyncError
 from megacov.plan.layout import Layout
 from megacov.plan.model_sizes import read_model_sizes
 from megacov.plan.reshard import plan_reshard
@@ -100,7 +100,7 @@ class ReshardTransport(SessionTransport):
         self._run(self._everywhere(lambda client: client.model_info()))
         try:
             self._join(members, named_tensors)
-        except WeightSyncError as error:
+        except MegacovError as error:
             silent = self._run(self._abandon())
             if isinstance(error, ServersFailedError):
                 raise ServersFailedError(silent or error.failures, str(error)) from error
