@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from megacov.cli.server_layout import (
-    check_server_heads,
     check_server_numbers,
     longest_of,
     server_arguments,
@@ -41,6 +40,7 @@ from megacov.plan import (
 from megacov.plan.activations import Recompute
 from megacov.plan.hub import find_model, hub_id
 from megacov.plan.servers import STATIC_FRACTION
+from megacov.plan.weight_parts import ServerLayout, check_servers
 
 GIB = 2**30
 
@@ -126,7 +126,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     layout, cluster, batch, settings = _layout(config), _cluster(config), _batch(config), _settings(config)
     request = server_request(config)
     if request is not None:
-        check_server_heads(sizes, request.tensor)
+        check_servers(sizes, ServerLayout(1, request.tensor, request.expert))
     batch_plan = plan_batch(batch, layout)
     return RunPlan(
         config=config,

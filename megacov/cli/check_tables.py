@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megacov.cli.check_plan import GIB, RunPlan
+from megacov.cli.push_plan import push_rows
 from megacov.cli.selection_plan import selection_rows
 from megacov.config.selection_size import covariance_ratio, most_tokens_in_scope, num_selected
 from megacov.plan import Search, StageMemory, total_parameters
@@ -30,6 +31,9 @@ def render_plan(plan: RunPlan) -> Group:
         parts.append(_pairs("Selection by current log-probs", selection_rows(plan)))
     if plan.server is not None:
         parts.append(_server_table(plan))
+    push = list(push_rows(plan))
+    if push:
+        parts.append(_pairs("A push of weights", iter(push)))
     return Group(*parts)
 
 

@@ -14,6 +14,7 @@ from megacov.plan import ModelSizes, ServerRequest
 
 _TENSOR = ("tp-size", "tensor-parallel-size", "tp")
 _PIPELINE = ("pp-size", "pipeline-parallel-size", "pp")
+_EXPERT = ("ep-size", "expert-parallel-size", "ep")
 _DATA = ("dp-size", "data-parallel-size", "dp")
 _FRACTION = "mem-fraction-static"
 
@@ -67,7 +68,12 @@ def server_request(config: RunConfig) -> ServerRequest | None:
     of_job = rollout.addresses_file is not None
     number = job_layout(config).servers if of_job else rollout.servers or len(rollout.addresses) or None
     return ServerRequest(
-        _tensor(config), number, colocated=rollout.colocated, copies=_copies(config), on_whole_nodes=of_job
+        _tensor(config),
+        number,
+        colocated=rollout.colocated,
+        copies=_copies(config),
+        on_whole_nodes=of_job,
+        expert=_size(config, _EXPERT),
     )
 
 
@@ -75,7 +81,7 @@ def check_server_numbers(config: RunConfig) -> None:
     """Check the options that megacov reads itself; raises ConfigError if a size is no number, or a fraction none."""
     for name, value in server_arguments(config).items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in (*_TENSOR, *_PIPELINE, *_DATA) and not (is_number and value == int(value) and value >= 1):
+        if name in (*_TENSOR, *_EXPERT, *_PIPELINE, *_DATA) and not (is_number and value == int(value) and value >= 1):
             raise ConfigError(
                 f"rollout.server_arguments.{name} is {value!r}: give a whole number from 1 on, without quotes."
             )
@@ -140,24 +146,6 @@ def signal_lead_problem(config: RunConfig) -> str | None:
         f"slurm.signal_lead_s is {slurm.signal_lead_s}, checkpoint.grace_s {config.checkpoint.grace_s:g} and "
         f"slurm.time_limit_min {slurm.time_limit_min}: set it to at least {least_s} s and below the time limit."
     )
-
-
-def check_server_heads(sizes: ModelSizes, tensor: int) -> None:
-    """Refuse servers that SGLang would not start: each of its models asserts the same.
-
-    Args:
-        sizes: sizes of the model.
-        tensor: number of GPUs that share its layers.
-
-    Raises:
-        ConfigError: so many GPUs cannot share the heads.
-    """
-    heads, key_heads = sizes.num_attention_heads, sizes.num_key_value_heads
-    if heads % tensor or max(key_heads, tensor) % min(key_heads, tensor):
-        raise ConfigError(
-            f"rollout.server_arguments.tp-size is {tensor} and the model has {heads} attention heads and {key_heads} "
-            "key and value heads, which SGLang cannot split over so many GPUs: choose a divisor of both."
-        )
 
 
 def _tensor(config: RunConfig) -> int:

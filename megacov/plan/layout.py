@@ -81,6 +81,7 @@ class ServerRequest:
     colocated: whether servers use the trainer's own GPUs.
     copies: data-parallel copies of a server, times its pipeline stages.
     on_whole_nodes: whether servers begin at the first node without a trainer rank.
+    expert: groups of the GPUs of a server that hold different experts.
     """
 
     tensor: int
@@ -88,6 +89,7 @@ class ServerRequest:
     colocated: bool = False
     copies: int = 1
     on_whole_nodes: bool = False
+    expert: int = 1
 
     @property
     def gpus(self) -> int:

@@ -10,10 +10,11 @@ both are found without making the whole plan.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 
 from megacov.plan.layout import Layout
@@ -33,31 +34,33 @@ class _Line:
     replicas: int
 
     @cached_property
-    def ends(self) -> list[int]:
-        """Elements up to the end of each move."""
-        return list(accumulate(move.size for move in self.moves))
+    def offsets(self) -> list[int]:
+        """First element of each move in the part of the first server, and the end of the last."""
+        return list(accumulate((prod(move.source.shape) for move in self.moves), initial=0))
+
+    @property
+    def width(self) -> int:
+        """Elements for one server."""
+        return self.offsets[-1]
 
     @cached_property
     def cuts(self) -> list[int]:
         """First element of each replica's share, and the end of the last."""
-        whole = self.ends[-1] * self.servers
+        whole = self.width * self.servers
         return [*(self._whole_rows(replica * whole // self.replicas) for replica in range(self.replicas)), whole]
 
     def _whole_rows(self, element: int) -> int:
         """The first element of a row."""
-        rest = element % self.ends[-1]
-        index = bisect_right(self.ends, rest)
-        move = self.moves[index]
-        within = rest - (self.ends[index] - move.size)
-        return element - within % prod(move.source.shape[1:])
+        within = element % self.width
+        index = bisect_right(self.offsets, within) - 1
+        return element - (within - self.offsets[index]) % self.moves[index].row_size
 
     @cached_property
     def receivers(self) -> dict[int, tuple[int, int]]:
         """Interval of each receiving rank in the part of the first server."""
         found: dict[int, tuple[int, int]] = {}
-        for move, end in zip(self.moves, self.ends, strict=True):
-            start, _ = found.get(move.receiver, (end - move.size, end))
-            found[move.receiver] = (start, end)
+        for move, (start, stop) in zip(self.moves, pairwise(self.offsets), strict=True):
+            found[move.receiver] = (found.get(move.receiver, (start, stop))[0], stop)
         return found
 
     def shares(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -72,14 +75,16 @@ class _Line:
         """Yield what an interval of whole rows is made of: (server, receiver, source, target)."""
         if start == stop:
             return
-        server, rest = divmod(start, self.ends[-1])
-        index = bisect_right(self.ends, rest)
+        server, within = divmod(start, self.width)
+        index = bisect_right(self.offsets, within) - 1
         while start < stop:
-            move = self.moves[index]
-            begin = server * self.ends[-1] + self.ends[index] - move.size
-            row = prod(move.source.shape[1:])
-            end = min(stop, begin + move.size)
-            yield server, move.receiver, *move.rows((start - begin) // row, (end - begin) // row)
+            move, before = self.moves[index], server * self.width
+            begin, end = before + self.offsets[index], before + self.offsets[index + 1]
+            if begin == start and end <= stop:
+                yield server, move.receiver, move.source, move.target
+            else:
+                rows = [(element - begin) // move.row_size for element in (start, min(stop, end))]
+                yield server, move.receiver, *move.rows(*rows)
             start, index = end, index + 1
             if index == len(self.moves):
                 server, index = server + 1, 0
@@ -126,7 +131,7 @@ class ReshardPlan:
         """
         for line in self.lines:
             start, stop = line.receivers.get(receiver, (0, 0))
-            before = server * line.ends[-1]
+            before = server * line.width
             for replica, begin, end in line.shares(before + start, before + stop):
                 yield from self._pieces(line, replica, begin, end)
 
@@ -144,6 +149,17 @@ class ReshardPlan:
         for block in (*blocks, *self.padding[receiver]):
             shapes[block.name] = tuple(map(max, block.stop, shapes.get(block.name, block.stop)))
         return shapes
+
+    def pair_sizes(self) -> dict[tuple[int, int, int], int]:
+        """Number of elements of all pieces by (sender, server, receiver), added up without making the pieces."""
+        sizes: dict[tuple[int, int, int], int] = defaultdict(int)
+        for line in self.lines:
+            for server in range(self.servers.number):
+                before = server * line.width
+                for receiver, (start, stop) in line.receivers.items():
+                    for replica, begin, end in line.shares(before + start, before + stop):
+                        sizes[self.sender(line.place, replica), server, receiver] += end - begin
+        return sizes
 
     def _pieces(self, line: _Line, replica: int, start: int, stop: int) -> Iterator[Piece]:
         sender = self.sender(line.place, replica)

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from megacov.plan.layout import Layout
 from megacov.plan.model_sizes import ModelSizes
 from megacov.plan.parameters import count_parameters
+from megacov.plan.weight_parts import server_vocab_rows
 
 STATIC_FRACTION = 0.83
 """Assumed if `mem-fraction-static` is not set: SGLang 0.5 leaves about 13.5 GiB of an 80 GiB GPU."""
 
 SGLANG_SPARE_TOKENS = 2
 """Tokens of the context that SGLang 0.5.23 never fills: in a context of 64, a prompt of 4 gets at most 58 tokens."""
-
-# SGLang pads the vocabulary to a multiple of this times its tensor-parallel size.
-_VOCAB_DIVISIBLE_BY = 64
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def plan_server(
     Returns:
         The plan; `key_value` is negative if not even the weights fit.
     """
-    count = count_parameters(sizes, Layout(tensor=tensor), stage=0, vocab_divisible_by=_VOCAB_DIVISIBLE_BY)
+    rows = server_vocab_rows(sizes.vocab_size, tensor)
+    count = count_parameters(sizes, Layout(tensor=tensor), stage=0, vocab_divisible_by=rows)
     # A server splits experts over its ranks; the trainer does not.
     weights = (count.dense + count.expert // tensor) * value_bytes
     static = int(gpu_bytes * static_fraction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
@@ -10,7 +10,7 @@ from math import prod
 from megacov.plan.layout import Layout
 from megacov.plan.model_sizes import ModelSizes
 from megacov.plan.pieces import Block
-from megacov.plan.weight_parts import Part, ServerLayout, Span, weight_parts
+from megacov.plan.weight_parts import Part, ServerLayout, Span, WeightTable, check_servers
 
 
 @dataclass(frozen=True, order=True)
@@ -40,9 +40,18 @@ class Move:
     target: Block
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.source.shape)
+    def row_size(self) -> int:
+        """Elements of a row."""
+        return prod(self.source.shape[1:])
+
+    def within(self, source: str, target: str) -> Move:
+        """The same move of parameters whose names begin with these words."""
+        first, second = self.source, self.target
+        return Move(
+            self.receiver,
+            Block(source + first.name, first.start, first.stop),
+            Block(target + second.name, second.start, second.stop),
+        )
 
     def rows(self, first: int, last: int) -> tuple[Block, Block]:
         """Part of the move.
@@ -54,10 +63,8 @@ class Move:
         Returns:
             Source and target of these rows.
         """
-        source, target = self.source, self.target
-        if (first, last) == (0, source.shape[0]):
-            return source, target
-        return _cut(source, 0, first, last), _cut(target, len(target.start) - len(source.start), first, last)
+        slots = len(self.target.start) - len(self.source.start)
+        return _cut(self.source, 0, first, last), _cut(self.target, slots, first, last)
 
 
 def _cut(block: Block, dim: int, first: int, last: int) -> Block:
@@ -83,16 +90,30 @@ def weight_moves(
     Raises:
         ConfigError: SGLang would not start servers of this layout.
     """
-    parts = weight_parts(sizes, trainer, servers, vocab_divisible_by=vocab_divisible_by)
+    check_servers(sizes, servers)
+    table = WeightTable(sizes, trainer, servers, vocab_divisible_by)
+    yield from _moves(table.before_layers(), trainer, servers)
+    of_a_layer = list(_moves(table.layer(), trainer, servers))
+    run = sizes.num_layers // (trainer.pipeline * trainer.virtual_pipeline)
+    for layer in range(sizes.num_layers):
+        stage = layer // run % trainer.pipeline
+        for place, move in of_a_layer:
+            yield replace(place, stage=stage), move.within(f"decoder.layers.{layer}.", f"model.layers.{layer}.")
+    for place, move in _moves(table.after_layers(), trainer, servers):
+        yield replace(place, stage=trainer.pipeline - 1), move
+
+
+def _moves(parts: Iterable[Part], trainer: Layout, servers: ServerLayout) -> Iterator[tuple[Place, Move]]:
+    """The moves of some parameters, as if all were on the first stage."""
     for _, of_parameter in groupby(parts, key=lambda part: (part.source, part.target)):
-        yield from _merged(list(of_parameter), trainer, servers)
+        yield from _merged(of_parameter, trainer, servers)
 
 
-def _merged(parts: list[Part], trainer: Layout, servers: ServerLayout) -> Iterator[tuple[Place, Move]]:
+def _merged(parts: Iterable[Part], trainer: Layout, servers: ServerLayout) -> Iterator[tuple[Place, Move]]:
     """The moves of a parameter; neighbouring rows on both sides go as one."""
     open_moves: dict[tuple[Place, int], Move] = {}
     for part in parts:
-        for place, move in _moves(part, trainer, servers):
+        for place, move in _intersections(part, trainer, servers):
             key = (place, move.receiver)
             last = open_moves.get(key)
             if last is not None and not part.by_columns and _follows(last, move):
@@ -114,7 +135,7 @@ def _join(first: Block, second: Block) -> Block:
     return replace(first, stop=second.stop)
 
 
-def _moves(part: Part, trainer: Layout, servers: ServerLayout) -> Iterator[tuple[Place, Move]]:
+def _intersections(part: Part, trainer: Layout, servers: ServerLayout) -> Iterator[tuple[Place, Move]]:
     """Intersections of what the trainer's places hold and what a server's ranks need."""
     for target in part.targets:
         assert target.holder is not None
@@ -129,7 +150,7 @@ def _moves(part: Part, trainer: Layout, servers: ServerLayout) -> Iterator[tuple
                 _block(part, part.source, source, start, stop),
                 _block(part, part.target, target, start, stop, slot=part.slot),
             )
-            yield Place(part.stage, part.is_expert, holder), move
+            yield Place(0, part.is_expert, holder), move
 
 
 def _block(part: Part, name: str, span: Span, start: int, stop: int, *, slot: int | None = None) -> Block:

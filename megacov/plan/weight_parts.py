@@ -65,7 +65,6 @@ class Part:
     sources, targets: who holds what.
     width: number of columns, or of rows if these are split; None for a vector.
     by_columns: whether spans are of columns.
-    stage: pipeline stage of the trainer that holds it.
     is_expert: whether the trainer's holders are expert-parallel ranks, not tensor-parallel ones.
     slot: place of the expert in the server's parameter, which stacks experts; None for other tensors.
     """
@@ -76,44 +75,8 @@ class Part:
     targets: tuple[Span, ...]
     width: int | None
     by_columns: bool = False
-    stage: int = 0
     is_expert: bool = False
     slot: int | None = None
-
-
-def weight_parts(
-    sizes: ModelSizes, trainer: Layout, servers: ServerLayout, *, vocab_divisible_by: int
-) -> Iterator[Part]:
-    """Yield every tensor of a model.
-
-    Args:
-        sizes: sizes of the model.
-        trainer: layout that divides heads, layers and experts evenly.
-        servers: the servers, of which all hold the same.
-        vocab_divisible_by: number of which the rows of the trainer's vocabulary shards are a multiple.
-
-    Yields:
-        The parts in the order of the model; those of one parameter are neighbours.
-
-    Raises:
-        ConfigError: SGLang would not start servers of this layout.
-    """
-    check_servers(sizes, servers)
-    table = _Table(sizes, trainer, servers, vocab_divisible_by)
-    last = trainer.pipeline - 1
-    embedding = table.vocabulary("embedding.word_embeddings.weight", EMBEDDING)
-    yield embedding
-    of_a_layer = list(table.layer())
-    run = sizes.num_layers // (trainer.pipeline * trainer.virtual_pipeline)
-    for layer in range(sizes.num_layers):
-        for part in of_a_layer:
-            source, target = f"decoder.layers.{layer}.{part.source}", f"model.layers.{layer}.{part.target}"
-            yield replace(part, source=source, target=target, stage=layer // run % trainer.pipeline)
-    yield replace(table.norm("decoder.final_layernorm.weight", "model.norm.weight"), stage=last)
-    if not sizes.tie_word_embeddings:
-        yield replace(table.vocabulary("output_layer.weight", HEAD), stage=last)
-    elif sizes.family not in _SHARES_TIED_HEAD:
-        yield replace(embedding, target=HEAD)
 
 
 def server_vocab_rows(vocab_size: int, tensor: int) -> int:
@@ -144,45 +107,61 @@ def check_servers(sizes: ModelSizes, servers: ServerLayout) -> None:
     Raises:
         ConfigError: a number of ranks does not divide a size of the model.
     """
-    tensor, expert, keys = servers.tensor, servers.expert, sizes.num_key_value_heads
-    if max(keys, tensor) % min(keys, tensor):
+    tensor, expert = servers.tensor, servers.expert
+    heads, keys = sizes.num_attention_heads, sizes.num_key_value_heads
+    if heads % tensor or max(keys, tensor) % min(keys, tensor):
         raise ConfigError(
-            f"servers have {tensor} tensor-parallel ranks and the model has {keys} key and value heads, and neither "
-            "number divides the other: change rollout.server_arguments.tp-size."
+            f"rollout.server_arguments.tp-size is {tensor} and the model has {heads} attention heads and {keys} "
+            "key and value heads, which SGLang cannot split over so many GPUs: choose a divisor of both."
         )
     if tensor % expert:
         raise ConfigError(
-            f"servers have {tensor} tensor-parallel ranks and {expert} expert-parallel groups, which do not divide "
-            "them: change rollout.server_arguments.ep-size."
+            f"rollout.server_arguments.ep-size is {expert} and tp-size {tensor}, which it does not divide: choose a "
+            "divisor of it."
         )
-    split = [(sizes.num_attention_heads, "attention heads", tensor)]
     if sizes.num_experts:
-        split += [
-            (sizes.num_experts, "experts", expert),
-            (sizes.expert_hidden_size, "columns of an expert", tensor // expert),
-        ]
+        members = tensor // expert
+        split = {"experts": (sizes.num_experts, expert), "columns of an expert": (sizes.expert_hidden_size, members)}
     else:
-        split += [(sizes.ffn_hidden_size, "feed-forward columns", tensor)]
-    for size, what, ranks in split:
+        split = {"feed-forward columns": (sizes.ffn_hidden_size, tensor)}
+    for what, (size, ranks) in split.items():
         if size % ranks:
             raise ConfigError(
-                f"servers share {size} {what} among {ranks} ranks, which do not divide them: change tp-size or ep-size "
-                "in rollout.server_arguments."
+                f"rollout.server_arguments let {ranks} GPUs of a server share {size} {what}, which SGLang cannot split "
+                "over so many: change tp-size or ep-size."
             )
 
 
 @dataclass(frozen=True)
-class _Table:
+class WeightTable:
+    """All tensors of a model.
+
+    sizes: sizes of the model, which both layouts divide evenly.
+    vocab_divisible_by: number of which the rows of the trainer's vocabulary shards are a multiple.
+    """
+
     sizes: ModelSizes
     trainer: Layout
     servers: ServerLayout
     vocab_divisible_by: int
 
+    def before_layers(self) -> Iterator[Part]:
+        """Yield the parts that the first pipeline stage holds beside its layers."""
+        yield self._vocabulary(EMBEDDING)
+        if self.sizes.tie_word_embeddings and self.sizes.family not in _SHARES_TIED_HEAD:
+            yield self._vocabulary(HEAD)
+
+    def after_layers(self) -> Iterator[Part]:
+        """Yield the parts that the last pipeline stage holds beside its layers."""
+        yield self._norm("decoder.final_layernorm.weight", "model.norm.weight")
+        if not self.sizes.tie_word_embeddings:
+            yield replace(self._vocabulary(HEAD), source="output_layer.weight")
+
     def layer(self) -> Iterator[Part]:
-        """The parts of any layer, by the names that follow its number."""
+        """Yield the parts of any layer, by the names that follow its number; those of one parameter are neighbours."""
         sizes = self.sizes
         h, d = sizes.hidden_size, sizes.head_dim
-        yield self.norm("input_layernorm.weight", "input_layernorm.weight")
+        yield self._norm("input_layernorm.weight", "input_layernorm.weight")
         yield from self._qkv("weight", h)
         if sizes.has_qkv_bias:
             yield from self._qkv("bias", None)
@@ -190,7 +169,7 @@ class _Table:
             for x in "qk":
                 yield self._replicated(f"self_attention.{x}_layernorm.weight", f"self_attn.{x}_norm.weight", d, None)
         yield self._by_columns("self_attention.linear_proj.weight", "self_attn.o_proj.weight", sizes.query_size)
-        yield self.norm("pre_mlp_layernorm.weight", "post_attention_layernorm.weight")
+        yield self._norm("pre_mlp_layernorm.weight", "post_attention_layernorm.weight")
         if sizes.num_experts:
             yield self._replicated("mlp.router.weight", "mlp.gate.weight", sizes.num_experts, h)
             for expert in range(sizes.num_experts):
@@ -202,15 +181,15 @@ class _Table:
             yield Part("mlp.linear_fc1.weight", "mlp.gate_up_proj.weight", _half(source, half), _half(target, half), h)
         yield self._by_columns("mlp.linear_fc2.weight", "mlp.down_proj.weight", f)
 
-    def vocabulary(self, source: str, target: str) -> Part:
+    def _vocabulary(self, target: str) -> Part:
         """Rows of the vocabulary, which both sides pad, each to a number of its own."""
         size, tensor, ranks = self.sizes.vocab_size, self.trainer.tensor, self.servers.tensor
         rows = vocab_rows(self.sizes, tensor=tensor, vocab_divisible_by=self.vocab_divisible_by)
         # Padded rows are no part of the model: none is sent, though the trainer may hold them.
         sources, targets = _of_rows(size, rows, tensor), _of_rows(size, server_vocab_rows(size, ranks), ranks)
-        return Part(source, target, sources, targets, self.sizes.hidden_size)
+        return Part("embedding.word_embeddings.weight", target, sources, targets, self.sizes.hidden_size)
 
-    def norm(self, source: str, target: str) -> Part:
+    def _norm(self, source: str, target: str) -> Part:
         """A norm over hidden channels, which every rank holds."""
         return self._replicated(source, target, self.sizes.hidden_size, None)
 

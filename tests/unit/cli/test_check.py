@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 from megacov.cli.check_plan import plan_run, problems
 from megacov.cli.check_remarks import remarks
 from megacov.cli.main import app
-from megacov.cli.server_layout import check_server_heads, job_layout
+from megacov.cli.server_layout import job_layout
 from megacov.config import load_config
 from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError, DataError
@@ -198,28 +197,6 @@ def test_each_doubt_is_said(overrides: list[str], sentence: str) -> None:
 def test_what_cannot_be_planned_is_one_sentence(overrides: list[str], kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind, match=sentence):
         plan_run(load_config(ONE, overrides))
-
-
-@pytest.mark.parametrize(
-    ("heads", "key_heads", "tensor", "starts"),
-    [
-        (28, 4, 1, True),
-        (28, 4, 4, True),
-        (28, 4, 28, True),
-        (28, 4, 8, False),
-        (28, 4, 7, False),
-        (28, 4, 14, False),
-        (40, 8, 2, True),
-        (40, 8, 40, True),
-        (40, 8, 3, False),
-        (40, 8, 16, False),
-        (40, 8, 5, False),
-    ],
-)
-def test_servers_share_heads_as_sglang_asserts(heads: int, key_heads: int, tensor: int, starts: bool) -> None:
-    sizes = replace(plan_run(load_config(ONE)).sizes, num_attention_heads=heads, num_key_value_heads=key_heads)
-    with nullcontext() if starts else pytest.raises(ConfigError, match=f"tp-size is {tensor} and the model has"):
-        check_server_heads(sizes, tensor)
 
 
 @pytest.mark.parametrize(

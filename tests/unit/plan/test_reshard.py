@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from megacov.errors import ConfigError
 from megacov.plan import Layout, read_model_sizes
+from megacov.plan.model_sizes import FAMILIES
 from megacov.plan.pieces import Block, Piece
 from megacov.plan.reshard import ReshardPlan, plan_reshard
-from megacov.plan.weight_parts import ServerLayout, server_vocab_rows
+from megacov.plan.weight_parts import ServerLayout
 from tests.support.weight_shards import hf_tensors, model_shape, server_shards, sizes_of, trainer_shards
 
 torch.set_num_threads(1)
 CONFIGS = Path(__file__).parents[3] / "yaml_configs" / "models"
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 
 
 def view(tensors: dict[str, torch.Tensor], block: Block) -> torch.Tensor:
@@ -41,13 +40,13 @@ def random_layout(draw: random.Random, *, has_experts: bool, keys: int) -> Layou
 
 
 def random_servers(draw: random.Random, *, has_experts: bool) -> ServerLayout:
-    tensor = draw.choice([1, 2, 4, 8])
-    expert = draw.choice([each for each in (1, 2, 4, 8) if tensor % each == 0]) if has_experts else 1
+    sizes = [(tensor, expert) for tensor in (1, 2, 4, 8) for expert in (1, 2, 4, 8) if tensor % expert == 0]
+    tensor, expert = draw.choice(sizes if has_experts else [(each, 1) for each in (1, 2, 4, 8)])
     return ServerLayout(draw.choice([1, 2, 3]), tensor, expert)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_every_server_gets_exactly_its_shard(family: str, seed: int) -> None:
     draw = random.Random(f"{family} {seed}")
     has_experts, keys = family == "qwen3_moe", draw.choice([2, 4, 8])
@@ -66,6 +65,7 @@ def test_every_server_gets_exactly_its_shard(family: str, seed: int) -> None:
         for rank, whole in enumerate(expected)
     }
     for piece in plan.pieces():
+        assert prod(piece.source.shape) == prod(piece.target.shape) > 0
         target = view(got[piece.server, piece.receiver], piece.target)
         assert not target.any(), "written twice"
         target.copy_(view(held[piece.sender], piece.source).view(target.shape))
@@ -155,31 +155,3 @@ def test_neighbouring_rows_go_as_one_piece() -> None:
     plan = plan_reshard(sizes_of(model_shape("qwen2")), Layout(tensor=4), ServerLayout(1, 4), vocab_divisible_by=64)
     of_layer = [piece for piece in plan.received_by(0, 2) if ".layers.1." in piece.target.name]
     assert len(of_layer) == len({piece.target.name for piece in of_layer}) == 7
-
-
-@pytest.mark.parametrize(
-    ("vocab", "tensor", "rows"),
-    [(16, 1, 64), (16, 2, 32), (151936, 8, 18992), (151936, 16, 9496), (129, 4, 48), (65, 3, 64)],
-)
-def test_the_vocabulary_is_padded_as_sglang_pads_it(vocab: int, tensor: int, rows: int) -> None:
-    assert server_vocab_rows(vocab, tensor) == rows
-
-
-@pytest.mark.parametrize(
-    ("family", "servers", "complaint"),
-    [
-        ("llama", ServerLayout(1, 6), "6 tensor-parallel ranks and the model has 4 key and value heads"),
-        ("llama", ServerLayout(1, 16), "8 attention heads among 16 ranks"),
-        ("qwen3_moe", ServerLayout(1, 4, 3), "4 tensor-parallel ranks and 3 expert-parallel groups"),
-        ("qwen3_moe", ServerLayout(1, 8, 8), None),
-    ],
-)
-def test_servers_that_sglang_would_not_start_are_refused(
-    family: str, servers: ServerLayout, complaint: str | None
-) -> None:
-    sizes = sizes_of(model_shape(family))
-    if complaint is None:
-        plan_reshard(sizes, Layout(), servers, vocab_divisible_by=8)
-        return
-    with pytest.raises(ConfigError, match=complaint):
-        plan_reshard(sizes, Layout(), servers, vocab_divisible_by=8)
