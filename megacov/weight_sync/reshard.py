@@ -124,6 +124,7 @@ class ReshardTransport(SessionTransport):
         plan = self._make_plan(layout)
         for server, member in enumerate(members):
             for receiver in range(layout.tensor):
+                _check_order(member, layouts[joined.first_rank(server) + receiver])
                 check_layout(plan, receiver, layouts[joined.first_rank(server) + receiver], server=member.address)
         rounds = schedule(
             plan.pieces(),
@@ -236,6 +237,15 @@ class ReshardTransport(SessionTransport):
                 await in_thread(self._sender.leave)
         leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
         await asyncio.gather(*leaving, return_exceptions=True)
+
+
+def _check_order(member: RolloutClient, layout: Description) -> None:
+    """Refuse experts whose order in a server's tensors is not known; raises WeightSyncError."""
+    if member.capabilities.reorders_experts and any(".experts." in name for name in layout):
+        raise WeightSyncError(
+            f"weight_sync.transport is reshard, and {member.address} may store experts in an order of its own: start "
+            "it with --moe-runner-backend triton, or set weight_sync.transport=broadcast."
+        )
 
 
 def _server_layout(members: Sequence[RolloutClient]) -> ServerLayout:

@@ -45,6 +45,7 @@ class Capabilities:
     expert_parallel: groups of its ranks that hold different experts. [groups]
     quantization: method by which the server stores its weights; None if it does not quantise them.
     has_draft: a draft model runs beside the model.
+    reorders_experts: after loading, the server may store experts in another order than the model's.
     """
 
     version: str = NEWEST_TESTED_VERSION
@@ -61,6 +62,7 @@ class Capabilities:
     expert_parallel: int = 1
     quantization: str | None = None
     has_draft: bool = False
+    reorders_experts: bool = False
 
 
 def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
@@ -100,6 +102,9 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         expert_parallel=_size(server_info, "ep_size"),
         quantization=next(iter(_names(server_info, "quantization")), None),
         has_draft=bool(server_info.get("speculative_algorithm")),
+        # On GPUs some runners do, and auto may choose one of these.
+        reorders_experts=server_info.get("device") not in (None, "cpu")
+        and server_info.get("moe_runner_backend") != "triton",
     )
 
 

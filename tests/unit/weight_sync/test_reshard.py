@@ -21,7 +21,7 @@ from tests.support.shard_peers import Rank, ReceivingServer, ServerRank, Trainer
 torch.set_num_threads(1)
 # Two ranks of the trainer hold the rows of "w" and of a stacked expert; "n" is on both, and the first one sends it.
 ROWS, COLUMNS = 6, 50
-SHAPES = {"a.w": (ROWS, COLUMNS), "a.n": (COLUMNS,), "experts": (2, 3, COLUMNS)}
+SHAPES = {"a.w": (ROWS, COLUMNS), "a.n": (COLUMNS,), "b.experts.w": (2, 3, COLUMNS)}
 SESSION = ["/begin_weight_update", "/update_weights_from_tensor", "/end_weight_update"]
 PUSH = ["/pause_generation", *SESSION, "/flush_cache", "/update_weight_version", "/model_info", "/continue_generation"]
 TIMEOUT_S = 4.0
@@ -37,7 +37,11 @@ def tensors_of(rank: int, seed: int) -> dict[str, torch.Tensor]:
 
 def expected(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
     one, other = tensors_of(0, seed), tensors_of(1, seed)
-    found = {"a.w": torch.cat([one["W"], other["W"]]), "a.n": one["N"], "experts": torch.stack([one["E"], other["E"]])}
+    found = {
+        "a.w": torch.cat([one["W"], other["W"]]),
+        "a.n": one["N"],
+        "b.experts.w": torch.stack([one["E"], other["E"]]),
+    }
     return {name: each.to(dtype) for name, each in found.items()}
 
 
@@ -54,7 +58,7 @@ class Plan:
             for rank in range(2):
                 rows = Block("a.w", (3 * rank, 0), (3 * rank + 3, COLUMNS))
                 yield Piece(rank, Block("W", (0, 0), (3, COLUMNS)), server, 0, rows)
-                expert = Block("experts", (rank, 0, 0), (rank + 1, 3, COLUMNS))
+                expert = Block("b.experts.w", (rank, 0, 0), (rank + 1, 3, COLUMNS))
                 yield Piece(rank, Block("E", (0, 0), (3, COLUMNS)), server, 0, expert)
             yield Piece(0, Block("N", (0,), (COLUMNS,)), server, 0, Block("a.n", (0,), (COLUMNS,)))
 
@@ -247,3 +251,10 @@ def test_servers_of_different_layouts_are_refused():
     with stage(2) as here:
         here.clients[1].connection.capabilities = Capabilities(tensor_parallel=2)
         assert "start equal servers, or set weight_sync.transport=broadcast" in here.push()
+
+
+def test_experts_whose_order_is_not_known_are_refused():
+    with stage() as here:
+        here.clients[0].connection.capabilities = Capabilities(reorders_experts=True)
+        assert "start it with --moe-runner-backend triton" in here.push()
+        assert not serves(here.servers[0])

@@ -67,6 +67,9 @@ def test_what_matters_to_shards_is_read():
         "fp8",
         True,
     )
+    orders = [("cuda", "auto"), ("cuda", "flashinfer_trtllm"), ("cuda", "triton"), ("cpu", "auto")]
+    found = [of("0.5.23", device=device, moe_runner_backend=runner).reorders_experts for device, runner in orders]
+    assert found == [True, True, False, False]
     assert of("0.5.23", custom_weight_loader=None) == of("0.5.23", custom_weight_loader=[1], quantization=None)
 
 
