@@ -31,6 +31,7 @@ FLOORS = {
     "rewards": 5,
     "rollout": 5,
     "embedded_server": 5,
+    "weight_receiver": 5,
     "monitor": 5,
     "weight_sync": 6,
     "evaluation": 6,
@@ -55,6 +56,8 @@ FORBIDDEN = {
     # Pure: they neither communicate nor know who could.
     "losses": ("torch.distributed", "megacov.parallel"),
     "advantages": ("torch.distributed", "megacov.parallel"),
+    # A server imports it, and has nothing else of ours.
+    "weight_receiver": ("megacov",),
 }
 
 

@@ -279,6 +279,7 @@ def _settings(config: RunConfig) -> TrainerSettings:
         saves=config.checkpoint.every > 0,
         defers=config.defers_backwards,
         fused_output=config.model.fused_output,
+        gathers=sync.traits.loader is None,
     )
 
 

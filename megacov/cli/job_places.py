@@ -11,6 +11,7 @@ from megacov.cli.server_layout import job_layout, server_arguments
 from megacov.config import RunConfig
 from megacov.config.load import config_files
 from megacov.data.files import local_path
+from megacov.launch.loader import LOADER_FOLDER
 from megacov.launch.mounts import Place, find_mounts, place_of_file, place_of_folder
 from megacov.launch.site import Site
 
@@ -48,6 +49,8 @@ def _places(run: RunConfig, config: Path, site: Site) -> Iterator[Place]:
         for name in ("addresses_file", "keys_file"):
             path = getattr(run.rollout, name)
             yield from place_of_file(f"rollout.{name}", path) if path is not None else ()
+    if run.weight_sync.traits.loader is not None:
+        yield from place_of_folder("PYTHONPATH of the servers", LOADER_FOLDER)
     for name, value in server_arguments(run).items():
         if isinstance(value, str) and value.startswith("/"):
             yield from place_of_folder(f"rollout.server_arguments.{name}", Path(value))

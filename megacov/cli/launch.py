@@ -20,6 +20,7 @@ from megacov.config.slurm import SlurmSection
 from megacov.errors import ConfigError, DataError
 from megacov.files import write_atomically
 from megacov.launch.job import Job, Servers, as_arguments
+from megacov.launch.loader import with_loader
 from megacov.launch.partitions import ask_partitions, check_partition
 from megacov.launch.sbatch import render
 from megacov.launch.site import Site, read_site
@@ -244,12 +245,13 @@ def _all_reduce(run: RunConfig) -> tuple[str, ...]:
 
 
 def _servers(run: RunConfig) -> Servers:
-    rollout, arguments = run.rollout, server_arguments(run)
+    rollout, loader = run.rollout, run.weight_sync.traits.loader
+    arguments, environment = with_loader(server_arguments(run), rollout.server_environment, loader)
     if rollout.colocated:
         arguments["enable-memory-saver"] = True
     return Servers(
         command=rollout.server_command,
         arguments=as_arguments(arguments | {"model-path": str(run.model.path.absolute()), "dtype": run.model.dtype}),
-        environment=rollout.server_environment,
+        environment=environment,
         start_timeout_s=int(rollout.start_timeout_s),
     )

@@ -21,6 +21,7 @@ from megacov.config.server_rules import (
     keys_are_of_servers_that_already_run,
     secrets_stay_out_of_files,
     servers_are_given_up_before_ranks,
+    staging_is_bounded,
     the_embedded_server_reads_weights_from_disk,
 )
 from megacov.errors import ConfigError
@@ -270,6 +271,7 @@ RULES: tuple[Rule, ...] = (
     engine_has_its_servers,
     keys_are_of_servers_that_already_run,
     servers_are_given_up_before_ranks,
+    staging_is_bounded,
     every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
     method_saves_a_pass,

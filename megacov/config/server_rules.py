@@ -9,6 +9,7 @@ from megacov.config.schema import RunConfig
 from megacov.config.secret_values import is_secret, is_secret_value
 from megacov.config.transports import choose_transport
 
+_MOST_STAGING = 2 * 1024**3
 _GIVING_UP_S = 120.0  # time to leave a process group and probe each server
 
 
@@ -66,6 +67,17 @@ def servers_are_given_up_before_ranks(config: RunConfig) -> str | None:
     return (
         f"weight_sync.timeout_s is {sync.timeout_s:g} and parallel.timeout_s is {ranks_s:g}: ranks would fail before a "
         f"server that hangs is given up; keep parallel.timeout_s at least {_GIVING_UP_S:g} s longer."
+    )
+
+
+def staging_is_bounded(config: RunConfig) -> str | None:
+    """Servers leave little memory free, and a rank of one stages two buckets."""
+    sync = config.weight_sync
+    if sync.traits.loader is None or 2 * sync.bucket_bytes <= _MOST_STAGING:
+        return None
+    return (
+        f"weight_sync.transport is {sync.transport} and weight_sync.bucket_bytes is {sync.bucket_bytes}, of which each "
+        f"rank of trainer and servers holds two: set at most {_MOST_STAGING // 2}."
     )
 
 

@@ -28,6 +28,9 @@ class TransportTraits:
     servers_call_back: servers connect to rank 0 at weight_sync.host.
     needs_gpu_per_rank: no two of its ranks may share a GPU.
     embedded_server: the embedded server supports it.
+    loader: custom weight loader, as module.function, by which the ranks of a server take their shards straight from the
+        ranks of the trainer. Servers must have been started with it. Nothing is gathered.
+    tried_versions: versions of SGLang on which the loader has run; None where any that megacov talks to will do.
     """
 
     implementation: str
@@ -40,6 +43,8 @@ class TransportTraits:
     servers_call_back: bool = False
     needs_gpu_per_rank: bool = False
     embedded_server: bool = False
+    loader: str | None = None
+    tried_versions: tuple[str, ...] | None = None
 
 
 TRANSPORTS: dict[str, TransportTraits] = {
@@ -58,6 +63,17 @@ TRANSPORTS: dict[str, TransportTraits] = {
         servers_call_back=True,
         needs_gpu_per_rank=True,  # NCCL refuses two ranks on one GPU
     ),
+    "reshard": TransportTraits(
+        implementation="megacov.weight_sync.reshard:ReshardTransport",
+        summary="each rank of the trainer sends its shards straight to the ranks of servers that need them, by a "
+        "loader with which the servers were started.",
+        in_buckets=True,
+        tensor_parallel_only=True,
+        servers_call_back=True,
+        needs_gpu_per_rank=True,
+        loader="megacov_receiver.receive",
+        tried_versions=("0.5.23",),
+    ),
     "ipc": TransportTraits(
         implementation="megacov.weight_sync.tensors:TensorTransport",
         summary="servers on rank 0's machine read its GPU's memory; on the CPU the requests hold the bytes.",
@@ -75,7 +91,7 @@ def choose_transport(suits: Callable[[TransportTraits], bool]) -> str:
         suits: whether a transport with these traits would do.
 
     Returns:
-        The setting, with every transport that would do.
+        The setting, with every transport that would do and does not need servers that were started for it.
     """
-    names = [name for name, traits in TRANSPORTS.items() if suits(traits)]
+    names = [name for name, traits in TRANSPORTS.items() if suits(traits) and traits.loader is None]
     return f"weight_sync.transport={names[0]}" if len(names) == 1 else f"weight_sync.transport to {' or '.join(names)}"

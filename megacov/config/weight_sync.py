@@ -28,15 +28,18 @@ class WeightSyncSection(Section):
     keep: StrictInt = Field(2, ge=1)
     """Newest versions that the disk transport keeps. [versions]"""
     host: str = Field("127.0.0.1", min_length=1)
-    """Private address of rank 0's machine, to which servers connect for a broadcast."""
+    """Private address of rank 0's machine, to which servers connect for a broadcast, or to meet the ranks of
+    the trainer."""
     bucket_bytes: StrictInt = Field(512 * 1024**2, ge=1)
-    """Size of one message, except by disk; trainer and servers each hold one or two messages. [bytes]"""
+    """Size of one message, except by disk; trainer and servers each hold one or two messages. By reshard, the most that
+    a rank sends or takes at once; each rank holds it twice. [bytes]"""
     timeout_s: StrictFloat = Field(300.0, gt=0)
-    """Deadline of one message, except by disk, and of any other call to a server during a push. [s]"""
+    """Deadline of one message, or of all shards by reshard, and of any other call to a server during a push. [s]"""
     pause_mode: PauseMode = "retract"
     """Running requests are ended, recomputed with the new weights, or continued on their old keys and values."""
     verify: Verification = "version"
-    """Checked before servers resume: the version that each reports; with checksums, that all hold the same as well."""
+    """Checked before servers resume: the version that each reports; with checksums, that all hold the same as well, or,
+    by reshard, what was sent. The first push by reshard always compares checksums."""
     max_mismatch: StrictFloat | None = Field(0.5, gt=0)
     """End the run where the servers' log-probs of a batch differ more from the trainer's, in the mean of |difference|
     over its tokens; rollout.max_staleness adds what the policy has moved. Null never ends it. [nats]"""

@@ -23,7 +23,7 @@ from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_trans
 from megacov.megatron.model_shape import ModelShape
 from megacov.megatron.optimizer import AdamSettings, build_optimizer
 from megacov.megatron.optimizer_state import adam_steps
-from megacov.megatron.weights import gather_hf_weights, load_hf_weights
+from megacov.megatron.weights import gather_hf_weights, load_hf_weights, own_shards
 from megacov.parallel.groups import ParallelGroups
 from megacov.types import LossOutput, MicroBatch
 
@@ -229,6 +229,10 @@ class Policy:
             Iterator of (name, tensor on the model's device); each tensor is assembled on demand.
         """
         return gather_hf_weights(self.chunks, self.shape, self.groups)
+
+    def own_shards(self) -> dict[str, Tensor]:
+        """This rank's part of each parameter by Megatron's name, as `megacov.plan.reshard` names it. No collective."""
+        return own_shards(self.chunks, self.shape)
 
 
 def _copies(chunks: Sequence[torch.nn.Module]) -> list[Tensor]:

@@ -57,6 +57,21 @@ def named_shards(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
+def own_shards(chunks: Sequence[nn.Module], shape: ModelShape) -> dict[str, Tensor]:
+    """Parameters of this rank by the first of the names that its rule gives them; no communication, and no copy.
+
+    Args:
+        chunks: the virtual stages of this rank, possibly wrapped.
+        shape: sizes of the model.
+
+    Returns:
+        name -> this rank's part of the parameter, without gradient.
+    """
+    shards = named_shards(chunks)
+    rules = weight_rules(shape, padded_vocab_size=unwrap(chunks[0]).vocab_size)
+    return {rule.names[0]: shards[name].detach() for rule in rules for name in rule.names if name in shards}
+
+
 def _global_name(name: str, layers: Sequence[Any]) -> str:
     in_layer = _IN_LAYER.fullmatch(name)
     if in_layer is None:

@@ -48,6 +48,7 @@ class TrainerSettings:
     saves: whether checkpoints are written.
     defers: whether all forwards of an optimizer step come before its first backward, and keep what that needs.
     fused_output: `model.fused_output`, whether passes without gradient hold no whole logits.
+    gathers: whether rank 0 sends whole matrices to the servers; otherwise every rank sends its shards.
     """
 
     value_bytes: int
@@ -59,6 +60,7 @@ class TrainerSettings:
     saves: bool
     defers: bool = False
     fused_output: str = "auto"
+    gathers: bool = True
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class _Trainer:
             logits=self._logits() if is_last else 0,
             layer_work=int(self._layer_work()) + matrix,
             # Gathered shards, and the matrix made of them. Only rank 0, in the first stage, sends buckets.
-            push=2 * layout.tensor * matrix + (2 * settings.bucket_bytes if stage == 0 else 0),
+            push=(2 * layout.tensor * matrix if settings.gathers else 0)
+            + (2 * settings.bucket_bytes if stage == 0 or not settings.gathers else 0),
             # Owners gather whole parameters, and hold all that they own until it is copied to main memory.
             save=int(optimizer) + 2 * GRADIENT_BYTES * count.largest if settings.saves else 0,
             swap=weights + (self._logits_without_gradient() if is_last else 0) if settings.with_reference else 0,

@@ -178,7 +178,8 @@ def opened_run(
         on_rank_zero(lambda: _start_servers(worker, stack), groups)
         policy = _build_policy(config, shape, groups)
         state = TrainState() if good is None else restore(policy, good, groups, layout=layout_of(config))
-        rollout = RolloutExchange(groups, worker)
+        sends_shards = config.weight_sync.traits.loader is not None
+        rollout = RolloutExchange(groups, worker, sends_shards=sends_shards)
         if worker is not None and good is not None:
             worker.state = read_rollout_state(good, worker.state)
         on_rank_zero(lambda: worker.wait_ready() if worker else None, groups)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from megacov.config import RunConfig
 from megacov.errors import RolloutError
@@ -21,36 +16,15 @@ from megacov.rollout import RolloutClient
 from megacov.types import WeightGroup
 from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.buckets import describe, flatten
-from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_as_rank_zero, leave, open_store
-from megacov.weight_sync.session import SessionSettings, SessionTransport
+from megacov.weight_sync.meeting import Meeting, in_thread
+from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_group, leave, open_store
+from megacov.weight_sync.session import BucketTransport, SessionSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-Result = TypeVar("Result")
-
 _LEAVE_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where this process meets the servers.
-
-    host: address of this machine that the servers reach.
-    device: device of the messages: the GPU for NCCL, the CPU for gloo.
-    """
-
-    backend: Literal["gloo", "nccl"]
-    host: str
-    device: torch.device = field(repr=False)
-
-    @classmethod
-    def of_this_rank(cls, host: str) -> Meeting:
-        """Use the backend of the trainer's own process group."""
-        if dist.get_backend() == "nccl":
-            return cls("nccl", host, torch.device("cuda", torch.cuda.current_device()))
-        return cls("gloo", host, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +36,7 @@ class _Joined:
     members: tuple[RolloutClient, ...]
 
 
-class BroadcastTransport(SessionTransport):
+class BroadcastTransport(BucketTransport):
     """Broadcasts over a process group of this process and all servers.
 
     The group lasts from push to push. It is replaced when the set of servers has changed, and after a failure.
@@ -92,7 +66,10 @@ class BroadcastTransport(SessionTransport):
         settings = SessionSettings.from_section(sync)
         return cls(clients, run=run, settings=settings, meeting=Meeting.of_this_rank(sync.host))
 
-    async def _prepare(self) -> None:
+    def _prepare(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self._run(self._meet())
+
+    async def _meet(self) -> None:
         members = tuple(self._clients)
         if self._joined is not None and self._joined.members != members:
             await self._leave()
@@ -114,7 +91,7 @@ class BroadcastTransport(SessionTransport):
         def join() -> ProcessGroup:
             # NCCL's watchdog kills a process whose broadcast is late; this process must give up first.
             late_s = 2.0 * timeout_s if meeting.backend == "nccl" else timeout_s
-            return join_as_rank_zero(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
+            return join_group(store, name=name, backend=meeting.backend, world_size=world_size, timeout_s=late_s)
 
         groups = {
             member: WeightGroup(
@@ -127,7 +104,7 @@ class BroadcastTransport(SessionTransport):
             )
             for member, offset in zip(members, offsets, strict=True)
         }
-        joined = _in_thread(join)
+        joined = in_thread(join)
         try:
             await self._everywhere(lambda member: member.weights.init_group(groups[member]))
             async with asyncio.timeout(timeout_s):
@@ -147,7 +124,7 @@ class BroadcastTransport(SessionTransport):
             )
         )
         # In a thread: NCCL's first broadcast returns once all ranks have joined it, which needs this loop's requests.
-        sending = _in_thread(lambda: broadcast_as_rank_zero(data, group))
+        sending = in_thread(lambda: broadcast_as_rank_zero(data, group))
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 await asyncio.gather(taking, sending)
@@ -168,22 +145,6 @@ class BroadcastTransport(SessionTransport):
         joined, self._joined = self._joined, None
         with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is a new one
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
-                await _in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
+                await in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
         leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
         await asyncio.gather(*leaving, return_exceptions=True)
-
-
-def _in_thread(function: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Call a function in a daemon thread: unlike asyncio's threads, it does not hold up the end of this process."""
-    loop = asyncio.get_running_loop()
-    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
-
-    def call() -> None:
-        outcome.set_running_or_notify_cancel()  # if the waiter is cancelled, the function still runs to its end
-        try:
-            outcome.set_result(function())
-        except RuntimeError as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return asyncio.wrap_future(outcome, loop=loop)

@@ -1,4 +1,4 @@
-"""The process group that carries weights: this process as rank 0, and every rank of every server."""
+"""The process group that carries weights: rank 0 or all ranks of the trainer, and every rank of every server."""
 
 from __future__ import annotations
 
@@ -53,26 +53,45 @@ def open_store(host: str, *, world_size: int, timeout_s: float) -> TCPStore:
     return TCPStore(host, port, world_size, is_master=True, wait_for_workers=False, timeout=timeout)
 
 
-def join_as_rank_zero(store: TCPStore, *, name: str, backend: str, world_size: int, timeout_s: float) -> ProcessGroup:
+def meet_at(host: str, port: int, *, world_size: int, timeout_s: float) -> TCPStore:
+    """Connect to the store that rank 0 has opened; raises RuntimeError (from torch) if it is not there.
+
+    Args:
+        host: address of rank 0's machine.
+        port: port of the store.
+        world_size: as in `open_store`. [ranks]
+        timeout_s: deadline of the connection and of each look-up. [s]
+
+    Returns:
+        The store.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(host, port, world_size, is_master=False, wait_for_workers=False, timeout=timeout)
+
+
+def join_group(
+    store: TCPStore, *, name: str, backend: str, world_size: int, timeout_s: float, rank: int = 0
+) -> ProcessGroup:
     """Join a group beside the process's other groups; returns when all ranks have joined.
 
     SGLang joins in the same way (sglang.srt.utils.common.init_custom_process_group). Both sides must, or they would not
     meet under the same prefixes of the store.
 
     Args:
-        store: store from `open_store`.
+        store: store from `open_store`, or `meet_at`.
         name: name of the group.
         backend: "gloo" or "nccl".
-        world_size: this process and all ranks of all servers. [ranks]
-        timeout_s: a broadcast that waits longer for another rank fails. [s]
+        world_size: ranks of the trainer that take part, and all ranks of all servers. [ranks]
+        timeout_s: a message that waits longer for another rank fails. [s]
+        rank: rank of this process in the group.
 
     Returns:
-        The group, in which this process has rank 0.
+        The group.
     """
     group: ProcessGroup
     group, _ = _new_process_group_helper(
         world_size,
-        0,
+        rank,
         [],
         Backend(backend),
         PrefixStore(name, store),
@@ -89,7 +108,7 @@ def broadcast_as_rank_zero(data: Tensor, group: ProcessGroup) -> None:
 
     Args:
         data: any tensor on the group's device.
-        group: group from `join_as_rank_zero`.
+        group: group from `join_group`, in which this process has rank 0.
 
     Raises:
         RuntimeError: the data did not reach all ranks (from torch).

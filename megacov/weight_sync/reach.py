@@ -6,7 +6,7 @@ import socket
 from urllib.parse import urlsplit
 
 from megacov.config.addresses import is_loopback
-from megacov.config.transports import choose_transport
+from megacov.config.transports import TransportTraits, choose_transport
 from megacov.config.weight_sync import WeightSyncSection
 from megacov.rollout import Capabilities
 
@@ -40,12 +40,34 @@ def why_out_of_reach(sync: WeightSyncSection, capabilities: Capabilities, addres
             f"{is_transport} and {address} runs SGLang {capabilities.version}, which takes tensors only one by one: "
             f"install 0.5.6 or newer, or set {others}."
         )
+    if traits.loader is not None and (why := _why_not_by_loader(traits, capabilities)):
+        return f"{is_transport} and {address} {why}, or set {choose_transport(lambda other: other.servers_call_back)}."
     host = urlsplit(address).hostname or ""
     if traits.servers_call_back and is_loopback(sync.host) and not _is_on_this_machine(host):
         return (
             f"{is_transport}, weight_sync.host is {sync.host}, and {address} is on another machine, which would look "
             "for the trainer on itself: set weight_sync.host to the private address of rank 0's machine."
         )
+    return None
+
+
+def _why_not_by_loader(traits: TransportTraits, capabilities: Capabilities) -> str | None:
+    """What a server is that cannot take shards, and what to start instead."""
+    if traits.loader not in capabilities.loaders:
+        return (
+            f"was started without --custom-weight-loader {traits.loader}: start it with that option and the folder "
+            "megacov/weight_receiver on its PYTHONPATH"
+        )
+    if traits.tried_versions is not None and capabilities.version not in traits.tried_versions:
+        tried = " and ".join(traits.tried_versions)
+        return f"runs SGLang {capabilities.version}, where it was never tried: install {tried}"
+    if capabilities.quantization is not None:
+        return (
+            f"stores its weights by {capabilities.quantization}, whose tensors are not the model's: start it without "
+            "--quantization"
+        )
+    if capabilities.has_draft:
+        return "runs a draft model, which would get no weights: start it without speculative decoding"
     return None
 
 

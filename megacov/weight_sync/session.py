@@ -1,4 +1,4 @@
-"""Weights as tensors, bucket by bucket: what all such transports share."""
+"""Weights as tensors, inside of one update: what all such transports share."""
 
 from __future__ import annotations
 
@@ -68,13 +68,10 @@ class SessionTransport(WeightTransport):
         times = PushTimes()
         if not self._clients:
             return times
-        self._run(self._prepare())
+        self._prepare(named_tensors)
         try:
             self._run(self._open(times))
-            for bucket in in_buckets(times.gathered(named_tensors), max_bytes=self._settings.bucket_bytes):
-                with times.phase("transfer"):
-                    self._run(self._keep_pause_short())
-                    self._run(self._send(bucket))
+            self._hand_over(named_tensors, times)
             self._run(self._close(label or str(version), times))
         except ServersFailedError as error:
             # When one server dies, healthy ones fail too: blame only those that do not answer now.
@@ -82,12 +79,12 @@ class SessionTransport(WeightTransport):
         return times
 
     @abstractmethod
-    async def _prepare(self) -> None:
+    def _prepare(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Prepare a push while servers still generate; raises ServersFailedError."""
 
     @abstractmethod
-    async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
-        """Hand tensors over; raises ServersFailedError."""
+    def _hand_over(self, named_tensors: Iterable[tuple[str, Tensor]], times: PushTimes) -> None:
+        """Hand the weights over to servers that have begun an update; raises ServersFailedError."""
 
     async def _everywhere(self, action: Callable[[RolloutClient], Awaitable[Result]]) -> dict[RolloutClient, Result]:
         """Run `on_every_server` within the deadline."""
@@ -132,3 +129,17 @@ class SessionTransport(WeightTransport):
             except ServersFailedError as error:
                 failures = {**error.failures, **failures}
         return failures
+
+
+class BucketTransport(SessionTransport):
+    """Hands whole tensors over, bucket by bucket."""
+
+    def _hand_over(self, named_tensors: Iterable[tuple[str, Tensor]], times: PushTimes) -> None:
+        for bucket in in_buckets(times.gathered(named_tensors), max_bytes=self._settings.bucket_bytes):
+            with times.phase("transfer"):
+                self._run(self._keep_pause_short())
+                self._run(self._send(bucket))
+
+    @abstractmethod
+    async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
+        """Hand tensors over; raises ServersFailedError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from megacov.errors import RolloutError
 from megacov.rollout import RolloutClient
 from megacov.weight_sync.base import RunOnLoop
 from megacov.weight_sync.reach import is_on_loopback, not_on_loopback
-from megacov.weight_sync.session import SessionSettings, SessionTransport
+from megacov.weight_sync.session import BucketTransport, SessionSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TensorTransport(SessionTransport):
+class TensorTransport(BucketTransport):
     """Weights by SGLang's update_weights_from_tensor, only for servers on this machine.
 
     The requests hold pickles, which no server should accept from another machine, so addresses outside the loopback
@@ -35,9 +35,9 @@ class TensorTransport(SessionTransport):
         """See `WeightTransport.from_config`."""
         return cls(clients, run=run, settings=SessionSettings.from_section(config.weight_sync))
 
-    async def _prepare(self) -> None:
+    def _prepare(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Check the addresses."""
-        await self._everywhere(_check_is_local)
+        self._run(self._everywhere(_check_is_local))
 
     async def _send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         payload = serialize(bucket)

@@ -69,6 +69,33 @@ def _push(tensor: int, pipeline: int, name: str) -> Any:
         return taker.taken
 
 
+class Leader(Taker):
+    """Leads the other rank through some commands that need no group, and returns or raises its outcome."""
+
+    def push_weights(self, weights: Any, *, version: int) -> str | None:
+        """Has the signature of RolloutWorker's method."""
+        count, outcome = self.pushes.pop(0)
+        for number in range(min(count, 3)):
+            weights.lead({"do": "send", "number": number, "with_sums": False, "timeout_s": 1.0})
+        self.taken = {name: tensor.clone() for name, tensor in weights}
+        if isinstance(outcome, MegacovError):
+            raise outcome
+        return outcome
+
+
+def _lead(tensor: int, pipeline: int, name: str) -> Any:
+    with laid_out_policy(tensor, pipeline) as policy:
+        leader: Any = Leader(*PUSHES[name])
+        worker = leader if policy.groups.world_rank == 0 else None
+        phase = RolloutExchange(policy.groups, worker, sends_shards=True)
+        try:
+            phase.push_weights(policy, version=1)
+            phase.push_weights(policy, version=1)
+        except (WeightSyncError, RolloutError) as error:
+            return str(error)
+        return len(leader.pushes), sorted(leader.taken)
+
+
 def _judge(tensor: int, pipeline: int, off: float, max_mismatch: float | None) -> str:
     """Result of the check for a batch in which the servers' log-probs differ by `off`."""
     with laid_out_policy(tensor, pipeline) as policy:
@@ -89,6 +116,7 @@ def _settings(policy: Policy) -> Any:
 PUSH_CASES = [(_push, *layout, name) for layout in LAYOUTS for name in PUSHES]
 # Difference and limit; only the third is refused.
 JUDGED = [(0.0, 1e-4), (0.4, 0.5), (-0.6, 0.5), (9.0, None)]
+LEAD_CASES = [(_lead, *layout, name) for layout in LAYOUTS for name in PUSHES]
 JUDGE_CASES = [(_judge, *layout, *case) for layout in LAYOUTS for case in JUDGED]
 
 
@@ -99,7 +127,7 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
 @pytest.fixture(scope="module")
 def results() -> list[list[Any]]:
     """Results of both ranks, by case."""
-    return run_cases(_call, [*PUSH_CASES, *JUDGE_CASES], world_size=2)
+    return run_cases(_call, [*PUSH_CASES, *LEAD_CASES, *JUDGE_CASES], world_size=2)
 
 
 def test_ranks_stay_in_step_when_a_push_fails(results) -> None:
@@ -116,8 +144,23 @@ def test_ranks_stay_in_step_when_a_push_fails(results) -> None:
             assert all(torch.equal(first[each], tensor) for each, tensor in expected.items())
 
 
+def test_ranks_stay_in_step_when_all_send_and_a_push_fails(results) -> None:
+    led = results[len(PUSH_CASES) : len(PUSH_CASES) + len(LEAD_CASES)]
+    for (_, _, pipeline, name), (first, second) in zip(LEAD_CASES, led, strict=True):
+        if name.startswith("refused"):
+            assert first == second == "no"
+        elif name == "would fail for ever":
+            assert first == second
+            assert "in 4 attempts: gone" in first
+        else:
+            num_left, names = first
+            assert num_left == 0
+            assert "embedding.word_embeddings.weight" in names
+            assert ("output_layer.weight" in names) == (pipeline == 1)  # nothing was gathered
+
+
 def test_all_ranks_refuse_log_probs_of_other_weights(results) -> None:
-    judged = results[len(PUSH_CASES) :]
+    judged = results[len(PUSH_CASES) + len(LEAD_CASES) :]
     assert [first for first, _ in judged] == [second for _, second in judged]
     for (*_, off, _limit), (sentence, _) in zip(JUDGE_CASES, judged, strict=True):
         assert ("differ by 0.6 nats a token" in sentence) == bool(sentence) == (off == -0.6)

@@ -19,12 +19,13 @@ pytestmark = [pytest.mark.sglang, pytest.mark.dist]
 TRANSPORTS = {
     "disk": ("/update_weights_from_disk", "weight_sync.verify=version"),
     "broadcast": ("/end_weight_update", "parallel.tensor=2", "weight_sync.verify=checksums"),
+    "reshard": ("/update_weights_from_tensor", "parallel.tensor=2", "weight_sync.verify=checksums"),
     "ipc": ("/end_weight_update", "parallel.pipeline=2"),
 }
 
 
 @pytest.mark.parametrize(
-    "transport", ["disk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("broadcast", "ipc"))]
+    "transport", ["disk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("broadcast", "reshard", "ipc"))]
 )
 def test_a_run_trains_with_two_servers(transport: str, tmp_path: Path) -> None:
     folder, (path, *overrides) = tmp_path / "run", TRANSPORTS[transport]
@@ -46,7 +47,8 @@ def test_a_run_trains_with_two_servers(transport: str, tmp_path: Path) -> None:
     for log in logs:
         assert log.stat().st_mode & 0o777 == 0o600
         text = log.read_text()
-        assert text.count(f'"POST {path} HTTP/1.1" 200') == 4
+        # By reshard, the servers' ranks describe their parameters before the first update.
+        assert text.count(f'"POST {path} HTTP/1.1" 200') == 4 + (transport == "reshard")
         assert '"POST /generate HTTP/1.1" 200' in text
 
 

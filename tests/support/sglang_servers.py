@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -14,22 +15,49 @@ import torch
 from torch import Tensor
 
 from megacov.config import load_config
+from megacov.config.transports import TRANSPORTS
+from megacov.launch.loader import with_loader
+from megacov.megatron.model_shape import read_model_shape
+from megacov.megatron.weight_table import weight_rules
+from megacov.plan import Layout, read_model_sizes
+from megacov.plan.reshard import plan_reshard
 from megacov.rollout import GenerateRequest, RolloutClient, ServerKeys, SglangServer, make_keys
-from megacov.weight_sync import BroadcastTransport, DiskTransport, Meeting, RunOnLoop, SessionSettings, TensorTransport
+from megacov.weight_sync import (
+    BroadcastTransport,
+    DiskTransport,
+    Meeting,
+    OwnShards,
+    ReshardTransport,
+    RunOnLoop,
+    SessionSettings,
+    TensorTransport,
+)
 
 RUN = "yaml_configs/runs/tiny_kl_cov_sglang.yaml"
 MODEL = Path("examples/tiny_policy")
 VOCAB_SIZE = 16
+LOADER = TRANSPORTS["reshard"].loader
 PROMPT = (4, 5, 6, 7)
 START_TIMEOUT_S = 400.0  # half a minute on idle cores, which others may use
 
 
 @contextmanager
 def sglang_servers(
-    number: int, folder: Path, *, model: Path = MODEL, **arguments: str | int | float
+    number: int,
+    folder: Path,
+    *,
+    model: Path = MODEL,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    **arguments: str | int | float,
 ) -> Iterator[tuple[list[SglangServer], ServerKeys]]:
-    """Servers that generate, with logs in the folder and further options such as watchdog_timeout, and their keys."""
+    """Servers that generate and take weights by any transport, with their keys.
+
+    Logs are in the folder. Further options are such as watchdog_timeout.
+    """
     rollout, keys = load_config(RUN).rollout, make_keys()
+    options, variables = with_loader(
+        {**rollout.server_arguments, **arguments}, {**rollout.server_environment, **environment}, LOADER
+    )
     with ExitStack() as stack:
         servers = [
             SglangServer(
@@ -38,8 +66,8 @@ def sglang_servers(
                 keys=keys,
                 log_path=folder / f"server_{each}.log",
                 command=rollout.server_command,
-                arguments={**rollout.server_arguments, **arguments},
-                environment=rollout.server_environment,
+                arguments=options,
+                environment=variables,
                 random_seed=each,
                 start_timeout_s=START_TIMEOUT_S,
             )
@@ -61,6 +89,13 @@ def changed_weights(seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weights = load_file(MODEL / "model.safetensors")
     return {name: each + 0.05 * torch.randn(each.shape, generator=generator) for name, each in weights.items()}
+
+
+def shards_of(weights: dict[str, Tensor]) -> OwnShards:
+    """The same weights as the one rank of a trainer holds them."""
+    rules = weight_rules(read_model_shape(MODEL), padded_vocab_size=VOCAB_SIZE)
+    tensors = {rule.names[0]: rule.layout.shard([weights[name] for name, _ in rule.sources], 1) for rule in rules}
+    return OwnShards(tensors, 1, lambda _command: None)
 
 
 def log_probs_of(weights: dict[str, Tensor], prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
@@ -113,4 +148,14 @@ def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, fold
     if name == "ipc":
         return TensorTransport(clients, run=run, settings=settings)
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
-    return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)
+    if name == "broadcast":
+        return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)
+    assert name == "reshard"
+    sizes = read_model_sizes(MODEL / "config.json")
+    return ReshardTransport(
+        clients,
+        run=run,
+        settings=settings,
+        meeting=meeting,
+        make_plan=lambda servers: plan_reshard(sizes, Layout(), servers, vocab_divisible_by=VOCAB_SIZE),
+    )

@@ -41,6 +41,11 @@ class Capabilities:
     other_parallel: data-parallel copies times pipeline stages. [copies]
     memory_saver: the server can free its GPU memory and allocate it again.
     watchdog_s: time without a step after which the server kills itself while requests run; None if it never does. [s]
+    loaders: custom weight loaders that the server was started with, as module.function.
+    expert_parallel: groups of its ranks that hold different experts. [groups]
+    quantization: method by which the server stores its weights; None if it does not quantise them.
+    has_draft: a draft model runs beside the model.
+    reorders_experts: after loading, the server may store experts in another order than the model's.
     """
 
     version: str = NEWEST_TESTED_VERSION
@@ -53,6 +58,11 @@ class Capabilities:
     other_parallel: int = 1
     memory_saver: bool = False
     watchdog_s: float | None = None
+    loaders: tuple[str, ...] = ()
+    expert_parallel: int = 1
+    quantization: str | None = None
+    has_draft: bool = False
+    reorders_experts: bool = False
 
 
 def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabilities:
@@ -88,12 +98,25 @@ def read_capabilities(server_info: Mapping[str, Any], *, server: str) -> Capabil
         other_parallel=_size(server_info, "pp_size") * _size(server_info, "dp_size"),
         memory_saver=bool(server_info.get("enable_memory_saver", False)),
         watchdog_s=_seconds(server_info, "watchdog_timeout"),
+        loaders=_names(server_info, "custom_weight_loader"),
+        expert_parallel=_size(server_info, "ep_size"),
+        quantization=next(iter(_names(server_info, "quantization")), None),
+        has_draft=bool(server_info.get("speculative_algorithm")),
+        # On GPUs some runners do, and auto may choose one of these.
+        reorders_experts=server_info.get("device") not in (None, "cpu")
+        and server_info.get("moe_runner_backend") != "triton",
     )
 
 
 def _size(server_info: Mapping[str, Any], name: str) -> int:
     size = server_info.get(name, 1)
     return size if type(size) is int and 1 <= size <= _LARGEST_SIZE else 1
+
+
+def _names(server_info: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    found = server_info.get(name)
+    several = found if isinstance(found, list) else [found]
+    return tuple(each for each in several if isinstance(each, str))
 
 
 def _seconds(server_info: Mapping[str, Any], name: str) -> float | None:

@@ -14,6 +14,7 @@ from megacov.rollout.client.wire import error_sentence
 from megacov.types import WeightBucket, WeightGroup
 
 _PROBE_TIMEOUT_S = 30.0
+_NOTHING = "gARdlC4="  # base64 of the pickle of an empty list
 
 
 class _RankChecksums(BaseModel):
@@ -143,6 +144,18 @@ class WeightCalls:
         """
         body = {"serialized_named_tensors": list(payloads), "flush_cache": flush_cache}
         await self._update("/update_weights_from_tensor", body, "take tensors")
+
+    async def run_loader(self, loader: str) -> None:
+        """Have every rank of the server call its custom weight loader, with nothing. It answers once all have returned.
+
+        The server does not know whether they did what they should. One that does not have the loader would die, so look
+        at its `Capabilities` first.
+
+        Args:
+            loader: module.function that the server was started with.
+        """
+        body = {"serialized_named_tensors": [_NOTHING] * self.num_ranks, "load_format": loader, "flush_cache": False}
+        await self._update("/update_weights_from_tensor", body, f"run {loader}")
 
     async def set_version(self, weight_version: str, *, abort_requests: bool = False) -> None:
         """Rename the weights that the server holds.

@@ -19,6 +19,8 @@ from megacov.trainer.agreement import from_rank_zero, on_rank_zero
 from megacov.trainer.rollout.worker import Collected, RolloutWorker
 from megacov.trainer.state import RolloutState, TrainState
 from megacov.types import RolloutBatch
+from megacov.weight_sync import OwnShards, ShardSender
+from megacov.weight_sync.shard_sender import Command
 
 _MAX_PUSHES = 4  # of the same weights, each to the servers that are left
 
@@ -30,16 +32,18 @@ class RolloutExchange:
     shown: rows of the last collected batch that people see in RUN/samples; equal on every rank.
     """
 
-    def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None) -> None:
+    def __init__(self, groups: ParallelGroups, worker: RolloutWorker | None, *, sends_shards: bool = False) -> None:
         """Begin nothing yet.
 
         Args:
             groups: process groups of this rank.
             worker: the worker on rank 0, None on other ranks.
+            sends_shards: whether every rank sends its shards to the servers itself, so that nothing is gathered.
         """
         assert (worker is not None) == (groups.world_rank == 0)
         self._groups = groups
         self._worker = worker
+        self._sends_shards, self._sender = sends_shards, ShardSender()
         self._failure = ""  # reason why the last push failed
         self._num_waits = 0  # times since the last batch that servers needed another push
         self._pushed: int | None = None
@@ -51,7 +55,8 @@ class RolloutExchange:
 
         If servers are lost during a push, it is repeated to those that are left.
 
-        Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`.
+        Collectives: for each push those of `from_rank_zero`, `Policy.hf_weights`, `on_rank_zero`, `from_rank_zero`; if
+        every rank sends its shards, `from_rank_zero` for each command of rank 0 instead of the first two.
 
         Args:
             policy: source of the weights.
@@ -64,21 +69,45 @@ class RolloutExchange:
             return
         why = ""
         for _ in range(_MAX_PUSHES):
-            weights = _when_wanted(policy.hf_weights(), self._groups)
-            if self._worker is None:
-                _exhaust(weights)
-            on_rank_zero(lambda: self._push(weights, version), self._groups)  # noqa: B023 - called at once
+            if self._sends_shards:
+                self._push_shards(policy, version)
+            else:
+                self._push_gathered(policy, version)
             why = from_rank_zero(self._failure, self._groups)
             if not why:
                 self._pushed = version
                 return
         raise WeightSyncError(f"New weights did not reach the rollout servers in {_MAX_PUSHES} attempts: {why}")
 
-    def _push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        try:
-            self._failure = self._rank_zero.push_weights(weights, version=version) or ""
-        finally:
-            _exhaust(weights)  # the other ranks gather to the end, so rank 0 must too
+    def _push_gathered(self, policy: Policy, version: int) -> None:
+        weights = _when_wanted(policy.hf_weights(), self._groups)
+        if self._worker is None:
+            _exhaust(weights)
+
+        def push() -> None:
+            try:
+                self._failure = self._rank_zero.push_weights(weights, version=version) or ""
+            finally:
+                _exhaust(weights)  # the other ranks gather to the end, so rank 0 must too
+
+        on_rank_zero(push, self._groups)
+
+    def _push_shards(self, policy: Policy, version: int) -> None:
+        """Rank 0 leads the others by commands, the last of which is None."""
+        tensors, groups = policy.own_shards(), self._groups
+        if self._worker is None:
+            no_command: Command | None = None  # rank 0's counts
+            while (command := from_rank_zero(no_command, groups)) is not None:
+                self._sender.obey(command, tensors, rank=groups.world_rank)
+
+        def push() -> None:
+            shards = OwnShards(tensors, groups.world_size, lambda command: from_rank_zero(command, groups))
+            try:
+                self._failure = self._rank_zero.push_weights(shards, version=version) or ""
+            finally:
+                from_rank_zero(None, groups)
+
+        on_rank_zero(push, groups)
 
     def begin(self, state: TrainState, *, step: int) -> None:
         """Begin to sample and judge a rollout batch from the weights that were pushed last; returns at once.

@@ -11,6 +11,7 @@ from megacov.config import RunConfig
 from megacov.config.addresses import is_loopback
 from megacov.embedded_server.startup import listen
 from megacov.errors import RolloutError
+from megacov.launch.loader import with_loader
 from megacov.rollout import (
     EMBEDDED_HEALTH_TIMEOUT_S,
     HEALTH_TIMEOUT_S,
@@ -191,7 +192,8 @@ def _embedded(config: RunConfig, folder: Path, keys: ServerKeys) -> EmbeddedServ
 
 def _sglang(config: RunConfig, folder: Path, keys: ServerKeys, number: int) -> SglangServer:
     rollout = config.rollout
-    environment, arguments = dict(rollout.server_environment), dict(rollout.server_arguments)
+    loader = config.weight_sync.traits.loader
+    arguments, environment = with_loader(rollout.server_arguments, rollout.server_environment, loader)
     if rollout.colocated:
         arguments["enable-memory-saver"] = True
     if rollout.server_devices:

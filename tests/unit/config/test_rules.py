@@ -195,6 +195,13 @@ BROKEN = {
         {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.0}},
         "total_s = 25 s, and rewards.timeout_s is 25: raise rewards.timeout_s, or lower the argument total_s",
     ),
+    "staging_is_bounded": (
+        {
+            "rollout": {"engine": "sglang", "servers": 1},
+            "weight_sync": {"transport": "reshard", "bucket_bytes": 2**30 + 1},
+        },
+        "weight_sync.bucket_bytes is 1073741825, .* set at most 1073741824",
+    ),
     "servers_are_given_up_before_ranks": (
         {
             "rollout": {"engine": "sglang", "servers": 1},
@@ -230,6 +237,10 @@ BROKEN = {
 }
 
 HELD = [
+    {
+        "rollout": {"engine": "sglang", "servers": 1},
+        "weight_sync": {"transport": "reshard", "bucket_bytes": 2**30},
+    },
     {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 25.1}},
     {"rewards": {"verifier": "code", "allow_code": True, "timeout_s": 5.0, "arguments": {"total_s": 4.9}}},
     {"rollout": {"max_response_length": 1000}, "rewards": {"verifier": "sum_pairs", "overlong_buffer": 999}},

@@ -31,6 +31,7 @@ from megacov.weight_sync import ServersFailedError
 from tests.support.judging import judged_by
 from tests.support.partial_rollouts import any_is_cut
 from tests.support.sglang_servers import (
+    LOADER,
     MODEL,
     PROMPT,
     START_TIMEOUT_S,
@@ -41,6 +42,7 @@ from tests.support.sglang_servers import (
     log_probs_of,
     make_transport,
     sglang_servers,
+    shards_of,
     wait_for_running,
 )
 
@@ -76,27 +78,25 @@ def test_nobody_gets_in_without_the_right_key(running):
 def test_servers_report_their_capabilities(running):
     async def run():
         for client in clients_of(running):
-            assert await client.learn_capabilities() == Capabilities(request_seeds=False, watchdog_s=300.0)
+            known = await client.learn_capabilities()
+            assert known == Capabilities(request_seeds=False, watchdog_s=300.0, loaders=(LOADER,))
 
     asyncio.run(run())
-
-
-TRANSPORTS = ("disk", "broadcast", "ipc")
 
 
 def test_weights_arrive_the_same_by_every_transport(running, tmp_path):
     with asyncio.Runner() as runner:
         clients = clients_of(running)
         sums = []
-        for number, name in enumerate(TRANSPORTS):
+        for number, name in enumerate(("disk", "broadcast", "ipc", "reshard")):
             transport = make_transport(name, clients, runner.run, tmp_path, verify="checksums")
             other, weights = changed_weights(number), changed_weights(9)
             for version, each in ((10 * number, other), (10 * number + 1, weights)):
-                times = transport.push(version, each.items())
+                times = transport.push(version, shards_of(each) if name == "reshard" else each.items())
                 assert times.num_bytes == sum(tensor.nbytes for tensor in weights.values())
             runner.run(assert_hold(clients, weights, str(10 * number + 1)))
             sums.append(runner.run(clients[0].weights.checksums()))
-        assert sums[0] == sums[1] == sums[2]
+        assert sums == sums[:1] * 4
 
 
 @pytest.mark.parametrize("pause_mode", ["abort", "retract", "in_place"])

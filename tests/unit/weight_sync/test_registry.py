@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,6 +71,22 @@ def test_a_new_transport_needs_its_class_and_its_traits_alone(monkeypatch):
 def test_a_sentence_names_every_transport_that_would_do():
     assert choose_transport(lambda traits: traits.keeps_copy) == "weight_sync.transport=disk"
     assert choose_transport(lambda traits: not traits.loopback_only) == "weight_sync.transport to disk or broadcast"
+
+
+def test_a_server_that_cannot_take_shards_is_refused_in_one_sentence():
+    sync = load_config(RUN).weight_sync.model_copy(update={"transport": "reshard"})
+    able = Capabilities(version="0.5.23", loaders=("other.loader", "megacov_receiver.receive"))
+    assert why_out_of_reach(sync, able, "http://127.0.0.1:1") is None
+    for change, words in (
+        ({"loaders": ("other.loader",)}, "was started without --custom-weight-loader megacov_receiver.receive: start"),
+        ({"version": "0.5.22"}, "runs SGLang 0.5.22, where it was never tried: install 0.5.23"),
+        ({"quantization": "fp8"}, "stores its weights by fp8"),
+        ({"has_draft": True}, "runs a draft model"),
+        ({"other_parallel": 2}, "has 2 data-parallel copies or pipeline stages"),
+    ):
+        why = why_out_of_reach(sync, replace(able, **change), "http://127.0.0.1:1")
+        assert why is not None and words in why and "weight_sync.transport=" in why
+        assert why.count(". ") == 0
 
 
 def test_trainer_and_embedded_server_mean_the_same_pause_modes():

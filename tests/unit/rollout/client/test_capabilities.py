@@ -53,6 +53,26 @@ def test_the_info_of_a_real_server_is_read():
     assert read_capabilities(info, server="S") == Capabilities(request_seeds=False, watchdog_s=300.0)
 
 
+def test_what_matters_to_shards_is_read():
+    info = {
+        "custom_weight_loader": ["a.b", "c.d"],
+        "ep_size": 4,
+        "quantization": "fp8",
+        "speculative_algorithm": "EAGLE",
+    }
+    found = of("0.5.23", **info)
+    assert (found.loaders, found.expert_parallel, found.quantization, found.has_draft) == (
+        ("a.b", "c.d"),
+        4,
+        "fp8",
+        True,
+    )
+    orders = [("cuda", "auto"), ("cuda", "flashinfer_trtllm"), ("cuda", "triton"), ("cpu", "auto")]
+    found = [of("0.5.23", device=device, moe_runner_backend=runner).reorders_experts for device, runner in orders]
+    assert found == [True, True, False, False]
+    assert of("0.5.23", custom_weight_loader=None) == of("0.5.23", custom_weight_loader=[1], quantization=None)
+
+
 @pytest.mark.parametrize("value", [None, 0, -1, True, "300", float("inf"), float("nan")])
 def test_a_server_without_a_readable_watchdog_is_taken_to_have_none(value):
     assert of("0.5.23", watchdog_timeout=value).watchdog_s is None

@@ -1,0 +1,260 @@
+"""Weights from shard to shard over a real group: whole on every server, or on none that serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from megacov.errors import WeightSyncError
+from megacov.plan.pieces import Block, Piece
+from megacov.rollout.client.capabilities import Capabilities
+from megacov.weight_sync import Meeting, OwnShards, ReshardTransport, SessionSettings
+from tests.support.scripted_server import scripted_clients
+from tests.support.shard_peers import Rank, ReceivingServer, ServerRank, TrainerRank, ended
+
+torch.set_num_threads(1)
+# Two ranks of the trainer hold the rows of "w" and of a stacked expert; "n" is on both, and the first one sends it.
+ROWS, COLUMNS = 6, 50
+SHAPES = {"a.w": (ROWS, COLUMNS), "a.n": (COLUMNS,), "b.experts.w": (2, 3, COLUMNS)}
+SESSION = ["/begin_weight_update", "/update_weights_from_tensor", "/end_weight_update"]
+PUSH = ["/pause_generation", *SESSION, "/flush_cache", "/update_weight_version", "/model_info", "/continue_generation"]
+TIMEOUT_S = 4.0
+
+
+def tensors_of(rank: int, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 * seed + rank)
+    tensors = {
+        name: torch.randn(shape, generator=generator) for name, shape in (("W", (3, COLUMNS)), ("E", (3, COLUMNS)))
+    }
+    return tensors | {"N": torch.arange(COLUMNS) + float(seed)}
+
+
+def expected(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    one, other = tensors_of(0, seed), tensors_of(1, seed)
+    found = {
+        "a.w": torch.cat([one["W"], other["W"]]),
+        "a.n": one["N"],
+        "b.experts.w": torch.stack([one["E"], other["E"]]),
+    }
+    return {name: each.to(dtype) for name, each in found.items()}
+
+
+@dataclass
+class Plan:
+    servers: int
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(SHAPES))
+
+    def target_shapes(self, receiver: int) -> dict[str, tuple[int, ...]]:
+        return self.shapes
+
+    def pieces(self) -> Iterator[Piece]:
+        for server in range(self.servers):
+            for rank in range(2):
+                rows = Block("a.w", (3 * rank, 0), (3 * rank + 3, COLUMNS))
+                yield Piece(rank, Block("W", (0, 0), (3, COLUMNS)), server, 0, rows)
+                expert = Block("b.experts.w", (rank, 0, 0), (rank + 1, 3, COLUMNS))
+                yield Piece(rank, Block("E", (0, 0), (3, COLUMNS)), server, 0, expert)
+            yield Piece(0, Block("N", (0,), (COLUMNS,)), server, 0, Block("a.n", (0,), (COLUMNS,)))
+
+
+class Stage:
+    """Rank 0 in this process, another rank of the trainer, and servers with one rank each."""
+
+    def __init__(self, servers: list[ReceivingServer], sender: Rank, clients: Any, transport: ReshardTransport) -> None:
+        self.servers, self.sender, self.clients, self.transport = servers, sender, clients, transport
+        self.sender_dies, self._version = False, 0
+
+    def push(self, seed: int = 1) -> str:
+        """Push weights of this seed, and return the sentence of the error, if there is one."""
+        self._version += 1
+
+        def lead(command: Any) -> None:
+            self.sender.tell("obey", dict(command), self.sender_dies)
+            self._answers += 1
+
+        self._answers = 0
+        self.sender.ask("hold", tensors_of(1, seed))
+        shards = OwnShards(tensors_of(0, seed), 2, lead)
+        try:
+            self.transport.push(self._version, shards)
+        except WeightSyncError as error:
+            self.failed = list(getattr(error, "failures", {}))
+            return str(error)
+        finally:
+            for _ in range(self._answers):
+                self.sender.answer()
+        return ""
+
+
+@contextmanager
+def stage(number: int = 1, *, dtype: str = "bfloat16", plan: Plan | None = None, **settings: Any) -> Iterator[Stage]:
+    ranks, sender = [Rank(ServerRank, SHAPES, dtype) for _ in range(number)], Rank(TrainerRank, 1, {})
+    servers = [ReceivingServer([rank]) for rank in ranks]
+    with ExitStack() as stack:
+        stack.enter_context(ended(*ranks, sender))
+        clients, run = stack.enter_context(scripted_clients(*servers))
+        transport = ReshardTransport(
+            clients,
+            run=run,
+            settings=SessionSettings(**{"bucket_bytes": 150, "timeout_s": TIMEOUT_S} | settings),
+            meeting=Meeting("gloo", "127.0.0.1", torch.device("cpu")),
+            make_plan=lambda layout: plan or Plan(layout.number),
+        )
+        yield Stage(servers, sender, clients, transport)
+
+
+def held(server: ReceivingServer) -> dict[str, torch.Tensor]:
+    (parameters,) = server.ranks[0].ask("parameters")
+    return parameters
+
+
+def assert_holds(server: ReceivingServer, weights: dict[str, torch.Tensor]) -> None:
+    found = held(server)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], each) for name, each in weights.items())
+
+
+def serves(server: ReceivingServer) -> bool:
+    return "/continue_generation" in server.calls
+
+
+def test_servers_get_the_weights_of_all_ranks_push_after_push():
+    with stage(2) as here:
+        assert here.push() == ""
+        for server in here.servers:
+            assert_holds(server, expected(1))
+            assert server.calls == ["/model_info", "/init_weights_update_group", *SESSION, *PUSH]
+            assert server.version == "1"
+            server.calls.clear()
+        assert here.push(2) == ""  # over the same group
+        for server in here.servers:
+            assert_holds(server, expected(2))
+            assert server.calls == PUSH
+
+
+@pytest.mark.parametrize("verify", ["none", "checksums"])
+def test_any_dtype_and_any_buffer_will_do(verify):
+    with stage(dtype="float32", bucket_bytes=1 << 20, verify=verify) as here:
+        assert here.push() == here.push(2) == ""
+        assert_holds(here.servers[0], expected(2, torch.float32))
+
+
+def test_when_the_servers_change_the_group_does_too():
+    with stage(2) as here:
+        assert here.push() == ""
+        (gone,) = here.clients[1:]
+        here.clients.remove(gone)
+        assert here.push(2) == ""
+        assert_holds(here.servers[0], expected(2))
+        assert_holds(here.servers[1], expected(1))
+        here.clients.append(gone)
+        assert here.push(3) == ""
+        assert_holds(here.servers[1], expected(3))
+
+
+def test_a_receiver_that_dies_in_the_middle_is_named_and_nobody_serves():
+    with stage(2) as here:
+        here.servers[1].faults = ["dies in the middle"]
+        started = time.monotonic()
+        assert "New weights did not arrive whole" in here.push()
+        assert time.monotonic() - started < TIMEOUT_S  # its connections are closed, so nobody waits for the deadline
+        assert here.failed == here.clients[1:]
+        assert not any(map(serves, here.servers))
+        here.clients.pop()  # as the fleet does with a server that failed
+        assert here.push(2) == ""
+        assert_holds(here.servers[0], expected(2))
+
+
+def test_a_sender_that_dies_leaves_no_server_to_serve():
+    with stage(2) as here:
+        here.sender_dies = True
+        assert here.push() != ""
+        assert not any(map(serves, here.servers))
+        assert [server.version for server in here.servers] == ["default"] * 2
+
+
+def test_a_late_receiver_writes_nothing_afterwards():
+    with stage(2, timeout_s=1.5) as here:
+        assert here.push() == ""  # a server that has been late before has a group
+        here.servers[1].faults, here.servers[1].late_s = ["is late"], 3.0
+        before = held(here.servers[1])
+        assert "did not answer within 1.5 s" in here.push(2)
+        assert here.clients[1] in here.failed
+        time.sleep(2.5)
+        assert_holds(here.servers[1], before)
+        assert_holds(here.servers[0], before)  # nobody begins before all are there
+        here.servers[1].faults = [""]
+        assert here.push(3) == ""
+        for server in here.servers:
+            assert_holds(server, expected(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("a.w", (ROWS + 1, COLUMNS), r"has (6, 50) as a.w, and the plan has (7, 50)"),
+        ("a.bias", (3,), "has no such parameter as a.bias, and the plan has (3,)"),
+    ],
+)
+def test_a_server_of_another_shape_is_refused_before_anything_is_sent(name, shape, words):
+    with stage(plan=Plan(1, SHAPES | {name: shape})) as here:
+        assert words in here.push()
+        assert here.failed == []  # another push would not help
+        assert set(torch.cat([each.flatten() for each in held(here.servers[0]).values()]).tolist()) == {7.0}
+        assert "/pause_generation" not in here.servers[0].calls and not here.servers[0].is_open
+
+
+def test_a_plan_that_does_not_fit_is_refused_by_the_receiver_before_it_writes():
+    class Wrong(Plan):
+        def pieces(self) -> Iterator[Piece]:
+            for piece in super().pieces():
+                yield (
+                    replace(piece, target=replace(piece.target, start=(1,), stop=(COLUMNS + 1,)))
+                    if piece.source.name == "N"
+                    else piece
+                )
+
+    with stage(2, plan=Wrong(2)) as here:
+        assert "ValueError: a.n has no block from [1] to [51]" in here.push()
+        assert here.failed == here.clients
+        for server in here.servers:
+            assert set(held(server)["a.w"].flatten().tolist()) == {7.0}
+            assert not serves(server)
+
+
+def test_a_flipped_bit_is_found():
+    with stage(2) as here:
+        here.servers[0].faults = ["flips a bit"]
+        assert "holds other bits than were sent in 1 tensors, such as " in here.push()
+        assert here.failed == here.clients[:1]
+        assert not any(map(serves, here.servers)) and here.servers[0].version == "default"
+        here.servers[0].faults = [""]
+        assert here.push() == ""
+
+
+def test_a_receiver_that_cannot_write_takes_the_rest_and_reports_it():
+    with stage(2) as here:
+        here.servers[0].faults = ["cannot write"]
+        started = time.monotonic()
+        assert "OutOfMemoryError: no memory" in here.push()
+        assert time.monotonic() - started < TIMEOUT_S
+        assert here.failed == here.clients[:1]
+
+
+def test_servers_of_different_layouts_are_refused():
+    with stage(2) as here:
+        here.clients[1].connection.capabilities = Capabilities(tensor_parallel=2)
+        assert "start equal servers, or set weight_sync.transport=broadcast" in here.push()
+
+
+def test_experts_whose_order_is_not_known_are_refused():
+    with stage() as here:
+        here.clients[0].connection.capabilities = Capabilities(reorders_experts=True)
+        assert "start it with --moe-runner-backend triton" in here.push()
+        assert not serves(here.servers[0])
