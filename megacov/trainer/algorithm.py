@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from megacov.advantages import ADVANTAGES
 from megacov.config.loss_section import ImportedLoss
-from megacov.config.rules import correction_mismatch, old_entropy_mismatch, selection_mismatch
+from megacov.config.old_log_prob_rules import old_entropy_mismatch
+from megacov.config.rules import correction_mismatch, selection_mismatch
 from megacov.config.schema import RunConfig
 from megacov.errors import ConfigError
 from megacov.losses import Loss, get_loss

@@ -8,6 +8,7 @@ from megacov.config import make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
 from tests.support.config_values import algorithm, values
+from tests.support.old_log_prob_rules import OLD_LOG_PROB_RULES
 from tests.support.selection_rules import SELECTION_RULES
 
 BROKEN = {
@@ -51,10 +52,6 @@ BROKEN = {
         {"algorithm": {"loss": {"name": "dppo"}, "rollout_correction": {"level": "token"}}},
         r"loss.name is dppo, .* algorithm.rollout_correction.level is token, which would weigh them twice: set it to",
     ),
-    "the_servers_log_probs_are_enough (entropy mask)": (
-        {"algorithm": {"old_log_probs": "rollout", "entropy_mask": {"keep": "high"}}},
-        r"old_log_probs is rollout and algorithm.entropy_mask.keep is high, .* set algorithm.entropy_mask.keep=all, or",
-    ),
     "a_loss_has_its_own_selection": (
         {"algorithm": algorithm("m2po", name="kl_cov")},
         "loss.name is m2po and algorithm.selection.name is kl_cov: .* so set algorithm.selection.name=m2po",
@@ -66,34 +63,6 @@ BROKEN = {
     "a_loss_has_its_own_selection (of another)": (
         {"algorithm": algorithm("clip_cov", name="bapo")},
         "the selection belongs to the loss bapo, so set algorithm.loss.name=bapo, or another selection",
-    ),
-    "the_servers_log_probs_are_enough (old entropy)": (
-        {"algorithm": {"old_log_probs": "rollout", "loss": {"name": "erc"}}},
-        "loss.name is erc, which reads the trainer's entropies .* set algorithm.old_log_probs=recompute, or another",
-    ),
-    "the_servers_log_probs_are_enough (high entropy)": (
-        {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="high_entropy")}},
-        "selection.name is high_entropy, .* or algorithm.old_log_probs=recompute",
-    ),
-    "the_servers_log_probs_are_enough (entropy as a reward)": (
-        {"algorithm": {"old_log_probs": "rollout", "max_entropy": {"coef": 0.1}}},
-        "max_entropy.coef is 0.1, .* set algorithm.max_entropy.coef=0, or",
-    ),
-    "the_servers_log_probs_are_enough (filtered)": (
-        {"algorithm": {"old_log_probs": "rollout", **algorithm("lp_reg", name="lp_reg")}},
-        "loss.name is lp_reg, which reads the trainer's .* set algorithm.old_log_probs=recompute, or another",
-    ),
-    "the_servers_log_probs_are_enough (steer)": (
-        {"algorithm": {"old_log_probs": "rollout", **algorithm("steer", name="steer", log_probs="old")}},
-        "selection.name is steer with log_probs old, .* set algorithm.selection.log_probs=current, or",
-    ),
-    "the_servers_log_probs_are_enough (before any update)": (
-        {"algorithm": {"old_log_probs": "rollout", **algorithm("kl_cov", name="kl_cov", scope="rollout_batch")}},
-        "selection.scope is rollout_batch with log_probs current, .* set algorithm.selection.log_probs=old",
-    ),
-    "the_servers_log_probs_are_enough (correction)": (
-        {"algorithm": {"old_log_probs": "rollout", "rollout_correction": {"level": "token"}}},
-        "rollout_correction.level is token, which would weigh tokens twice, .* set algorithm.rollout_correction.level",
     ),
     "updates_divide_the_batch": (
         {"rollout": {"prompts_per_step": 6, "samples_per_prompt": 2}, "batch": {"updates_per_rollout": 5}},
@@ -141,6 +110,7 @@ BROKEN = {
         "rollout.server_devices has 1 entries and rollout.servers is 2",
     ),
     **SELECTION_RULES,
+    **OLD_LOG_PROB_RULES,
     "repeatable_samples_come_from_the_embedded_server": (
         {
             "run": {"name": "x", "steps": 5, "deterministic": True},
