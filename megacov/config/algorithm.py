@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
+from megacov.config.controller import Controller, NoController, controller_form
 from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss, LossSection
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.losses.ppo_clip import PpoClipLoss
@@ -80,6 +81,9 @@ Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
 Method = Literal["auto", "pass", "deferred", "correction"]
 
+LARGE_RATIO = 0.05
+"""A covariance ratio from here on is taken for a percentage."""
+
 
 class NoSelection(Section):
     """No token is singled out."""
@@ -93,11 +97,7 @@ class NoSelection(Section):
     """No selection."""
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments of the selector.
-
-        Returns:
-            Nothing.
-        """
+        """The keyword arguments of the selector: none."""
         return {}
 
 
@@ -118,11 +118,7 @@ class TokenSelection(Section):
     if that is known to be cheaper than a pass, and else makes a pass."""
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments of the selector.
-
-        Returns:
-            Every setting that is its own.
-        """
+        """The keyword arguments of the selector: every setting that is its own."""
         return self.model_dump(exclude={"name", "scope", "log_probs", "method", "allow_large_ratio"})
 
 
@@ -240,6 +236,8 @@ class AlgorithmSection(Section):
         NoSelection | KlCovSelection | ClipCovSelection | HighEntropySelection | M2poSelection | BapoSelection
     ) = Field(NoSelection(), discriminator="name")
     """The tokens that the loss treats in its own way."""
+    controller: Controller = Field(NoController(), discriminator=Discriminator(controller_form))
+    """What makes one of these settings follow the entropy."""
     entropy_mask: EntropyMaskSection = EntropyMaskSection()
     """The tokens that carry the gradient at all."""
     rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()

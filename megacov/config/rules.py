@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megacov.config.algorithm import LARGE_RATIO
+from megacov.config.controller_rules import CONTROLLER_RULES
 from megacov.config.evaluation_rules import EVALUATION_RULES
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.model_split import choices, divisors
@@ -24,8 +26,6 @@ from megacov.config.server_rules import (
     the_embedded_server_reads_weights_from_disk,
 )
 from megacov.errors import ConfigError
-
-LARGE_RATIO = 0.05
 
 Rule = Callable[[RunConfig], str | None]
 
@@ -266,6 +266,7 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
+    *CONTROLLER_RULES,
     *REWARD_RULES,
     *ROLLOUT_RULES,
     the_embedded_server_reads_weights_from_disk,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil, floor, log10
 
-from megacov.config.rules import LARGE_RATIO
+from megacov.config.algorithm import LARGE_RATIO
 from megacov.config.schema import RunConfig
 
 FEWEST_SELECTED = 5

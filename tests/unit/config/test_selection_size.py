@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megacov.config import RunConfig, config_warnings, load_config
-from megacov.config.rules import LARGE_RATIO
+from megacov.config.algorithm import LARGE_RATIO
 from megacov.config.selection_size import (
     FEWEST_SELECTED,
     most_tokens_in_scope,
