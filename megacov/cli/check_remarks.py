@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from megacov.cli.check_plan import RunPlan
+from megacov.cli.control_remarks import control_remarks
 from megacov.cli.server_layout import longest_of, longest_served, servers_are_foreign, too_long
 from megacov.config import RunConfig, config_warnings
 from megacov.config.advice import prompts_repeat
@@ -34,6 +35,7 @@ def _own_remarks(plan: RunPlan) -> Iterator[str]:
         yield from too_long(config, plan.sizes)
     yield from _context_remarks(plan, longest_of(config))
     yield from _data_remarks(config)
+    yield from control_remarks(config)
     if batch.sequences_per_update % plan.layout.data:
         yield (
             f"{batch.sequences_per_update} sequences of an optimizer step are split over parallel.data "

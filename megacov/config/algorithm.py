@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
+from megacov.config.controller import Controller, NoController, controller_form
 from megacov.config.loss_section import FUNCTION_FORM, ImportedLoss, LossSection
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.losses.ppo_clip import PpoClipLoss
@@ -118,6 +119,8 @@ class AlgorithmSection(Section):
     """The policy loss."""
     selection: AnySelection = Field(NoSelection(), discriminator="name")
     """The tokens that the loss treats in its own way."""
+    controller: Controller = Field(NoController(), discriminator=Discriminator(controller_form))
+    """What makes one of these settings follow the entropy."""
     entropy_mask: EntropyMaskSection = EntropyMaskSection()
     """The tokens that carry the gradient at all."""
     max_entropy: MaxEntropySection = MaxEntropySection()

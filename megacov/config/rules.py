@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megacov.config.controller_rules import CONTROLLER_RULES
 from megacov.config.evaluation_rules import EVALUATION_RULES
 from megacov.config.losses import LOSS_SECTIONS
 from megacov.config.model_split import choices, divisors
@@ -15,6 +16,7 @@ from megacov.config.old_log_prob_rules import the_servers_log_probs_are_enough
 from megacov.config.reward_rules import REWARD_RULES
 from megacov.config.rollout_rules import ROLLOUT_RULES
 from megacov.config.schema import RunConfig
+from megacov.config.selections import LARGE_RATIO
 from megacov.config.server_rules import (
     colocated_servers_take_turns_with_the_trainer,
     engine_has_its_servers,
@@ -26,8 +28,6 @@ from megacov.config.server_rules import (
     the_embedded_server_reads_weights_from_disk,
 )
 from megacov.errors import ConfigError
-
-LARGE_RATIO = 0.05
 
 Rule = Callable[[RunConfig], str | None]
 
@@ -226,6 +226,7 @@ RULES: tuple[Rule, ...] = (
     sequence_parallelism_has_tensor_parallelism,
     experts_are_shared_out_within_a_stage,
     repeatable_samples_come_from_the_embedded_server,
+    *CONTROLLER_RULES,
     *REWARD_RULES,
     *ROLLOUT_RULES,
     the_embedded_server_reads_weights_from_disk,

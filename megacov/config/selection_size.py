@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import ceil, floor, log10
 
-from megacov.config.rules import LARGE_RATIO
 from megacov.config.schema import RunConfig
+from megacov.config.selections import LARGE_RATIO
 
 FEWEST_SELECTED = 5
 """With fewer tokens a method hardly acts: the paper's runs select about a hundred in each mini-batch."""

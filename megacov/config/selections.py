@@ -12,6 +12,9 @@ Scope = Literal["mini_batch", "rollout_batch", "micro_batch"]
 LogProbs = Literal["current", "old"]
 Method = Literal["auto", "pass", "deferred", "correction"]
 
+LARGE_RATIO = 0.05
+"""A covariance ratio from here on is taken for a percentage."""
+
 
 class NoSelection(Section):
     """No token is singled out."""

@@ -69,6 +69,11 @@ _PAGE: dict[str, dict[str, list[Any]]] = {
         "correlation": _chart(*_declared("theorem/", "_correlation")),
         "signs that agree (share)": _chart(*_declared("theorem/", "_same_sign")),
     },
+    "Controller": {
+        "entropy at temperature 1, and its target (nats)": _chart("control/measured", "control/target"),
+        "value that the controller sets": _chart("control/value"),
+        "sum that the controller keeps": _chart("control/integral"),
+    },
     "Updates": {
         "norm of the gradient": _chart("policy/grad_norm"),
         "distance from the old policy (nats)": _chart("policy/k1", "policy/k1_abs", "policy/k3"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from megacov.losses import LOSSES, SHARED_METRICS, TERM_METRICS, Metric
 from megacov.monitor.breakdown_tags import BREAKDOWN_TAGS
+from megacov.monitor.control_tags import CONTROL_SECTION, CONTROL_TAGS
 from megacov.monitor.law_tags import ALARM_TAGS, LAW_SECTIONS, LAW_TAGS
 from megacov.monitor.perf_tags import PERF_TAGS
 from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
@@ -238,6 +239,7 @@ _TABLE = (
     *LAW_TAGS,
     *ALARM_TAGS,
     *THEOREM_TAGS,
+    *CONTROL_TAGS,
 )
 
 TAGS: dict[str, Tag] = {tag.name: tag for tag in _TABLE}
@@ -252,7 +254,7 @@ def render_markdown() -> str:
         "",
         HEAD,
     ]
-    for section, text in (SECTIONS | LAW_SECTIONS | {"theorem": THEOREM_SECTION}).items():
+    for section, text in (SECTIONS | LAW_SECTIONS | {"theorem": THEOREM_SECTION, "control": CONTROL_SECTION}).items():
         lines += ["", f"## {section}", "", text, "", "| tag | meaning | unit | mean over |", "|---|---|---|---|"]
         lines += [
             f"| `{tag.name}` | {tag.meaning.replace('|', chr(92) + '|')} | {tag.unit} | {tag.denominator} |"

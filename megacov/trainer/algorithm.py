@@ -17,6 +17,7 @@ from megacov.losses import Loss, get_loss
 from megacov.losses.imported import check_hyperparameters, try_loss
 from megacov.plan.correction import CorrectionCost, correction_cost
 from megacov.selection import Selector, get_selector
+from megacov.trainer.control import Control, build_control
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,7 @@ class Algorithm:
     corrects: whether later optimizer steps that do not defer take them from a forward-backward pass without selection,
         and correct its gradient; otherwise from another pass.
     correction_cost: with it, only those do so for which that is known to be cheaper; None for all.
+    control: sets one of these values anew for each step; None where all stay as they are.
     rollout_is_old: the old log-probs are the rollout server's, so that the first optimizer step is like later ones.
     constant_norm: tokens, for the aggregation mode that divides by a constant.
     entropy_mask, rollout_correction: None where every loss token takes part, unweighted.
@@ -92,6 +94,7 @@ class Algorithm:
     correction_cost: CorrectionCost | None = None
     rollout_is_old: bool = False
     soft: SoftAdvantages | None = None
+    control: Control | None = None
 
     @property
     def old_min_p(self) -> float | None:
@@ -171,4 +174,5 @@ def build_algorithm(config: RunConfig, *, kept_positions: int | None = None) -> 
         correction_cost=cost if method == "auto" else None,
         rollout_is_old=algorithm.old_log_probs == "rollout",
         soft=None if soft.coef == 0 else SoftAdvantages(soft.coef, soft.discount),
+        control=build_control(config),
     )

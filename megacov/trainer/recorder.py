@@ -100,10 +100,9 @@ def open_recorder(
     folder = config.run.directory
     tags = metric_tags(algorithm.loss.metrics) + source_tags([source.name for source in config.sources])
     is_refused = any(reason.refuses for reason in read_conditions(config.model_dump(mode="json")))
+    without = (*(["law/"] if is_refused else []), *(["control/"] if algorithm.control is None else []))
     writer = stack.enter_context(
-        MetricWriter(
-            folder / "tensorboard", first_step=first_step, extra_tags=tags, without=("law/",) if is_refused else ()
-        )
+        MetricWriter(folder / "tensorboard", first_step=first_step, extra_tags=tags, without=without)
     )
     status = StatusFile(folder, name=config.run.name, num_steps=config.run.steps, first_step=first_step)
     writer.write_config(dump_config(config))

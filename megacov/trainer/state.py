@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megacov.data.curriculum import PromptAccuracies
+from megacov.plan.control import ControlState
 from megacov.rollout import CarriedGroup
 
 
@@ -16,12 +17,16 @@ class TrainState:
     update: number of optimizer steps, including those left out.
     skipped_in_a_row: number of optimizer steps left out since the last applied one, for a gradient that was not finite.
     prompt_position: number of prompts taken from the data, over all epochs.
+    control: state of the controller; None before its first step.
+    controlled_by: name of the controller whose state that is, and of the setting that it sets.
     """
 
     step: int = 0
     update: int = 0
     skipped_in_a_row: int = 0
     prompt_position: int = 0
+    control: ControlState | None = None
+    controlled_by: str = ""
 
     @property
     def weight_version(self) -> int:

@@ -16,6 +16,7 @@ from megacov.monitor.breakdown import TokenSums
 from megacov.monitor.covariance_metrics import Histogram
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
+from megacov.trainer.control import observe, steer
 from megacov.trainer.next_batch import next_batch
 from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import (
@@ -103,7 +104,7 @@ def train_step(
     Args:
         policy: the policy, updated in place.
         rollout: gives weights to the servers and brings samples back.
-        algorithm: loss, selection, weights and advantages.
+        algorithm: loss, selection, weights and advantages, one value of which its controller may set.
         settings: sizes and intervals.
         state: where the run stands; advanced by one step.
         clock: of the step, if its batch was begun before; None begins one.
@@ -117,6 +118,7 @@ def train_step(
     """
     clock, groups = clock or StepClock(), policy.groups
     clock.resume()
+    algorithm = steer(algorithm, state)
     is_logged = settings.is_due(settings.log_every, state)
     is_checked = is_logged and settings.is_due(settings.theorem_every, state)
     is_ahead = settings.samples_ahead and state.step < settings.last_step
@@ -141,6 +143,7 @@ def train_step(
         )
         found |= check.metrics() if check is not None else {}
         tokens = _report_tokens(policy, mini_batches, outcomes, batch, rollout.shown, settings, state)
+    found |= observe(algorithm, state, found)
     state.advance(num_updates=settings.num_updates)
     metrics |= found | tokens.metrics | clock.metrics(batch, groups)
     return StepReport(metrics, histogram, tokens.values, tokens.vocabulary)

@@ -116,6 +116,9 @@ def test_a_rank_killed_in_a_save_costs_an_interval(fault: str, rank: int, tmp_pa
     # The steps after the checkpoint were logged twice, and are shown once.
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("reward/mean")] == list(range(1, faults.STEPS + 1))
+    # The controller was at work, and its sum went on from that of the checkpoint.
+    sums = [event.value for event in events.Scalars("control/integral")]
+    assert sums[0] > 0 and sums == sorted(set(sums)) and len(sums) == faults.STEPS
 
 
 @pytest.mark.parametrize("fault", ["disk full", pytest.param("writer dies", marks=pytest.mark.slow)])

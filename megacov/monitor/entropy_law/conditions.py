@@ -34,11 +34,13 @@ def _interventions(config: Mapping[str, Any]) -> Iterator[Reason]:
     loss, selection = _get(config, "algorithm", "loss", "name"), _get(config, "algorithm", "selection", "name")
     mask = _get(config, "algorithm", "entropy_mask", "keep") or "all"
     bonus = _number(config, "algorithm", "entropy_coef")
+    controller = _get(config, "algorithm", "controller", "name") or "none"
     steering = [
         *([f"algorithm.loss is {loss}"] if loss in ("clip_cov", "kl_cov") else []),
         *([f"algorithm.selection is {selection}"] if selection not in (None, "none") else []),
         *([f"algorithm.entropy_mask keeps {mask}"] if mask != "all" else []),
         *([f"algorithm.entropy_coef is {bonus:g}"] if bonus else []),
+        *([f"algorithm.controller is {controller}"] if controller != "none" else []),
     ]
     if steering:
         sentence = f"The run steers its entropy ({', '.join(steering)}), and the law then does not hold."

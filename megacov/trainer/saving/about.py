@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from megacov.config.messages import show
 from megacov.errors import CheckpointError
 from megacov.json_text import JsonError, read_json
+from megacov.plan.control import ControlState
 from megacov.trainer.saving.checkpointing import FORMAT, TRAINER_FILE
 
 _COUNTS = ("step", "update", "skipped_in_a_row", "prompt_position", "adam_steps", "scheduler_steps")
@@ -47,11 +50,25 @@ def read_about(folder: Path) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if not isinstance(about.get(name), kind):
             raise _wrong(path, about, name, _WORDS[kind])
+    if not _is_of_a_controller(about):
+        raise _wrong(path, about, "control", "null or the finite numbers value, integral and measured")
     # An export reads this before it reads any weights.
     model = about["config"].get("model")
     if not isinstance(model, dict) or not isinstance(model.get("dtype"), str):
         raise CheckpointError(f"{path}: its config has no model.dtype; continue from another checkpoint.")
     return about
+
+
+def _is_of_a_controller(about: dict[str, Any]) -> bool:
+    """Whether the state of a controller is whole; older checkpoints have none."""
+    control = about.get("control")
+    if control is None:
+        return True
+    names = {field.name for field in fields(ControlState)}
+    if not isinstance(control, dict) or control.keys() != names or type(about.get("controlled_by")) is not str:
+        return False
+    numbers = [value for name, value in control.items() if not (name == "measured" and value is None)]
+    return all(type(value) in (int, float) and isfinite(value) for value in numbers)
 
 
 def _wrong(path: Path, about: dict[str, Any], name: str, words: str) -> CheckpointError:

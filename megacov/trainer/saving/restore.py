@@ -13,6 +13,7 @@ from megacov.errors import CheckpointError
 from megacov.megatron.policy import Policy
 from megacov.megatron.random_state import restore_random_states
 from megacov.parallel.groups import ParallelGroups
+from megacov.plan.control import ControlState
 from megacov.rollout import load_carried
 from megacov.trainer.agreement import from_rank_zero, gather, on_rank_zero
 from megacov.trainer.saving.about import read_about
@@ -149,7 +150,14 @@ def restore(policy: Policy, good: GoodCheckpoint, groups: ParallelGroups, *, lay
     name = random_file(groups.world_rank)
     if about["layout"] == dict(layout) and name in good.files:
         restore_random_states(good.folder / name)
-    return TrainState(**{field.name: about[field.name] for field in fields(TrainState)})
+    return read_state(about)
+
+
+def read_state(about: Mapping[str, Any]) -> TrainState:
+    """The state of a run in a checkpoint's record. A record that is older than controllers has none of a controller."""
+    known = {field.name: about[field.name] for field in fields(TrainState) if field.name in about}
+    control = known.get("control")
+    return TrainState(**{**known, "control": None if control is None else ControlState(**control)})
 
 
 def read_rollout_state(good: GoodCheckpoint, new: RolloutState) -> RolloutState:

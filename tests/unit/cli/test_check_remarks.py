@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,34 @@ def test_each_source_has_the_prompts_of_its_share(tmp_path: Path) -> None:
     found = remarks_of("data.path=null", f"data.sources=[{few} 1.0}}, {enough} 2.0}}]", "rollout.prompts_per_step=9")
     (repeated,) = [each for each in found if "several times" in each]
     assert "source few of data.sources has 2 prompts and a share of 0.333 of the 9 prompts of a step" in repeated
+
+
+CONTROLLED = (
+    "algorithm.loss={name: kl_cov, kl_coef: 1.0}",
+    "algorithm.selection={name: kl_cov, ratio: 0.1, allow_large_ratio: true}",
+    "algorithm.controller={target_entropy: 0.5, acts_on: kl_coef, bounds: {lower: 0.5, upper: 8.0}}",
+)
+
+
+@pytest.mark.parametrize(
+    ("proportional", "integral", "finding"),
+    [
+        (0.5, 0.1, None),
+        (8.0, 2.0, "swings without end: gains 0.[0-9]+ times as large settle"),
+        (0.1, 0.0, "stays away"),
+    ],
+)
+def test_gains_that_a_simulation_finds_wrong_are_named(
+    proportional: float, integral: float, finding: str | None
+) -> None:
+    gains = f"algorithm.controller.gains={{proportional: {proportional}, integral: {integral}}}"
+    found = [each for each in remarks_of(*CONTROLLED, gains) if "algorithm.controller.gains" in each]
+    assert len(found) == (finding is not None)
+    if finding is not None:
+        assert f"are {proportional:g} (proportional) and {integral:g} (integral)" in found[0]
+        assert re.search(finding, found[0])
+    factor = re.search("gains (0.[0-9]+) times", *found) if finding is not None and "swings" in finding else None
+    if factor is not None:  # the advice is true
+        lower = [f"{name}: {gain * float(factor[1])}" for name, gain in (("proportional", 8.0), ("integral", 2.0))]
+        gains = f"algorithm.controller.gains={{{', '.join(lower)}}}"
+        assert not [each for each in remarks_of(*CONTROLLED, gains) if "algorithm.controller.gains" in each]

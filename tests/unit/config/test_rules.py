@@ -8,6 +8,7 @@ from megacov.config import make_config
 from megacov.config.rules import RULES
 from megacov.errors import ConfigError
 from tests.support.config_values import algorithm, values
+from tests.support.controller_rules import BROKEN_CONTROLLERS, HELD_CONTROLLERS
 from tests.support.old_log_prob_rules import OLD_LOG_PROB_RULES
 from tests.support.selection_rules import SELECTION_RULES
 
@@ -111,6 +112,7 @@ BROKEN = {
     ),
     **SELECTION_RULES,
     **OLD_LOG_PROB_RULES,
+    **BROKEN_CONTROLLERS,
     "repeatable_samples_come_from_the_embedded_server": (
         {
             "run": {"name": "x", "steps": 5, "deterministic": True},
@@ -264,7 +266,7 @@ def test_a_broken_rule_says_what_to_change(case):
     assert str(caught.value).endswith(".")
 
 
-@pytest.mark.parametrize("sections", HELD)
+@pytest.mark.parametrize("sections", [*HELD, *HELD_CONTROLLERS])
 def test_what_narrowly_holds_is_let_through(sections):
     config = make_config(values(**sections))
     assert [rule(config) for rule in RULES] == [None] * len(RULES)

@@ -84,7 +84,9 @@ def test_places_are_found_through_forms_and_lists():
     assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "kl_coef")).field is not None
     assert locate(RunConfig, ("algorithm", "loss", "kl_cov", "clip_low")).field is None
     assert locate(RunConfig, ("rollout", "stop", 2)).path == "rollout.stop[2]"
-    assert choice_paths(RunConfig) == {("algorithm", name) for name in ("advantages", "loss", "selection")}
+    assert choice_paths(RunConfig) == {
+        ("algorithm", name) for name in ("advantages", "controller", "loss", "selection")
+    }
 
 
 def test_names_are_those_of_the_registries():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from megacov.config import RunConfig, config_warnings, load_config
-from megacov.config.rules import LARGE_RATIO
 from megacov.config.selection_size import (
     FEWEST_SELECTED,
     most_tokens_in_scope,
@@ -13,6 +12,7 @@ from megacov.config.selection_size import (
     tokens_in_scope,
     why_too_few,
 )
+from megacov.config.selections import LARGE_RATIO
 
 TINY = "yaml_configs/runs/tiny_kl_cov.yaml"
 

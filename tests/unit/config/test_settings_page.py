@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from megacov.config.controller import TargetPoint
 from megacov.config.data import DataSource
 from megacov.config.fields import walk_values
 from megacov.config.schema import RunConfig
@@ -29,7 +30,8 @@ def test_every_setting_is_listed_under_its_section_with_a_default() -> None:
             assert len(cells) == 4 and all(cells), line
             listed[f"{section}.{cells[0].strip('`')}"] += 1
     settings = Counter(place.path for place in walk_values(RunConfig))
-    settings.update(place.path for place in walk_values(DataSource, "data.sources."))  # entries of a list
+    for entry, section in (("data.sources.", DataSource), ("algorithm.controller.target_schedule.", TargetPoint)):
+        settings.update(place.path for place in walk_values(section, entry))  # entries of a list
     forms = {path for path, number in settings.items() if path.endswith(".name") and number > 1}
     assert {path for path in settings if path not in forms} == set(listed) - forms
     assert all(listed[path] == number for path, number in settings.items() if path not in forms)

@@ -113,8 +113,9 @@ def test_the_page_has_no_charts_that_stay_empty(tmp_path):
         "coefficients of the law",
         "distance of the rewards from the law",
     }
-    assert lay_out(without=("eval/.*", "theorem/")).keys() == lay_out().keys() - {
-        "Predicted against observed change of entropy"
+    assert lay_out(without=("eval/.*", "theorem/", "control/")).keys() == lay_out().keys() - {
+        "Predicted against observed change of entropy",
+        "Controller",
     }
 
 

@@ -11,6 +11,7 @@ from megacov.config.yaml_text import parse_yaml, read_yaml
 from megacov.monitor.entropy_law import read_conditions
 from tests.support.config_values import values
 
+CONTROLLER = "{target_entropy: 0.3, acts_on: clip_high, bounds: {lower: 0.1, upper: 0.3}}"
 ALGORITHMS = Path(__file__).parents[4] / "yaml_configs" / "algorithms"
 
 
@@ -27,6 +28,7 @@ def found(**sections) -> dict[str, bool]:
         ("clip_higher", {"entropy_held": False}),
         ("clip_cov", {"intervention": True}),
         ("kl_cov", {"intervention": True}),
+        ("kl_cov_controller", {"intervention": True}),
         ("high_entropy", {"intervention": True, "entropy_held": False}),
         ("gspo", {"other_loss": False}),
         ("cispo", {"other_loss": False}),
@@ -40,6 +42,8 @@ def test_published_algorithms(name, kinds):
     ("section", "text", "kinds"),
     [
         ("algorithm", "{entropy_coef: 1e-3}", {"intervention": True}),
+        ("algorithm", f"{{controller: {CONTROLLER}}}", {"intervention": True}),
+        ("algorithm", "{controller: {name: none}}", {}),
         ("algorithm", "{ref_kl_coef: 1e-3}", {"entropy_held": False}),
         ("rollout", "{max_staleness: 1}", {"off_policy": False}),
         ("rollout", "{partial_after_s: 5.0}", {"off_policy": False}),

@@ -190,3 +190,30 @@ def test_accuracies_are_read_where_the_manifest_lists_them(
     assert "the data has another number of prompts, so the curriculum begins anew" in capsys.readouterr().out
     (folder.parent / "step_00000006" / CURRICULUM_FILE).write_text("")
     assert find_good_checkpoint(store, ALONE).folder == store.path(4), "its bytes are checked as all others are"
+
+
+WHOLE = {"value": 1.5, "integral": 0.25, "measured": None}
+
+
+@pytest.mark.parametrize(
+    ("control", "controlled_by"),
+    [
+        ({**WHOLE, "value": float("nan")}, "a"),
+        ({**WHOLE, "measured": "0.5"}, "a"),
+        ({**WHOLE, "value": True}, "a"),
+        ({"value": 1.5}, "a"),
+        ({**WHOLE, "more": 1.0}, "a"),
+        (WHOLE, None),
+        ([1.0], "a"),
+    ],
+)
+def test_a_broken_state_of_a_controller_is_one_sentence(tmp_path: Path, control: object, controlled_by: object) -> None:
+    path = tmp_path / TRAINER_FILE
+    for whole in ({}, {"control": None, "controlled_by": ""}, {"control": WHOLE, "controlled_by": "a"}):
+        path.write_text(json.dumps(about(1) | whole))
+        assert read_about(tmp_path) == about(1) | whole
+    path.write_text(json.dumps(about(1) | {"control": control, "controlled_by": controlled_by}))
+    with pytest.raises(
+        CheckpointError, match="trainer.json: control is .* finite numbers value, integral and measured"
+    ):
+        read_about(tmp_path)

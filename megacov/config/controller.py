@@ -1,0 +1,130 @@
+"""Settings of a controller: what it measures the entropy against, which value it sets, and by which law."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictFloat, StrictInt, Tag, model_validator
+
+from megacov.config.section import Section
+
+ActsOn = Literal["kl_coef", "ratio", "entropy_coef", "clip_high"]
+
+
+class TargetPoint(Section):
+    """A point of the target's course."""
+
+    step: StrictInt = Field(ge=1)
+    """Step at which the target is this, counted from 0. [steps]"""
+    entropy: StrictFloat = Field(gt=0)
+    """The target there. [nats]"""
+
+
+class GainsSection(Section):
+    """How strongly the value answers to the error: by how much of the way between its bounds, if the error is 1."""
+
+    proportional: StrictFloat = Field(0.5, ge=0)
+    """Part of the answer that goes with the error. [share of the bounds]"""
+    integral: StrictFloat = Field(0.1, ge=0)
+    """Part that each step adds as long as the error lasts. [share of the bounds a step]"""
+
+    @model_validator(mode="after")
+    def _something_answers(self) -> GainsSection:
+        if self.proportional == 0 and self.integral == 0:
+            raise ValueError("proportional and integral are 0, so the value never changes: raise one of them.")
+        return self
+
+
+class BoundsSection(Section):
+    """Between which the value stays."""
+
+    lower: StrictFloat = Field(ge=0)
+    """Lowest value. [as the setting]"""
+    upper: StrictFloat = Field(gt=0)
+    """Highest value. [as the setting]"""
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> BoundsSection:
+        if not self.lower < self.upper:
+            raise ValueError(f"lower is {self.lower} and upper is {self.upper}: set lower below upper.")
+        return self
+
+
+class PlantSection(Section):
+    """How the entropy answers to the value, for the simulation of `megacov check`; training does not read it.
+
+    By default as the tiny policy does, to kl_coef. docs/controller.md shows how to measure it.
+    """
+
+    gain: StrictFloat = Field(2.0, gt=0)
+    """By how much the entropy rises, in the end, from the lower bound to the upper. [targets]"""
+    time_constant: StrictFloat = Field(10.0, gt=0)
+    """Steps after which 63 % of a change has come about. [steps]"""
+    delay: StrictInt = Field(1, ge=0, le=1000)
+    """Steps before a change shows at all, beside the step in which the value is used. [steps]"""
+    noise: StrictFloat = Field(0.05, ge=0, le=1)
+    """Standard deviation of the measured entropy around its course. [targets]"""
+
+
+class NoController(Section):
+    """Every setting keeps its value."""
+
+    # Constants, so that a reader of any controller finds them; a file cannot set them.
+    acts_on: ClassVar[str | None] = None
+
+    name: Literal["none"] = "none"
+    """No controller."""
+
+
+class TargetSection(Section):
+    """What all controllers share: the entropy that they steer to, a token mean at temperature 1."""
+
+    target_entropy: StrictFloat = Field(gt=0)
+    """Entropy to steer to; with a schedule, that of the first step. [nats]"""
+    target_schedule: tuple[TargetPoint, ...] = ()
+    """Further points of the target, which goes straight from one to the next and then stays."""
+
+    @model_validator(mode="after")
+    def _points_are_ordered(self) -> TargetSection:
+        for before, after in pairwise(self.target_schedule):
+            if after.step <= before.step:
+                raise ValueError(
+                    f"target_schedule has step {before.step} before step {after.step}: put its points in order of step."
+                )
+        return self
+
+
+class PiController(TargetSection):
+    """Proportional-integral control of one setting, whose own value is where it begins. It needs no name."""
+
+    name: Literal["pi"] = "pi"
+    """A proportional-integral controller; a section without a name means this one."""
+    acts_on: ActsOn
+    """The setting: algorithm.loss.kl_coef, algorithm.selection.ratio, algorithm.entropy_coef, or
+    algorithm.loss.clip_high. A larger one is taken to raise the entropy."""
+    bounds: BoundsSection
+    """Between which the setting stays."""
+    scale: Literal["linear", "log"] = "linear"
+    """Whether equal parts of the way between the bounds are equal differences or equal ratios."""
+    gains: GainsSection = GainsSection()
+    """How strongly it answers to the error, which is (target - entropy) / target."""
+    dead_band: StrictFloat = Field(0.02, ge=0, lt=1)
+    """An error of less than this counts as 0, and a larger one less by this. [targets]"""
+    plant: PlantSection = PlantSection()
+    """How the entropy answers, for the simulation of `megacov check`."""
+
+    @model_validator(mode="after")
+    def _scale_fits_the_bounds(self) -> PiController:
+        if self.scale == "log" and self.bounds.lower == 0:
+            raise ValueError("scale is log and bounds.lower is 0, which no ratio reaches: raise it, or set linear.")
+        return self
+
+
+def controller_form(value: Any) -> str:
+    """The member of `Controller` that a value is for; one without a name is a PI controller."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "pi" if name is None else str(name)
+
+
+Controller = Annotated[NoController, Tag("none")] | Annotated[PiController, Tag("pi")]
