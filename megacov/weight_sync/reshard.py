@@ -220,9 +220,8 @@ class ReshardTransport(SessionTransport):
         return hand_over
 
     async def _abandon(self) -> dict[RolloutClient, RolloutError]:
-        failures = await super()._abandon()
         await self._leave()
-        return failures
+        return await super()._abandon()
 
     async def _leave(self) -> None:
         """Leave the group, in which a rank may be stuck, and have the servers that answer leave it too.
