@@ -148,6 +148,8 @@ class Channel:
         is_nccl = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
         self._group, self._rounds, self._deadline = group, rounds, time.monotonic() + timeout_s
+        if is_nccl:  # its first call must be one of all ranks, of which some have no message in the first round
+            dist.all_reduce(torch.zeros(1, device=self._device), group=group)
         sizes = [sum(part.num_bytes for _, parts in messages for part in parts) for messages in rounds]
         self._buffers = [
             torch.empty(max(sizes[first::2], default=0), dtype=torch.uint8, device=self._device) for first in (0, 1)
@@ -176,11 +178,7 @@ class Channel:
             work.wait(timedelta(seconds=max(self._deadline - time.monotonic(), 0.001)))
 
     def take(self, keep: Callable[[Part, Tensor], None]) -> None:
-        """Take all messages; raises as `wait` does. After an error of `keep` it takes the rest: no sender shall wait.
-
-        Args:
-            keep: gets each part and its values, which are overwritten afterwards.
-        """
+        """Give each part and its values to `keep`, and raise its error once all have come: no sender shall wait."""
         failure: Exception | None = None
         coming = self.post(0, dist.irecv) if self._rounds else []
         for number in range(len(self._rounds)):

@@ -184,7 +184,8 @@ class ReshardTransport(SessionTransport):
             self._run(self._keep_pause_short())
             with_sums = self._always_sums or not joined.is_verified
             hand_over = self._begin("take", joined, with_sums=with_sums)
-            order: dict[str, Any] = {"number": hand_over.number, "with_sums": with_sums, "timeout_s": self._timeout_s}
+            order: dict[str, Any] = {"number": hand_over.number, "with_sums": with_sums}
+            order["timeout_s"] = self._timeout_s + 2 * _GRACE_S  # the late server is to blame, not who waits for it
             shards.lead({"do": "send", **order})
             self._run(self._transfer(hand_over, lambda: self._sender.send(shards.tensors, **order)))
             joined.is_verified = joined.is_verified or with_sums
@@ -220,9 +221,8 @@ class ReshardTransport(SessionTransport):
         return hand_over
 
     async def _abandon(self) -> dict[RolloutClient, RolloutError]:
-        failures = await super()._abandon()
         await self._leave()
-        return failures
+        return await super()._abandon()
 
     async def _leave(self) -> None:
         """Leave the group, in which a rank may be stuck, and have the servers that answer leave it too.

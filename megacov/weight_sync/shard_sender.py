@@ -123,7 +123,7 @@ class ShardSender:
         turn = Turn(group, number=number, timeout_s=timeout_s)
         try:
             turn.end(**self._send(turn, tensors, with_sums=with_sums))
-        except RuntimeError as error:  # of torch
+        except (RuntimeError, ValueError) as error:  # of torch; ValueError if rank 0 has left the group meanwhile
             with suppress(RuntimeError):
                 turn.end(error=str(error))
             if self._group is group:

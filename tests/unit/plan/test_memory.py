@@ -47,6 +47,13 @@ def stages(
     return plan_trainer(sizes, layout, plan_batch(batch, layout), settings)
 
 
+def test_a_push_from_shard_to_shard_takes_two_buckets_on_every_stage_and_no_whole_matrix() -> None:
+    layout = Layout(4, True, pipeline=2, data=4)
+    assert [stage.push for stage in stages(layout, replace(BF16, gathers=False))] == [2 * 2**29] * 2
+    first, last = stages(layout)
+    assert first.push > last.push > 2 * 2**29
+
+
 def test_deferred_backwards_keep_a_whole_optimizer_step() -> None:
     batch = plan_batch(PAPER, layout := Layout(4, True, pipeline=2, data=4))
     assert batch.micro_batches > 1
