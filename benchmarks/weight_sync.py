@@ -1,8 +1,9 @@
 """Time of a push of new weights to rollout servers, by transport and phase, and a projection for a 32B model.
 
-`.venv/bin/python -m benchmarks.weight_sync` pushes the weights of a model of 50 million parameters in float32 from two
-tensor-parallel gloo ranks to two real SGLang servers on the CPU (`make sglang`). Transports take turns; for each, the
-push with the smallest total counts. Then the projection of weight_sync_projection.py is printed.
+`.venv/bin/python -m benchmarks.weight_sync` pushes the weights of a model of 50 million parameters in float32 from four
+tensor-parallel gloo ranks to two real SGLang servers of two ranks on the CPU (`make sglang`). Transports take turns.
+For each, the push with the smallest total counts, and all must leave the same checksums. Then the projection of
+weight_sync_projection.py is printed.
 """
 
 from __future__ import annotations
@@ -11,26 +12,33 @@ import argparse
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 
 from benchmarks.weight_sync_projection import print_projection
 from megacov.config import load_config
 from megacov.megatron.policy import Policy
+from megacov.plan import Layout, read_model_sizes
+from megacov.plan.reshard import plan_reshard
 from megacov.rollout import RolloutClient, ServerKeys
+from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.weight_sync import (
     BroadcastTransport,
     DiskTransport,
     Meeting,
     PushTimes,
+    ReshardTransport,
     SessionSettings,
-    SessionTransport,
     TensorTransport,
+    WeightTransport,
 )
-from tests.support.policies import laid_out_policy
+from tests.support.policies import FLOAT32, laid_out_policy
 from tests.support.run_ranks import run_cases
 from tests.support.sglang_servers import MODEL, sglang_servers
 
@@ -43,7 +51,9 @@ SIZES = {
     "vocab_size": 8192,
 }
 BUCKET_BYTES = 64 * 1024**2
-TENSOR_PARALLEL = 2
+TENSOR_PARALLEL, SERVER_TENSOR = 4, 2
+SERVER: dict[str, Any] = {"tp-size": SERVER_TENSOR, "sleep-on-idle": True}
+CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 TIMEOUT_S = 300.0
 PHASES = [field.name.removesuffix("_s") for field in fields(PushTimes) if field.name.endswith("_s")]
 
@@ -61,56 +71,81 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
+NAMES = ("disk", "broadcast", "broadcast, tensor by tensor", "ipc (bytes in requests)", "reshard")
+
+
 def make_transports(
     clients: list[RolloutClient], loop: LoopThread, *, model: Path, directory: Path
-) -> dict[str, DiskTransport | SessionTransport]:
+) -> dict[str, WeightTransport]:
     """All transports by name. "Tensor by tensor" puts each tensor into a bucket of its own."""
     settings = SessionSettings(bucket_bytes=BUCKET_BYTES, timeout_s=TIMEOUT_S)
     single = SessionSettings(bucket_bytes=1, timeout_s=TIMEOUT_S)
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
-    return {
-        "disk": DiskTransport(clients, run=loop.run, source_model=model, directory=directory),
-        "broadcast": BroadcastTransport(clients, run=loop.run, settings=settings, meeting=meeting),
-        "broadcast, tensor by tensor": BroadcastTransport(clients, run=loop.run, settings=single, meeting=meeting),
-        "ipc (bytes in requests)": TensorTransport(clients, run=loop.run, settings=settings),
-    }
+    sizes, trainer = read_model_sizes(model / "config.json"), Layout(tensor=TENSOR_PARALLEL)
+    made: tuple[WeightTransport, ...] = (
+        DiskTransport(clients, run=loop.run, source_model=model, directory=directory),
+        BroadcastTransport(clients, run=loop.run, settings=settings, meeting=meeting),
+        BroadcastTransport(clients, run=loop.run, settings=single, meeting=meeting),
+        TensorTransport(clients, run=loop.run, settings=settings),
+        ReshardTransport(
+            clients,
+            run=loop.run,
+            settings=settings,
+            meeting=meeting,
+            make_plan=lambda servers: plan_reshard(
+                sizes, trainer, servers, vocab_divisible_by=FLOAT32.vocab_divisible_by
+            ),
+        ),
+    )
+    return dict(zip(NAMES, made, strict=True))
 
 
-def measure_rank(model: str, addresses: list[str], keys: ServerKeys, directory: str, num_rounds: int) -> dict:
-    """Push with every transport in turn, on every rank. Rank 0 returns the best times of each."""
-    with laid_out_policy(TENSOR_PARALLEL, path=Path(model)) as policy:
-        if policy.groups.world_rank > 0:
-            num_pushes = 4 * (num_rounds + 1)
-            for _ in range(num_pushes):
-                assert not list(policy.hf_weights())
-            return {}
-        with LoopThread() as loop:
+class Pusher:
+    """In place of a run's RolloutWorker: pushes by one transport, and keeps the times and the servers' checksums."""
+
+    def __init__(self, transport: WeightTransport, clients: list[RolloutClient], loop: LoopThread) -> None:
+        self._transport, self._clients, self._loop = transport, clients, loop
+        self.times: list[PushTimes] = []
+        self.checksums: list[object] = []
+
+    def push_weights(self, weights: Any, *, version: int) -> None:
+        """As RolloutWorker's method."""
+        self.times.append(self._transport.push(version, weights))
+        self.checksums = [self._loop.run(client.weights.checksums()) for client in self._clients]
+
+
+def measure_rank(
+    model: str, addresses: list[str], keys: ServerKeys, directory: str, num_rounds: int, names: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Push with every transport in turn, on every rank. Rank 0 returns the times of the rounds that count."""
+    with laid_out_policy(TENSOR_PARALLEL, path=Path(model)) as policy, ExitStack() as stack:
+        pushers: dict[str, Pusher] = {}
+        if policy.groups.world_rank == 0:
+            loop = stack.enter_context(LoopThread())
             clients = [
                 RolloutClient(address, vocab_size=SIZES["vocab_size"], api_key=keys.api, admin_key=keys.admin)
                 for address in addresses
             ]
             for client in clients:
+                stack.callback(lambda closed=client: loop.run(closed.aclose()))
                 loop.run(client.learn_capabilities())
             transports = make_transports(clients, loop, model=Path(model), directory=Path(directory))
-            best = push_in_turn(policy, transports, num_rounds)
-            for client in clients:
-                loop.run(client.aclose())
-    return {name: asdict(times) for name, times in best.items()}
+            pushers = {name: Pusher(transports[name], clients, loop) for name in names}
+        worker: Any = pushers.get
+        exchanges = {
+            name: RolloutExchange(policy.groups, worker(name), sends_shards=name == "reshard") for name in names
+        }
+        push_in_turn(policy, exchanges, num_rounds)
+    # Every way brings the same bits.
+    assert all(each.checksums == pushers[names[0]].checksums for each in pushers.values())
+    return {name: [asdict(times) for times in each.times[1:]] for name, each in pushers.items()}
 
 
-def push_in_turn(
-    policy: Policy, transports: dict[str, DiskTransport | SessionTransport], num_rounds: int
-) -> dict[str, PushTimes]:
-    """Best times of each transport. The first round is for warm-up and is not counted."""
-    best: dict[str, PushTimes] = {}
-    version = 0
+def push_in_turn(policy: Policy, exchanges: dict[str, RolloutExchange], num_rounds: int) -> None:
+    """Push new weights by each transport, again and again. The first round is for warm-up."""
     for round_index in range(num_rounds + 1):
-        for name, transport in transports.items():
-            version += 1
-            times = transport.push(version, policy.hf_weights())
-            if round_index > 0 and (name not in best or total_s(times) < total_s(best[name])):
-                best[name] = times
-    return best
+        for number, exchange in enumerate(exchanges.values()):
+            exchange.push_weights(policy, version=1 + number + round_index * len(exchanges))
 
 
 def total_s(times: PushTimes) -> float:
@@ -129,23 +164,39 @@ def copy_s(num_bytes: int) -> float:
     return best
 
 
-def print_times(best: dict[str, PushTimes]) -> None:
-    """Print a line for each transport: seconds by phase, and their sum as a multiple of the floor."""
+def print_times(found: dict[str, list[PushTimes]]) -> None:
+    """Print the best push of each transport: seconds by phase, and their sum as a multiple of the floor."""
+    best = {name: min(times, key=total_s) for name, times in found.items()}
     num_bytes = next(iter(best.values())).num_bytes
     floor_s = copy_s(num_bytes)
-    print(f"{num_bytes / 1e6:.0f} MB from TP {TENSOR_PARALLEL} to two SGLang servers; floor: one copy, {floor_s:.3f} s")
+    print(
+        f"{num_bytes / 1e6:.0f} MB from TP {TENSOR_PARALLEL} to two SGLang servers of TP {SERVER_TENSOR}; floor: one "
+        f"copy, {floor_s:.3f} s"
+    )
     print(
         f"{'transport':29s}" + "".join(f"{phase + ' s':>12s}" for phase in PHASES) + f"{'sum s':>10s}{'x floor':>10s}"
     )
     for name, times in best.items():
         seconds = "".join(f"{value:12.3f}" for value in astuple(times)[:-1])
         print(f"{name:29s}{seconds}{total_s(times):10.3f}{total_s(times) / floor_s:10.1f}")
+    if {"broadcast", "reshard"} <= found.keys():
+        gained = [
+            (theirs.gather_s + theirs.transfer_s) / (ours.gather_s + ours.transfer_s)
+            for theirs, ours in zip(found["broadcast"], found["reshard"], strict=True)
+        ]
+        everything, own = (best[name].num_bytes / 1e6 for name in ("broadcast", "reshard"))
+        print(
+            f"gather and transfer: broadcast takes {median(gained):.1f} times as long as reshard "
+            f"({min(gained):.1f} to {max(gained):.1f}), goal 2; a rank of a server receives {everything:.1f} MB by "
+            f"broadcast, and {own / SERVER_TENSOR:.1f} MB, its own, by reshard."
+        )
 
 
 def main() -> None:
     """Measure, unless only the projection is wanted, and print the projection."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="pushes of each transport that count")
+    parser.add_argument("--transports", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--projection-only", action="store_true", help="start no server")
     options = parser.parse_args()
     if not options.projection_only:
@@ -153,11 +204,11 @@ def main() -> None:
             raise SystemExit("weight_sync: SGLang is not installed; run `make sglang`, or use --projection-only.")
         with tempfile.TemporaryDirectory() as folder:
             model = make_model(Path(folder, "model"))
-            with sglang_servers(2, Path(folder), model=model) as (servers, keys):
+            with sglang_servers(2, Path(folder), model=model, environment=CORES, **SERVER) as (servers, keys):
                 addresses = [server.address for server in servers]
-                case = (str(model), addresses, keys, str(Path(folder, "weights")), options.rounds)
-                ((best, _),) = run_cases(measure_rank, [case], world_size=TENSOR_PARALLEL, deadline_s=1800.0)
-        print_times({name: PushTimes(**times) for name, times in best.items()})
+                case = (str(model), addresses, keys, str(Path(folder, "weights")), options.rounds, options.transports)
+                ((found, *_),) = run_cases(measure_rank, [case], world_size=TENSOR_PARALLEL, deadline_s=1800.0)
+        print_times({name: [PushTimes(**each) for each in times] for name, times in found.items()})
     print_projection()
 
 

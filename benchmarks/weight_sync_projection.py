@@ -13,6 +13,10 @@ import torch
 
 from benchmarks.loading_plan import plan_loading
 from megacov.megatron.model_shape import read_model_shape
+from megacov.plan import Layout, read_model_sizes
+from megacov.plan.reshard import plan_reshard
+from megacov.plan.reshard_traffic import Traffic, push_traffic
+from megacov.plan.weight_parts import ServerLayout
 
 MODEL = Path(__file__).parents[1] / "yaml_configs" / "models" / "qwen2.5-32b"
 TENSOR, PIPELINE = 8, 2
@@ -30,6 +34,7 @@ class Assumptions:
     message_s: cost of a bucket in HTTP and in the scheduler of a server.
     request_s: trainer's CPU time for a request; each bucket is announced to each server with one request.
     control_s: cost of each call before and after the buckets, such as flushing, names and checks.
+    round_s: cost of beginning a group of sends and receives, and of waiting for it.
     """
 
     network: float = 50e9
@@ -40,6 +45,7 @@ class Assumptions:
     message_s: float = 0.01
     request_s: float = 0.001
     control_s: float = 0.02
+    round_s: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,24 @@ def weight_bytes() -> tuple[int, int]:
     return sum(plan.weight_bytes for plan in plans), sum(plan.weight_bytes for plan in plans if plan.stage > 0)
 
 
+def shard_traffic() -> Traffic:
+    """What a push from shard to shard moves."""
+    plan = plan_reshard(
+        read_model_sizes(MODEL / "config.json"),
+        Layout(tensor=TENSOR, pipeline=PIPELINE),
+        ServerLayout(NUM_SERVERS, SERVER_TENSOR),
+        vocab_divisible_by=1,
+    )
+    return push_traffic(plan, value_bytes=2, bucket_bytes=Push.bucket_bytes)
+
+
 @dataclass(frozen=True)
 class Push:
-    """A push of weights. total, later_stages: bytes of all weights, and of those after the first pipeline stage."""
+    """A push of weights.
+
+    total, later_stages: bytes of all weights, and of those after the first pipeline stage.
+    sent, received: bytes from shard to shard, of the ranks of trainer and servers that move most; `reshard` reads them.
+    """
 
     total: int
     later_stages: int
@@ -84,6 +105,8 @@ class Push:
     servers: int = NUM_SERVERS
     server_tensor: int = SERVER_TENSOR
     bucket_bytes: int = 512 * 1024**2
+    sent: int = 0
+    received: int = 0
 
 
 def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
@@ -107,12 +130,23 @@ def project(rates: Assumptions, push: Push) -> dict[str, Projection]:
         "ipc": Projection(
             2 * control_s, gather_s, total / rates.nvlink + num_buckets * bucket_s, load_s, 4 * control_s
         ),
+        "reshard": Projection(
+            2 * control_s,
+            0.0,
+            # All ports send at once, after the first bucket is packed, and one request starts all.
+            max(push.sent, push.received) / rates.network
+            + 2 * push.bucket_bytes / rates.memory
+            + -(-push.sent // push.bucket_bytes) * rates.round_s
+            + bucket_s,
+            2 * push.received / rates.memory,
+            4 * control_s,
+        ),
     }
 
 
 def print_projection() -> None:
     """Print the table, its assumptions, and published times."""
-    rates, (total, later_stages) = Assumptions(), weight_bytes()
+    rates, (total, later_stages), moved = Assumptions(), weight_bytes(), shard_traffic()
     print(
         f"\nProjection, not measured: Qwen2.5-32B in bfloat16, {total / 1e9:.1f} GB, of it {later_stages / 1e9:.1f} GB "
         f"on the second stage; TP {TENSOR} x PP {PIPELINE} to {NUM_SERVERS} x TP {SERVER_TENSOR}."
@@ -120,12 +154,12 @@ def print_projection() -> None:
     print(
         f"Assumed: {rates.network / 1e9:.0f} GB/s a port, {rates.nvlink / 1e9:.0f} GB/s NVLink one way, "
         f"{rates.memory / 1e12:.2f} TB/s GPU memory, {rates.file_write / 1e9:.0f} GB/s a node to and from the file "
-        f"system, {rates.message_s * 1e3:.0f} ms a bucket of 512 MiB, {rates.control_s * 1e3:.0f} ms a call; phases "
-        "follow one another."
+        f"system, {rates.message_s * 1e3:.0f} ms a bucket of 512 MiB, {rates.round_s * 1e3:.0f} ms a round of sends, "
+        f"{rates.control_s * 1e3:.0f} ms a call; phases follow one another."
     )
     names = [field.name.replace("_", " ") for field in fields(Projection)]
     print(f"{'transport':14s}" + "".join(f"{name:>12s}" for name in names) + f"{'sum s':>10s}")
-    for name, times in project(rates, Push(total, later_stages)).items():
+    for name, times in project(rates, Push(total, later_stages, sent=moved.sent, received=moved.received)).items():
         print(f"{name:14s}" + "".join(f"{value:12.2f}" for value in astuple(times)) + f"{times.total_s:10.2f}")
     own = total / SERVER_TENSOR
     print(
