@@ -48,12 +48,15 @@ class ScriptedPlace:
     def start_one(self, run: SweepRun) -> None:
         self._on_event("before a start")
         self.started.append(run.name)
-        last = reward_of(run)
+        last = self.reward_of(run)
         steps = run.setting.config.run.steps
         curve = [(last * step / steps, 2.0 - step / steps) for step in range(1, steps + 1)]
         write_run(run.directory, name=run.name, seed=run.seed, curve=curve)
         note_finished(run.directory, step=steps)
         self._on_event("after a start")
+
+    def reward_of(self, run: SweepRun) -> float:
+        return reward_of(run)
 
     def poll(self, run: SweepRun) -> Outcome | None:
         self._on_event("before an end")

@@ -24,7 +24,7 @@ from tests.support.scripted_place import ScriptedPlace, reward_of
 
 BASE = Path(__file__).parents[3] / "yaml_configs" / "runs" / "tiny_grpo.yaml"
 LR = {"key": "optimizer.lr", "low": 1e-6, "high": 1e-2, "log": True}
-RANDOM = {"name": "random"}
+RANDOM, TPE = {"name": "random"}, {"name": "tpe", "startup_trials": 3}
 
 
 def make_sweep(folder: Path, *, seeds: tuple[int, ...] = (0,), **search: object) -> SweepSection:
@@ -101,7 +101,7 @@ def test_the_storage_survives_a_real_kill(tmp_path):
 
 
 def test_optuna_learns_the_mean_over_seeds_and_the_best_is_a_configuration(tmp_path):
-    sweep = make_sweep(tmp_path, seeds=(0, 2), trials=12, sampler={"name": "tpe", "startup_trials": 5})
+    sweep = make_sweep(tmp_path, seeds=(0, 2), trials=6, sampler=TPE)
     source = go(sweep, ScriptedPlace([]))
     results = read_results(sweep, SweepFolder(sweep.directory), source.settings)
     for (_, params, value), result in zip(trials_of(sweep), results, strict=True):
@@ -113,9 +113,23 @@ def test_optuna_learns_the_mean_over_seeds_and_the_best_is_a_configuration(tmp_p
     path = tmp_path / "best.yaml"
     path.write_text(render_best(sweep, best))
     assert load_config(path).optimizer == best.setting.config.optimizer
-    # The sampler has looked where the reward is: its last trials are better than those drawn at random.
-    values = [value for _, _, value in trials_of(sweep)]
-    assert sum(values[-5:]) > sum(values[:5])
+
+
+def test_the_sampler_learns_after_its_first_trials(tmp_path):
+    class Reversed(ScriptedPlace):
+        """Good where the other is bad."""
+
+        def reward_of(self, run: SweepRun) -> float:
+            return -super().reward_of(run)
+
+    params = []
+    for name, place in (("up", ScriptedPlace([])), ("down", Reversed([]))):
+        (tmp_path / name).mkdir()
+        sweep = make_sweep(tmp_path / name, trials=5, sampler=TPE)
+        go(sweep, place)
+        params.append([each["optimizer.lr"] for _, each, _ in trials_of(sweep)])
+    assert params[0][:3] == params[1][:3] and len(set(params[0])) == 5
+    assert all(up != down for up, down in zip(params[0][3:], params[1][3:], strict=True))
 
 
 class StagedPlace(ScriptedPlace):
