@@ -55,7 +55,7 @@ class Case:
     def min_p_targets(self) -> torch.Tensor:
         """Targets of which some are among the most probable entries of the logits."""
         logits, targets, _, _ = self.inputs()
-        order = logits[..., : self.vocab_size].argsort(-1, descending=True, stable=True)
+        order = logits[..., : self.vocab_size].argsort(dim=-1, descending=True, stable=True)
         places = torch.arange(targets.numel()).view(self.shape) % 4
         return order.gather(-1, places.unsqueeze(-1)).squeeze(-1)
 
