@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from megacov.ops.kernels.dispatch import takes
 from megacov.ops.row_blocks import exp2, row_blocks
 from megacov.ops.vocab_statistics import LOWEST_SHIFT, NATS_PER_BIT, of_rows, shift_in_bits, widen
@@ -93,13 +95,16 @@ def write_gradient(
     for rows, gradient, exp in row_blocks(logits):
         block = widen(logits[rows], out=gradient)
         shift_in_bits(block, coefficients.maximum[rows], of_rows(inverse_temperature, rows), out=gradient)
+        # Without a cast, the last product goes to its place at once.
+        result = grad_logits[rows] if grad_logits.dtype == gradient.dtype else gradient
         if coefficients.slope is None:
             exp2(gradient, out=gradient)
-            gradient.mul_(coefficients.constant[rows])
+            torch.mul(gradient, coefficients.constant[rows], out=result)
         else:
             exp2(gradient.clamp_(min=LOWEST_SHIFT), out=exp)
-            slope = coefficients.slope[rows] * NATS_PER_BIT
-            gradient.mul_(slope).add_(coefficients.constant[rows]).mul_(exp)
+            gradient.mul_(coefficients.slope[rows] * NATS_PER_BIT).add_(coefficients.constant[rows])
+            torch.mul(gradient, exp, out=result)
         # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose the difference.
-        gradient.scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
-        grad_logits[rows] = gradient
+        result.scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
+        if result is gradient:
+            grad_logits[rows] = gradient
