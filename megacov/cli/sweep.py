@@ -47,6 +47,7 @@ def sweep(
     """
     from megacov.config import load_sweep
     from megacov.launch import rank_from_environment
+    from megacov.launch.process import noted_signals
     from megacov.sweep.drive import CaughtSignals, drive
     from megacov.sweep.folder import SweepFolder
     from megacov.sweep.local import LocalPlace
@@ -69,7 +70,8 @@ def sweep(
     with folder.held():
         source = _source(found, folder, retry_failed=retry_failed)
         place = _slurm_place(folder, site) if slurm else LocalPlace(folder, timeout_s=found.timeout_s)
-        with CaughtSignals() as caught:
+        caught = CaughtSignals()
+        with noted_signals(caught.note):
             drive(
                 source,
                 place,

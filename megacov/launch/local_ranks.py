@@ -11,12 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import NamedTuple
 
 from megacov.errors import LeaveRequested, RankError
 from megacov.launch.heartbeat import HEARTBEAT_VARIABLE, read_stacks, silence_of
-from megacov.launch.process import PARENT_PID_VARIABLE, stop_processes, without_ignored_hangup
+from megacov.launch.process import PARENT_PID_VARIABLE, noted_signals, stop_processes
 from megacov.launch.rank_environment import STORE_VARIABLE
 
 _POLL_S = 0.05
@@ -70,7 +69,8 @@ def run_local_ranks(
     """
     ranks: list[subprocess.Popen[bytes]] = []
     first_number = node.number * num_ranks if node else 0
-    with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, _CaughtSignals() as caught:
+    caught = _CaughtSignals()
+    with tempfile.TemporaryDirectory(prefix="megacov-ranks-") as folder, noted_signals(caught.note):
         try:
             for rank in range(num_ranks):
                 environment = _environment_of(rank, num_ranks=num_ranks, folder=Path(folder), node=node)
@@ -192,27 +192,15 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], signal_number: int) -> N
 
 
 class _CaughtSignals:
-    """While the context lasts, SIGINT, SIGTERM, SIGUSR1 and SIGHUP are noted and do not kill this process."""
+    """The signals of `noted_signals`."""
 
     def __init__(self) -> None:
         self.first: int | None = None
         self.is_repeated = False
         self.is_impatient = False
         self._has_interrupted = False
-        self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> _CaughtSignals:
-        for number in without_ignored_hangup((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def note(self, number: int) -> None:
         if self.first is None:
             self.first = number
         elif self.first == signal.SIGINT:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 PARENT_PID_VARIABLE = "MEGACOV_PARENT_PID"
 FOLLOWED_PID_VARIABLE = "MEGACOV_FOLLOWED_PID"
@@ -64,6 +65,27 @@ def without_ignored_hangup(numbers: Iterable[signal.Signals]) -> tuple[signal.Si
     """Leave SIGHUP out if this process ignores it, as under `nohup`: the run then outlives its terminal."""
     is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return tuple(number for number in numbers if not (is_ignored and number == signal.SIGHUP))
+
+
+@contextmanager
+def noted_signals(note: Callable[[int], object]) -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM, SIGUSR1 and SIGHUP are noted and do not end this process; then earlier handlers return.
+
+    SIGHUP stays ignored if it is when this begins.
+
+    Args:
+        note: called with the number of each signal, between two lines of Python on the main thread.
+
+    Yields:
+        Nothing.
+    """
+    numbers = without_ignored_hangup((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
+    before = {number: signal.signal(number, lambda received, _frame: note(received)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop_processes(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:

@@ -6,10 +6,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import FrameType, TracebackType
 from typing import Protocol
 
-from megacov.launch.process import without_ignored_hangup
 from megacov.sweep.folder import Outcome, SweepFolder
 from megacov.sweep.setting import Setting, SweepRun
 
@@ -77,28 +75,15 @@ class FixedRuns:
 
 
 class CaughtSignals:
-    """While the context lasts, signals that ask to leave are noted, and a second Ctrl-C is impatience."""
+    """The signals of `noted_signals`: the first asks all runs to leave, and a second Ctrl-C is impatience."""
 
     def __init__(self) -> None:
-        """Catch nothing yet."""
+        """None has come yet."""
         self.first: int | None = None
         self.is_impatient = False
-        self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> CaughtSignals:
-        """Begin to note signals."""
-        for number in without_ignored_hangup((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Put the earlier handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def note(self, number: int) -> None:
+        """Note a signal."""
         self.is_impatient |= self.first is not None and number == signal.SIGINT
         self.first = self.first or number
 

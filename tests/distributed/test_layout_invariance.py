@@ -95,7 +95,9 @@ def test_every_layout_predicts_and_observes_the_same_change_of_entropy(differenc
     assert found.keys() == {f"theorem/{name}" for name in (*PREDICTIONS, "observed")}
     # A change of entropy is a small difference of large numbers.
     assert found.pop("theorem/observed") < 1e-2
-    assert largest(found.values()) < 2e-4, found  # 1.0e-4 was seen, along a step that Adam takes
+    # Terms of either sign nearly cancel in this sum over all weights: 0.98e-4 to 1.02e-4 were seen at TP 2.
+    assert found.pop("theorem/directional") < 2e-4
+    assert largest(found.values()) < 1e-5, found
 
 
 @pytest.mark.dist

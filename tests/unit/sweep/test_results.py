@@ -45,11 +45,11 @@ class Unlucky(ScriptedPlace):
 
 def train(sweep, place: ScriptedPlace) -> Sequence:
     folder, settings = SweepFolder(sweep.directory), fixed_settings(sweep)
-    with folder.held(), CaughtSignals() as caught:
+    with folder.held():
         for each in settings:
             folder.keep_setting(each)
         runs = FixedRuns(runs_of(settings, sweep.seeds), settings)
-        drive(runs, place, folder, caught, at_once=3, poll_s=0.0, tell=lambda *_: None)
+        drive(runs, place, folder, CaughtSignals(), at_once=3, poll_s=0.0, tell=lambda *_: None)
     return read_results(sweep, folder, settings)
 
 

@@ -40,8 +40,7 @@ def go(sweep: SweepSection, place: ScriptedPlace, tell: Callable[..., None] = la
     folder = SweepFolder(sweep.directory)
     with folder.held():
         source = StudyRuns(sweep, folder)
-        with CaughtSignals() as caught:
-            drive(source, place, folder, caught, at_once=1, poll_s=0.0, tell=tell)
+        drive(source, place, folder, CaughtSignals(), at_once=1, poll_s=0.0, tell=tell)
     return source
 
 
