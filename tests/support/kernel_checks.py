@@ -196,6 +196,25 @@ def check_rows_that_lie_apart(device: str) -> None:
     assert not outside[:, 40:50].any() and outside[:, 10:40].all()
 
 
+def check_a_gradient_over_the_logits(device: str) -> None:
+    """The same bits as in memory of its own, and autograd knows that the logits are gone."""
+    drawn, targets = draw(3, BLOCK + 50, 1, None, torch.float32, device)
+    leaf, found = drawn.requires_grad_(), []
+    for overwrites in (False, True):
+        given = leaf * 1.0
+        log_probs, _ = vocab_parallel_log_probs_and_entropy(given, targets, tp_group=None, overwrites_logits=overwrites)
+        (gradient,) = torch.autograd.grad(log_probs.sum(), given, retain_graph=True)
+        assert (gradient.data_ptr() == given.data_ptr()) == overwrites
+        found.append(gradient.clone())
+    assert torch.equal(*found)
+    refusal = ""
+    try:
+        log_probs.sum().backward()
+    except RuntimeError as error:
+        refusal = str(error)
+    assert "modified by an inplace operation" in refusal, "a second backward took the gradient for the logits"
+
+
 def check_the_public_functions_call_the_kernels(device: str) -> None:
     from megacov.ops.kernels import backward, forward
 

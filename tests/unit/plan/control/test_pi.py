@@ -62,6 +62,17 @@ def test_the_value_keeps_its_bounds_and_leaves_one_as_soon_as_the_error_turns(be
         assert high.value == law.lower and law.after(high, measured=0.5, target=1.0).value > law.lower
 
 
+@given(ENTROPIES, st.floats(0, 20))
+def test_an_error_adds_no_more_than_takes_the_value_to_its_bound(before, measured) -> None:
+    """What the proportional part already asks for beyond a bound is not added up as well."""
+    law = replace(LAW, proportional=0.9, integral=0.3)
+    state, error = run(law, before), 1.0 - measured
+    change = law.after(state, measured=measured, target=1.0).integral - state.integral
+    room = (1.0 if error > 0 else 0.0) - law.place(law.start) - law.proportional * error - state.integral
+    most = max(0.0, room) if error > 0 else min(0.0, room)
+    assert min(0.0, most) - 1e-12 <= change <= max(0.0, most) + 1e-12
+
+
 def test_the_target_goes_straight_from_point_to_point_and_stays() -> None:
     target = Target([(0, 0.6), (10, 0.4), (20, 0.5)])
     assert [target.at(step) for step in (0, 5, 10, 15, 20, 99)] == pytest.approx([0.6, 0.5, 0.4, 0.45, 0.5, 0.5])
