@@ -24,7 +24,7 @@ class TargetPoint(Section):
 class GainsSection(Section):
     """How strongly the value answers to the error: by how much of the way between its bounds, if the error is 1."""
 
-    proportional: StrictFloat = Field(0.5, ge=0)
+    proportional: StrictFloat = Field(3.0, ge=0)
     """Part of the answer that goes with the error. [share of the bounds]"""
     integral: StrictFloat = Field(0.1, ge=0)
     """Part that each step adds as long as the error lasts. [share of the bounds a step]"""
@@ -54,16 +54,17 @@ class BoundsSection(Section):
 class PlantSection(Section):
     """How the entropy answers to the value, for the simulation of `megacov check`; training does not read it.
 
-    By default as the tiny policy does, to kl_coef. docs/controller.md shows how to measure it.
+    By default as the tiny policy does to kl_coef between 0.25 and 16, at a target of 0.5 nats. docs/controller.md shows
+    how to measure it.
     """
 
-    gain: StrictFloat = Field(2.0, gt=0)
+    gain: StrictFloat = Field(7.0, gt=0)
     """By how much the entropy rises, in the end, from the lower bound to the upper. [targets]"""
-    time_constant: StrictFloat = Field(10.0, gt=0)
+    time_constant: StrictFloat = Field(80.0, gt=0)
     """Steps after which 63 % of a change has come about. [steps]"""
     delay: StrictInt = Field(1, ge=0, le=1000)
     """Steps before a change shows at all, beside the step in which the value is used. [steps]"""
-    noise: StrictFloat = Field(0.05, ge=0, le=1)
+    noise: StrictFloat = Field(0.04, ge=0, le=1)
     """Standard deviation of the measured entropy around its course. [targets]"""
 
 
@@ -121,10 +122,62 @@ class PiController(TargetSection):
         return self
 
 
+class AdaptiveEntropyController(TargetSection):
+    """The adaptive entropy coefficient of Skywork-OR1 (arXiv 2505.22312): algorithm.entropy_coef goes up by a constant
+    after a step of too low an entropy and down after others, and is 0 in the step after one of these."""
+
+    acts_on: ClassVar[str | None] = "entropy_coef"
+
+    name: Literal["adaptive_entropy"] = "adaptive_entropy"
+    """The adaptive entropy coefficient."""
+    step: StrictFloat = Field(1e-4, gt=0)
+    """By how much the coefficient changes. [per nat]"""
+    bounds: BoundsSection = BoundsSection(lower=0.0, upper=5e-3)
+    """Between which the coefficient stays."""
+
+
+class EntropicController(TargetSection):
+    """The controller of EntroPIC (arXiv 2511.15248), which sets alpha of the loss entropic between -1 and 1."""
+
+    acts_on: ClassVar[str | None] = "alpha"
+
+    name: Literal["entropic"] = "entropic"
+    """The controller of EntroPIC."""
+    proportional: StrictFloat = Field(1.0, ge=0)
+    """Part of alpha that goes with the entropy's distance above its target. [per nat]"""
+    integral: StrictFloat = Field(0.01, ge=0)
+    """Part of alpha that goes with the sum of all distances so far. [per nat and step]"""
+
+
+class RepoRController(TargetSection):
+    """The controller of REPO-R (arXiv 2603.11682), which doubles, halves or turns around zeta of the loss repo_r."""
+
+    acts_on: ClassVar[str | None] = "zeta"
+
+    name: Literal["repo_r"] = "repo_r"
+    """The controller of REPO-R."""
+    zeta_min: StrictFloat = Field(1e-4, gt=0)
+    """Smallest magnitude, at which zeta changes its sign; a smaller one, such as 0, begins here. [per nat]"""
+    zeta_max: StrictFloat = Field(1.0, gt=0, le=1)
+    """Largest magnitude. [per nat]"""
+
+    @model_validator(mode="after")
+    def _magnitudes_are_ordered(self) -> RepoRController:
+        if not self.zeta_min < self.zeta_max:
+            raise ValueError(f"zeta_min is {self.zeta_min} and zeta_max is {self.zeta_max}: set zeta_min below.")
+        return self
+
+
 def controller_form(value: Any) -> str:
     """The member of `Controller` that a value is for; one without a name is a PI controller."""
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     return "pi" if name is None else str(name)
 
 
-Controller = Annotated[NoController, Tag("none")] | Annotated[PiController, Tag("pi")]
+Controller = (
+    Annotated[NoController, Tag("none")]
+    | Annotated[PiController, Tag("pi")]
+    | Annotated[AdaptiveEntropyController, Tag("adaptive_entropy")]
+    | Annotated[EntropicController, Tag("entropic")]
+    | Annotated[RepoRController, Tag("repo_r")]
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megacov.config.controller import NoController, PiController
+from megacov.config.controller import AdaptiveEntropyController, NoController, PiController
 from megacov.config.schema import RunConfig
 from megacov.config.selections import LARGE_RATIO
 
@@ -35,15 +35,15 @@ def the_controlled_setting_exists(config: RunConfig) -> str | None:
     owner, _, name = path.removeprefix("algorithm.").partition(".")
     chosen = getattr(config.algorithm, owner).name
     return (
-        f"algorithm.controller.acts_on is {name} and algorithm.{owner}.name is {chosen}, "
-        f"which has no {name}: let the controller act on another setting, or choose another {owner}."
+        f"algorithm.controller acts on {name} and algorithm.{owner}.name is {chosen}, which has no {name}: let the "
+        f"controller act on another setting, or choose another {owner}."
     )
 
 
 def the_controlled_setting_begins_within_bounds(config: RunConfig) -> str | None:
     """A controller begins where the setting is."""
     controller = config.algorithm.controller
-    if not isinstance(controller, PiController):
+    if not isinstance(controller, PiController | AdaptiveEntropyController):
         return None
     (path, value), bounds = controlled_setting(config), controller.bounds
     if value is None or bounds.lower <= value <= bounds.upper:

@@ -16,7 +16,9 @@ CONTROL_TAGS = (
     ),
     Tag(
         "control/integral",
-        "Sum that the controller keeps, after the step, in units of its answer; 0 for one that keeps none.",
+        "Sum that the controller keeps, after the step: of `pi` in shares of the way between its bounds, of "
+        "`adaptive_entropy` the coefficient itself, which `control/value` leaves out while the entropy is high enough, "
+        "of `entropic` all distances from the target in nats; 0 for `repo_r`.",
         "-",
         "none",
     ),

@@ -8,9 +8,16 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from megacov.config import RunConfig
-from megacov.config.controller import NoController, PiController, TargetSection
+from megacov.config.controller import (
+    AdaptiveEntropyController,
+    EntropicController,
+    NoController,
+    PiController,
+    RepoRController,
+    TargetSection,
+)
 from megacov.config.controller_rules import controlled_setting
-from megacov.plan.control import ControlState, Law, PiLaw, Target
+from megacov.plan.control import AdaptiveLaw, ControlState, EntropicLaw, Law, PiLaw, RepoRLaw, Target
 
 if TYPE_CHECKING:
     from megacov.trainer.algorithm import Algorithm
@@ -79,13 +86,11 @@ def observe(algorithm: Algorithm, state: TrainState, metrics: Mapping[str, float
     if control is None:
         return {}
     before, target = control.state_of(state), control.target.at(state.step)
-    measured = metrics.get(MEASURED)
-    after = before
+    measured, after, seen = metrics.get(MEASURED), before, {}
     if measured is not None and isfinite(measured):
-        after = control.law.after(before, measured=measured, target=target)
+        after, seen = control.law.after(before, measured=measured, target=target), {"control/measured": measured}
     state.control, state.controlled_by = after, control.name
-    found = {"control/value": before.value, "control/target": target, "control/integral": after.integral}
-    return found if after is before or measured is None else found | {"control/measured": measured}
+    return {"control/value": before.value, "control/target": target, "control/integral": after.integral, **seen}
 
 
 def build_control(config: RunConfig) -> Control | None:
@@ -101,7 +106,7 @@ def build_control(config: RunConfig) -> Control | None:
     if isinstance(section, NoController):
         return None
     law = _law(config)
-    return Control(f"{section.name} of {section.acts_on}", section.acts_on, law, _target(section))
+    return Control(f"{section.name} of {section.acts_on}", str(section.acts_on), law, _target(section))
 
 
 def _target(section: TargetSection) -> Target:
@@ -109,10 +114,16 @@ def _target(section: TargetSection) -> Target:
 
 
 def _law(config: RunConfig) -> Law:
-    section = config.algorithm.controller
+    section, start = config.algorithm.controller, controlled_setting(config)[1]
+    if isinstance(section, AdaptiveEntropyController):
+        return AdaptiveLaw(start, section.bounds.lower, section.bounds.upper, section.step)
+    if isinstance(section, EntropicController):
+        return EntropicLaw(start, section.proportional, section.integral)
+    if isinstance(section, RepoRController):
+        return RepoRLaw(start, section.zeta_min, section.zeta_max)
     assert isinstance(section, PiController)
     return PiLaw(
-        start=controlled_setting(config)[1],
+        start=start,
         lower=section.bounds.lower,
         upper=section.bounds.upper,
         proportional=section.gains.proportional,

@@ -17,15 +17,23 @@ def controlled(acts_on: str, lower: float, upper: float, **further: Any) -> dict
 BROKEN_CONTROLLERS = {
     "the_controlled_setting_exists": (
         {"algorithm": controlled("clip_high", 0.1, 0.4)},
-        "acts_on is clip_high and algorithm.loss.name is kl_cov, which has no clip_high: let .* choose another loss",
+        "acts on clip_high and algorithm.loss.name is kl_cov, which has no clip_high: let .* choose another loss",
     ),
     "the_controlled_setting_exists (selection)": (
         {"algorithm": controlled("ratio", 1e-4, 1e-3, **algorithm("ppo_clip", name="none"))},
-        "acts_on is ratio and algorithm.selection.name is none, which has no ratio: .* choose another selection",
+        "acts on ratio and algorithm.selection.name is none, which has no ratio: .* choose another selection",
+    ),
+    "the_controlled_setting_exists (of another loss)": (
+        {"algorithm": {"loss": {"name": "entropic"}, "controller": {"name": "repo_r", "target_entropy": 0.2}}},
+        "acts on zeta and algorithm.loss.name is entropic, which has no zeta: .* choose another loss",
     ),
     "the_controlled_setting_begins_within_bounds": (
         {"algorithm": controlled("kl_coef", 2.0, 4.0)},
         "algorithm.loss.kl_coef is 1 and algorithm.controller.bounds are 2 and 4: begin between them",
+    ),
+    "the_controlled_setting_begins_within_bounds (adaptive)": (
+        {"algorithm": {"entropy_coef": 0.01, "controller": {"name": "adaptive_entropy", "target_entropy": 0.2}}},
+        "algorithm.entropy_coef is 0.01 and algorithm.controller.bounds are 0 and 0.005: begin between them",
     ),
     "a_controlled_ratio_is_a_fraction": (
         {"algorithm": controlled("ratio", 1e-4, 0.2)},

@@ -11,7 +11,7 @@ class ControlState:
     """All that a law knows from one step to the next; a checkpoint holds it as JSON, which keeps every bit of a float.
 
     value: that the next step uses.
-    integral: what the law has summed up; 0 for a law that sums nothing.
+    integral: what the law has summed up; 0 for a law that sums nothing, the coefficient for `AdaptiveLaw`.
     measured: entropy of the last step that had a finite one, nats; None before the first.
     """
 

@@ -30,8 +30,9 @@ def test_every_setting_is_listed_under_its_section_with_a_default() -> None:
             assert len(cells) == 4 and all(cells), line
             listed[f"{section}.{cells[0].strip('`')}"] += 1
     settings = Counter(place.path for place in walk_values(RunConfig))
-    for entry, section in (("data.sources.", DataSource), ("algorithm.controller.target_schedule.", TargetPoint)):
-        settings.update(place.path for place in walk_values(section, entry))  # entries of a list
+    for path, section in (("data.sources", DataSource), ("algorithm.controller.target_schedule", TargetPoint)):
+        for _ in range(settings[path]):  # entries of a list, which several forms of a section may have
+            settings.update(place.path for place in walk_values(section, f"{path}."))
     forms = {path for path, number in settings.items() if path.endswith(".name") and number > 1}
     assert {path for path in settings if path not in forms} == set(listed) - forms
     assert all(listed[path] == number for path, number in settings.items() if path not in forms)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megacov.config import RunConfig, make_config
+from megacov.config.yaml_text import read_yaml
 from megacov.monitor.tags import TAGS
 from megacov.plan.control import ControlState
 from megacov.trainer.algorithm import Algorithm, build_algorithm
@@ -32,6 +34,12 @@ def config_of(acts_on: str, **further: Any) -> RunConfig:
     bounds = {"lower": lower, "upper": upper}
     controller = {"target_entropy": 0.5, "acts_on": acts_on, "bounds": bounds, **further}
     return make_config(values(algorithm={**section, "controller": controller}))
+
+
+def published(name: str) -> RunConfig:
+    """A tiny run with the algorithm of a file."""
+    section = read_yaml(Path("yaml_configs", "algorithms", f"{name}.yaml"), source=name)["algorithm"]
+    return make_config(values(algorithm=section))
 
 
 def value_in(found: Algorithm, acts_on: str) -> float:
@@ -98,3 +106,27 @@ def test_the_target_follows_its_schedule() -> None:
     built = build_algorithm(config_of("kl_coef", target_schedule=[{"step": 4, "entropy": 0.3}]))
     found = [observe(built, TrainState(step=step), {MEASURED: 0.4})["control/target"] for step in (0, 2, 4, 9)]
     assert found == pytest.approx([0.5, 0.4, 0.3, 0.3])
+
+
+def test_the_adaptive_coefficient_reaches_the_loss_as_published() -> None:
+    config = published("adaptive_entropy")
+    built, state, found = build_algorithm(config), TrainState(), []
+    for measured in (0.1, 0.15, 0.3, 0.1):
+        found.append(steer(built, state).entropy_coef)
+        observe(built, state, {MEASURED: measured})
+    assert found == pytest.approx([0.0, 1e-4, 2e-4, 0.0]) and steer(built, state).entropy_coef == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameter", "expected"),
+    [("entropic", "alpha", [0.0, -0.0505, 0.2]), ("repo_r", "zeta", [1e-4, 2e-4, 1e-4])],
+)
+def test_losses_with_a_controller_of_their_own_begin_as_published(
+    name: str, hyperparameter: str, expected: list[float]
+) -> None:
+    built, state, found = build_algorithm(published(name)), TrainState(), []
+    target = built.control.target.at(0) if built.control else 0.0
+    for error in (-0.05, 0.2 / 1.01 + 0.0005 / 1.01, 0.0):
+        found.append(steer(built, state).loss_hyperparameters[hyperparameter])
+        observe(built, state, {MEASURED: target + error})
+    assert found == pytest.approx(expected)
