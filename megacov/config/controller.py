@@ -24,9 +24,9 @@ class TargetPoint(Section):
 class GainsSection(Section):
     """How strongly the value answers to the error: by how much of the way between its bounds, if the error is 1."""
 
-    proportional: StrictFloat = Field(3.0, ge=0)
+    proportional: StrictFloat = Field(2.0, ge=0)
     """Part of the answer that goes with the error. [share of the bounds]"""
-    integral: StrictFloat = Field(0.1, ge=0)
+    integral: StrictFloat = Field(0.01, ge=0)
     """Part that each step adds as long as the error lasts. [share of the bounds a step]"""
 
     @model_validator(mode="after")
