@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of the entropy law hold the truth, beside those of the usual estimators.
+"""How often the 95 % intervals of the entropy law hold the truth, and how wide they are, beside other estimators.
 
 Noise is independent or a first-order autoregression, and entropies fall as in runs. Also the error of the early
 prediction on the paper's curves, and the paper's largest model predicted from the smaller ones.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megacov.monitor.entropy_law.early import predict_early
-from megacov.monitor.entropy_law.estimate import estimate
+from megacov.monitor.entropy_law.estimate import estimate, whiten
 from megacov.monitor.entropy_law.sizes import SizedLaw, predict_size
 from megacov.monitor.entropy_law.student import t_quantile
 
@@ -29,11 +29,21 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "falls steadily": lambda time: 0.6 - 0.5 * time,
 }
 """Entropy over the time of the run, from 0 to 1. The first is the paper's: 94 % of the fall in a third of the steps."""
-_WEIGHTS = {"a": (1.0, 0.0), "b": (0.0, 1.0), "ceiling": (-1.0, 1.0)}
 _A, _B, _NOISE = 0.1, 0.6, 0.01
 
 Interval = Callable[[Floats, Floats], dict[str, tuple[float, float]]]
-"""fn(entropies, rewards) -> low and high of a, b and the ceiling."""
+"""fn(entropies, rewards) -> low and high of each of `quantities`."""
+
+
+def quantities(entropies: Floats) -> dict[str, tuple[float, float]]:
+    """How a and b make up what has an interval: themselves, the ceiling, the curve where the run begins and ends."""
+    return {
+        "a": (1.0, 0.0),
+        "b": (0.0, 1.0),
+        "ceiling": (-1.0, 1.0),
+        "first": (-math.exp(entropies[0]), 1.0),
+        "last": (-math.exp(entropies[-1]), 1.0),
+    }
 
 
 def autoregression(num_points: int, num_curves: int, rho: float, rng: np.random.Generator) -> Floats:
@@ -44,52 +54,68 @@ def autoregression(num_points: int, num_curves: int, rho: float, rng: np.random.
     return noise
 
 
-def averaged(entropies: Floats, rewards: Floats) -> dict[str, tuple[float, float]]:
+def mixed(entropies: Floats, rewards: Floats) -> dict[str, tuple[float, float]]:
     """megacov's intervals."""
     fitted = estimate(entropies, rewards)
-    found = {name: fitted.interval(*weights) for name, weights in _WEIGHTS.items()}
+    found = {name: fitted.interval(*direction) for name, direction in quantities(entropies).items()}
     return {name: (interval.low, interval.high) for name, interval in found.items()}
 
 
 def least_squares(entropies: Floats, rewards: Floats) -> dict[str, tuple[float, float]]:
     """Intervals of plain least squares, which takes all errors as independent."""
-    _, inverse, solution, residuals = _solve(entropies, rewards)
-    return _intervals(solution, inverse * (residuals @ residuals) / (len(residuals) - 2), len(residuals))
+    columns = _columns(entropies)
+    solution, inverse, residuals = _solve(columns, rewards)
+    return _intervals(solution, inverse * (residuals @ residuals) / (len(residuals) - 2), entropies)
 
 
 def newey_west(entropies: Floats, rewards: Floats) -> dict[str, tuple[float, float]]:
     """Intervals of least squares with Newey and West's covariance, their usual number of lags, and Student's t."""
-    columns, inverse, solution, residuals = _solve(entropies, rewards)
-    n = len(residuals)
+    columns, n = _columns(entropies), len(rewards)
+    solution, inverse, residuals = _solve(columns, rewards)
     lags = int(4 * (n / 100) ** (2 / 9))
     scores = columns * residuals[:, None]
     middle = scores.T @ scores
     for lag in range(1, lags + 1):
         crossed = scores[lag:].T @ scores[:-lag]
         middle += (1 - lag / (lags + 1)) * (crossed + crossed.T)
-    return _intervals(solution, inverse @ middle @ inverse * n / (n - 2), n)
+    return _intervals(solution, inverse @ middle @ inverse * n / (n - 2), entropies)
 
 
-def _solve(entropies: Floats, rewards: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    columns = np.stack([-np.exp(entropies), np.ones(len(entropies))], axis=1)
+def knowing(rho: float) -> Interval:
+    """Generalised least squares by an oracle that knows the correlation: no interval that is right can be narrower."""
+
+    def intervals(entropies: Floats, rewards: Floats) -> dict[str, tuple[float, float]]:
+        columns = np.stack([whiten(column, rho) for column in _columns(entropies).T], axis=1)
+        solution, inverse, residuals = _solve(columns, whiten(rewards, rho))
+        return _intervals(solution, inverse * (residuals @ residuals) / (len(residuals) - 2), entropies)
+
+    return intervals
+
+
+def _columns(entropies: Floats) -> Floats:
+    return np.stack([-np.exp(entropies), np.ones(len(entropies))], axis=1)
+
+
+def _solve(columns: Floats, rewards: Floats) -> tuple[Floats, Floats, Floats]:
+    """Coefficients of least squares, inverse of the normal equations, residuals."""
     inverse = np.linalg.inv(columns.T @ columns)
     solution = inverse @ columns.T @ rewards
-    return columns, inverse, solution, rewards - columns @ solution
+    return solution, inverse, rewards - columns @ solution
 
 
-def _intervals(solution: Floats, covariance: Floats, num_points: int) -> dict[str, tuple[float, float]]:
+def _intervals(solution: Floats, covariance: Floats, entropies: Floats) -> dict[str, tuple[float, float]]:
     intervals = {}
-    for name, weights in _WEIGHTS.items():
-        half = t_quantile(num_points - 2) * math.sqrt(np.array(weights) @ covariance @ np.array(weights))
-        middle = float(np.array(weights) @ solution)
+    for name, direction in quantities(entropies).items():
+        half = t_quantile(len(entropies) - 2) * math.sqrt(np.array(direction) @ covariance @ np.array(direction))
+        middle = float(np.array(direction) @ solution)
         intervals[name] = (middle - half, middle + half)
     return intervals
 
 
-METHODS: dict[str, Interval] = {"megacov": averaged, "Newey-West": newey_west, "least squares": least_squares}
+METHODS: dict[str, Interval] = {"megacov": mixed, "Newey-West": newey_west, "least squares": least_squares}
 
 
-def coverage(
+def simulate(
     method: Interval,
     *,
     shape: str,
@@ -98,8 +124,8 @@ def coverage(
     num_curves: int,
     seed: int = 0,
     is_binomial: bool = False,
-) -> dict[str, float]:
-    """Share of simulated curves whose intervals hold the true a, b and ceiling.
+) -> dict[str, Floats]:
+    """Intervals of simulated curves.
 
     Args:
         method: what makes the intervals.
@@ -111,17 +137,27 @@ def coverage(
         is_binomial: noise grows and shrinks with the reward as that of a share of right answers does.
 
     Returns:
-        The share by name of the coefficient.
+        [num_curves, 2] by name of the quantity: low and high ends, less the truth.
     """
     entropies = SHAPES[shape](np.linspace(0, 1, num_points))
     rewards = _B - _A * np.exp(entropies)
     scale = _NOISE * (2 * np.sqrt(rewards * (1 - rewards)) if is_binomial else 1.0)
-    truth = {"a": _A, "b": _B, "ceiling": _B - _A}
-    hits = dict.fromkeys(truth, 0)
-    for noise in autoregression(num_points, num_curves, rho, np.random.default_rng(seed)):
-        for name, (low, high) in method(entropies, rewards + scale * noise).items():
-            hits[name] += low <= truth[name] <= high
-    return {name: count / num_curves for name, count in hits.items()}
+    noises = autoregression(num_points, num_curves, rho, np.random.default_rng(seed))
+    found = [method(entropies, rewards + scale * noise) for noise in noises]
+    return {
+        name: np.array([each[name] for each in found]) - (of_a * _A + of_b * _B)
+        for name, (of_a, of_b) in quantities(entropies).items()
+    }
+
+
+def coverage(ends: dict[str, Floats]) -> dict[str, float]:
+    """Share of the curves whose intervals hold the truth, by name of the quantity."""
+    return {name: float(np.mean((each[:, 0] <= 0) & (each[:, 1] >= 0))) for name, each in ends.items()}
+
+
+def widths(ends: dict[str, Floats]) -> dict[str, float]:
+    """Median width of the intervals, by name of the quantity."""
+    return {name: float(np.median(each[:, 1] - each[:, 0])) for name, each in ends.items()}
 
 
 def early_errors(
@@ -153,27 +189,24 @@ def early_errors(
 
 
 def _print_coverage(num_curves: int) -> None:
-    print("| noise | points |", " | ".join(METHODS), "|")
-    print("|---" * (2 + len(METHODS)) + "|")
-    noises = [(f"correlation {rho:g}" if rho else "independent", rho, False) for rho in (0.0, 0.4, 0.7, 0.9)]
-    for name, rho, is_binomial in [*noises, ("correlation 0.4, binomial", 0.4, True)]:
-        for num_points in (50, 100, 300):
-            row = []
-            for method in METHODS.values():
-                found = [
-                    share
-                    for shape in SHAPES
-                    for share in coverage(
-                        method,
-                        shape=shape,
-                        num_points=num_points,
-                        rho=rho,
-                        num_curves=num_curves,
-                        is_binomial=is_binomial,
-                    ).values()
-                ]
-                row.append(f"{100 * min(found):.1f} to {100 * max(found):.1f}")
-            print(f"| {name} | {num_points} |", " | ".join(row), "|", flush=True)
+    print("| noise | points | megacov | its width | Newey-West | least squares |")
+    print("|---" * 6 + "|")
+    noises = [(f"correlation {rho:g}" if rho else "independent", rho, False) for rho in (0.0, 0.5, 0.8, 0.9, 0.95)]
+    for name, rho, is_binomial in [*noises, ("correlation 0.5, binomial", 0.5, True)]:
+        for num_points in (30, 50, 100, 300):
+            shares: dict[str, list[float]] = {method: [] for method in METHODS}
+            wider: list[float] = []
+            for shape in SHAPES:
+                settings = {"shape": shape, "num_points": num_points, "rho": rho, "num_curves": num_curves}
+                narrowest = widths(simulate(knowing(rho), is_binomial=is_binomial, **settings))
+                for method, intervals in METHODS.items():
+                    ends = simulate(intervals, is_binomial=is_binomial, **settings)
+                    shares[method] += coverage(ends).values()
+                    if method == "megacov":
+                        wider += [width / narrowest[quantity] for quantity, width in widths(ends).items()]
+            cells = [f"{100 * min(found):.1f} to {100 * max(found):.1f}" for found in shares.values()]
+            cells.insert(1, f"{min(wider):.2f} to {max(wider):.2f}")
+            print(f"| {name} | {num_points} |", " | ".join(cells), "|", flush=True)
 
 
 def _print_early(num_curves: int) -> None:

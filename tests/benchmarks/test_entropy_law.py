@@ -5,27 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.entropy_law import METHODS, PAPER, SHAPES, autoregression, coverage, early_errors
+from benchmarks.entropy_law import (
+    METHODS,
+    PAPER,
+    SHAPES,
+    autoregression,
+    coverage,
+    early_errors,
+    knowing,
+    simulate,
+    widths,
+)
 
-# The numbers are shares, the noise is seeded, and a share of 1500 curves is known to 0.6 %.
+# The noise is seeded. A share of 1000 curves is known to 0.7 %, one of 4000 to 0.35 %.
 LOWEST, HIGHEST = 0.93, 0.97
 
 
-def check(num_curves: int, num_points: int, rho: float, shape: str, **settings: bool) -> None:
-    shares = coverage(
-        METHODS["megacov"], shape=shape, num_points=num_points, rho=rho, num_curves=num_curves, **settings
-    )
-    assert all(LOWEST <= share <= HIGHEST for share in shares.values()), shares
+def check(num_curves: int, num_points: int, rho: float, shape: str, *, highest: float = HIGHEST, **settings) -> None:
+    ends = simulate(METHODS["megacov"], shape=shape, num_points=num_points, rho=rho, num_curves=num_curves, **settings)
+    assert all(LOWEST <= share <= highest for share in coverage(ends).values()), coverage(ends)
 
 
-@pytest.mark.parametrize(("num_points", "rho", "shape"), [(60, 0.0, 0), (60, 0.7, 1), (200, 0.7, 0)])
+@pytest.mark.parametrize(
+    ("num_points", "rho", "shape"), [(60, 0.0, 0), (50, 0.8, 2), (50, 0.9, 0), (50, 0.9, 1), (200, 0.7, 0)]
+)
 def test_intervals_hold_the_truth_in_19_of_20_runs(num_points, rho, shape):
-    check(1500, num_points, rho, list(SHAPES)[shape])
+    check(1000, num_points, rho, list(SHAPES)[shape])
 
 
-@pytest.mark.slow  # the three cases above are a sample of these
+@pytest.mark.slow  # the cases above are a sample of these
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rho", [0.0, 0.4, 0.7])
+@pytest.mark.parametrize("rho", [0.0, 0.4, 0.7, 0.9])
 @pytest.mark.parametrize("num_points", [50, 100, 300])
 def test_intervals_hold_the_truth_in_every_kind_of_run(num_points, rho, shape):
     check(4000, num_points, rho, shape)
@@ -34,12 +44,19 @@ def test_intervals_hold_the_truth_in_every_kind_of_run(num_points, rho, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_noise_that_depends_on_the_reward_does_little_harm(shape):
-    check(4000, 150, 0.4, shape, is_binomial=True)
+    check(4000, 150, 0.4, shape, is_binomial=True, highest=0.975)
+
+
+@pytest.mark.parametrize(("rho", "most"), [(0.0, 1.1), (0.9, 2.1)])
+def test_widths_are_bounded_beside_those_of_an_oracle_that_knows_the_correlation(rho, most):
+    settings = {"shape": "collapses at once", "num_points": 50, "rho": rho, "num_curves": 200}
+    oracle, own = (widths(simulate(method, **settings)) for method in (knowing(rho), METHODS["megacov"]))
+    assert all(0.95 < own[name] / oracle[name] < most for name in own), (own, oracle)
 
 
 @pytest.mark.parametrize("name", ["Newey-West", "least squares"])
 def test_the_usual_intervals_are_too_narrow_where_neighbours_are_alike(name):
-    shares = coverage(METHODS[name], shape="falls slowly", num_points=60, rho=0.7, num_curves=300)
+    shares = coverage(simulate(METHODS[name], shape="falls slowly", num_points=60, rho=0.7, num_curves=300))
     assert all(share < 0.85 for share in shares.values()), shares
 
 

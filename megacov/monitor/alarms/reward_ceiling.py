@@ -31,7 +31,7 @@ def reward_ceiling(history: History, settings: AlarmSettings) -> Iterator[Alarm]
     """For 5 logged steps the mean reward of 10 has been at the law's ceiling, within 5 % of all that the law lets the
     run gain, and a line through the last 20 rewards does not rise.
 
-    The ceiling counts once its 95 % interval is narrower than a fifth of that gain. It is what the run knew at each
+    The ceiling counts once its 95 % interval is narrower than a quarter of that gain. It is what the run knew at each
     step, from its tags, so that later steps cannot change an earlier verdict.
 
     Args:
@@ -50,7 +50,7 @@ def reward_ceiling(history: History, settings: AlarmSettings) -> Iterator[Alarm]
     )
     gain = ceiling - first_median(reward.values, _FIRST)
     distance = np.abs(ceiling - level)
-    is_there = (distance <= 0.05 * gain) & (rise < 2.0) & (high - low <= 0.2 * gain)
+    is_there = (distance <= 0.05 * gain) & (rise < 2.0) & (high - low <= 0.25 * gain)
     for start, end in episodes(held(is_there, _HOLD), distance > 0.1 * gain):
         yield Alarm(
             "reward_ceiling",

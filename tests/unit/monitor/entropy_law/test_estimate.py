@@ -1,11 +1,14 @@
-"""The fit against generalised least squares with whole covariance matrices, in float64."""
+"""The fit against generalised least squares with whole covariance matrices, and against an integral, in float64."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
-from megacov.monitor.entropy_law.estimate import _RHOS, estimate, whiten
+from benchmarks.entropy_law import autoregression
+from megacov.monitor.entropy_law.estimate import _PRIOR_POWER, _RHOS, estimate, whiten
 
 
 def curve(num_points: int, *, noise: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -14,20 +17,25 @@ def curve(num_points: int, *, noise: float = 0.02, seed: int = 0) -> tuple[np.nd
     return entropies, rewards
 
 
+def correlations(num_points: int, rho: float) -> np.ndarray:
+    return rho ** np.abs(np.subtract.outer(np.arange(num_points), np.arange(num_points))) / (1 - rho**2)
+
+
 def reference(entropies: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Means and covariance of (a, b), and the mean of rho: whole matrices, one rho at a time."""
     n = len(rewards)
     columns = np.stack([-np.exp(entropies), np.ones(n)], axis=1)
     log_weights, means, covariances = [], [], []
     for rho in _RHOS:
-        correlations = rho ** np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / (1 - rho**2)
-        inverse = np.linalg.inv(correlations)
+        noise = correlations(n, rho)
+        inverse = np.linalg.inv(noise)
         information = columns.T @ inverse @ columns
         solution = np.linalg.solve(information, columns.T @ inverse @ rewards)
         residuals = rewards - columns @ solution
         variance = residuals @ inverse @ residuals / (n - 2)
         log_weights.append(
-            -0.5 * np.linalg.slogdet(correlations)[1]
+            (1 + _PRIOR_POWER) * np.log(1 - rho**2)
+            - 0.5 * np.linalg.slogdet(noise)[1]
             - 0.5 * np.linalg.slogdet(information)[1]
             - 0.5 * (n - 2) * np.log(variance)
         )
@@ -48,12 +56,46 @@ def test_it_is_generalised_least_squares_averaged_over_rho(num_points, noise, se
     entropies, rewards = curve(num_points, noise=noise, seed=seed)
     fitted = estimate(entropies, rewards)
     mean, covariance, rho = reference(entropies, rewards)
-    assert [fitted.a, fitted.b] == pytest.approx(mean, rel=1e-8)
-    assert fitted.covariance == pytest.approx(covariance, rel=1e-6)
+    assert [fitted.a, fitted.b] == pytest.approx(mean, rel=1e-7)
+    assert fitted.covariance == pytest.approx(covariance, rel=1e-5)
     assert fitted.autocorrelation == pytest.approx(rho, abs=1e-6)
     assert fitted.dof == num_points - 2
-    variance_of_ceiling = np.array([-1, 1]) @ covariance @ np.array([-1, 1])
-    assert fitted.standard_error(-1, 1) == pytest.approx(np.sqrt(variance_of_ceiling), rel=1e-5)
+
+
+def integrated_tails(entropies, rewards, direction, ends) -> np.ndarray:
+    """Probabilities below and above the ends: an integral over rho and sigma, with normal errors, on a fine grid."""
+    n = len(rewards)
+    columns = np.stack([-np.exp(entropies), np.ones(n)], axis=1)
+    edges = np.linspace(np.arctanh(_RHOS[0]), np.arctanh(_RHOS[-1]), 401)
+    log_sigmas = np.linspace(np.log(0.003), np.log(0.3), 300)[:, None]
+    log_weights, below = [], []
+    for rho in np.tanh((edges[1:] + edges[:-1]) / 2):
+        noise = correlations(n, rho)
+        inverse = np.linalg.inv(noise)
+        information = columns.T @ inverse @ columns
+        solution = np.linalg.solve(information, columns.T @ inverse @ rewards)
+        residuals = rewards - columns @ solution
+        log_weights.append(
+            (1 + _PRIOR_POWER) * np.log(1 - rho**2)
+            - 0.5 * (np.linalg.slogdet(noise)[1] + np.linalg.slogdet(information)[1])
+            - (n - 2) * log_sigmas
+            - residuals @ inverse @ residuals / (2 * np.exp(2 * log_sigmas))
+        )
+        errors = np.exp(log_sigmas) * np.sqrt(direction @ np.linalg.solve(information, direction))
+        z = (np.array(ends) - direction @ solution) / errors
+        below.append(np.array([math.erfc(-each / math.sqrt(2)) / 2 for each in z.flat]).reshape(z.shape))
+    weights = np.exp(np.array(log_weights) - np.max(log_weights))
+    low, high = np.sum(weights * np.array(below), axis=(0, 1)) / weights.sum()
+    return np.array([low, 1 - high])
+
+
+@pytest.mark.parametrize(("rho", "direction"), [(0.0, (1.0, 0.0)), (0.9, (1.0, 0.0)), (0.9, (-1.0, 1.0))])
+def test_an_interval_leaves_a_fortieth_of_the_integrated_probability_on_either_side(rho, direction):
+    entropies, rewards = curve(40, noise=0)
+    rewards += 0.02 * autoregression(40, 1, rho, np.random.default_rng(4))[0]
+    interval = estimate(entropies, rewards).interval(*direction)
+    tails = integrated_tails(entropies, rewards, np.array(direction), (interval.low, interval.high))
+    assert tails == pytest.approx([0.025, 0.025], abs=5e-4)
 
 
 def test_a_curve_without_noise_is_recovered():

@@ -11,6 +11,7 @@ from megacov.monitor.entropy_law import Reason, fit
 
 TIME = np.linspace(0, 1, 150)
 ENTROPIES = SHAPES["falls slowly"](TIME)
+SUDDEN = 0.05 + 1.4 * np.exp(-30 * TIME)
 NOISE = autoregression(150, 1, 0.3, np.random.default_rng(3))[0]
 
 
@@ -102,7 +103,7 @@ def test_points_that_show_no_law_are_refused(kind, entropies):
         ("residual_runs", ENTROPIES, lambda rewards: rewards + 0.05 * (-1.0) ** np.arange(150)),
         ("halves_differ", ENTROPIES, lambda rewards: rewards - np.where(TIME > 0.5, 0.2, 0)),
         ("curvature", ENTROPIES, lambda rewards: rewards - 0.1 * np.exp(ENTROPIES) ** 2),
-        ("influence", ENTROPIES, lambda rewards: np.where(TIME < 0.1, rewards, rewards[15])),
+        ("influence", SUDDEN, lambda rewards: np.where(TIME < 0.1, rewards, rewards[15])),
         ("entropy_rises_again", ENTROPIES + np.where(TIME > 0.9, 0.8, 0.0), lambda rewards: rewards),
     ],
 )
