@@ -14,7 +14,13 @@ from benchmarks.layout_invariance import TOLERANCE, all_layouts
 from megacov.losses import get_loss
 from megacov.monitor.theorem_agreement import PREDICTIONS
 from megacov.trainer.algorithm import Algorithm
-from tests.support.layout_algorithms import FAR, GLOBAL_ALGORITHMS, LOSS_ALGORITHMS, METHOD_ALGORITHMS
+from tests.support.layout_algorithms import (
+    CONTROLLED_ALGORITHMS,
+    FAR,
+    GLOBAL_ALGORITHMS,
+    LOSS_ALGORITHMS,
+    METHOD_ALGORITHMS,
+)
 from tests.support.layout_cases import ALL, ONE_SEQUENCE, SOME, Layout, make_models, run_layouts, train_one
 from tests.support.layout_difference import Difference, compare, largest, merge
 from tests.support.policies import KL_COV, laid_out_ranks, make_policy
@@ -61,7 +67,8 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, dict[s
     def names_of(layout: Layout) -> list[str]:
         if layout.mixed:
             return ["kl_cov"]
-        return [*GLOBAL_ALGORITHMS, *([*METHOD_ALGORITHMS, *LOSS_ALGORITHMS] if layout in LOSS_LAYOUTS else ())]
+        names = [*GLOBAL_ALGORITHMS, *([*METHOD_ALGORITHMS, *LOSS_ALGORITHMS] if layout in LOSS_LAYOUTS else ())]
+        return names + (list(CONTROLLED_ALGORITHMS) if layout == LOSS_LAYOUTS[0] else [])
 
     return run_layouts([*LAYOUTS, *MIXED_LAYOUTS], tmp_path_factory.mktemp("models"), names_of)
 
@@ -114,6 +121,12 @@ def test_every_method_of_selection_selects_the_same(differences, layout: Layout,
 @pytest.mark.parametrize("layout", LOSS_LAYOUTS, ids=str)
 def test_every_loss_makes_the_same_update(differences, layout: Layout, name: str) -> None:
     assert differences[layout][name].worst < TOLERANCE, differences[layout][name].relative
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", list(CONTROLLED_ALGORITHMS))
+def test_a_controller_sets_the_same(differences, name: str) -> None:
+    assert differences[LOSS_LAYOUTS[0]][name].worst < TOLERANCE, differences[LOSS_LAYOUTS[0]][name].relative
 
 
 @pytest.mark.dist

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from megacov.losses import LOSSES
+from megacov.plan.control import AdaptiveLaw, EntropicLaw, Law, RepoRLaw, Target
 from megacov.selection import get_selector
 from megacov.trainer.algorithm import Algorithm, EntropyMask, RolloutCorrection, SoftAdvantages
+from megacov.trainer.control import Control
 from tests.support.losses import layout_hyperparameters_of, layout_selection_of
 from tests.support.policies import ADAM, CLIP_COV, GRPO, KL_COV, KL_COV_WITH_TERMS
 
@@ -46,7 +48,21 @@ METHOD_ALGORITHMS = {
     "lp_reg deferred": replace(LOSS_ALGORITHMS["lp_reg"], defers=True),
     "steer correction": replace(LOSS_ALGORITHMS["steer"], corrects=True),
 }
-ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS
+
+
+def _controlled(base: Algorithm, acts_on: str, law: Law, target: float) -> Algorithm:
+    """The target is so far from the entropy of the batch, 1.5 to 2 nats, that only the laws that are continuous in it
+    could tell its rounding."""
+    return replace(base, control=Control(f"law of {acts_on}", acts_on, law, Target([(0, target)])))
+
+
+# A second step on the batch, by the value that a controller has made of the entropy of the first.
+CONTROLLED_ALGORITHMS = {
+    "adaptive_entropy": _controlled(GRPO, "entropy_coef", AdaptiveLaw(0.02, 0.0, 0.1, 0.03), 3.0),
+    "entropic controlled": _controlled(LOSS_ALGORITHMS["entropic"], "alpha", EntropicLaw(0.0, 0.3, 0.1), 0.5),
+    "repo_r controlled": _controlled(LOSS_ALGORITHMS["repo_r"], "zeta", RepoRLaw(0.2, 1e-4, 1.0), 3.0),
+}
+ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS | CONTROLLED_ALGORITHMS
 # Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
 FAR = replace(ADAM, lr=3e-4)
 

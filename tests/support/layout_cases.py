@@ -20,12 +20,15 @@ from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
+from megacov.trainer.control import observe, steer
+from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.token_report import report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome
-from megacov.trainer.step import run_updates
+from megacov.trainer.state import TrainState
+from megacov.trainer.step import StepSettings, run_updates
 from megacov.types import RolloutBatch
 from tests.support.layout_algorithms import ALGORITHMS, FAR, LOSS_ALGORITHMS, reference_of
 from tests.support.layout_difference import Difference, compare, merge
@@ -41,7 +44,8 @@ from tests.support.policies import (
 from tests.support.run_ranks import run_cases
 
 NUM_UPDATES = 3
-SECONDS_PER_LAYOUT = 40  # at most, on two busy cores; about 6 are usual
+# At most, on two busy cores; about 2 and 1 are usual.
+SECONDS_PER_LAYOUT, SECONDS_PER_ALGORITHM = 40, 15
 ONE_SEQUENCE, SOME, ALL = 1, 64, 4096
 
 
@@ -158,6 +162,7 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
     batch = make_batch()
     if layout.mixed:
         batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6], dtype=torch.float64).repeat_interleave(4))
+    algorithm = _after_a_step(policy, batch, algorithm, settings)
     updates = prepare_mini_batches(policy, batch, algorithm, settings)
     check = _make_check(policy, updates[0], layout) if algorithm == ALGORITHMS["kl_cov"] else None
     outcomes = run_updates(policy, updates, algorithm, clock=StepClock(), check=check)
@@ -172,6 +177,21 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
         if policy.groups.tp_rank == 0:
             result |= found
     return result
+
+
+def _after_a_step(policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings) -> Algorithm:
+    """With a controller: a step, and the algorithm as the controller sets it for the next one."""
+    if algorithm.control is None:
+        return algorithm
+    state = TrainState()
+    algorithm = steer(algorithm, state)
+    updates = prepare_mini_batches(policy, batch, algorithm, settings)
+    outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
+    options = {"num_samples": len(batch.rewards), "is_logged": False, "with_histogram": False}
+    observe(algorithm, state, collect_metrics(updates, outcomes, algorithm, policy.groups, **options)[0])
+    assert state.control is not None and state.control.measured is not None
+    assert steer(algorithm, state) != algorithm, "the controller has changed nothing"
+    return steer(algorithm, state)
 
 
 def _token_report(
@@ -264,7 +284,8 @@ def run_layouts(
         if num_ranks == 1:  # a reference may be one of the layouts
             cases = {layout: tuple(dict.fromkeys(own.get(layout, ()) + named)) for layout, named in cases.items()}
         work = [(layout, str(folder), named) for layout, named in cases.items()]
-        outcomes = run_cases(train, work, world_size=num_ranks, deadline_s=60 + SECONDS_PER_LAYOUT * len(work))
+        deadline_s = 60 + SECONDS_PER_LAYOUT * len(work) + SECONDS_PER_ALGORITHM * sum(map(len, cases.values()))
+        outcomes = run_cases(train, work, world_size=num_ranks, deadline_s=deadline_s)
         for (layout, named), by_rank in zip(cases.items(), outcomes, strict=True):
             results[layout] = {name: merge([rank[name] for rank in by_rank]) for name in named}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,27 @@ def test_an_algorithm_composes_with_any_run(run, algorithm, tmp_path):
     assert config.algorithm.advantages.name == written["advantages"]["name"]
     assert config.algorithm.loss.name == written["loss"]["name"]
     assert config.algorithm.selection.name == written["selection"]["name"]
+
+
+def test_an_algorithm_laid_over_another_is_that_algorithm(tmp_path):
+    """Whatever the other one has switched on: a controller, an entropy mask, entropy as a reward."""
+    alone = {path: load_config(RUNS[0], over=[path]).algorithm for path in ALGORITHMS}
+    assert {algorithm.controller.name for algorithm in alone.values()} >= {"none", "pi", "adaptive_entropy"}
+    run = load_config(RUNS[0]).model_dump(mode="json")
+    values = {name: run[name] for name in ("run", "model", "data", "rewards", "batch")}
+    base = tmp_path / "base.yaml"
+    for below, algorithm in alone.items():
+        base.write_text(json.dumps({**values, "algorithm": algorithm.model_dump(mode="json")}))
+        for path, expected in alone.items():
+            assert load_config(base, over=[path]).algorithm == expected, (below.name, path.name)
+
+
+def test_an_algorithm_leaves_what_goes_with_any_method(tmp_path):
+    base = tmp_path / "base.yaml"
+    base.write_text(f"extends: {RUNS[0]}\nalgorithm: {{ref_kl_coef: 0.01, ref_kl_max_gap: 5.0}}\n")
+    for path in ALGORITHMS:
+        algorithm = load_config(base, over=[path]).algorithm
+        assert (algorithm.ref_kl_coef, algorithm.ref_kl_max_gap) == (0.01, 5.0), path
 
 
 @pytest.mark.parametrize(
