@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from megacov.cli.check_plan import GIB, RunPlan
 from megacov.plan import total_parameters
 from megacov.plan.reshard import plan_reshard
-from megacov.plan.reshard_traffic import push_traffic
+from megacov.plan.reshard_traffic import passed_elements, push_traffic
 from megacov.plan.weight_parts import ServerLayout
 
 
@@ -21,21 +22,31 @@ def push_rows(plan: RunPlan) -> Iterator[tuple[str, str, str]]:
         What the servers get whole, and what they would get from shard to shard; nothing if no SGLang server is known,
         or if servers have data-parallel copies or pipeline stages.
     """
-    request, number, config = plan.request, plan.placement.servers, plan.config
+    request, number, sync = plan.request, plan.placement.servers, plan.config.weight_sync
     if request is None or request.copies > 1 or number == 0:
         return
     servers, settings = ServerLayout(number, request.tensor, request.expert), plan.settings
+    sizes, divisible_by = plan.sizes, settings.vocab_divisible_by
     found = push_traffic(
-        plan_reshard(plan.sizes, plan.layout, servers, vocab_divisible_by=settings.vocab_divisible_by),
+        plan_reshard(sizes, plan.layout, servers, vocab_divisible_by=divisible_by),
         value_bytes=settings.value_bytes,
-        bucket_bytes=config.weight_sync.bucket_bytes,
+        bucket_bytes=sync.bucket_bytes,
     )
     gpus = f"each of {servers.ranks} GPUs of servers"
-    whole = total_parameters(plan.sizes) * settings.value_bytes
+    whole = total_parameters(sizes) * settings.value_bytes
     yield "all weights", _gib(whole), f"to {gpus} by a transport that gathers, such as broadcast"
-    yield "shard to shard", _gib(found.received), f"to {gpus}: its own part, from {found.peers} trainer ranks at most"
+    if sync.traits.one_machine:
+        one = plan_reshard(sizes, plan.layout, replace(servers, number=1), vocab_divisible_by=divisible_by)
+        yield "own shards", _gib(found.received), f"to {gpus}, by requests that name memory of the trainer's ranks"
+        passed = passed_elements(one.of_one_replica()) * settings.value_bytes
+        yield "passed", _gib(passed), "between ranks of the trainer, once for all servers; none gathers"
+        yield "staging, trainer", _gib(3 * sync.bucket_bytes), "of a GPU at most, unless one parameter is larger"
+        return
+    line = "" if sync.traits.loader else " (weight_sync.transport=reshard)"
+    own = f"to each its own part, from {found.peers} trainer ranks at most{line}"
+    yield "shard to shard", _gib(found.received), own
     yield "busiest sender", _gib(found.sent), f"of {found.senders} ranks of the trainer that send; none gathers"
-    bucket = config.weight_sync.bucket_bytes / 2**20
+    bucket = sync.bucket_bytes / 2**20
     yield "messages", f"{found.messages:,}", f"at least, from shard to shard; of up to {bucket:,.0f} MiB (bucket_bytes)"
     yield "staging, trainer", _gib(found.sender_staging), "of a GPU: one buffer is packed while another is under way"
     yield "staging, server", _gib(found.receiver_staging), "of a GPU: one buffer is unpacked while another is under way"

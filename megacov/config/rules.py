@@ -24,6 +24,7 @@ from megacov.config.server_rules import (
     keys_are_of_servers_that_already_run,
     secrets_stay_out_of_files,
     servers_are_given_up_before_ranks,
+    shards_for_requests_are_on_one_machine,
     staging_is_bounded,
     the_embedded_server_reads_weights_from_disk,
 )
@@ -219,6 +220,7 @@ RULES: tuple[Rule, ...] = (
     keys_are_of_servers_that_already_run,
     servers_are_given_up_before_ranks,
     staging_is_bounded,
+    shards_for_requests_are_on_one_machine,
     every_server_has_its_devices,
     micro_batch_scope_has_two_sequences,
     method_saves_a_pass,

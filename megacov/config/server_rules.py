@@ -81,6 +81,18 @@ def staging_is_bounded(config: RunConfig) -> str | None:
     )
 
 
+def shards_for_requests_are_on_one_machine(config: RunConfig) -> str | None:
+    """A server's GPU opens memory of its own machine alone."""
+    sync, ranks, each = config.weight_sync, config.world_size, config.cluster.gpus_per_node
+    if not sync.traits.one_machine or ranks <= each:
+        return None
+    return (
+        f"weight_sync.transport is {sync.transport}, whose ranks of the trainer are all on one machine, the run has "
+        f"{ranks} ranks, and cluster.gpus_per_node is {each}: set "
+        f"{choose_transport(lambda other: other.in_buckets and not other.one_machine)}."
+    )
+
+
 def secrets_stay_out_of_files(config: RunConfig) -> str | None:
     """The configuration is copied into the run's folder, checkpoints, TensorBoard and job scripts."""
     rollout = config.rollout

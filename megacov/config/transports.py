@@ -24,12 +24,13 @@ class TransportTraits:
     keeps_copy: it leaves a copy of the newest weights, so a lost server can get them between two pushes.
     tensor_parallel_only: it reaches tensor-parallel ranks, but neither data-parallel copies nor pipeline stages.
     loopback_only: servers must listen on the loopback of rank 0's machine.
+    one_machine: all ranks of the trainer must be on that machine.
     needs_flattened_buckets: servers must take many tensors as one message.
     servers_call_back: servers connect to rank 0 at weight_sync.host.
     needs_gpu_per_rank: no two of its ranks may share a GPU.
     embedded_server: the embedded server supports it.
-    loader: custom weight loader, as module.function, by which the ranks of a server take their shards straight from the
-        ranks of the trainer. Servers must have been started with it. Nothing is gathered.
+    loader: custom weight loader, as module.function, by which the ranks of a server describe their shards and take them
+        from the ranks of the trainer. Servers must have been started with it. Nothing is gathered.
     tried_versions: versions of SGLang on which the loader has run; None where any that megacov talks to will do.
     """
 
@@ -39,6 +40,7 @@ class TransportTraits:
     keeps_copy: bool = False
     tensor_parallel_only: bool = False
     loopback_only: bool = False
+    one_machine: bool = False
     needs_flattened_buckets: bool = False
     servers_call_back: bool = False
     needs_gpu_per_rank: bool = False
@@ -80,6 +82,16 @@ TRANSPORTS: dict[str, TransportTraits] = {
         in_buckets=True,
         tensor_parallel_only=True,
         loopback_only=True,  # its messages are pickles
+    ),
+    "ipc_shards": TransportTraits(
+        implementation="megacov.weight_sync.ipc_shards:IpcShardsTransport",
+        summary="as ipc, but each rank of a server gets only its own part, from the ranks of the trainer that hold it.",
+        in_buckets=True,
+        tensor_parallel_only=True,
+        loopback_only=True,
+        one_machine=True,
+        loader="megacov_receiver.receive",
+        tried_versions=("0.5.23",),
     ),
 }
 

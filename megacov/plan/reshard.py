@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from math import prod
@@ -134,6 +134,22 @@ class ReshardPlan:
             before = server * line.width
             for replica, begin, end in line.shares(before + start, before + stop):
                 yield from self._pieces(line, replica, begin, end)
+
+    def of_one_replica(self) -> ReshardPlan:
+        """The plan in which the first data-parallel replica of each place sends everything."""
+        return replace(self, lines=tuple(replace(line, replicas=1) for line in self.lines))
+
+    def assembler(self, piece: Piece) -> int:
+        """Rank of the trainer that holds what is next to a piece in the receiver's parameter.
+
+        Args:
+            piece: one of the plan's pieces.
+
+        Returns:
+            The first of the ranks of the piece's pipeline stage whose tensor-parallel shards the receiver's begins in.
+        """
+        per_stage, tensor = self.trainer.ranks_per_stage, self.trainer.tensor
+        return piece.sender // per_stage * per_stage + piece.receiver * tensor // self.servers.tensor
 
     def target_shapes(self, receiver: int) -> dict[str, tuple[int, ...]]:
         """Shapes of a server's rank.

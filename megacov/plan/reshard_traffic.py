@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from math import prod
 
 from megacov.plan.reshard import ReshardPlan
 
@@ -63,3 +64,15 @@ def push_traffic(plan: ReshardPlan, *, value_bytes: int, bucket_bytes: int) -> T
         sender_staging=min(most_sent, _BUFFERS * bucket_bytes),
         receiver_staging=min(most_received, _BUFFERS * bucket_bytes),
     )
+
+
+def passed_elements(plan: ReshardPlan) -> int:
+    """Elements that go from one rank of the trainer to another that puts a server's parameters together.
+
+    Args:
+        plan: for one server, of one replica.
+
+    Returns:
+        Their number, all ranks together.
+    """
+    return sum(prod(piece.source.shape) for piece in plan.pieces() if piece.sender != plan.assembler(piece))

@@ -225,8 +225,7 @@ def checksum(values: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tens
         return checksum(first, start, shape) + checksum(second, later, shape)
     place = torch.zeros((), dtype=torch.int64, device=values.device)
     for size, first_index, whole in zip(values.shape, start, shape, strict=True):
-        indices = torch.arange(first_index, first_index + size, dtype=torch.int64, device=values.device)
-        place = place[..., None] * whole + indices
+        place = place[..., None] * whole + torch.arange(first_index, first_index + size, device=values.device)
     factors = place * _ODD
     factors = (factors ^ (factors >> 29)) * _OTHER_ODD
     bits = values.contiguous().view(_BITS[values.dtype.itemsize])
@@ -263,7 +262,10 @@ def receive(model: torch.nn.Module, named_tensors: object) -> None:
 def _do(task: Mapping[str, Any], model: torch.nn.Module, group: dist.ProcessGroup, turn: Turn) -> dict[str, Any]:
     parameters = {name: each.data for name, each in model.named_parameters()}
     if task["kind"] == "describe":
-        return {"layout": {name: (_name(each.dtype), list(each.shape)) for name, each in parameters.items()}}
+        layout = {name: (_name(each.dtype), list(each.shape)) for name, each in parameters.items()}
+        summed = parameters if task["with_sums"] else {}
+        found = {name: [checksum(each, [0] * each.dim(), each.shape)] for name, each in summed.items()}
+        return {"layout": layout, "sums": added_up(found)}
     rounds = read_rounds(board_of(group).read(f"plan/{group.rank()}", timeout_s=turn.left_s))
     parts = [part for messages in rounds for _, parts in messages for part in parts]
     for part in parts:

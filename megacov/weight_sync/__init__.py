@@ -5,6 +5,7 @@ from __future__ import annotations
 from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError, WeightTransport
 from megacov.weight_sync.broadcast import BroadcastTransport
 from megacov.weight_sync.disk import DiskTransport
+from megacov.weight_sync.ipc_shards import IpcShardsTransport
 from megacov.weight_sync.meeting import Meeting
 from megacov.weight_sync.reach import why_out_of_reach
 from megacov.weight_sync.registry import make_transport
@@ -18,6 +19,7 @@ from megacov.weight_sync.tensors import TensorTransport
 __all__ = [
     "BroadcastTransport",
     "DiskTransport",
+    "IpcShardsTransport",
     "Meeting",
     "OwnShards",
     "PushTimes",

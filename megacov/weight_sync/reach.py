@@ -41,7 +41,8 @@ def why_out_of_reach(sync: WeightSyncSection, capabilities: Capabilities, addres
             f"install 0.5.6 or newer, or set {others}."
         )
     if traits.loader is not None and (why := _why_not_by_loader(traits, capabilities)):
-        return f"{is_transport} and {address} {why}, or set {choose_transport(lambda other: other.servers_call_back)}."
+        others = choose_transport(lambda other: other.in_buckets and other.loopback_only == traits.loopback_only)
+        return f"{is_transport} and {address} {why}, or set {others}."
     host = urlsplit(address).hostname or ""
     if traits.servers_call_back and is_loopback(sync.host) and not _is_on_this_machine(host):
         return (

@@ -23,6 +23,7 @@ class ShardGroup:
     """A group of all ranks of the trainer, which come first, and all ranks of some servers.
 
     num_bytes: what one server takes in a push. [bytes]
+    num_buckets: requests to each server in a push; 0 if none has weights.
     is_verified: whether the checksums of a push over this group have agreed.
     """
 
@@ -30,6 +31,7 @@ class ShardGroup:
     members: tuple[RolloutClient, ...]
     num_senders: int
     num_bytes: int = 0
+    num_buckets: int = 0
     is_verified: bool = False
 
     def first_rank(self, place: int) -> int:
@@ -64,7 +66,7 @@ class HandOver:
             number: number of the hand-over; each has a new one.
             timeout_s: deadline of the receivers. [s]
         """
-        self._group, self._board, self.number, self._timeout_s = group, board, number, timeout_s
+        self.group, self._board, self.number, self._timeout_s = group, board, number, timeout_s
 
     def begin(self, kind: str, *, with_sums: bool) -> None:
         """Write what the receivers are to do when they are called next.
@@ -82,7 +84,7 @@ class HandOver:
         Raises:
             ServersFailedError: a rank has failed.
         """
-        ranks = range(self._group.world_size)
+        ranks = range(self.group.world_size)
         await self._all_there("ready", ranks)
         self._board.write(self._key("go"), True)
         await self._all_there("done", ranks)
@@ -109,12 +111,12 @@ class HandOver:
         Raises:
             ServersFailedError: names the servers that hold other bits, and one tensor of each.
         """
-        expected: dict[int, Counter[str]] = {rank: Counter() for rank in self._group.receivers}
-        for sender in range(self._group.num_senders):
+        expected: dict[int, Counter[str]] = {rank: Counter() for rank in self.group.receivers}
+        for sender in range(self.group.num_senders):
             for rank, sums in self._read(sender).get("sums", {}).items():
                 expected[int(rank)].update(sums)
         failures: dict[RolloutClient, RolloutError] = {}
-        for rank, client in self._group.receivers.items():
+        for rank, client in self.group.receivers.items():
             sent, found = expected[rank], self._read(rank)["sums"]
             wrong = [name for name in sorted({*sent, *found}) if not _are_equal(sent.get(name), found.get(name))]
             if wrong:
@@ -126,7 +128,7 @@ class HandOver:
 
     def clear(self) -> None:
         """Remove the messages of a hand-over that has ended."""
-        names = [f"{what}/{rank}" for what in ("ready", "done") for rank in range(self._group.world_size)]
+        names = [f"{what}/{rank}" for what in ("ready", "done") for rank in range(self.group.world_size)]
         self._board.remove(map(self._key, (*names, "go", "failures")))
 
     def _key(self, name: str) -> str:
@@ -139,21 +141,25 @@ class HandOver:
         keys = [self._key(f"{what}/{rank}") for rank in ranks]
         try:
             while not self._board.has(keys):
-                self._raise_failures()
+                self.raise_failures()
                 await asyncio.sleep(_POLL_S)
-            self._raise_failures()
+            self.raise_failures()
         except RuntimeError as error:  # of torch
             raise ServersFailedError({}, f"the store of the group is gone ({error}).") from error
 
-    def _raise_failures(self) -> None:
-        """Raise what ranks have reported. Servers are blamed only if no rank of the trainer has failed itself."""
+    def raise_failures(self) -> None:
+        """Raise what ranks have reported. Servers are blamed only if no rank of the trainer has failed itself.
+
+        Raises:
+            ServersFailedError: a rank has failed.
+        """
         if self._board.count(self._key("failures")) == 0:
             return
         errors: dict[int, str] = {}
-        for rank in range(self._group.world_size):
+        for rank in range(self.group.world_size):
             if self._board.has([self._key(f"done/{rank}")]) and (error := self._read(rank).get("error")) is not None:
                 errors[rank] = error
-        receivers = self._group.receivers
+        receivers = self.group.receivers
         senders = [f"rank {rank} of the trainer: {error}" for rank, error in errors.items() if rank not in receivers]
         failures = {
             receivers[rank]: RolloutError(f"{receivers[rank].address}: {error}")

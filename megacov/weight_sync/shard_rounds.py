@@ -29,7 +29,9 @@ class ShardPlan(Protocol):
         ...
 
 
-def check_layout(plan: ShardPlan, receiver: int, layout: Description, *, server: str) -> None:
+def check_layout(
+    plan: ShardPlan, receiver: int, layout: Description, *, server: str, transport: str, instead: str
+) -> None:
     """Refuse a server whose parameters are not those that the plan fills, before anything is sent.
 
     Args:
@@ -37,6 +39,8 @@ def check_layout(plan: ShardPlan, receiver: int, layout: Description, *, server:
         receiver: tensor-parallel rank in the server.
         layout: what that rank has.
         server: address, for the message.
+        transport: name of the transport, for the message.
+        instead: name of another one, which leaves names and shapes to the server.
 
     Raises:
         WeightSyncError: names a parameter that differs.
@@ -47,8 +51,8 @@ def check_layout(plan: ShardPlan, receiver: int, layout: Description, *, server:
         if planned.get(name) != found.get(name):
             has, gets = found.get(name, "no such parameter"), planned.get(name, "nothing for it")
             raise WeightSyncError(
-                f"weight_sync.transport is reshard, rank {receiver} of {server} has {has} as {name}, and the plan has "
-                f"{gets}: set weight_sync.transport=broadcast, which leaves names and shapes to the server."
+                f"weight_sync.transport is {transport}, rank {receiver} of {server} has {has} as {name}, and the plan "
+                f"has {gets}: set weight_sync.transport={instead}, which leaves names and shapes to the server."
             )
 
 

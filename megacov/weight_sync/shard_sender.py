@@ -25,12 +25,14 @@ from megacov.weight_receiver.megacov_receiver import (
     read_rounds,
 )
 from megacov.weight_sync.process_group import join_group, leave, meet_at
+from megacov.weight_sync.shard_assembly import Assembler, Payloads
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
 Command = Mapping[str, Any]
-"""What rank 0 wants all ranks of the trainer to do, in JSON: "join" or "send", with the arguments of that method."""
+"""What rank 0 wants all ranks of the trainer to do, in JSON: "join", "send", "assemble" or "release", with the
+arguments of that method."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class ShardSender:
         """Join nothing yet."""
         self._group: dist.ProcessGroup | None = None
         self._backend = ""
+        self._own: dist.ProcessGroup | None = None
         self._rounds: list[list[Message]] | None = None
+        self._assembler: Assembler | None = None
 
     @property
     def board(self) -> Board:
@@ -82,13 +86,30 @@ class ShardSender:
         if command["do"] == "send":
             self.send(tensors, **arguments)
             return
+        if command["do"] == "assemble":
+            with suppress(RuntimeError):  # it is on the board, where rank 0 reads it
+                self.assemble(tensors, **arguments)
+            return
+        if command["do"] == "release":
+            self.release()
+            return
         assert command["do"] == "join"
         host, port = arguments.pop("host"), arguments.pop("port")
         with suppress(RuntimeError):  # rank 0, which waits for all ranks, fails too
             limits = {name: arguments[name] for name in ("world_size", "timeout_s")}
             self.join(meet_at(host, port, **limits), rank=rank, **arguments)
 
-    def join(self, store: TCPStore, *, rank: int, name: str, backend: str, world_size: int, timeout_s: float) -> None:
+    def join(
+        self,
+        store: TCPStore,
+        *,
+        rank: int,
+        name: str,
+        backend: str,
+        world_size: int,
+        timeout_s: float,
+        num_own: int | None = None,
+    ) -> None:
         """Join a new group, and leave the old one; returns when all ranks have joined.
 
         Args:
@@ -98,15 +119,21 @@ class ShardSender:
             backend: "gloo" or "nccl".
             world_size: all ranks of the trainer, and all ranks of all servers. [ranks]
             timeout_s: deadline of the group. [s]
+            num_own: ranks of the trainer, if these also form a group of their own over NCCL. [ranks]
 
         Raises:
             RuntimeError: not all ranks have joined (from torch).
         """
         self.leave()
-        self._backend, self._rounds = backend, None
+        self._backend = backend
         self._group = join_group(
             store, name=name, backend=backend, rank=rank, world_size=world_size, timeout_s=timeout_s
         )
+        if num_own is not None:
+            late_s = 2.0 * timeout_s  # NCCL's watchdog kills a process whose message is late
+            self._own = join_group(
+                store, name=f"{name}-own", backend="nccl", rank=rank, world_size=num_own, timeout_s=late_s
+            )
 
     def send(self, tensors: Mapping[str, Tensor], *, number: int, with_sums: bool, timeout_s: float) -> None:
         """Send what the plan on the board has for this rank, once all ranks agree.
@@ -129,8 +156,54 @@ class ShardSender:
             if self._group is group:
                 self.leave()  # so that no other rank waits for this one
 
+    def assemble(
+        self, tensors: Mapping[str, Tensor], *, number: int, bucket: int, with_sums: bool, timeout_s: float
+    ) -> Payloads:
+        """Put a bucket of servers' shards together with the other ranks; keep it until the next, or `release`.
+
+        Args:
+            tensors: parameters of this rank by Megatron's name.
+            number: number of the hand-over.
+            bucket: number of the bucket, from 0.
+            with_sums: whether to report checksums of what was put together, with the last bucket.
+            timeout_s: deadline of the bucket. [s]
+
+        Returns:
+            Payloads of the requests, by rank of a server; on rank 0 those of all ranks.
+
+        Raises:
+            RuntimeError: a rank is lost or late (from torch), or out of memory; the board has it too.
+        """
+        if self._group is None:
+            raise RuntimeError("this rank of the trainer is in no group")
+        group, turn = self._group, Turn(self._group, number=number, timeout_s=timeout_s)
+        try:
+            if self._assembler is None:
+                plan = self.board.read(f"plan/{group.rank()}", timeout_s=turn.left_s)
+                self._assembler = Assembler(plan, group=group, own=self._own)
+            payloads, sums = self._assembler.assemble(tensors, bucket, with_sums=with_sums, timeout_s=turn.left_s)
+            if sums is not None:
+                turn.end(sums=sums)
+        except (RuntimeError, ValueError) as error:  # as in `send`
+            with suppress(RuntimeError):
+                turn.end(error=str(error))
+            if self._group is group:
+                self.leave()
+            raise RuntimeError(str(error)) from error
+        return payloads
+
+    def release(self) -> None:
+        """Free what `assemble` keeps, once all servers have taken it."""
+        if self._assembler is not None:
+            self._assembler.release()
+
     def leave(self) -> None:
         """Leave the group, if there is one; other ranks that wait for this one then fail."""
+        self._rounds, self._assembler = None, None
+        own, self._own = self._own, None
+        if own is not None:
+            with suppress(RuntimeError):
+                leave(own, backend="nccl")
         group, self._group = self._group, None
         if group is not None:
             with suppress(RuntimeError):

@@ -1,8 +1,9 @@
-"""Real SGLang servers with one and two ranks take the shards of every layout of the trainer, without a gather."""
+"""Real SGLang servers of one and two ranks take shards of every layout of the trainer, over a group and by requests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from megacov.megatron.policy import Policy
-from megacov.plan import Layout, read_model_sizes
-from megacov.plan.reshard import plan_reshard
+from megacov.plan import Layout, ModelSizes, read_model_sizes
+from megacov.plan.reshard import ReshardPlan, plan_reshard
+from megacov.plan.weight_parts import ServerLayout
 from megacov.rollout import GenerateRequest, RolloutClient
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.loop_thread import LoopThread
-from megacov.weight_sync import Meeting, OwnShards, ReshardTransport, SessionSettings
+from megacov.weight_sync import (
+    IpcShardsTransport,
+    Meeting,
+    OwnShards,
+    ReshardTransport,
+    SessionSettings,
+    WeightTransport,
+)
 from megacov.weight_sync.model_files import copy_model_files
 from tests.support.policies import FLOAT32, laid_out_policy
 from tests.support.run_ranks import run_cases
@@ -34,7 +43,7 @@ LAYOUTS = {2: [(2, 1), (1, 2), (1, 1)], 4: [(2, 2), (2, 1)]}
 class Pusher:
     """Stands in for RolloutWorker: pushes by a transport of its own."""
 
-    def __init__(self, transport: ReshardTransport) -> None:
+    def __init__(self, transport: WeightTransport) -> None:
         self._transport = transport
 
     def push_weights(self, weights: OwnShards, *, version: int) -> None:
@@ -42,10 +51,13 @@ class Pusher:
         self._transport.push(version, weights)
 
 
+TRANSPORTS = {"reshard": ReshardTransport, "ipc_shards": IpcShardsTransport}
 Sampled = list[tuple[tuple[int, ...], tuple[float, ...]]]
 
 
-def _push(address: str, keys: dict[str, str], folder: Path, tensor: int, pipeline: int, version: int) -> Sampled:
+def _push(
+    address: str, keys: dict[str, str], name: str, folder: Path, tensor: int, pipeline: int, version: int
+) -> Sampled:
     """Push once; rank 0 returns tokens and log-probs that the server then samples."""
     with laid_out_policy(tensor, pipeline, path=folder) as policy:
         if policy.groups.world_rank > 0:
@@ -56,14 +68,12 @@ def _push(address: str, keys: dict[str, str], folder: Path, tensor: int, pipelin
             loop.run(client.learn_capabilities())
             sizes, data = read_model_sizes(MODEL / "config.json"), dist.get_world_size() // (tensor * pipeline)
             trainer = Layout(tensor=tensor, pipeline=pipeline, data=data)
-            transport = ReshardTransport(
+            transport = TRANSPORTS[name](
                 [client],
                 run=loop.run,
                 settings=SessionSettings(bucket_bytes=100_000, timeout_s=60.0, verify="checksums"),
                 meeting=Meeting("gloo", "127.0.0.1", torch.device("cpu")),
-                make_plan=lambda servers: plan_reshard(
-                    sizes, trainer, servers, vocab_divisible_by=FLOAT32.vocab_divisible_by
-                ),
+                make_plan=lambda servers: _plan(name, sizes, trainer, servers),
             )
             _exchange(policy, transport, version)
             completions = loop.run(client.generate(GenerateRequest(input_ids=PROMPT, n=4, max_new_tokens=12)))
@@ -73,7 +83,12 @@ def _push(address: str, keys: dict[str, str], folder: Path, tensor: int, pipelin
             return [(each.token_ids, each.log_probs) for each in completions]
 
 
-def _exchange(policy: Policy, transport: ReshardTransport | None, version: int) -> None:
+def _plan(name: str, sizes: ModelSizes, trainer: Layout, servers: ServerLayout) -> ReshardPlan:
+    plan = plan_reshard(sizes, trainer, servers, vocab_divisible_by=FLOAT32.vocab_divisible_by)
+    return plan if name == "reshard" else plan.of_one_replica()  # of the one server that there is
+
+
+def _exchange(policy: Policy, transport: WeightTransport | None, version: int) -> None:
     worker: Any = None if transport is None else Pusher(transport)
     RolloutExchange(policy.groups, worker, sends_shards=True).push_weights(policy, version=version)
 
@@ -89,12 +104,13 @@ def server(request, tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
 @pytest.mark.parametrize("world_size", LAYOUTS)
 def test_a_server_holds_the_weights_of_every_layout(server, world_size, tmp_path):
     cases = []
-    for number, (tensor, pipeline) in enumerate(LAYOUTS[world_size], start=10 * world_size):
+    both = product(TRANSPORTS, LAYOUTS[world_size])
+    for number, (name, (tensor, pipeline)) in enumerate(both, start=10 * world_size):
         folder = tmp_path / str(number)
         folder.mkdir()
         copy_model_files(MODEL, folder)
         save_file(changed_weights(number), folder / "model.safetensors")
-        cases.append((*server, folder, tensor, pipeline, number))
+        cases.append((*server, name, folder, tensor, pipeline, number))
     for case, (sampled, *_) in zip(cases, run_cases(_push, cases, world_size=world_size), strict=True):
         weights = changed_weights(case[-1])
         assert len(sampled) == 4

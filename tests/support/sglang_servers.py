@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,7 @@ from megacov.rollout import GenerateRequest, RolloutClient, ServerKeys, SglangSe
 from megacov.weight_sync import (
     BroadcastTransport,
     DiskTransport,
+    IpcShardsTransport,
     Meeting,
     OwnShards,
     ReshardTransport,
@@ -150,8 +152,18 @@ def make_transport(name: str, clients: list[RolloutClient], run: RunOnLoop, fold
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
     if name == "broadcast":
         return BroadcastTransport(clients, run=run, settings=settings, meeting=meeting)
-    assert name == "reshard"
     sizes = read_model_sizes(MODEL / "config.json")
+    if name == "ipc_shards":
+        return IpcShardsTransport(
+            clients,
+            run=run,
+            settings=settings,
+            meeting=meeting,
+            make_plan=lambda servers: plan_reshard(
+                sizes, Layout(), replace(servers, number=1), vocab_divisible_by=VOCAB_SIZE
+            ).of_one_replica(),
+        )
+    assert name == "reshard"
     return ReshardTransport(
         clients,
         run=run,

@@ -7,7 +7,9 @@ calls of a push, and passes those that concern the group on to its ranks.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +136,16 @@ class ServerRank:
         finally:
             megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum = original
 
+    def take(self, payload: str, fault: str, late_s: float) -> None:
+        """As SGLang does with `load_format: direct`: it dies of what does not fit."""
+        if fault == "is late":
+            time.sleep(late_s)
+        own = dict(self._model.named_parameters())
+        for name, tensor in pickle.loads(base64.b64decode(payload)):
+            if fault == "dies in the middle" or name not in own or own[name].shape != tensor.shape:
+                os._exit(9)
+            own[name].data.copy_(tensor)
+
     def parameters(self) -> dict[str, torch.Tensor]:
         """Copies of all parameters."""
         return {name: each.detach().clone() for name, each in self._model.named_parameters()}
@@ -151,6 +163,8 @@ class TrainerRank:
 
     def obey(self, command: dict[str, Any], dies: bool) -> None:
         """Do what rank 0 wants; or begin to, and die."""
+        if dies and command["do"] == "assemble":
+            megacov_receiver.Channel.wait = lambda *_: os._exit(9)  # type: ignore[method-assign]
         if dies and command["do"] == "send":
             original = self._sender._send
 
@@ -178,6 +192,10 @@ class ReceivingServer:
             answers = await self._all(lambda place: ("join", body, body["rank_offset"] + place))
         elif call.path == "/destroy_weights_update_group":
             answers = await self._all(lambda _: ("leave", call.body["group_name"]))
+        elif call.path == "/update_weights_from_tensor" and call.body.get("load_format") == "direct":
+            payloads = call.body["serialized_named_tensors"]
+            assert self.is_open and len(payloads) == len(self.ranks)
+            answers = await self._all(lambda place: ("take", payloads[place], self.faults[place], self.late_s))
         elif call.path == "/update_weights_from_tensor":
             assert self.is_open and call.body["serialized_named_tensors"] == ["gARdlC4="] * len(self.ranks)
             answers = await self._all(lambda place: ("receive", self.faults[place], self.late_s))

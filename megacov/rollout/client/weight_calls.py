@@ -135,14 +135,18 @@ class WeightCalls:
             body["weight_version"] = weight_version
         await self._update("/update_weights_from_distributed", body, f"take {len(bucket.names)} tensors")
 
-    async def take_tensors(self, payloads: Sequence[str], *, flush_cache: bool = True) -> None:
+    async def take_tensors(self, payloads: Sequence[str], *, flush_cache: bool = True, as_held: bool = False) -> None:
         """Have the server take tensors whose bytes, or GPU memory handles, are in the request.
 
         Args:
-            payloads: one base64-encoded pickle of a list of (Hugging Face name, tensor) per tensor-parallel rank.
+            payloads: one base64-encoded pickle of a list of (name, tensor) per tensor-parallel rank.
             flush_cache: whether to drop the prefix cache with the old weights.
+            as_held: whether each payload has parameters of its rank by the server's own names, in exactly the shapes
+                that the rank holds; a server dies of any other. Otherwise all have whole Hugging Face tensors.
         """
-        body = {"serialized_named_tensors": list(payloads), "flush_cache": flush_cache}
+        body: dict[str, Any] = {"serialized_named_tensors": list(payloads), "flush_cache": flush_cache}
+        if as_held:
+            body["load_format"] = "direct"
         await self._update("/update_weights_from_tensor", body, "take tensors")
 
     async def run_loader(self, loader: str) -> None:

@@ -49,6 +49,23 @@ def test_messages_follow_the_size_of_a_bucket() -> None:
     assert int(few["messages"][0].replace(",", "")) * 20 < int(many["messages"][0].replace(",", ""))
 
 
+def test_runs_that_gather_are_shown_the_one_line_that_changes_it() -> None:
+    for path in READY:
+        rows, reshard = shown(path), shown(path, "weight_sync.transport=reshard")
+        assert rows["shard to shard"][0] == reshard["shard to shard"][0]
+        assert rows["shard to shard"][1].endswith("(weight_sync.transport=reshard)")
+        assert "weight_sync.transport" not in reshard["shard to shard"][1]
+
+
+def test_on_one_machine_only_what_another_rank_holds_is_passed() -> None:
+    small = ("cluster.nodes=2", "parallel.pipeline=1", "parallel.data=1", "weight_sync.transport=ipc_shards")
+    equal = shown(ONE, *small, "parallel.tensor=2", "rollout.server_arguments.tp-size=2")
+    half = shown(ONE, *small, "parallel.tensor=8", "rollout.server_arguments.tp-size=4")
+    assert equal["own shards"][0] == "30.5 GiB" and equal["passed"][0] == "0.0 GiB"
+    assert half["own shards"][0] == "15.3 GiB" and gib(half["passed"][0]) == pytest.approx(30.5, abs=0.1)
+    assert half["staging, trainer"][0] == "1.5 GiB"
+
+
 def test_experts_may_be_on_other_ranks_of_a_server() -> None:
     by_columns = shown(ONE, *MOE, "parallel.data=8", "rollout.server_arguments.tp-size=4")
     whole = shown(ONE, *MOE, "parallel.data=8", "rollout.server_arguments={tp-size: 4, ep-size: 4}")

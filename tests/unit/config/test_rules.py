@@ -174,6 +174,14 @@ BROKEN = {
         },
         "weight_sync.bucket_bytes is 1073741825, .* set at most 1073741824",
     ),
+    "shards_for_requests_are_on_one_machine": (
+        {
+            "rollout": {"engine": "sglang", "servers": 1},
+            "weight_sync": {"transport": "ipc_shards"},
+            "parallel": {"data": 9},
+        },
+        "the run has 9 ranks, and cluster.gpus_per_node is 8: set weight_sync.transport to broadcast or ipc",
+    ),
     "servers_are_given_up_before_ranks": (
         {
             "rollout": {"engine": "sglang", "servers": 1},
@@ -209,6 +217,11 @@ BROKEN = {
 }
 
 HELD = [
+    {
+        "rollout": {"engine": "sglang", "servers": 1},
+        "weight_sync": {"transport": "ipc_shards"},
+        "parallel": {"data": 8},
+    },
     {
         "rollout": {"engine": "sglang", "servers": 1},
         "weight_sync": {"transport": "reshard", "bucket_bytes": 2**30},

@@ -86,10 +86,10 @@ def test_a_part_is_a_list_in_json():
 
 def test_other_parameters_than_planned_are_refused(plan):
     layout = layouts_of(plan, "float32")[0, 1]
-    check_layout(plan, 1, layout, server="http://a:1")
+    check_layout(plan, 1, layout, server="http://a:1", transport="reshard", instead="broadcast")
     name = next(iter(layout))
     wrong = layout | {name: ("float32", (7, 7))}
     more, fewer = layout | {"extra.qweight": ("int8", (3,))}, {key: each for key, each in layout.items() if key != name}
     for each, words in ((wrong, r"has \(7, 7\) as"), (more, "has nothing for it"), (fewer, "has no such parameter as")):
         with pytest.raises(WeightSyncError, match=f"(?s)rank 1 of http://a:1 .*{words}.*transport=broadcast"):
-            check_layout(plan, 1, each, server="http://a:1")
+            check_layout(plan, 1, each, server="http://a:1", transport="reshard", instead="broadcast")
