@@ -70,11 +70,11 @@ def _missing(sweeps: TaskSweeps, methods: Sequence[Method]) -> list[str]:
     """Which runs have failed, or are still to come."""
     lines = []
     for method in methods:
-        failed = [f"{row.value:g}" for row in method.tuning if row.state == "failed"]
-        failed += [f"seed {row.seed}" for row in method.final if row.state == "failed"]
+        failed = [f"{row.value:g}" for row in method.tuning if row.state in ("failed", "unreadable")]
+        failed += [f"seed {row.seed}" for row in method.final if row.state in ("failed", "unreadable")]
         if failed:
             lines.append(f"{method.name} failed with {', '.join(failed)}.")
-    waiting = [each.name for each in methods if each.count("done") + each.count("failed") < len(sweeps.seeds)]
+    waiting = [each.name for each in methods if any(row.state == "waiting" for row in (*each.tuning, *each.final))]
     if waiting:
         lines.append(f"Not all seeds are trained yet: {', '.join(waiting)}.")
     return lines or [f"All runs of {len(methods)} methods are done."]

@@ -29,7 +29,7 @@ _STEP_TAG = "perf/step_s"
 class RunRow:
     """A run: its value of the hyperparameter, how it ended, and numbers by name, without those that it does not have.
 
-    state: done, failed or waiting.
+    state: done, failed, waiting, or unreadable where a run that is done has no curves.
     numbers: reward and entropy at the end, area (mean reward of all steps), entropy_at_reward, step_s, pass@k;
         entropies in nats.
     """
@@ -113,8 +113,10 @@ def _reader(sweeps: TaskSweeps) -> Callable[[SweepSection, Sequence[float]], lis
         results = read_results(sweep, SweepFolder(sweep.directory), fixed_settings(sweep))
         for value, result in zip(values, results, strict=True):
             for each in result.runs:
-                numbers = read_numbers(each.run.directory, sweeps.task.reward) if each.state == "done" else {}
-                rows.append(RunRow(value, each.run.seed, each.state, numbers))
+                is_read = each.state == "done" and each.value is not None and each.value.value is not None
+                numbers = read_numbers(each.run.directory, sweeps.task.reward) if is_read else {}
+                state = "unreadable" if each.state == "done" and not is_read else each.state
+                rows.append(RunRow(value, each.run.seed, state, numbers))
         return rows
 
     return read
@@ -134,9 +136,9 @@ def read_numbers(directory: Path, reward: float) -> dict[str, float]:
         DataError: the folder is no run, or has no logged step.
     """
     run = read_run(directory)
-    steps = read_history(directory / "tensorboard", tags=(_STEP_TAG,)).scalars[_STEP_TAG]
-    scores = {f"pass@{k}": score for (_, k), score in run.pass_at_k.items()}
-    return {**_curve_numbers(run, reward), "step_s": float(np.median(steps.values)), **scores}
+    numbers = {**_curve_numbers(run, reward), **{f"pass@{k}": score for (_, k), score in run.pass_at_k.items()}}
+    steps = read_history(directory / "tensorboard", tags=(_STEP_TAG,)).scalars.get(_STEP_TAG)
+    return numbers if steps is None else {**numbers, "step_s": float(np.median(steps.values))}
 
 
 def _curve_numbers(run: Run, reward: float) -> dict[str, float]:
