@@ -54,24 +54,27 @@ def _run(sweep: SweepSection, failed: list[str], *, retry_failed: bool) -> None:
         failed.append(f"{sweep.name}: {error}")
 
 
-def render(sweeps: TaskSweeps, page: Path | None, figure: Path | None) -> None:
-    """Write the table and the figure of all methods that have results.
+def render(sweeps: TaskSweeps, page: Path | None) -> None:
+    """Write the tables and the figure of all methods that have results.
 
     Args:
         sweeps: the sweeps of a task.
-        page: page of the docs whose table of the task is replaced.
-        figure: where the figure goes as well, for that page.
+        page: page of the docs whose part about the task is replaced; its figure goes into `figures` beside it.
     """
     methods = read_methods(sweeps)
-    write_atomically(sweeps.folder / "runs.csv", render_csv(sweeps, methods))
     table = render_table(sweeps, methods)
+    sweeps.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(sweeps.folder / "runs.csv", render_csv(sweeps, methods))
     write_atomically(sweeps.folder / "table.md", table)
     print(table)
-    if any(method.final for method in methods):
-        for path in filter(None, (sweeps.folder / "comparison.png", figure)):
-            write_figure(sweeps, methods, path)
+    figure = None
+    if any(method.count("done") for method in methods):
+        write_figure(sweeps, methods, sweeps.folder / "comparison.png")
+        if page is not None:
+            figure = page.parent / "figures" / f"methods_{sweeps.name}.png"
+            write_figure(sweeps, methods, figure)
     if page is not None:
-        fill_page(page, sweeps.name, table)
+        fill_page(page, sweeps.name, table, figure)
 
 
 def _guarded(work: Callable[[], None]) -> None:
@@ -106,8 +109,7 @@ def main() -> None:
             parser.error(f"--only has {', '.join(sorted(unknown))}, and the task has {', '.join(sweeps.entries)}")
         methods = options.only or sweeps.entries
         failed = [] if options.render else train(sweeps, methods, retry_failed=options.retry_failed)
-        page = options.page
-        render(sweeps, page, page and page.parent / "figures" / f"methods_{options.task}.png")
+        render(sweeps, options.page)
         if failed:
             print("failed:", *failed, sep="\n  ", file=sys.stderr)
             sys.exit(SweepError.exit_code)

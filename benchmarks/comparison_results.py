@@ -32,12 +32,14 @@ class RunRow:
     state: done, failed, waiting, or unreadable where a run that is done has no curves.
     numbers: reward and entropy at the end, area (mean reward of all steps), entropy_at_reward, step_s, pass@k;
         entropies in nats.
+    seconds: how long it took, its start and its evaluation included.
     """
 
     value: float
     seed: int
     state: str
     numbers: Mapping[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _reader(sweeps: TaskSweeps) -> Callable[[SweepSection, Sequence[float]], lis
                 is_read = each.state == "done" and each.value is not None and each.value.value is not None
                 numbers = read_numbers(each.run.directory, sweeps.task.reward) if is_read else {}
                 state = "unreadable" if each.state == "done" and not is_read else each.state
-                rows.append(RunRow(value, each.run.seed, state, numbers))
+                seconds = each.outcome.seconds if each.outcome else 0.0
+                rows.append(RunRow(value, each.run.seed, state, numbers, seconds))
         return rows
 
     return read
@@ -183,12 +186,14 @@ def render_csv(sweeps: TaskSweeps, methods: Sequence[Method]) -> str:
     """
     text, names = io.StringIO(), number_names(sweeps)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "stage", "keys", "value", "is_best", "seed", "state", *names])
+    writer.writerow(["method", "stage", "keys", "value", "is_best", "seed", "state", *names, "seconds"])
     for method in methods:
         for stage, rows in (("tuning", method.tuning), ("final", method.final)):
             for place, row in enumerate(rows):
                 is_best = stage == "final" or place == method.best
                 shown = [repr(row.numbers[name]) if name in row.numbers else "" for name in names]
                 keys = " ".join(method.keys)
-                writer.writerow([method.name, stage, keys, row.value, int(is_best), row.seed, row.state, *shown])
+                writer.writerow(
+                    [method.name, stage, keys, row.value, int(is_best), row.seed, row.state, *shown, row.seconds]
+                )
     return text.getvalue()

@@ -136,13 +136,14 @@ def test_a_comparison_that_is_interrupted_repeats_and_loses_no_run(
     assert relative_costs(methods) == pytest.approx({"grpo": 1.0, "kl_cov": 1.5})
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- sum_pairs: begin -->\nold\n<!-- sum_pairs: end -->\nafter\n")
-    render(sweeps, page, tmp_path / "figure.png")
+    render(sweeps, page)
     text = page.read_text()
-    render(sweeps, page, tmp_path / "figure.png")
+    render(sweeps, page)
     assert page.read_text() == text and text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "| grpo | 0.2 | 2 | 0.316 +- 0.004 | 0.316 +- 0.004 | not reached | " in text
     assert "kl_cov failed with seed 1." in text and "**0.2: " in text
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "methods_sum_pairs.png").stat().st_size > 10_000
+    assert "](figures/methods_sum_pairs.png)" in text
 
     rows = list(csv.DictReader(io.StringIO((sweeps.folder / "runs.csv").read_text())))
     assert len(rows) == 8 and [row["is_best"] for row in rows] == list("01110111")
@@ -187,7 +188,7 @@ def test_a_method_that_cannot_be_tuned_is_named_and_the_rest_go_on(
     assert failed[1] == "grpo: no value could be trained, so it has no final runs." and len(failed) == 2
     assert place.all_started[-1] == "kl_cov_seed1"
     # Without the baseline there is a table, and no cost.
-    render(sweeps, None, None)
+    render(sweeps, None)
     text = (sweeps.folder / "table.md").read_text()
     assert "| kl_cov | 0.1 | 2 | " in text and "grpo failed with 0.1, 0.2." in text and "| grpo | 0" not in text
 
@@ -208,4 +209,4 @@ def test_a_page_without_its_comments_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- sum_pairs: end -->\n<!-- sum_pairs: begin -->\n")
     with pytest.raises(DataError, match="does not hold"):
-        fill_page(page, "sum_pairs", "table")
+        fill_page(page, "sum_pairs", "table", None)
