@@ -114,7 +114,7 @@ def main() -> None:
             print("failed:", *failed, sep="\n  ", file=sys.stderr)
             sys.exit(SweepError.exit_code)
 
-    if Path.cwd() != ROOT:
+    if not ROOT.samefile(Path.cwd()):
         parser.error(f"runs name files of {ROOT} by relative paths: call the command there")
     _guarded(work)
 

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +15,7 @@ import pytest
 
 from benchmarks.comparison import render, train
 from benchmarks.comparison_page import fill_page
-from benchmarks.comparison_plan import PLAN, TaskSweeps, read_plan
+from benchmarks.comparison_plan import PLAN, ROOT, TaskSweeps, read_plan
 from benchmarks.comparison_results import read_best, read_methods, relative_costs
 from megacov.errors import ConfigError, DataError
 from megacov.sweep.folder import Outcome, SweepFolder
@@ -210,3 +212,34 @@ def test_a_page_without_its_comments_is_refused(tmp_path: Path) -> None:
     page.write_text("<!-- sum_pairs: end -->\n<!-- sum_pairs: begin -->\n")
     with pytest.raises(DataError, match="does not hold"):
         fill_page(page, "sum_pairs", "table", None)
+
+
+def test_the_page_of_the_docs_takes_each_task(tmp_path: Path) -> None:
+    page = tmp_path / "methods.md"
+    page.write_text((ROOT / "docs" / "methods.md").read_text())
+    for task in read_plan(PLAN).tasks:
+        fill_page(page, task, f"the table of {task}\n", None)
+        assert page.read_text().count(f"the table of {task}\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sum_pairs", "graph_coloring"])
+def test_the_command_trains_evaluates_and_then_has_nothing_to_do(tmp_path: Path, task: str) -> None:
+    plan = read_plan(PLAN).model_dump(mode="json")
+    short = {**plan["tasks"][task], "only": ["kl_cov"], "tuning_steps": 1, "final_steps": 2, "reward": 0.01}
+    tuned = {"kl_cov": {**plan["tuned"]["kl_cov"], "values": [0.1]}}
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps({**plan, "tasks": {task: short}, "tuned": tuned, "seeds": [0]}))
+    words = ["-m", "benchmarks.comparison", "--plan", str(path), "--task", task, "--folder", str(tmp_path)]
+    for _ in range(2):
+        subprocess.run([sys.executable, *words], cwd=ROOT, check=True, timeout=600)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / task / "runs.csv").read_text())))
+    assert [(row["stage"], row["state"], row["seed"]) for row in rows] == [
+        ("tuning", "done", "3"),
+        ("final", "done", "0"),
+    ]
+    for row in rows:
+        assert 0 < float(row["pass@1"]) < float(row["pass@8"]) <= 1
+        assert 0 < float(row["reward"]) < 1 and float(row["entropy_at_reward"]) > 0 and float(row["step_s"]) > 0
+    logs = list((tmp_path / task).glob("kl_cov/*/logs/*.log"))
+    assert len(logs) == 2 and all(log.read_text().count("metrics      tensorboard") == 1 for log in logs)
