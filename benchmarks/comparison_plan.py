@@ -126,9 +126,9 @@ class TaskSweeps:
         return self._sweep(method, "tuning", entries, (self._plan.tuning_seed,), steps=self.task.tuning_steps)
 
     def final(self, method: str, value: float) -> SweepSection:
-        """The sweep that trains the best value of a method with each seed of the table."""
+        """The sweep that trains a method with each seed; a value has its own folder, as the best may change."""
         entry = _with(self.entries[method], method, dict.fromkeys(self.tuned(method).keys, value))
-        return self._sweep(method, "final", [entry], self.seeds, steps=self.task.final_steps)
+        return self._sweep(method, f"final-{value:g}", [entry], self.seeds, steps=self.task.final_steps)
 
     def _sweep(
         self, method: str, stage: str, entries: Sequence[NamedSetting], seeds: tuple[int, ...], *, steps: int

@@ -23,13 +23,14 @@ from megacov.sweep.setting import Setting, SweepRun, fixed_settings
 from tests.support.scripted_place import ScriptedPlace
 
 ONLY = ["grpo", "kl_cov"]
+VALUES = {"grpo": [0.1, 0.2], "kl_cov": [0.03, 0.1]}
 
 
 def small_plan(folder: Path, **changes: Any) -> Path:
     """The plan with two methods, two values of each and few steps."""
     plan = read_plan(PLAN).model_dump(mode="json")
     task = {**plan["tasks"]["sum_pairs"], "only": ONLY, "tuning_steps": 3, "final_steps": 4}
-    tuned = {name: {**plan["tuned"][name], "values": plan["tuned"][name]["values"][:2]} for name in ONLY}
+    tuned = {name: {**plan["tuned"][name], "values": VALUES[name]} for name in ONLY}
     path = folder / "plan.yaml"
     path.write_text(json.dumps({**plan, "tasks": {"sum_pairs": task}, "tuned": tuned, "seeds": [0, 1], **changes}))
     return path
@@ -126,7 +127,7 @@ def test_a_comparison_that_is_interrupted_repeats_and_loses_no_run(
     monkeypatch.setattr(place, "breaks_at", 10**6)
     monkeypatch.setattr(place, "failing", ("kl_cov_seed1",))
     (failed,) = train(sweeps, ONLY, retry_failed=False)
-    assert "kl_cov_final" in failed
+    assert "kl_cov_final-0.1" in failed
     wanted = ["grpo-0.1_seed3", "grpo-0.2_seed3", "grpo_seed0", "grpo_seed1"]
     wanted += ["kl_cov-0.03_seed3", "kl_cov-0.1_seed3", "kl_cov_seed0", "kl_cov_seed1"]
     assert place.all_started == wanted
@@ -193,6 +194,19 @@ def test_a_method_that_cannot_be_tuned_is_named_and_the_rest_go_on(
     render(sweeps, None)
     text = (sweeps.folder / "table.md").read_text()
     assert "| kl_cov | 0.1 | 2 | " in text and "grpo failed with 0.1, 0.2." in text and "| grpo | 0" not in text
+
+
+def test_a_value_that_becomes_the_best_is_trained_anew(
+    tmp_path: Path, place: type[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps = sweeps_in(tmp_path)
+    monkeypatch.setattr(place, "failing", ("grpo-0.2_seed3",))
+    assert len(train(sweeps, ["grpo"], retry_failed=False)) == 1
+    assert [row.value for row in read_methods(sweeps)[0].final] == [0.1, 0.1]
+    monkeypatch.setattr(place, "failing", ())
+    assert train(sweeps, ["grpo"], retry_failed=True) == []
+    assert [row.value for row in read_methods(sweeps)[0].final] == [0.2, 0.2]
+    assert place.all_started[4:] == ["grpo-0.2_seed3", "grpo_seed0", "grpo_seed1"]
 
 
 def test_plans_on_unequal_terms_are_refused(tmp_path: Path) -> None:
