@@ -15,7 +15,7 @@ from benchmarks.comparison_plan import TaskSweeps
 from benchmarks.comparison_results import LAST_STEPS, Method, mean, spread
 from megacov.monitor.figure_style import COLOURS, GREY, MARKERS, STYLE, save_figure
 
-_ROW_INCHES = 0.3
+_ROW_INCHES, _LEAST_INCHES, _PLANE_INCHES = 0.3, 2.0, 4.5
 
 
 def write_figure(sweeps: TaskSweeps, methods: Sequence[Method], path: Path) -> None:
@@ -36,11 +36,11 @@ def write_figure(sweeps: TaskSweeps, methods: Sequence[Method], path: Path) -> N
         "entropy_at_reward": f"entropy at reward {sweeps.task.reward:g} (nats)",
         **{f"pass@{k}": f"pass@{k} at the end" for k in sweeps.task.pass_at},
     }
-    height = len(done) * _ROW_INCHES + 1.4
+    height = max(len(done) * _ROW_INCHES + 1.4, _LEAST_INCHES)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14.0, 2 * height if height < 3 else height + 4.6), layout="constrained")
+        figure = Figure(figsize=(14.0, height + _PLANE_INCHES), layout="constrained")
         FigureCanvasAgg(figure)
-        upper, lower = figure.subfigures(2, 1, height_ratios=[max(height, 2.0), 4.4])
+        upper, lower = figure.subfigures(2, 1, height_ratios=[height, _PLANE_INCHES])
         panels: Any = upper.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, (name, label) in zip(panels, columns.items(), strict=True):
             _draw_rows(axes, done, name, label)
