@@ -48,7 +48,7 @@ def _final_lines(sweeps: TaskSweeps, methods: Sequence[Method]) -> list[str]:
             values = method.values(name)
             reached = "" if len(values) == method.count("done") else f" ({len(values)} of {method.count('done')})"
             cells.append(_cell(values) + reached if values else "not reached" if name == "entropy_at_reward" else "-")
-        cost = f"{costs[method.name]:.2f}" if method.name in costs else "-"
+        cost = _cell(costs[method.name], digits=2) if costs.get(method.name) else "-"
         lines.append(_row(method.name, _best(method), str(method.count("done")), *cells, cost))
     return lines
 
@@ -89,9 +89,9 @@ def _best(method: Method) -> str:
     return f"{method.tuning[method.best].value:g}"
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], *, digits: int = 3) -> str:
     middle, width = mean(values), spread(values)
-    return f"{middle:.3f}" + ("" if width is None else f" +- {width:.3f}")
+    return f"{middle:.{digits}f}" + ("" if width is None else f" +- {width:.{digits}f}")
 
 
 def _row(*cells: str) -> str:

@@ -160,18 +160,17 @@ def number_names(sweeps: TaskSweeps) -> tuple[str, ...]:
     return ("reward", "area", "entropy_at_reward", "entropy", *scores, "step_s")
 
 
-def relative_costs(methods: Sequence[Method]) -> dict[str, float]:
-    """The cost of a step in steps of the baseline: the median over the steps of a run, then the mean over seeds.
+def relative_costs(methods: Sequence[Method]) -> dict[str, list[float]]:
+    """The cost of a step in steps of the baseline, by the median over the steps of a run.
 
     Args:
         methods: all methods.
 
     Returns:
-        Costs by method; empty while the baseline has no final run.
+        The cost in each final run, by method, over the mean of the baseline's runs; empty while it has none.
     """
-    seconds = {each.name: mean(each.values("step_s")) for each in methods}
-    baseline = seconds.get(BASELINE)
-    return {name: value / baseline for name, value in seconds.items() if value is not None} if baseline else {}
+    baseline = mean([value for each in methods if each.name == BASELINE for value in each.values("step_s")])
+    return {each.name: [value / baseline for value in each.values("step_s")] for each in methods} if baseline else {}
 
 
 def render_csv(sweeps: TaskSweeps, methods: Sequence[Method]) -> str:
