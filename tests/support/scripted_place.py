@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from megacov.checkpoint.finished import note_finished
@@ -17,14 +17,19 @@ from megacov.sweep.folder import Outcome
 from megacov.sweep.setting import SweepRun
 
 
-def write_run(folder: Path, *, name: str, seed: int, curve: list[tuple[float, float]]) -> None:
-    """The folder of a run, with what is read of its configuration; `curve` has reward and entropy of each step."""
+def write_run(
+    folder: Path, *, name: str, seed: int, curve: list[tuple[float, float]], others: Mapping[str, float] | None = None
+) -> None:
+    """The folder of a run, with what is read of its configuration; `curve` has reward and entropy of each step.
+
+    Every step logs `others` too.
+    """
     folder.mkdir(parents=True)
     config = {"run": {"name": name, "seed": seed}, "algorithm": {"loss": {"name": "ppo_clip"}}}
     (folder / "config.yaml").write_text(json.dumps(config))
     with MetricWriter(folder / "tensorboard") as writer:
         for step, (reward, entropy) in enumerate(curve, start=1):
-            writer.write_scalars({"reward/mean": reward, "entropy/token_mean": entropy}, step=step)
+            writer.write_scalars({"reward/mean": reward, "entropy/token_mean": entropy, **(others or {})}, step=step)
 
 
 def reward_of(run: SweepRun) -> float:
@@ -51,12 +56,15 @@ class ScriptedPlace:
         last = self.reward_of(run)
         steps = run.setting.config.run.steps
         curve = [(last * step / steps, 2.0 - step / steps) for step in range(1, steps + 1)]
-        write_run(run.directory, name=run.name, seed=run.seed, curve=curve)
+        write_run(run.directory, name=run.name, seed=run.seed, curve=curve, others=self.others(run))
         note_finished(run.directory, step=steps)
         self._on_event("after a start")
 
     def reward_of(self, run: SweepRun) -> float:
         return reward_of(run)
+
+    def others(self, run: SweepRun) -> Mapping[str, float]:
+        return {}
 
     def poll(self, run: SweepRun) -> Outcome | None:
         self._on_event("before an end")
