@@ -70,7 +70,7 @@ class BroadcastTransport(BucketTransport):
         self._run(self._meet())
 
     async def _meet(self) -> None:
-        members = tuple(self._clients)
+        members = tuple(self._members)
         if self._joined is not None and self._joined.members != members:
             await self._leave()
         if self._joined is None:

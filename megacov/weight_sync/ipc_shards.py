@@ -98,7 +98,11 @@ class IpcShardsTransport(ShardTransport[AssemblyPlan]):
             self._sender.board.write(f"plan/{rank}", plan_of(rank, buckets, first_ranks=first_ranks))
         joined.num_buckets = len(buckets)
         joined.num_bytes = sum(
-            made.num_bytes for bucket in buckets for share in bucket.values() for made in share.makes
+            part.num_bytes
+            for bucket in buckets
+            for share in bucket.values()
+            for _, parts in share.gives
+            for _, part in parts
         )
 
     def _check_is_equal(

@@ -61,12 +61,15 @@ class SessionTransport(WeightTransport):
             settings: how tensors are handed over.
         """
         self._clients, self._run, self._settings = clients, run, settings
-        self._pause = ServerPause(clients, mode=settings.pause_mode)
+        self._members: list[RolloutClient] = []
+        self._pause = ServerPause(self._members, mode=settings.pause_mode)
 
     def push(self, version: int, named_tensors: Iterable[tuple[str, Tensor]], *, label: str | None = None) -> PushTimes:
         """Hand the weights over while the servers are paused; see `WeightTransport.push`."""
         times = PushTimes()
-        if not self._clients:
+        # A server that joins meanwhile must take no part: it would get the name of weights that it does not hold.
+        self._members[:] = self._clients
+        if not self._members:
             return times
         self._prepare(named_tensors)
         try:
@@ -87,9 +90,9 @@ class SessionTransport(WeightTransport):
         """Hand the weights over to servers that have begun an update; raises ServersFailedError."""
 
     async def _everywhere(self, action: Callable[[RolloutClient], Awaitable[Result]]) -> dict[RolloutClient, Result]:
-        """Run `on_every_server` within the deadline."""
+        """Run `on_every_server` within the deadline, on the servers of this push."""
         timeout_s = self._pause.deadline_s(self._settings.timeout_s)
-        return await on_every_server(self._clients, action, timeout_s=timeout_s)
+        return await on_every_server(self._members, action, timeout_s=timeout_s)
 
     async def _keep_pause_short(self) -> None:
         await self._pause.keep_short(timeout_s=self._settings.timeout_s)
@@ -109,7 +112,7 @@ class SessionTransport(WeightTransport):
                 await self._everywhere(lambda client: client.flush_cache())
             # Rename last, so that no server has the name of weights that it does not hold.
             await self._everywhere(lambda client: client.weights.set_version(version))
-            await verify_servers(self._clients, version, self._settings.verify, timeout_s=self._settings.timeout_s)
+            await verify_servers(self._members, version, self._settings.verify, timeout_s=self._settings.timeout_s)
             # Resume once all servers have the weights: a rollout batch must not come from two versions.
             await self._pause.end(timeout_s=self._settings.timeout_s)
 

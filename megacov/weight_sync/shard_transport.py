@@ -94,7 +94,7 @@ class ShardTransport(SessionTransport, Generic[Plan]):
 
     def _prepare(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         assert isinstance(named_tensors, OwnShards)
-        members = tuple(self._clients)
+        members = tuple(self._members)
         if self._joined is not None and self._joined.members == members:
             return
         self._run(self._leave())

@@ -183,9 +183,11 @@ class ReceivingServer:
         self.ranks, self.faults, self.late_s = list(ranks), [""] * len(ranks), 0.0
         self.calls: list[str] = []
         self.version, self.is_open = "default", False
+        self.meanwhile: Callable[[str], None] = lambda path: None  # called with each call's path
 
     async def __call__(self, call: Call) -> Reply:
         self.calls.append(call.path)
+        self.meanwhile(call.path)
         answers: list[Any] = [()]
         if call.path == "/init_weights_update_group":
             body = call.body

@@ -11,6 +11,7 @@ import torch
 
 from megacov.plan.pieces import Piece
 from megacov.rollout.client.capabilities import Capabilities
+from megacov.weight_sync import IpcShardsTransport, ReshardTransport
 from tests.support.shard_stage import (
     COLUMNS,
     ROWS,
@@ -61,6 +62,32 @@ def test_when_the_servers_change_the_group_does_too():
         here.clients.append(gone)
         assert here.push(3) == ""
         assert_holds(here.servers[1], expected(3))
+
+
+@pytest.mark.parametrize("kind", [ReshardTransport, IpcShardsTransport])
+def test_a_server_that_joins_during_a_push_waits_for_the_next(kind):
+    with stage(2, kind=kind) as here:
+        (joining,) = here.clients[1:]
+        first, other = here.servers
+        moments = ["/init_weights_update_group", *dict.fromkeys(PUSH)]
+        for number, moment in enumerate(moments, start=1):
+            here.clients[:] = here.clients[:1]
+
+            def join(path: str, moment: str = moment) -> None:
+                if path == moment and joining not in here.clients:
+                    here.clients.append(joining)
+
+            first.meanwhile = join
+            assert here.push(number) == "", moment
+            assert joining in here.clients
+            assert_holds(first, expected(number))
+            # It was neither paused nor resumed, and has its own weights by their own name.
+            assert other.calls == [] and other.version == "default"
+        first.meanwhile = lambda path: None
+        assert here.push(9) == ""
+        assert first.version == other.version
+        for server in here.servers:
+            assert_holds(server, expected(9))
 
 
 def test_a_receiver_that_dies_in_the_middle_is_named_and_nobody_serves():
