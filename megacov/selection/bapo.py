@@ -2,6 +2,10 @@
 
 Source: "BAPO: Stabilizing Off-Policy Reinforcement Learning for LLMs via Balanced Policy Optimization with Adaptive
 Clipping" (arXiv 2510.18927). Shapes: [t] tokens of this rank.
+
+The authors' code (WooooDyy/BAPO, recipe/bapo/policy_loss.py) differs in two points: a clipped token still counts in its
+sums, with the bound in the place of its ratio, though it has no gradient; and a negative token with a ratio above 3 is
+clipped too (dual clip). Here the sums are of what the gradient holds.
 """
 
 from __future__ import annotations
