@@ -50,13 +50,13 @@ def high_entropy(batch: Batch, ids: Tensor) -> Tensor:
 def m2po(batch: Batch, ids: Tensor) -> Tensor:
     log_probs, old, advantages = batch.log_probs[ids], batch.old_log_probs[ids], batch.advantages[ids]
     trusted = moving_away(log_probs, old, advantages, torch.ones(len(ids), dtype=torch.bool))
-    return select_m2po(squared_log_ratios(log_probs, old), trusted, threshold=0.04, group=None)
+    return select_m2po(squared_log_ratios(log_probs, old), trusted, threshold=0.04, group=None)[0]
 
 
 def bapo(batch: Batch, ids: Tensor) -> Tensor:
     log_ratios, advantages = batch.log_probs[ids] - batch.old_log_probs[ids], batch.advantages[ids]
     everything = torch.ones(len(ids), dtype=torch.bool)
-    bounds = balanced_range(
+    lower, upper, _ = balanced_range(
         log_ratios,
         advantages,
         everything,
@@ -66,14 +66,14 @@ def bapo(batch: Batch, ids: Tensor) -> Tensor:
         step=0.05,
         group=None,
     )
-    return beyond_range(log_ratios, advantages, everything, *bounds)
+    return beyond_range(log_ratios, advantages, everything, lower, upper)
 
 
 def steer(batch: Batch, ids: Tensor) -> Tensor:
     """By how much a token's weight is lowered."""
     log_probs, old, everything = batch.log_probs[ids], batch.old_log_probs[ids], torch.ones(len(ids), dtype=torch.bool)
     changes = entropy_changes(log_probs, old, batch.advantages[ids], batch.entropy[ids], everything)
-    return 1.0 - steer_weights(changes, everything, min_weight=0.8, min_scale=0.02, group=None)
+    return 1.0 - steer_weights(changes, everything, min_weight=0.8, min_scale=0.02, group=None)[0]
 
 
 def lp_reg(batch: Batch, ids: Tensor) -> Tensor:

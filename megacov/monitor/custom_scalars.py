@@ -54,6 +54,7 @@ _PAGE: dict[str, dict[str, list[Any]]] = {
         "tokens that the covariance method acts on (share)": _chart("selection/effective_ratio"),
         "tokens that PPO's clip cuts (share)": _chart("policy/ppo_clip_fraction"),
         "tokens that Clip-Cov draws from": _chart("selection/band_population"),
+        "range of the ratio that BAPO found": _chart("selection/bapo_lower", "selection/bapo_upper"),
         "smallest selected score (nats)": _chart("selection/threshold"),
         "quadrants of the selected tokens (share)": _chart(*_declared("selection/quadrant_")),
     },

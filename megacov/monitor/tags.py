@@ -16,6 +16,7 @@ from megacov.monitor.sampling_tags import CURRICULUM_TAGS, OVER_SAMPLING_TAGS
 from megacov.monitor.tag import Tag
 from megacov.monitor.tag_sections import HEAD, SECTIONS
 from megacov.monitor.theorem_tags import THEOREM_SECTION, THEOREM_TAGS
+from megacov.selection import SELECTORS
 from megacov.types import VERIFIER_FAILURES
 
 _QUADRANTS = {
@@ -111,6 +112,11 @@ _TABLE = (
         "tokens",
     ),
     *(
+        Tag(f"selection/{name}", meaning, unit, "none")
+        for selector in SELECTORS.values()
+        for name, (meaning, unit) in selector.finds.items()
+    ),
+    *(
         Tag(
             f"selection/quadrant_{name}",
             f"Tokens with {rule}, over the tokens selected in all applied optimizer steps.",
@@ -128,6 +134,20 @@ _TABLE = (
     ),
     *_loss_tags(),
     Tag("policy/kept_fraction", "Kept tokens over all loss tokens of the rollout batch.", "share", "tokens"),
+    Tag(
+        "policy/advantage_abs",
+        "|advantage| of a loss token of the rollout batch, with what entropy as a reward adds. Absent unless it adds "
+        "something.",
+        "-",
+        "tokens",
+    ),
+    Tag(
+        "policy/soft_advantage_abs",
+        "|what entropy as a reward adds to the advantage| of a loss token of the rollout batch. Absent unless it adds "
+        "something.",
+        "-",
+        "tokens",
+    ),
     Tag(
         "policy/grad_norm",
         "L2 norm of the gradient before clipping: mean over the applied optimizer steps.",

@@ -8,11 +8,12 @@ from megacov.selection.kl_cov import select_kl_cov
 from megacov.selection.mean_bound import smallest_with_mean
 from megacov.selection.quantile import global_quantile
 from megacov.selection.quota import selection_quota
-from megacov.selection.registry import SelectionInputs, Selector, get_selector
+from megacov.selection.registry import SELECTORS, SelectionInputs, Selector, get_selector
 from megacov.selection.threshold import selection_margin
 from megacov.selection.top_k import global_top_k
 
 __all__ = [
+    "SELECTORS",
     "SelectionInputs",
     "Selector",
     "get_selector",

@@ -2,6 +2,10 @@
 
 Source: "BAPO: Stabilizing Off-Policy Reinforcement Learning for LLMs via Balanced Policy Optimization with Adaptive
 Clipping" (arXiv 2510.18927). Shapes: [t] tokens of this rank.
+
+The authors' code (WooooDyy/BAPO, recipe/bapo/policy_loss.py) differs in two points: a clipped token still counts in its
+sums, with the bound in the place of its ratio, though it has no gradient; and a negative token with a ratio above 3 is
+clipped too (dual clip). Here the sums are of what the gradient holds.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ def balanced_range(
     upper: tuple[float, float],
     step: float,
     group: ProcessGroup | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The first range in which positive tokens hold at least their share of the gradient; the widest if none does.
 
     A token with a gradient contributes rho |A|; one beyond the range contributes nothing:
@@ -54,6 +58,7 @@ def balanced_range(
     Returns:
         lower bound: [] float64, equal on all ranks and in every layout.
         upper bound: [] float64, likewise.
+        share: [] float64, likewise: P / (P + N) within these bounds; NaN where no token has a gradient.
 
     Collectives: group: SUM [2, number of candidates + 2] float64.
     Gradient: none.
@@ -69,8 +74,7 @@ def balanced_range(
     table = parts.new_zeros(2, len(highs) + 1 + len(lows) + 1).index_add_(1, place, parts)
     positive, negative = all_reduce_sum(table, group=group).split([len(highs) + 1, len(lows) + 1], dim=1)
     # Cumulative sums of each part are exact, so no order of additions shows.
-    by_high = positive.cumsum(1).sum(0)[:-1]
-    by_low = negative.flip(1).cumsum(1).flip(1).sum(0)[1:]
+    by_high, by_low = positive.cumsum(1).sum(0)[:-1], negative.flip(1).cumsum(1).flip(1).sum(0)[1:]
     # The way through the candidates: [bound or sum, place].
     low, high = torch.stack([lows, by_low]), torch.stack([highs, by_high])
     low_bound, low_sum = torch.cat([low, low[:, -1:].expand(2, len(highs) - 1)], dim=1)
@@ -78,7 +82,7 @@ def balanced_range(
     is_enough = high_sum >= positive_share * (high_sum + low_sum)
     is_enough[-1] = True
     chosen = is_enough.long().argmax()
-    return low_bound.take(chosen), high_bound.take(chosen)
+    return low_bound.take(chosen), high_bound.take(chosen), (high_sum / (high_sum + low_sum)).take(chosen)
 
 
 def beyond_range(log_ratios: Tensor, advantages: Tensor, kept_mask: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megacov.selection.mean_bound import smallest_with_mean
+from megacov.selection.mean_bound import within_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
 
-def select_m2po(squares: Tensor, trusted_mask: Tensor, *, threshold: float, group: ProcessGroup | None) -> Tensor:
+def select_m2po(
+    squares: Tensor, trusted_mask: Tensor, *, threshold: float, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mark the largest d^2, until the mean of the others among the masked tokens is at most the threshold.
 
     Args:
@@ -25,13 +27,16 @@ def select_m2po(squares: Tensor, trusted_mask: Tensor, *, threshold: float, grou
         group: ranks that hold the other tokens of the selection scope.
 
     Returns:
-        [...] bool, the same tokens in every layout. Equal values are marked together, where the authors take one at a
-        time.
+        mask: [...] bool, the same tokens in every layout. Equal values are marked together, where the authors take one
+            at a time.
+        second moment: [] float64, the mean of d^2 before any is left out; NaN without a trusted token.
+        limit: [] float64, the smallest |d| that is left out; NaN if none is.
 
-    Collectives: group: those of smallest_with_mean.
+    Collectives: group: those of within_mean.
     Gradient: none.
     """
-    return trusted_mask & ~smallest_with_mean(squares, trusted_mask, bound=threshold, group=group)
+    found = within_mean(squares, trusted_mask, bound=threshold, group=group)
+    return trusted_mask & ~found.mask, found.mean, found.limit.sqrt()
 
 
 def squared_log_ratios(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:

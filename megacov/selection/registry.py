@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megacov.errors import ConfigError
 from megacov.selection.bapo import balanced_range, beyond_range
@@ -56,11 +56,25 @@ class SelectionInputs:
     is_global: bool = True
 
 
+class Choice(NamedTuple):
+    """What a method has decided about the tokens of this rank.
+
+    mask: [t] bool, the selected tokens; for a method that weighs, those of a weight below 1.
+    weights: [t] float32, or None for a method that does not weigh.
+    found: what the method says of the whole scope, by the names of `Selector.finds`; [] float64, equal on all ranks.
+    """
+
+    mask: Tensor
+    weights: Tensor | None
+    found: dict[str, Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """A selection method; call it with the inputs and its hyperparameters, which have the names of its config fields.
 
-    select: fn(inputs, **hyperparameters) -> [t] bool; or [t] float32 weights of at most 1, of a method that weighs.
+    select: fn(inputs, **hyperparameters) -> [t] bool; or [t] float32 weights of at most 1, of a method that weighs; and
+        after it in a tuple what the method finds, in the order of `finds`.
     scores: fn(inputs) -> [t] float, by which tokens are ranked or become candidates.
     candidates: fn(inputs, **hyperparameters) -> [t] bool, the tokens that a random method draws from; None for a method
         that ranks.
@@ -69,9 +83,10 @@ class Selector:
     skips_equal_scores: whether it selects nothing in a global scope where all scores are equal.
     needs_current_entropy: whether it reads the current entropy of the inputs.
     weighs: whether `select` returns weights.
+    finds: meaning and unit of each value that describes the whole selection, by name; logged as `selection/<name>`.
     """
 
-    select: Callable[..., Tensor]
+    select: Callable[..., Tensor | tuple[Tensor, ...]]
     scores: Callable[[SelectionInputs], Tensor]
     candidates: Callable[..., Tensor] | None = None
     needs_entropy: bool = False
@@ -79,13 +94,14 @@ class Selector:
     skips_equal_scores: bool = False
     needs_current_entropy: bool = False
     weighs: bool = False
+    finds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __call__(self, inputs: SelectionInputs, **hyperparameters: Any) -> Tensor:
         """[t] bool: the tokens of this rank that the method selects. Collectives: inputs.group: those of the method."""
-        return self.choose(inputs, **hyperparameters)[0]
+        return self.choose(inputs, **hyperparameters).mask
 
-    def choose(self, inputs: SelectionInputs, **hyperparameters: Any) -> tuple[Tensor, Tensor | None]:
-        """The tokens of this rank that the method selects, and what it lets each count.
+    def choose(self, inputs: SelectionInputs, **hyperparameters: Any) -> Choice:
+        """The tokens of this rank that the method selects, what it lets each count, and what it has found.
 
         Collectives: inputs.group: those of the method.
 
@@ -94,11 +110,12 @@ class Selector:
             **hyperparameters: of the method, named as its config fields.
 
         Returns:
-            mask: [t] bool; for a method that weighs, the tokens of a weight below 1.
-            weights: [t] float32, or None for a method that does not weigh.
+            The choice.
         """
-        found = self.select(inputs, **hyperparameters)
-        return (found < 1, found) if self.weighs else (found, None)
+        chosen = self.select(inputs, **hyperparameters)
+        tokens, *values = chosen if isinstance(chosen, tuple) else (chosen,)
+        found = dict(zip(self.finds, values, strict=True))
+        return Choice(tokens < 1, tokens, found) if self.weighs else Choice(tokens, None, found)
 
 
 def get_selector(name: str) -> Selector:
@@ -160,7 +177,7 @@ def _high_entropy(inputs: SelectionInputs, *, ratio: float) -> Tensor:
     return select_high_entropy(entropy, inputs.kept_mask, inputs.token_ids, ratio=ratio, group=inputs.group)
 
 
-def _m2po(inputs: SelectionInputs, *, threshold: float) -> Tensor:
+def _m2po(inputs: SelectionInputs, *, threshold: float) -> tuple[Tensor, ...]:
     log_probs, rollout = _known(inputs.log_probs), _known(inputs.rollout_log_probs)
     trusted = moving_away(log_probs, rollout, _known(inputs.policy_advantages), inputs.kept_mask)
     return select_m2po(squared_log_ratios(log_probs, rollout), trusted, threshold=threshold, group=inputs.group)
@@ -179,9 +196,9 @@ def _bapo(
     upper_start: float,
     upper_end: float,
     step: float,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     tokens = _log_ratios(inputs), _known(inputs.policy_advantages), inputs.kept_mask
-    lower, upper = balanced_range(
+    lower, upper, share = balanced_range(
         *tokens,
         positive_share=positive_share,
         lower=(lower_start, lower_end),
@@ -189,14 +206,14 @@ def _bapo(
         step=step,
         group=inputs.group,
     )
-    return beyond_range(*tokens, lower, upper)
+    return beyond_range(*tokens, lower, upper), lower, upper, share
 
 
 def _log_ratios(inputs: SelectionInputs) -> Tensor:
     return _known(inputs.log_probs) - _known(inputs.old_log_probs)
 
 
-def _steer(inputs: SelectionInputs, *, min_weight: float, min_scale: float) -> Tensor:
+def _steer(inputs: SelectionInputs, *, min_weight: float, min_scale: float) -> tuple[Tensor, ...]:
     return steer_weights(
         _entropy_changes(inputs), inputs.kept_mask, min_weight=min_weight, min_scale=min_scale, group=inputs.group
     )
@@ -240,13 +257,34 @@ def _entropy(inputs: SelectionInputs) -> Tensor:
     return inputs.entropy
 
 
+_M2PO_FINDS = {
+    "m2po_second_moment": (
+        "Mean of M2PO's squared log-ratios over the tokens that move away from the server, before any is left out.",
+        "nats^2",
+    ),
+    "m2po_limit": ("Smallest log-ratio, in magnitude, that M2PO leaves out. Absent where it leaves out none.", "nats"),
+}
+_BAPO_FINDS = {
+    "bapo_lower": ("Lower bound of the ratio that BAPO has found.", "ratio"),
+    "bapo_upper": ("Upper bound of the ratio that BAPO has found.", "ratio"),
+    "bapo_positive_share": ("Share of the positive tokens in the gradient within BAPO's bounds.", "share"),
+}
+_STEER_FINDS = {
+    "steer_largest_change": (
+        "Largest change of entropy by a token's own gradient, but for the learning rate; STEER's scale.",
+        "-",
+    ),
+}
+
 SELECTORS = {
     "kl_cov": Selector(_kl_cov, _cov, skips_equal_scores=True),
     "clip_cov": Selector(_clip_cov, _cov, _clip_cov_band, ranks=False),
     "high_entropy": Selector(_high_entropy, _entropy, needs_entropy=True),
-    "m2po": Selector(_m2po, _squared_log_ratios, ranks=False),
-    "bapo": Selector(_bapo, _log_ratios, ranks=False),
-    "steer": Selector(_steer, _entropy_changes, ranks=False, needs_current_entropy=True, weighs=True),
+    "m2po": Selector(_m2po, _squared_log_ratios, ranks=False, finds=_M2PO_FINDS),
+    "bapo": Selector(_bapo, _log_ratios, ranks=False, finds=_BAPO_FINDS),
+    "steer": Selector(
+        _steer, _entropy_changes, ranks=False, needs_current_entropy=True, weighs=True, finds=_STEER_FINDS
+    ),
     "lp_reg": Selector(_lp_reg, lambda inputs: -_known(inputs.log_probs), ranks=False),
 }
 """All methods by name."""

@@ -50,7 +50,7 @@ def entropy_changes(
 
 def steer_weights(
     changes: Tensor, kept_mask: Tensor, *, min_weight: float, min_scale: float, group: ProcessGroup | None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """A weight of exactly min_weight for the largest change in the group, and nearer to 1 the smaller the change.
 
         weight = exp(-k |Omega|),  k = -log(min_weight) / max(largest |Omega|, min_scale)
@@ -66,7 +66,8 @@ def steer_weights(
         group: ranks that hold the other tokens of the selection scope.
 
     Returns:
-        [...] float32 in [min_weight, 1], but for rounding; 1 outside the mask. The same in every layout.
+        weights: [...] float32 in [min_weight, 1], but for rounding; 1 outside the mask. The same in every layout.
+        largest: [] float64, the largest |Omega|, likewise; -inf without a token.
 
     Collectives: group: those of masked_extremes.
     Gradient: none.
@@ -74,4 +75,4 @@ def steer_weights(
     _, largest = masked_extremes(changes, kept_mask, group=group)
     # A group without a token has the largest value -inf.
     share = changes.double() / largest.clamp(min=min_scale)
-    return (min_weight**share).float().where(kept_mask, 1.0)
+    return (min_weight**share).float().where(kept_mask, 1.0), largest

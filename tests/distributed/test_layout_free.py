@@ -105,6 +105,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
     )
     selected = {name: get_selector(name)(inputs, **settings) for name, settings in SELECTORS.items()}
     statistics = _statistics(tokens, group)
+    chosen = [get_selector(name).choose(inputs, **SELECTORS[name]).found for name in ("m2po", "bapo", "steer")]
     selected["steer weights"] = get_selector("steer").choose(inputs, **SELECTORS["steer"])[1]
     selected["smallest_with_mean"] = statistics["smallest_with_mean"]()
     scalars = [
@@ -113,6 +114,7 @@ def _evaluate(tokens: dict[str, torch.Tensor], group) -> dict:
         *statistics["masked_extremes"](),
         statistics["global_quantile"](),
         *statistics["token_and_sequence_mean"](),
+        *(value for found in chosen for value in found.values()),
         *selection_margin(cov, selected["kl_cov"], tokens["loss_mask"], group=group),
     ]
     return {"cov": cov, **selected, "scalars": torch.stack(scalars), "token_ids": tokens["token_ids"]}

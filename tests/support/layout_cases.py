@@ -20,17 +20,15 @@ from megacov.ops import covariance
 from megacov.selection import select_high_entropy, selection_margin
 from megacov.trainer.algorithm import Algorithm
 from megacov.trainer.clock import StepClock
-from megacov.trainer.control import observe, steer
-from megacov.trainer.optimizer_step.metrics import collect_metrics
 from megacov.trainer.optimizer_step.mini_batch import MiniBatch
 from megacov.trainer.optimizer_step.theorem import TheoremCheck
 from megacov.trainer.optimizer_step.token_inputs import join
 from megacov.trainer.optimizer_step.token_report import report_tokens
 from megacov.trainer.optimizer_step.update import UpdateOutcome
-from megacov.trainer.state import TrainState
-from megacov.trainer.step import StepSettings, run_updates
+from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
 from tests.support.layout_algorithms import ALGORITHMS, FAR, LOSS_ALGORITHMS, reference_of
+from tests.support.layout_control import after_a_step
 from tests.support.layout_difference import Difference, compare, merge
 from tests.support.policies import (
     ADAM,
@@ -162,7 +160,7 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
     batch = make_batch()
     if layout.mixed:
         batch = replace(batch, temperatures=torch.tensor([0.6, 1.3, 0.6], dtype=torch.float64).repeat_interleave(4))
-    algorithm = _after_a_step(policy, batch, algorithm, settings)
+    algorithm = after_a_step(policy, batch, algorithm, settings)
     updates = prepare_mini_batches(policy, batch, algorithm, settings)
     check = _make_check(policy, updates[0], layout) if algorithm == ALGORITHMS["kl_cov"] else None
     outcomes = run_updates(policy, updates, algorithm, clock=StepClock(), check=check)
@@ -177,21 +175,6 @@ def train_one(policy: Policy, algorithm: Algorithm, layout: Layout) -> dict[str,
         if policy.groups.tp_rank == 0:
             result |= found
     return result
-
-
-def _after_a_step(policy: Policy, batch: RolloutBatch, algorithm: Algorithm, settings: StepSettings) -> Algorithm:
-    """With a controller: a step, and the algorithm as the controller sets it for the next one."""
-    if algorithm.control is None:
-        return algorithm
-    state = TrainState()
-    algorithm = steer(algorithm, state)
-    updates = prepare_mini_batches(policy, batch, algorithm, settings)
-    outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
-    options = {"num_samples": len(batch.rewards), "is_logged": False, "with_histogram": False}
-    observe(algorithm, state, collect_metrics(updates, outcomes, algorithm, policy.groups, **options)[0])
-    assert state.control is not None and state.control.measured is not None
-    assert steer(algorithm, state) != algorithm, "the controller has changed nothing"
-    return steer(algorithm, state)
 
 
 def _token_report(
@@ -250,7 +233,7 @@ def _of_tokens(
         "log_probs": log_probs,
         "selected": selected,
         "margin": min(margins),
-        "statistics": [float(value) for value in statistics.values()],
+        "statistics": [float(value) for value in statistics.values()] + _found(outcomes),
         "losses": [sum(float(output.loss) for output in outcome.result.outputs) for outcome in outcomes],
         "metrics": [
             sum(float(output.metrics[name]) for output in outcome.result.outputs)
@@ -259,6 +242,12 @@ def _of_tokens(
         ],
         "loss_tokens": [int(join(planned.inputs, "loss_mask").sum()) for planned in updates],
     }
+
+
+def _found(outcomes: Sequence[UpdateOutcome]) -> list[float]:
+    """What the selection of each optimizer step says of itself; 0 for what it does not know."""
+    selections = [outcome.selection for outcome in outcomes if outcome.selection is not None]
+    return [float(value.nan_to_num(0.0)) for chosen in selections for value in chosen.found.values()]
 
 
 def _to_band_edge(cov: Tensor, algorithm: Algorithm) -> float:

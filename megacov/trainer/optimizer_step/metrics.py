@@ -166,11 +166,13 @@ def batch_metrics(
         with_histogram: whether to make the histogram of the covariance.
 
     Returns:
-        `entropy/*`, `rollout/mismatch_*`, `rollout/importance_weight`, `policy/kept_fraction`, `cov/*` and
-        `selection/quadrant_*`; and the histogram or None.
+        `entropy/*`, `rollout/mismatch_*`, `rollout/importance_weight`, `policy/kept_fraction`, with entropy as a reward
+        `policy/*advantage_abs`, `cov/*` and `selection/quadrant_*`; and the histogram or None.
     """
     loss_mask, own = join(inputs, "loss_mask"), join(inputs, "trainer_log_probs")
     advantages, kept = join(inputs, "advantages"), join(inputs, "kept_mask")
+    soft = join_if_known(inputs, "soft_part")
+    softened = {} if soft is None else {"policy/advantage_abs": advantages, "policy/soft_advantage_abs": soft}
     metrics = entropy_means(
         _entropies(inputs), join(inputs, "sample_index"), loss_mask, num_samples=num_samples, group=group
     )
@@ -180,6 +182,7 @@ def batch_metrics(
         {
             "policy/kept_fraction": (kept, loss_mask),
             "rollout/importance_weight": (join(inputs, "importance"), loss_mask),
+            **{tag: (values.abs(), loss_mask) for tag, values in softened.items()},
         },
         group=group,
     )
@@ -270,7 +273,7 @@ def selection_step_metrics(
         with_overlap: whether to select in each micro-batch too.
 
     Returns:
-        `selection/*`; threshold, margin and overlap only of a global selection.
+        `selection/*`; threshold, margin, overlap and what the method has found only of a global selection.
     """
     assert algorithm.select is not None
     inputs, local = all_inputs(mini_batches), None
@@ -287,4 +290,5 @@ def selection_step_metrics(
         candidates=torch.cat(selection.candidates) if is_random else None,
         micro_batch_selected=local,
     )
-    return _floats(metrics)
+    found = selection.found if is_global else {}
+    return _floats(metrics | {f"selection/{name}": value for name, value in found.items()})

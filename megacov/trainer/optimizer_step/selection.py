@@ -7,7 +7,8 @@ Shape legend: t response tokens of one micro-batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Selection:
     log_probs: float32, that the covariance was taken of.
     entropies: float32 nats, under the same policy; empty where unknown.
     weights: float32, what a method that weighs lets each token count; empty for other methods.
+    found: what the method says of its whole scope, as in `megacov.selection.Selector.finds`; no list.
     """
 
     masks: list[Tensor]
@@ -38,10 +40,14 @@ class Selection:
     log_probs: list[Tensor]
     entropies: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
+    found: dict[str, Tensor] = field(default_factory=dict)
 
     def slice(self, start: int, stop: int) -> Selection:
         """The selection in the micro-batches [start, stop)."""
-        return Selection(*(getattr(self, field.name)[start:stop] for field in fields(Selection)))
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in _LISTS})
+
+
+_LISTS = [each.name for each in fields(Selection) if each.name != "found"]
 
 
 @torch.no_grad()
@@ -83,7 +89,7 @@ def select_tokens(
         if select.candidates is None
         else select.candidates(selection_inputs, **hyperparameters)
     )
-    mask, weights = select.choose(selection_inputs, **hyperparameters)
+    mask, weights, found = select.choose(selection_inputs, **hyperparameters)
     return Selection(
         masks=split_like(mask, inputs),
         scores=split_like(select.scores(selection_inputs), inputs),
@@ -91,6 +97,7 @@ def select_tokens(
         log_probs=list(log_probs),
         entropies=list(entropies),
         weights=[] if weights is None else split_like(weights, inputs),
+        found=found,
     )
 
 
@@ -167,7 +174,6 @@ def select_each(
 
 
 def concatenate(parts: Sequence[Selection]) -> Selection:
-    """Join selections of consecutive micro-batches into one."""
-    return Selection(
-        *([values for part in parts for values in getattr(part, field.name)] for field in fields(Selection))
-    )
+    """Join selections of consecutive micro-batches into one; what it has found is that of the first."""
+    lists: dict[str, Any] = {name: [values for part in parts for values in getattr(part, name)] for name in _LISTS}
+    return replace(parts[0], **lists)

@@ -30,7 +30,7 @@ def soften(
         groups: this rank's process groups.
 
     Returns:
-        The inputs with other `advantages` and `policy_advantages`.
+        The inputs with other `advantages` and `policy_advantages`, and what was added to them as `soft_part`.
     """
     parts, samples, longest = mini_batch.inputs, mini_batch.samples, batch.max_response_length
     entropy, mask = join(parts, "entropy"), join(parts, "loss_mask")
@@ -49,6 +49,6 @@ def soften(
         join(parts, "advantages"), join(parts, "old_log_probs"), entropy, future, mask, coef=settings.coef
     )
     return [
-        replace(part, advantages=own, policy_advantages=own)
+        replace(part, advantages=own, policy_advantages=own, soft_part=own - part.advantages)
         for part, own in zip(parts, split_like(softened, parts), strict=True)
     ]

@@ -34,6 +34,7 @@ class TokenInputs:
     policy_advantages: advantages times importance, for the policy loss.
     token_weights: aggregation mode and denominator of the token's optimizer step.
     filtered_old_log_probs: of the same policy as the trainer's, without improbable entries; None where no loss asks.
+    soft_part: what entropy as a reward has added to the advantages; None where it is none.
     """
 
     old_log_probs: Tensor | None
@@ -51,6 +52,7 @@ class TokenInputs:
     policy_advantages: Tensor
     token_weights: Tensor
     filtered_old_log_probs: Tensor | None = None
+    soft_part: Tensor | None = None
 
 
 def join(inputs: Sequence[TokenInputs], name: str) -> Tensor:

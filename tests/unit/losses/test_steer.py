@@ -61,7 +61,7 @@ def test_selection_and_loss_together_are_the_published_loss(make_batch):
         policy_advantages=batch.advantages,
         current_entropy=batch.entropy,
     )
-    mask, weights = get_selector("steer").choose(inputs, min_weight=0.8, min_scale=0.02)
+    mask, weights, _ = get_selector("steer").choose(inputs, min_weight=0.8, min_scale=0.02)
     log_probs = batch.log_probs.clone().requires_grad_()
     given = replace(batch, log_probs=log_probs, selected=mask, selection_weights=weights)
     loss = get_loss("steer")(given).loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -36,7 +38,11 @@ def test_m2po_drops_the_largest_until_the_mean_is_small_enough(threshold):
     left_out = set()
     while trusted and sum(square for square, _ in trusted) / len(trusted) > threshold:
         left_out.add(trusted.pop()[1])
-    found = get_selector("m2po")(inputs, threshold=threshold)
+    found, _, values = get_selector("m2po").choose(inputs, threshold=threshold)
+    everything = [d[i] ** 2 for i in range(N) if kept[i] and d[i] * advantages[i] > 0]
+    assert float(values["m2po_second_moment"]) == pytest.approx(sum(everything) / len(everything), rel=1e-6)
+    limit = min((abs(d[i]) for i in left_out), default=math.nan)
+    assert float(values["m2po_limit"]) == pytest.approx(limit, rel=1e-6, nan_ok=True)
     assert set(found.nonzero().squeeze(1).tolist()) == left_out
     assert (0 < len(left_out) < N / 2) == (threshold in (0.01, 0.04, 0.08)) or threshold == 0.0
 
@@ -71,7 +77,7 @@ def walk(inputs: SelectionInputs, share: float) -> tuple[float, float]:
 )
 def test_bapo_finds_the_first_range_in_which_positive_tokens_hold_their_share(shift, share, where):
     inputs = make_inputs(1, shift)
-    low, high = balanced_range(
+    low, high, balance = balanced_range(
         inputs.log_probs - inputs.old_log_probs,
         inputs.policy_advantages,
         inputs.kept_mask,
@@ -87,8 +93,11 @@ def test_bapo_finds_the_first_range_in_which_positive_tokens_hold_their_share(sh
     found = found or ("lower" if round(float(high), 6) == 1.2 else "upper")
     assert where in (found, "any")
 
-    selected = get_selector("bapo")(inputs, positive_share=share, **BOUNDS)
+    selected, _, values = get_selector("bapo").choose(inputs, positive_share=share, **BOUNDS)
     ratios, advantages = (inputs.log_probs - inputs.old_log_probs).double().exp(), inputs.policy_advantages
+    left = (ratios * advantages)[inputs.kept_mask & ~selected]
+    assert float(balance) == pytest.approx(float(left[left > 0].sum() / left.abs().sum()), rel=1e-12)
+    assert values == {"bapo_lower": low, "bapo_upper": high, "bapo_positive_share": balance}
     beyond = torch.where(advantages > 0, ratios > high, ratios < low) & (advantages != 0)
     assert torch.equal(selected, beyond & inputs.kept_mask)
 
@@ -110,8 +119,10 @@ def test_what_is_masked_does_not_count(name):
     settings = {"threshold": 0.04} if name == "m2po" else {"positive_share": 0.5, **BOUNDS}
     expected = get_selector(name)(clean, **settings)
     assert torch.equal(get_selector(name)(make_inputs(3, **spoil), **settings), expected)
-    nothing = make_inputs(3, kept_mask=torch.zeros(N, dtype=torch.bool))
-    assert not get_selector(name)(nothing, **settings).any()
+    nothing = get_selector(name).choose(make_inputs(3, kept_mask=torch.zeros(N, dtype=torch.bool)), **settings)
+    assert not nothing.mask.any()
+    unknown = {"m2po_second_moment", "m2po_limit", "bapo_positive_share"}
+    assert {key for key, value in nothing.found.items() if value.isnan()} == unknown & nothing.found.keys()
 
 
 def test_what_is_missing_is_named():

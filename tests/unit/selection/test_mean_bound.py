@@ -1,5 +1,6 @@
 """The smallest values within a mean, against a loop over sorted values in exact arithmetic."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacov.selection import smallest_with_mean
+from megacov.selection.mean_bound import within_mean
 
 # Multiples of 2**-20, so that neither the reference nor the sums round.
 VALUES = st.one_of(st.integers(0, 6), st.integers(0, 2**22)).map(lambda n: n / 2**20)
@@ -33,6 +35,12 @@ def test_equals_a_loop_over_sorted_values(tokens, bound):
     found = smallest_with_mean(values, mask, bound=bound, group=None)
     limit = expected_limit([value for value, kept in tokens if kept], bound)
     assert torch.equal(found, mask & (values.double() <= limit))
+    kept = [value for value, kept in tokens if kept]
+    within = within_mean(values, mask, bound=bound, group=None)
+    mean = float(sum(map(Fraction, kept)) / len(kept)) if kept else math.nan
+    assert float(within.mean) == pytest.approx(mean, rel=1e-15, nan_ok=True)
+    first_out = min((value for value in kept if value > limit), default=math.nan)
+    assert float(within.limit) == pytest.approx(first_out, rel=0, nan_ok=True)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])

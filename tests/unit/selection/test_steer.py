@@ -43,7 +43,7 @@ def published_changes(inputs: SelectionInputs) -> list[float]:
 @pytest.mark.parametrize(("min_weight", "min_scale"), [(0.8, 0.02), (0.3, 0.02), (0.8, 50.0), (1.0, 0.02)])
 def test_weights_are_those_of_the_formula(min_weight, min_scale):
     inputs = make_inputs()
-    mask, weights = STEER.choose(inputs, min_weight=min_weight, min_scale=min_scale)
+    mask, weights, found = STEER.choose(inputs, min_weight=min_weight, min_scale=min_scale)
     changes = published_changes(inputs)
     k = -log(min_weight) / max(max(changes), min_scale)
     expected = torch.tensor([exp(-k * change) for change in changes], dtype=torch.float64)
@@ -52,6 +52,7 @@ def test_weights_are_those_of_the_formula(min_weight, min_scale):
     assert weights.dtype == torch.float32
     assert torch.equal(mask, weights < 1)
     assert mask.any() == (min_weight < 1)
+    assert float(found["steer_largest_change"]) == pytest.approx(max(changes), rel=1e-6)
     assert bool(weights.min() == torch.tensor(min_weight)) == (min_scale < 50)
 
 
@@ -75,7 +76,7 @@ def test_what_is_masked_does_not_count():
     spoil = {name: torch.where(clean.kept_mask, getattr(clean, name), float("nan")) for name in names}
     assert torch.equal(STEER.choose(make_inputs(**spoil), **settings)[1], STEER.choose(clean, **settings)[1])
     nothing = torch.zeros(N, dtype=torch.bool)
-    mask, weights = STEER.choose(make_inputs(kept_mask=nothing, eligible_mask=nothing), **settings)
+    mask, weights, _ = STEER.choose(make_inputs(kept_mask=nothing, eligible_mask=nothing), **settings)
     assert not mask.any()
     assert (weights == 1).all()
 

@@ -217,5 +217,6 @@ def test_entropy_as_a_reward_comes_before_all_others(discount: float) -> None:
     gain = future - plain.old_log_probs.double() - plain.entropy.double()
     expected = torch.where(LOSS_MASK, plain.advantages + 0.3 * gain, plain.advantages.double())
     torch.testing.assert_close(found.advantages.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.soft_part.double(), expected - plain.advantages.double(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.policy_advantages, found.advantages * found.importance)
     assert found.importance.unique().numel() > 2
