@@ -34,7 +34,7 @@ SETTINGS = (
     "monitor.theorem_every=1",
     "monitor.theorem_gradient=true",
     # A resumed run has the same weights only if the controller continues where it was.
-    "algorithm.controller={target_entropy: 2.0, acts_on: kl_coef, bounds: {lower: 0.0, upper: 8.0}, "
+    "algorithm.controller={name: pi, target_entropy: 2.0, acts_on: kl_coef, bounds: {lower: 0.0, upper: 8.0}, "
     "gains: {proportional: 0.5, integral: 0.1}}",
 )
 _CONTINUED = re.compile(r"(?:continuing after step|has finished: all) (\d+)")

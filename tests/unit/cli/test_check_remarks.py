@@ -76,7 +76,7 @@ def test_each_source_has_the_prompts_of_its_share(tmp_path: Path) -> None:
 CONTROLLED = (
     "algorithm.loss={name: kl_cov, kl_coef: 1.0}",
     "algorithm.selection={name: kl_cov, ratio: 0.1, allow_large_ratio: true}",
-    "algorithm.controller={target_entropy: 0.5, acts_on: kl_coef, bounds: {lower: 0.5, upper: 8.0}}",
+    "algorithm.controller={name: pi, target_entropy: 0.5, acts_on: kl_coef, bounds: {lower: 0.5, upper: 8.0}}",
 )
 
 
