@@ -35,10 +35,12 @@ class IpcShardsTransport(ShardTransport[AssemblyPlan]):
     For each rank of a server, a rank of the trainer puts the parameters together, from its own shards and from what
     other ranks have of them. Requests have one payload for each rank of the server: bytes on a CPU, handles of GPU
     memory on a GPU. A parameter in a wrong shape would end the server, so all are compared with what the servers
-    describe, before the first request. The group, over gloo, carries descriptions, checksums and payloads.
+    describe, when the group is new. Before each further push they describe themselves again: one that was started anew,
+    perhaps in another layout, is not in the group and cannot. The group, over gloo, carries descriptions, checksums and
+    payloads.
     """
 
-    name, instead = "ipc_shards", "ipc"
+    name, instead, describes_each_push = "ipc_shards", "ipc", True
 
     def __init__(
         self,

@@ -50,6 +50,8 @@ class ShardTransport(SessionTransport, Generic[Plan]):
     """The transport's name in weight_sync.transport."""
     instead: str
     """The transport that the sentences of errors name."""
+    describes_each_push: bool = False
+    """Whether servers describe themselves before each push, which only the processes of the group can."""
 
     def __init__(
         self,
@@ -94,14 +96,19 @@ class ShardTransport(SessionTransport, Generic[Plan]):
 
     def _prepare(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         assert isinstance(named_tensors, OwnShards)
-        members = tuple(self._members)
-        if self._joined is not None and self._joined.members == members:
+        members, joined = tuple(self._members), self._joined
+        is_same = joined is not None and joined.members == members
+        if is_same and not self.describes_each_push:
             return
-        self._run(self._leave())
-        # A rank that waits for a missing one waits until its deadline, so check first that all servers answer.
-        self._run(self._everywhere(lambda client: client.model_info()))
+        if not is_same:
+            self._run(self._leave())
+            # A rank that waits for a missing one waits until its deadline, so check first that all servers answer.
+            self._run(self._everywhere(lambda client: client.model_info()))
         try:
-            self._join(members, named_tensors)
+            if joined is not None and is_same:
+                self._run(self._describe(joined))
+            else:
+                self._join(members, named_tensors)
         except MegacovError as error:
             silent = self._run(self._abandon())
             if isinstance(error, ServersFailedError):

@@ -99,8 +99,9 @@ class ServerRank:
         self._groups[body["group_name"]] = join_group(store, rank=rank, timeout_s=30.0, **names)
 
     def leave(self, name: str) -> None:
-        """As SGLang does."""
-        leave(self._groups.pop(name), backend="gloo")
+        """As SGLang does, which refuses a group that it does not know."""
+        if name in self._groups:
+            leave(self._groups.pop(name), backend="gloo")
 
     def receive(self, fault: str, late_s: float) -> None:
         """Run the receiver, perhaps with a fault."""

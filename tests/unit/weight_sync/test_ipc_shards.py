@@ -50,14 +50,30 @@ def test_servers_get_what_the_ranks_put_together_push_after_push():
         assert here.push(2) == ""  # over the same group
         for server in here.servers:
             assert_holds(server, expected(2))
-            assert server.calls == ["/pause_generation", "/begin_weight_update", *TAKE, *AFTER]
+            assert server.calls == [*DESCRIBE, "/pause_generation", "/begin_weight_update", *TAKE, *AFTER]
+
+
+def test_a_server_that_was_started_anew_in_another_layout_gets_nothing():
+    with ipc_shards(timeout_s=2.0) as here:
+        assert here.push() == ""
+        (server,) = here.servers
+        first, other = server.ranks, Rank(ServerRank, SHAPES | {"a.w": (2 * ROWS, COLUMNS)}, "bfloat16")
+        with ended(other):
+            server.ranks = [other]
+            server.calls.clear()
+            assert "the receiver of a server has reported nothing" in here.push(2)
+            assert server.calls.count(UPDATE) == 1 and has_old_weights(server)  # the loader was asked, and nothing sent
+            assert "has (12, 50) as a.w, and the plan has (6, 50)" in here.push(2)
+            assert has_old_weights(server)
+            server.ranks = first
 
 
 def test_small_parameters_share_a_request():
     with ipc_shards(dtype="float32", bucket_bytes=1 << 20, verify="checksums") as here:
         assert here.push() == here.push(2) == ""
         assert_holds(here.servers[0], expected(2, torch.float32))
-        assert here.servers[0].calls.count(UPDATE) == 1 + 2 * (2 + 1)  # for either rank that puts some together
+        # A push has a request to describe, one for either rank that puts some together, and one for the sums.
+        assert here.servers[0].calls.count(UPDATE) == 2 * (1 + 2 + 1)
 
 
 @pytest.mark.parametrize(
