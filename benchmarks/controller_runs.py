@@ -3,9 +3,9 @@
     megacov sweep yaml_configs/sweeps/target_entropy.yaml
     python -m benchmarks.controller_runs runs/target_entropy [--figure controller.png] [--at-once 2]
 
-Copies each controlled run of a finished sweep, continues the copy with twice the learning rate, and prints a table a
-phase. A copy that is finished is not trained again, and one that was stopped continues. The last half of the steps of
-a phase counts. Beside the reward there stands the largest that a constant of the same sweep had while its own entropy
+Copies each run of a finished sweep, continues the copy with twice the learning rate, and prints a table a phase. A copy
+that is finished is not trained again, and one that was stopped continues. The last half of the steps of a phase counts.
+Beside the reward there stands the largest that a constant of the same sweep had in the same phase while its own entropy
 was as near to the target.
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,10 @@ class Course:
     target: float
     entropies: NDArray[np.float64]
     rewards: NDArray[np.float64]
+
+    def last(self, steps: int) -> Course:
+        """The curves of the last steps."""
+        return replace(self, entropies=self.entropies[-steps:], rewards=self.rewards[-steps:])
 
 
 def read_course(run: Path) -> Course:
@@ -131,13 +135,12 @@ def disturb(run: Path, copy: Path) -> None:
         raise DataError(f"{copy} ended with {ended.returncode}: {ended.stderr[-500:]}")
 
 
-def rows(courses: Sequence[Course], constants: Sequence[Course], *, steps: int) -> Iterator[list[str]]:
-    """A row for each setting that the courses have.
+def rows(courses: Sequence[Course], constants: Sequence[Course]) -> Iterator[list[str]]:
+    """A row for each setting that the courses have, whose last halves count.
 
     Args:
         courses: of controlled runs.
         constants: of runs without a controller.
-        steps: length of the phase, whose last half counts, at the end of each course.
 
     Yields:
         The cells.
@@ -145,10 +148,11 @@ def rows(courses: Sequence[Course], constants: Sequence[Course], *, steps: int) 
     for setting in dict.fromkeys(course.setting for course in courses):
         seeds = [course for course in courses if course.setting == setting]
         target = seeds[0].target
-        entropies = np.stack([course.entropies[-(steps // 2) :] for course in seeds]) / target
+        halves = [course.last(len(course.entropies) // 2) for course in seeds]
+        entropies = np.stack([half.entropies for half in halves]) / target
         means = entropies.mean(1)
         windows = np.stack([moving_mean(seed) for seed in entropies])
-        reward = float(np.mean([course.rewards[-(steps // 2) :] for course in seeds]))
+        reward = float(np.mean([half.rewards for half in halves]))
         best, name = best_constant(constants, target)
         yield [
             seeds[0].acts_on,
@@ -158,8 +162,8 @@ def rows(courses: Sequence[Course], constants: Sequence[Course], *, steps: int) 
             f"{(np.abs(entropies - 1) <= NEAR).mean():.0%}",
             f"{(np.abs(windows - 1) <= NEAR).mean():.0%}",
             f"{reward:.3f}",
-            f"{best:.3f} ({name.removeprefix('constant_')})",
-            f"{reward / best:.2f}",
+            "none" if np.isnan(best) else f"{best:.3f} ({name.removeprefix('constant_')})",
+            "-" if np.isnan(best) else f"{reward / best:.2f}",
         ]
 
 
@@ -184,26 +188,26 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="copies that train at the same time")
     options = parser.parse_args()
     runs = sorted((options.sweep / "runs").iterdir())
-    courses = {run: read_course(run) for run in runs}
-    constants = [course for course in courses.values() if not course.acts_on]
-    controlled = {run: course for run, course in courses.items() if course.acts_on}
-    copies = {run: options.sweep / "disturbed" / run.name for run in controlled}
+    copies = [options.sweep / "disturbed" / run.name for run in runs]
     with ThreadPoolExecutor(options.at_once) as pool:
-        for _ in pool.map(disturb, copies, copies.values()):
+        for _ in pool.map(disturb, runs, copies):
             pass
-    disturbed = [read_course(copy) for copy in copies.values()]
-    steps = len(next(iter(controlled.values())).entropies)
-    for title, phase, length in (
-        (f"Steps 1 to {steps}", list(controlled.values()), steps),
-        (f"The next {DISTURBED_STEPS}, at twice the learning rate", disturbed, DISTURBED_STEPS),
+    before, after = [read_course(run) for run in runs], [read_course(copy) for copy in copies]
+    steps = len(before[0].entropies)
+    for title, courses, length in (
+        (f"Steps 1 to {steps}", before, steps),
+        (f"The next {DISTURBED_STEPS}, at twice the learning rate", after, DISTURBED_STEPS),
     ):
         print(f"\n{title}\n")
-        for line in table(HEADING, list(rows(phase, constants, steps=length))):
+        phase = [course.last(length) for course in courses]
+        controlled, constants = ([each for each in phase if bool(each.acts_on) is is_on] for is_on in (True, False))
+        for line in table(HEADING, list(rows(controlled, constants))):
             print(line)
     if options.figure:
         seeds: dict[tuple[str, float], list[NDArray[np.float64]]] = {}
-        for course in disturbed:
-            seeds.setdefault((course.acts_on, course.target), []).append(course.entropies)
+        for course in after:
+            if course.acts_on:
+                seeds.setdefault((course.acts_on, course.target), []).append(course.entropies)
         write_figure(seeds, changed_at=steps, near=NEAR, path=options.figure)
 
 

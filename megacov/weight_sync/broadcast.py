@@ -18,6 +18,7 @@ from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.buckets import describe, flatten
 from megacov.weight_sync.meeting import Meeting, in_thread
 from megacov.weight_sync.process_group import broadcast_as_rank_zero, join_group, leave, open_store
+from megacov.weight_sync.servers import leave_on_every_server
 from megacov.weight_sync.session import BucketTransport, SessionSettings
 
 if TYPE_CHECKING:
@@ -146,5 +147,5 @@ class BroadcastTransport(BucketTransport):
         with suppress(RuntimeError, TimeoutError):  # of torch.distributed; the next group is a new one
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await in_thread(lambda: leave(joined.group, backend=self._meeting.backend))
-        leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
-        await asyncio.gather(*leaving, return_exceptions=True)
+        staying = [member for member in joined.members if member in self._clients]
+        await leave_on_every_server(staying, joined.name, timeout_s=self._settings.timeout_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from megacov.config.transports import Verification
@@ -58,6 +59,18 @@ async def on_every_server(
     if failures:
         raise ServersFailedError(failures)
     return results
+
+
+async def leave_on_every_server(clients: Sequence[RolloutClient], group_name: str, *, timeout_s: float) -> None:
+    """Have the servers that answer leave a process group.
+
+    Args:
+        clients: one client per server.
+        group_name: the group; being in no such group is no failure.
+        timeout_s: deadline, where the client's own is longer. [s]
+    """
+    with suppress(ServersFailedError):
+        await on_every_server(clients, lambda client: client.weights.destroy_group(group_name), timeout_s=timeout_s)
 
 
 async def verify_servers(

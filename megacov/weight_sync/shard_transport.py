@@ -23,6 +23,7 @@ from megacov.weight_receiver.megacov_receiver import GROUP_PREFIX
 from megacov.weight_sync.base import RunOnLoop, ServersFailedError
 from megacov.weight_sync.meeting import Meeting, in_thread
 from megacov.weight_sync.process_group import open_store
+from megacov.weight_sync.servers import leave_on_every_server
 from megacov.weight_sync.session import SessionSettings, SessionTransport
 from megacov.weight_sync.shard_group import HandOver, ShardGroup
 from megacov.weight_sync.shard_rounds import Description, ShardPlan, check_layout
@@ -197,8 +198,8 @@ class ShardTransport(SessionTransport, Generic[Plan]):
         with suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await in_thread(self._sender.leave)
-        leaving = (member.weights.destroy_group(joined.name) for member in joined.members if member in self._clients)
-        await asyncio.gather(*leaving, return_exceptions=True)
+        staying = [member for member in joined.members if member in self._clients]
+        await leave_on_every_server(staying, joined.name, timeout_s=self._settings.timeout_s)
 
     def _check_order(self, member: RolloutClient, layout: Description) -> None:
         """Refuse experts whose order in a server's tensors is not known; raises WeightSyncError."""

@@ -27,7 +27,7 @@ from tests.support.forked import context, start_fork_server
 from tests.support.scripted_server import DROP, Call, Reply
 
 Shapes = dict[str, tuple[int, ...]]
-FAULTS = ("", "dies in the middle", "flips a bit", "is late", "cannot write")
+FAULTS = ("", "dies in the middle", "hangs in the middle", "flips a bit", "is late", "cannot write")
 
 
 class Rank:
@@ -121,6 +121,8 @@ class ServerRank:
             nonlocal writes
             if fault == "dies in the middle" and writes > 3:
                 os._exit(9)
+            if fault == "hangs in the middle" and writes > 3:
+                time.sleep(late_s)  # its connections stay open
             original[1](channel, works)
 
         def checksum(values: torch.Tensor, *where: Any) -> torch.Tensor:

@@ -111,6 +111,20 @@ def test_a_sender_that_dies_leaves_no_server_to_serve():
         assert [server.version for server in here.servers] == ["default"] * 2
 
 
+def test_sends_that_are_stuck_end_at_the_deadline():
+    with stage(2, timeout_s=2.0) as here:
+        here.servers[1].faults, here.servers[1].late_s = ["hangs in the middle"], 60.0
+        started = time.monotonic()
+        assert "did not answer within 2 s" in here.push()  # which waits for the other rank of the trainer too
+        assert time.monotonic() - started < 8.0
+        assert here.clients[1] in here.failed
+        assert not any(map(serves, here.servers))
+        here.servers[1].ranks[0].end()
+        here.clients.pop()
+        assert here.push(2) == ""
+        assert_holds(here.servers[0], expected(2))
+
+
 def test_a_late_receiver_writes_nothing_afterwards():
     with stage(2, timeout_s=3.0) as here:
         assert here.push() == ""  # a server that has been late before has a group
