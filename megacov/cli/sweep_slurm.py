@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from megacov.cli.launch import prepare_job, submit_job
 from megacov.errors import ConfigError, DataError, exit_meaning
-from megacov.files import write_atomically
 from megacov.launch.jobs import Listed, choose_job, list_jobs, parse_list, script_of
 from megacov.launch.site import Site
 from megacov.launch.slurm import ask_slurm
@@ -52,7 +51,12 @@ class SlurmPlace:
         due: dict[str, list[SweepRun]] = {}
         for run in runs:
             self._started[run.name] = time.time()
-            if not self._folder.job_of(run).exists() and self._job(run) is None:
+            if self._folder.job_of(run).exists():
+                continue
+            job = self._job(run)
+            if job is not None and job.name != self._failed_job(run):
+                self._folder.keep_job(run, job.name)  # an earlier call was killed before it could
+            else:
                 due.setdefault(run.setting.name, []).append(run)
         for of_setting in due.values():
             self._submit(of_setting[0].setting, of_setting)
@@ -113,10 +117,16 @@ class SlurmPlace:
                 (run.directory / "logs" / "ended").unlink()
         (job_id,) = submit_job(prepared, job, chain=1, seeds=[run.seed for run in runs])
         for run in runs:
-            try:
-                write_atomically(self._folder.job_of(run), f"{job_id}_{run.seed}\n", is_synced=True)
-            except OSError as error:
-                raise DataError(f"{self._folder.job_of(run)} cannot be written: {error.strerror}.") from error
+            self._folder.keep_job(run, f"{job_id}_{run.seed}")
+
+    def _failed_job(self, run: SweepRun) -> str | None:
+        path = self._folder.failed_job_of(run)
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read ({error}): remove it.") from error
 
     def _job(self, run: SweepRun) -> Listed | None:
         """The newest job of a run, as SLURM knows it now or knew it a moment ago."""

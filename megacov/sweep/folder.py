@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,15 @@ class SweepFolder:
         """File with the SLURM job that a run was submitted in."""
         return self.path / "jobs" / run.name
 
+    def failed_job_of(self, run: SweepRun) -> Path:
+        """File with the last job of a run that failed and is to be started again: SLURM still lists it for a while."""
+        return self.path / "jobs" / f"{run.name}.failed"
+
+    def keep_job(self, run: SweepRun, name: str) -> None:
+        """Note the job of a run; raises DataError if the disk refuses it."""
+        with self._disk():
+            write_atomically(self.job_of(run), f"{name}\n", is_synced=True)
+
     def keep_setting(self, setting: Setting) -> None:
         """Write the configuration of a setting, or compare it with what an earlier call has written.
 
@@ -137,8 +146,9 @@ class SweepFolder:
         outcome = self.read_outcome(run)
         if outcome is not None and outcome.kind == "failed":
             with self._disk():
+                with suppress(FileNotFoundError):
+                    self.job_of(run).replace(self.failed_job_of(run))
                 self._outcome_path(run).unlink()
-                self.job_of(run).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of results; raises DataError if the disk refuses it."""

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_sweep_that_is_killed_repeats_no_run_loses_none_and_outlives_a_run_tha
     assert max(values, key=lambda name: values[name]) == ("b" if best.optimizer.lr == 1e-3 else "a")
 
 
-def test_ctrl_c_ends_all_runs_and_a_deadline_ends_one(tmp_path):
+def test_ctrl_c_ends_all_runs_a_second_one_at_once_and_a_deadline_one(tmp_path):
     grid = {"name": "grid", "over": {"optimizer.lr": [1e-4, 3e-4]}}
     path = write_sweep(tmp_path, grid, **{"run.steps": 500})
     log = tmp_path / "log"
@@ -95,6 +96,18 @@ def test_ctrl_c_ends_all_runs_and_a_deadline_ends_one(tmp_path):
         assert process.returncode == 130, log.read_text()
         assert len(below) >= 4 and still_there(below) == []
     assert [row["state"] for row in table_of(tmp_path)] == ["waiting", "waiting"]
+    with started("sweep", str(path), "at_once=2", log=log) as process:
+        wait_for_line(log, "lr_0.0003_seed0: starts", process)
+        below = descendants(process.pid)
+        for each in below:
+            each.suspend()  # so that the runs do not leave, which may take minutes where a checkpoint is large
+        os.kill(process.pid, signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(timeout=20)
+        assert process.returncode == 130, log.read_text()
+        assert len(below) >= 2 and still_there(below) == []
     begun = time.monotonic()
     ended = run("sweep", str(path), "timeout_s=0.5", "at_once=2", log=log)
     assert ended.code == 14 and ended.left == [] and time.monotonic() - begun < 100

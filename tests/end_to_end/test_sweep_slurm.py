@@ -56,3 +56,8 @@ def test_arrays_are_submitted_once_and_followed_to_their_end(cluster: SlurmClust
     bad = over["rewards.verifier"][1]
     assert rows == [("sum_pairs", "3", "done", "0"), (bad, "3", "failed", "6")]
     assert "failed: " in ended.stdout and "1 run of the sweep failed" in ended.stderr
+    # What failed is submitted again when asked for, and nothing else.
+    again = cluster.megacov("sweep", str(path), "--slurm", "--retry-failed")
+    assert again.returncode == 0, again.stdout + again.stderr
+    (new,) = set(jobs(cluster)) - set(first)
+    assert new.partition("_")[2] == "3" and f"{bad.rpartition(':')[2]}" in again.stdout
