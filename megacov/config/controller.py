@@ -158,7 +158,7 @@ class RepoRController(TargetSection):
     """The controller of REPO-R."""
     zeta_min: StrictFloat = Field(1e-4, gt=0)
     """Smallest magnitude, at which zeta changes its sign; a smaller one, such as 0, begins here. [per nat]"""
-    zeta_max: StrictFloat = Field(1.0, gt=0, le=1)
+    zeta_max: StrictFloat = Field(0.05, gt=0, le=1)
     """Largest magnitude. [per nat]"""
 
     @model_validator(mode="after")

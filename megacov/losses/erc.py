@@ -20,8 +20,8 @@ def erc_clipped_tokens(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
-    entropy_low: float = 0.8,
-    entropy_high: float = 1.2,
+    entropy_low: float = 0.95,
+    entropy_high: float = 1.05,
 ) -> Tensor:
     """Tokens without gradient: those that PPO's range cuts, and where entropies are known those beyond ERC's.
 
@@ -53,8 +53,8 @@ def erc(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
-    entropy_low: float = 0.8,
-    entropy_high: float = 1.2,
+    entropy_low: float = 0.95,
+    entropy_high: float = 1.05,
 ) -> TokenLosses:
     """PPO's clipped surrogate, without the tokens whose entropy has moved too far.
 
@@ -65,7 +65,10 @@ def erc(
     products, so a token of entropy 0 under both policies is within the range.
 
     See "Entropy Ratio Clipping as a Soft Global Constraint for Stable Reinforcement Learning" (arXiv 2512.05591). The
-    authors add it to DAPO, hence the range of the ratio.
+    authors add it to DAPO, hence the range of the ratio. The bounds 0.95 and 1.05 are those of all their released
+    scripts (github.com/Kwai-Klear/ERC), whose configuration has 0.8 and 1.2 where a script sets none. Their scripts
+    also have a dual clip of 10, and their code adds 1e-8 to both entropies, so that it keeps more of the tokens whose
+    entropy is below that.
 
     Args:
         batch: [t] tensors with `entropy` and `old_entropy`; masked tokens hold 0.

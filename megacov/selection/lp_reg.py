@@ -30,8 +30,9 @@ def select_lp_reg(
 ) -> Tensor:
     """Mark the max(1, floor(ratio * N)) smallest log-probs among the N tokens of either sign, each with its own ratio.
 
-    The lowest share is that of the whole batch, as in the paper. The authors' code takes it in each micro-batch, and
-    there selects nothing where it would be a single token.
+    The lowest share is that of the whole batch, as in the paper; of the tokens of one sign, as in the authors' code,
+    where the paper is reported to take it of all and then to keep those of negative advantage. Their code takes it in
+    each micro-batch, and there selects nothing where it would be a single token.
 
     Args:
         log_probs: [...] float32; read only.

@@ -20,6 +20,10 @@ def select_m2po(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mark the largest d^2, until the mean of the others among the masked tokens is at most the threshold.
 
+    So has the paper's Algorithm 1. The authors' code (github.com/Infini-AI-Lab/M2PO) instead finds the t for which the
+    mean of min(d^2, t^2) is the threshold, in each micro-batch, and clips ratios at exp(+-t): it leaves out at least as
+    many tokens. Its d is to log-probs that the trainer computes at the rollout, here to those of the server.
+
     Args:
         squares: [...] float32, from `squared_log_ratios`; read only.
         trusted_mask: [...] bool, from `moving_away`: the tokens that may be left out, and over which means are taken.
@@ -27,8 +31,8 @@ def select_m2po(
         group: ranks that hold the other tokens of the selection scope.
 
     Returns:
-        mask: [...] bool, the same tokens in every layout. Equal values are marked together, where the authors take one
-            at a time.
+        mask: [...] bool, the same tokens in every layout. Equal values are marked together, where the paper
+            takes one at a time.
         second moment: [] float64, the mean of d^2 before any is left out; NaN without a trusted token.
         limit: [] float64, the smallest |d| that is left out; NaN if none is.
 

@@ -27,8 +27,8 @@ def entropy_changes(
 
     A positive Omega lowers the entropy: a likely token (log p > -H) becomes more likely, or an unlikely one less so.
     The paper has clipping among its four factors: a token without a gradient changes nothing. The authors' code leaves
-    that factor out, so a clipped token can set the scale of all weights; and it bounds probabilities by 1e-8, which
-    float64 makes unnecessary.
+    that factor out, so a clipped token can set the scale of all weights; it bounds probabilities by 1e-8, which float64
+    makes unnecessary; and its H is that of the old policy beside the current p, here both are of log_probs.
 
     Args:
         log_probs: [...] float, under the policy about to be updated; read only.

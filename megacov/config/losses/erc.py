@@ -20,7 +20,7 @@ class ErcLoss(LossSection):
     """The probability ratio may fall to 1 - clip_low. [ratio]"""
     clip_high: StrictFloat = Field(0.28, ge=0)
     """The probability ratio may rise to 1 + clip_high. [ratio]"""
-    entropy_low: StrictFloat = Field(0.8, ge=0, le=1)
+    entropy_low: StrictFloat = Field(0.95, ge=0, le=1)
     """Smallest entropy over old entropy of a token with a gradient. [ratio]"""
-    entropy_high: StrictFloat = Field(1.2, ge=1)
+    entropy_high: StrictFloat = Field(1.05, ge=1)
     """Largest entropy over old entropy of a token with a gradient. [ratio]"""
