@@ -33,6 +33,6 @@ def test_the_last_half_of_a_phase_counts_against_the_best_constant() -> None:
     held = ([0.47] * 9 + [0.37]) * 2
     controlled = course("kl_coef_0.5", [1.5] * 20 + held, [0.0] * 20 + [0.76] * 20, acts_on="kl_coef")
     (row,) = rows([controlled], [constant])
-    assert row == ["kl_coef", "0.5", "0.460", "8%", "90%", "100%", "0.760", "0.800 (b)", "0.95"]
+    assert row == ["kl_coef", "0.5", "0.460", "-8%", "8%", "90%", "100%", "0.760", "0.800 (b)", "0.95"]
     (row,) = rows([controlled], [])
     assert row[-2:] == ["none", "-"]
