@@ -75,6 +75,10 @@ def read_rounds(content: Iterable[Iterable[Iterable[Any]]]) -> list[list[Message
     return [[(peer, [Part(*part) for part in parts]) for peer, parts in messages] for messages in content]
 
 
+class PeerLostError(RuntimeError):
+    """A message with another rank did not come through, which is the fault of that rank or of the network."""
+
+
 class Board:
     """Messages that the ranks of a group leave for each other, as JSON. Several threads may use it."""
 
@@ -131,13 +135,20 @@ class Turn:
     def agree(self) -> bool:
         """Agree to the hand-over, and wait for the others; False if it does not take place."""
         self._board.write(f"{self._number}/ready/{self._rank}", True)
-        return bool(self._board.read(f"{self._number}/go", timeout_s=self.left_s))
+        try:
+            return bool(self._board.read(f"{self._number}/go", timeout_s=self.left_s))
+        except RuntimeError as error:
+            raise PeerLostError(str(error)) from error
 
     def end(self, **result: object) -> None:
-        """Report this rank's end; `error` names a failure."""
+        """Report that this rank has done its part."""
         self._board.write(f"{self._number}/done/{self._rank}", result)
-        if "error" in result:
-            self._board.count(f"{self._number}/failures", 1)
+
+    def fail(self, error: Exception, text: str) -> None:
+        """Report that this rank has failed, by its own fault unless another rank is lost."""
+        has_lost_peer = isinstance(error, PeerLostError)
+        self._board.write(f"{self._number}/done/{self._rank}", {"error": text, "has_lost_peer": has_lost_peer})
+        self._board.count(f"{self._number}/failures", 1)
 
 
 class Channel:
@@ -145,15 +156,18 @@ class Channel:
 
     def __init__(self, group: dist.ProcessGroup, rounds: Sequence[Sequence[Message]], *, timeout_s: float) -> None:
         """Allocate the buffers for the messages of each round, which all together must be over at a deadline. [s]"""
-        is_nccl = dist.get_backend(group) == "nccl"
-        self._device = torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
+        self._is_nccl = dist.get_backend(group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if self._is_nccl else torch.device("cpu")
         self._group, self._rounds, self._deadline = group, rounds, time.monotonic() + timeout_s
-        if is_nccl:  # its first call must be one of all ranks, of which some have no message in the first round
-            dist.all_reduce(torch.zeros(1, device=self._device), group=group)
         sizes = [sum(part.num_bytes for _, parts in messages for part in parts) for messages in rounds]
         self._buffers = [
             torch.empty(max(sizes[first::2], default=0), dtype=torch.uint8, device=self._device) for first in (0, 1)
         ]
+
+    def open(self) -> None:
+        """Begin; with NCCL, all ranks of the group must."""
+        if self._is_nccl:  # its first call must be one of all ranks, of which some have no message in the first round
+            dist.all_reduce(torch.zeros(1, device=self._device), group=self._group)
 
     def parts(self, number: int) -> Iterator[tuple[int, Part, Tensor]]:
         """The parts of a round: rank of the other side, part, and its place in the buffer, in its dtype and shape."""
@@ -168,14 +182,17 @@ class Channel:
         return dist.batch_isend_irecv(operations) if operations else []
 
     def wait(self, works: Iterable[dist.Work]) -> None:
-        """Wait until a round is complete; raises RuntimeError at the deadline, or if the other side is lost."""
+        """Wait until a round is complete; raises PeerLostError at the deadline, or if the other side is lost."""
         for work in works:
             # Gloo's work is complete only once it was waited for, and NCCL's wait would block only its stream.
             while self._device.type == "cuda" and not work.is_completed():
                 if time.monotonic() > self._deadline:
-                    raise RuntimeError("a message between two ranks was not complete at its deadline")
+                    raise PeerLostError("a message between two ranks was not complete at its deadline")
                 time.sleep(_SHORTEST_POLL_S)
-            work.wait(timedelta(seconds=max(self._deadline - time.monotonic(), 0.001)))
+            try:
+                work.wait(timedelta(seconds=max(self._deadline - time.monotonic(), 0.001)))
+            except RuntimeError as error:
+                raise PeerLostError(str(error)) from error
 
     def take(self, keep: Callable[[Part, Tensor], None]) -> None:
         """Give each part and its values to `keep`, and raise its error once all have come: no sender shall wait."""
@@ -184,10 +201,12 @@ class Channel:
         for number in range(len(self._rounds)):
             here = coming
             coming = self.post(number + 1, dist.irecv) if number + 1 < len(self._rounds) else []
-            self.wait(here)
             try:
+                self.wait(here)
                 for _, part, values in self.parts(number) if failure is None else ():
                     keep(part, values)
+            except PeerLostError as error:
+                raise failure or error from None
             except Exception as error:  # noqa: BLE001 - raised below
                 failure = error
         if failure is not None:
@@ -254,7 +273,7 @@ def receive(model: torch.nn.Module, named_tensors: object) -> None:
         try:
             turn.end(**_do(task, model, groups[-1], turn))
         except Exception as error:  # noqa: BLE001 - it would end the server, and the trainer must know of it
-            turn.end(error=f"{type(error).__name__}: {error}")
+            turn.fail(error, f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - without its store, the trainer learns of it by its own deadline
         print(f"megacov_receiver: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
@@ -270,6 +289,7 @@ def _do(task: Mapping[str, Any], model: torch.nn.Module, group: dist.ProcessGrou
     parts = [part for messages in rounds for _, parts in messages for part in parts]
     for part in parts:
         _check(part, parameters.get(part.target))
+    channel = Channel(group, rounds, timeout_s=turn.left_s)  # before any rank writes: there may be no memory for it
     if not turn.agree():
         return {}
 
@@ -277,7 +297,8 @@ def _do(task: Mapping[str, Any], model: torch.nn.Module, group: dist.ProcessGrou
         block_of(parameters[part.target], part.start, part.stop).copy_(values)
 
     with torch.no_grad():
-        Channel(group, rounds, timeout_s=turn.left_s).take(keep)
+        channel.open()
+        channel.take(keep)
         sums: dict[str, list[Tensor]] = {}
         for part in parts if task["with_sums"] else ():
             block = block_of(parameters[part.target], part.start, part.stop)

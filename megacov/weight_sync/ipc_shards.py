@@ -136,6 +136,8 @@ class IpcShardsTransport(ShardTransport[AssemblyPlan]):
             if with_sums:
                 self._run(self._compare_sums(hand_over))
                 joined.is_verified = True
+            self._run(hand_over.results(range(joined.num_senders)))
+            hand_over.clear()
         times.num_bytes = joined.num_bytes
 
     def _assemble(self, hand_over: HandOver, shards: OwnShards, order: Mapping[str, Any]) -> Payloads:
@@ -161,7 +163,6 @@ class IpcShardsTransport(ShardTransport[AssemblyPlan]):
         await self._everywhere(lambda client: client.weights.run_loader(LOADER))
         await hand_over.results(range(hand_over.group.world_size))
         hand_over.compare_sums()
-        hand_over.clear()
 
 
 async def _check_is_local(client: RolloutClient) -> None:

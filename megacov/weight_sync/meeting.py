@@ -44,7 +44,7 @@ def in_thread(function: Callable[[], Result]) -> asyncio.Future[Result]:
         outcome.set_running_or_notify_cancel()  # if the waiter is cancelled, the function still runs to its end
         try:
             outcome.set_result(function())
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             outcome.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()

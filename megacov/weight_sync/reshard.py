@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacov.config import RunConfig
+from megacov.errors import RolloutError
 from megacov.rollout import RolloutClient
 from megacov.weight_sync.base import PushTimes, RunOnLoop, ServersFailedError
 from megacov.weight_sync.meeting import Meeting, in_thread
 from megacov.weight_sync.session import SessionSettings
-from megacov.weight_sync.shard_group import HandOver, ShardGroup
+from megacov.weight_sync.shard_group import GRACE_S, HandOver, ShardGroup
 from megacov.weight_sync.shard_rounds import Description, ShardPlan, schedule
 from megacov.weight_sync.shard_sender import OwnShards
-from megacov.weight_sync.shard_transport import LOADER, ShardTransport, planner
+from megacov.weight_sync.shard_transport import ShardTransport, planner
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_GRACE_S = 1.0
 
 
 class ReshardTransport(ShardTransport[ShardPlan]):
@@ -76,24 +75,30 @@ class ReshardTransport(ShardTransport[ShardPlan]):
             with_sums = self._always_sums or not joined.is_verified
             hand_over = self._begin("take", joined, with_sums=with_sums)
             order: dict[str, Any] = {"number": hand_over.number, "with_sums": with_sums}
-            order["timeout_s"] = self._timeout_s + 2 * _GRACE_S  # the late server is to blame, not who waits for it
+            order["timeout_s"] = self._timeout_s + GRACE_S  # as the receivers
             shards.lead({"do": "send", **order})
             self._run(self._transfer(hand_over, lambda: self._sender.send(shards.tensors, **order)))
             joined.is_verified = joined.is_verified or with_sums
         times.num_bytes = joined.num_bytes
 
     async def _transfer(self, hand_over: HandOver, send: Callable[[], None]) -> None:
-        taking = asyncio.ensure_future(self._everywhere(lambda client: client.weights.run_loader(LOADER)))
+        taking = asyncio.gather(*(self._take(client, hand_over) for client in self._members))
         sending, watching = in_thread(send), asyncio.ensure_future(hand_over.watch())
         try:
-            # A little longer, so that the server that does not answer is named.
-            async with asyncio.timeout(self._timeout_s + _GRACE_S):
+            async with asyncio.timeout(self._timeout_s):
                 await asyncio.gather(taking, sending, watching)
         except TimeoutError as error:
-            raise ServersFailedError({}, f"shards were not all there within {self._timeout_s:g} s.") from error
+            raise hand_over.late() from error
         finally:
             hand_over.stop()
             for each in (taking, sending, watching):
                 each.cancel()
         hand_over.compare_sums()
         hand_over.clear()
+
+    async def _take(self, client: RolloutClient, hand_over: HandOver) -> None:
+        """As soon as one server fails, nobody waits for the others, which may wait for it."""
+        try:
+            await self._run_receiver(client, hand_over)
+        except RolloutError as error:
+            raise ServersFailedError({client: error}) from error

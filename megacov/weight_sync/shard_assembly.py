@@ -154,6 +154,7 @@ def assemble(
         return block_of(tensors[part.source], part.source_start, part.source_stop)
 
     channel = Channel(group, [], timeout_s=timeout_s)
+    channel.open()
     buffers = {peer: _buffer(parts, device) for peer, parts in share.takes}
     # Receives and sends in one batch: over NCCL, two ranks that send to each other would otherwise wait for ever.
     operations = [dist.P2POp(dist.irecv, data, peer, group) for peer, data in buffers.items()]

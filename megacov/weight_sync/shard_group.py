@@ -14,6 +14,7 @@ from megacov.rollout import RolloutClient
 from megacov.weight_receiver.megacov_receiver import Board
 from megacov.weight_sync.base import ServersFailedError
 
+GRACE_S = 1.0
 _POLL_S = 0.002
 _SUM_BITS = 64
 
@@ -75,7 +76,9 @@ class HandOver:
             kind: "describe" their parameters, or "take" new ones.
             with_sums: whether they report checksums of what they have taken.
         """
-        task = {"number": self.number, "kind": kind, "with_sums": with_sums, "timeout_s": self._timeout_s}
+        # A little longer, so that rank 0 still sees who is late when it is.
+        timeout_s = self._timeout_s + GRACE_S
+        task = {"number": self.number, "kind": kind, "with_sums": with_sums, "timeout_s": timeout_s}
         self._board.write("task", task)
 
     async def watch(self) -> None:
@@ -94,6 +97,38 @@ class HandOver:
         with suppress(RuntimeError):  # the store is gone, and so is everybody's way to begin
             if not self._board.has([self._key("go")]):
                 self._board.write(self._key("go"), False)
+
+    def late(self) -> ServersFailedError:
+        """What to raise at the deadline. It blames the servers that have not agreed, where somebody has not.
+
+        Once all have agreed, a rank may be late since it waits for another one, so no server is blamed.
+        """
+        failures, why = {}, f"shards were not all there within {self._timeout_s:g} s."
+        with suppress(RuntimeError):  # the store is gone
+            if not self._board.has([self._key("go")]):
+                late = [
+                    rank for rank in range(self.group.world_size) if not self._board.has([self._key(f"ready/{rank}")])
+                ]
+                names = {rank: self._name(rank) for rank in late}
+                why = f"{', '.join(names.values())} did not agree within {self._timeout_s:g} s."
+                failures = {
+                    client: RolloutError(f"{client.address} did not agree within {self._timeout_s:g} s.")
+                    for rank, client in self.group.receivers.items()
+                    if rank in names
+                }
+        return ServersFailedError(failures, why)
+
+    def check_has_ended(self, client: RolloutClient) -> None:
+        """Refuse a server whose receiver returned without a report; raises ServersFailedError, which blames nobody."""
+        ranks = [rank for rank, owner in self.group.receivers.items() if owner is client]
+        try:
+            has_ended = self._board.has([self._key(f"done/{rank}") for rank in ranks])
+        except RuntimeError as error:  # of torch
+            raise ServersFailedError({}, f"the store of the group is gone ({error}).") from error
+        if not has_ended:
+            raise ServersFailedError(
+                {}, f"the receiver of {client.address} has reported nothing: the server was started anew."
+            )
 
     async def results(self, ranks: Iterable[int]) -> dict[int, Any]:
         """What these ranks have reported at their end; raises ServersFailedError if one has failed."""
@@ -148,22 +183,25 @@ class HandOver:
             raise ServersFailedError({}, f"the store of the group is gone ({error}).") from error
 
     def raise_failures(self) -> None:
-        """Raise what ranks have reported. Servers are blamed only if no rank of the trainer has failed itself.
+        """Raise what ranks have reported.
+
+        Servers are blamed only if they are at fault, and no rank of the trainer is: not for having lost another rank.
 
         Raises:
             ServersFailedError: a rank has failed.
         """
         if self._board.count(self._key("failures")) == 0:
             return
-        errors: dict[int, str] = {}
-        for rank in range(self.group.world_size):
-            if self._board.has([self._key(f"done/{rank}")]) and (error := self._read(rank).get("error")) is not None:
-                errors[rank] = error
+        ranks = [rank for rank in range(self.group.world_size) if self._board.has([self._key(f"done/{rank}")])]
+        reports = {rank: report for rank in ranks if "error" in (report := self._read(rank))}
+        texts = {rank: f"{self._name(rank)}: {report['error']}" for rank, report in reports.items()}
+        at_fault = [rank for rank, report in reports.items() if not report["has_lost_peer"]]
+        senders = [texts[rank] for rank in at_fault if rank < self.group.num_senders]
+        if senders or not at_fault:
+            raise ServersFailedError({}, "; ".join(senders or texts.values()))
         receivers = self.group.receivers
-        senders = [f"rank {rank} of the trainer: {error}" for rank, error in errors.items() if rank not in receivers]
-        failures = {
-            receivers[rank]: RolloutError(f"{receivers[rank].address}: {error}")
-            for rank, error in errors.items()
-            if rank in receivers
-        }
-        raise ServersFailedError({} if senders else failures, "; ".join(senders))
+        raise ServersFailedError({receivers[rank]: RolloutError(texts[rank]) for rank in at_fault})
+
+    def _name(self, rank: int) -> str:
+        receivers = self.group.receivers
+        return receivers[rank].address if rank in receivers else f"rank {rank} of the trainer"

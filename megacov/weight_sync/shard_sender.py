@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ class ShardSender:
             turn.end(**self._send(turn, tensors, with_sums=with_sums))
         except (RuntimeError, ValueError) as error:  # of torch; ValueError if rank 0 has left the group meanwhile
             with suppress(RuntimeError):
-                turn.end(error=str(error))
+                turn.fail(error, str(error))
             if self._group is group:
                 self.leave()  # so that no other rank waits for this one
 
@@ -186,7 +186,7 @@ class ShardSender:
                 turn.end(sums=sums)
         except (RuntimeError, ValueError) as error:  # as in `send`
             with suppress(RuntimeError):
-                turn.end(error=str(error))
+                turn.fail(error, str(error))
             if self._group is group:
                 self.leave()
             raise RuntimeError(str(error)) from error
@@ -222,22 +222,17 @@ class ShardSender:
             if with_sums:
                 sums[peer][part.target].append(checksum(values, part.start, part.shape))
 
+        channel = Channel(self._group, self._rounds, timeout_s=turn.left_s)  # before any rank writes, as on a server
         if turn.agree():
-            _send_rounds(self._group, self._rounds, fill, timeout_s=turn.left_s)
+            channel.open()
+            _send_rounds(channel, len(self._rounds), fill)
         return {"sums": {peer: added_up(each) for peer, each in sums.items()}}
 
 
-def _send_rounds(
-    group: dist.ProcessGroup,
-    rounds: Sequence[Sequence[Message]],
-    fill: Callable[[int, Part, Tensor], None],
-    *,
-    timeout_s: float,
-) -> None:
+def _send_rounds(channel: Channel, num_rounds: int, fill: Callable[[int, Part, Tensor], None]) -> None:
     """Send all messages: the next round is packed while one is under way."""
-    channel = Channel(group, rounds, timeout_s=timeout_s)
     under_way: list[list[dist.Work]] = []
-    for number in range(len(rounds)):
+    for number in range(num_rounds):
         if number >= 2:
             channel.wait(under_way[number - 2])  # its buffer is filled next
         for peer, part, values in channel.parts(number):

@@ -166,9 +166,15 @@ class ShardTransport(SessionTransport, Generic[Plan]):
         """Layout of each receiving rank. The servers keep their weights."""
         hand_over = self._begin("describe", joined)
         await self._everywhere(lambda client: client.weights.begin())
-        await self._everywhere(lambda client: client.weights.run_loader(LOADER))
+        await self._everywhere(lambda client: self._run_receiver(client, hand_over))
         await self._everywhere(lambda client: client.weights.end())
-        return {rank: result["layout"] for rank, result in (await hand_over.results(joined.receivers)).items()}
+        layouts = {rank: result["layout"] for rank, result in (await hand_over.results(joined.receivers)).items()}
+        hand_over.clear()
+        return layouts
+
+    async def _run_receiver(self, client: RolloutClient, hand_over: HandOver) -> None:
+        await client.weights.run_loader(LOADER)
+        hand_over.check_has_ended(client)  # SGLang answers "Success" whatever a receiver did
 
     @property
     def _timeout_s(self) -> float:

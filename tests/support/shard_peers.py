@@ -27,7 +27,7 @@ from tests.support.forked import context, start_fork_server
 from tests.support.scripted_server import DROP, Call, Reply
 
 Shapes = dict[str, tuple[int, ...]]
-FAULTS = ("", "dies in the middle", "hangs in the middle", "flips a bit", "is late", "cannot write")
+FAULTS = ("", "dies in the middle", "hangs in the middle", "flips a bit", "is late", "cannot write", "has no memory")
 
 
 class Rank:
@@ -108,6 +108,7 @@ class ServerRank:
         """Run the receiver, perhaps with a fault."""
         assert fault in FAULTS
         original = megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum
+        init = megacov_receiver.Channel.__init__
         writes = 0
 
         def block_of(tensor: torch.Tensor, start: Sequence[int], stop: Sequence[int]) -> torch.Tensor:
@@ -132,13 +133,19 @@ class ServerRank:
                 fault = ""
             return original[2](values, *where)
 
+        def no_memory(*args: Any, **kwargs: Any) -> None:
+            raise torch.OutOfMemoryError("no memory")
+
         if fault == "is late":
             time.sleep(late_s)
+        if fault == "has no memory":
+            megacov_receiver.Channel.__init__ = no_memory  # type: ignore[method-assign]
         megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum = block_of, wait, checksum
         try:
             megacov_receiver.receive(self._model, [])
         finally:
             megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum = original
+            megacov_receiver.Channel.__init__ = init  # type: ignore[method-assign]
 
     def take(self, payload: str, fault: str, late_s: float) -> None:
         """As SGLang does with `load_format: direct`: it dies of what does not fit."""

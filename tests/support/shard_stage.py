@@ -101,6 +101,10 @@ class Stage:
                 self.sender.answer()
         return ""
 
+    def num_keys(self) -> int:
+        """Messages and counters on the group's board."""
+        return int(self.transport._sender.board._store.num_keys())
+
 
 @contextmanager
 def stage(

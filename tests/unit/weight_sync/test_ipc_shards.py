@@ -61,7 +61,7 @@ def test_a_server_that_was_started_anew_in_another_layout_gets_nothing():
         with ended(other):
             server.ranks = [other]
             server.calls.clear()
-            assert "the receiver of a server has reported nothing" in here.push(2)
+            assert "has reported nothing: the server was started anew" in here.push(2)
             assert server.calls.count(UPDATE) == 1 and has_old_weights(server)  # the loader was asked, and nothing sent
             assert "has (12, 50) as a.w, and the plan has (6, 50)" in here.push(2)
             assert has_old_weights(server)
