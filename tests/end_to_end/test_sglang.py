@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_a_run_trains_with_two_servers(transport: str, tmp_path: Path) -> None:
         described = {"reshard": 1, "ipc_shards": 4}.get(transport, 0)
         assert text.count(f'"POST {path} HTTP/1.1" 200') == 4 + described
         assert '"POST /generate HTTP/1.1" 200' in text
+
+
+@pytest.mark.slow
+# Each with a server's updates before the second push writes: those in which it describes itself, and the first push.
+@pytest.mark.parametrize(("transport", "number"), [("reshard", 2), ("ipc_shards", 3)])
+def test_a_run_goes_on_when_a_server_is_killed_while_weights_come(transport: str, number: int, tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    overrides = (f"weight_sync.transport={transport}", "parallel.tensor=2", "run.steps=4", f"run.directory={folder}")
+    with started("train", RUN, *overrides, *SMALL, log=log) as process:
+        server_log = folder / "logs" / "server_1.log"
+
+        def second_push_begins() -> bool:
+            return server_log.exists() and server_log.read_text().count('"POST /begin_weight_update') > number
+
+        wait_until(second_push_begins, timeout_s=START_TIMEOUT_S + DEADLINE_S)
+        for each in descendants(process.pid):
+            if os.readlink(f"/proc/{each.pid}/fd/1") == str(server_log):
+                each.kill()
+        process.wait(timeout=START_TIMEOUT_S + DEADLINE_S)
+        output = log.read_text()
+        assert process.returncode == 0, output
+    assert "step 4/4" in output and "Traceback" not in output
+    scalars = scalars_of(folder)
+    assert max(scalars["rollout/mismatch_max"]) < 1e-4 and len(scalars["rollout/mismatch_max"]) == 4
+    assert sum(scalars["rollout/server_restarts"]) == 1
 
 
 def test_a_killed_trainer_leaves_no_server(tmp_path: Path) -> None:
