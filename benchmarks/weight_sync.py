@@ -233,7 +233,7 @@ def main() -> None:
                     measure_rank, [case], world_size=TENSOR_PARALLEL, deadline_s=1800.0
                 )
         print_times({name: [PushTimes(**each) for each in times] for name, times in found.items()})
-        print(f"After each of {num_pushes} pushes, every rank of every server held the bits of that push, and had not.")
+        print(f"After each of {num_pushes} pushes, every rank of every server held its bits, and had held others.")
     print_projection()
 
 
