@@ -1,5 +1,8 @@
 """Plans of weights from shard to shard: bytes, messages, memory on both sides, and the time that planning takes.
 
+The last columns are what rank 0 does whenever the set of servers is new: it plans and divides into rounds, and writes
+the part of each rank into the store as compressed JSON.
+
 `.venv/bin/python -m benchmarks.reshard_plan` prints the tables of docs/weight_sync.md. The bytes are arithmetic over
 the plans; nothing is sent. The seconds are CPU time of this machine.
 """
@@ -10,10 +13,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.distributed import HashStore
+
 from megacov.plan import Layout, ModelSizes, count_parameters, read_model_sizes, total_parameters
 from megacov.plan.reshard import ReshardPlan, plan_reshard
 from megacov.plan.reshard_traffic import Traffic, push_traffic
 from megacov.plan.weight_parts import ServerLayout
+from megacov.weight_receiver.megacov_receiver import Board
+from megacov.weight_sync.shard_rounds import Rounds, schedule
 
 _ROOT = Path(__file__).parents[1]
 _READY = _ROOT / "yaml_configs" / "models"
@@ -41,6 +48,23 @@ class Case:
     def traffic(self, plan: ReshardPlan) -> Traffic:
         """What the push moves."""
         return push_traffic(plan, value_bytes=_VALUE_BYTES, bucket_bytes=_BUCKET_BYTES)
+
+    def rounds(self, plan: ReshardPlan) -> dict[int, Rounds]:
+        """The plan in rounds, as `ReshardTransport` divides it; ranks of servers come after those of the trainer."""
+        servers, first = self.servers, self.trainer.world_size
+        described = [
+            {name: ("bfloat16", shape) for name, shape in plan.target_shapes(receiver).items()}
+            for receiver in range(servers.tensor)
+        ]
+        layouts = {
+            (server, each): described[each] for server in range(servers.number) for each in range(servers.tensor)
+        }
+        return schedule(
+            plan.pieces(),
+            layouts,
+            group_rank=lambda server, receiver: first + server * servers.tensor + receiver,
+            max_bytes=_BUCKET_BYTES,
+        )
 
     def gathering_bytes(self) -> int:
         """Memory that a transport that gathers takes on rank 0: a matrix of all ranks twice, and two buckets."""
@@ -82,15 +106,22 @@ def bytes_row(case: Case) -> str:
 
 
 def time_row(case: Case) -> str:
-    """A row of pieces, and of CPU seconds for the whole plan and for what one rank needs."""
+    """A row of pieces, and of CPU seconds for the whole plan, for what one rank needs, and for what rank 0 does."""
     begin = time.process_time()
     pieces = sum(1 for _ in case.plan().pieces())
     whole = time.process_time()
     of_sender = sum(1 for _ in case.plan().sent_by(0))
     of_receiver = sum(1 for _ in case.plan().received_by(case.servers.number - 1, 0))
     of_two = time.process_time() - whole
+    begin_rounds = time.process_time()
+    rounds, board = case.rounds(case.plan()), Board(HashStore())
+    divided = time.process_time()
+    for rank in range(case.trainer.world_size + case.servers.ranks):
+        board.write(f"plan/{rank}", rounds.get(rank, []))
+    written = time.process_time()
     cells = (f"{case.trainer.world_size:,}", f"{case.servers.ranks}", f"{pieces:,}", f"{whole - begin:.2f}")
     cells += (f"{of_sender:,}", f"{of_receiver:,}", f"{of_two / 2:.2f}")
+    cells += (f"{divided - begin_rounds:.2f}", f"{written - divided:.2f}")
     return f"| {case.name} | {layout_words(case)} | {' | '.join(cells)} |"
 
 
@@ -103,6 +134,7 @@ def main() -> None:
         print(bytes_row(case))
     heads = ["model", "trainer to servers", "trainer ranks", "rollout ranks", "pieces", "all, s"]
     heads += ["sent by rank 0", "received by a rank", "for one rank, s"]
+    heads += ["in rounds, s", "as JSON, s"]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for case in CASES:
         print(time_row(case))

@@ -2,8 +2,9 @@
 
 `.venv/bin/python -m benchmarks.weight_sync` pushes the weights of a model of 50 million parameters in float32 from four
 tensor-parallel gloo ranks to two real SGLang servers of two ranks on the CPU (`make sglang`). Transports take turns.
-For each, the push with the smallest total counts, and all must leave the same checksums. Then the projection of
-weight_sync_projection.py is printed.
+The servers begin with other weights than the trainer's, and these change before each push. After each, all ranks of
+the servers must hold the bits of that push, by the sums of weight_sync_sums.py. For each transport, the push with the
+smallest total counts. Then the projection of weight_sync_projection.py is printed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.weight_sync_projection import print_projection
+from benchmarks.weight_sync_sums import PushCheck
 from megacov.config import load_config
 from megacov.megatron.policy import Policy
 from megacov.plan import Layout, read_model_sizes
@@ -51,18 +53,18 @@ SIZES = {
     "vocab_size": 8192,
 }
 BUCKET_BYTES = 64 * 1024**2
-TENSOR_PARALLEL, SERVER_TENSOR = 4, 2
+TENSOR_PARALLEL, NUM_SERVERS, SERVER_TENSOR = 4, 2, 2
 SERVER: dict[str, Any] = {"tp-size": SERVER_TENSOR, "sleep-on-idle": True}
 CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 TIMEOUT_S = 300.0
 PHASES = [field.name.removesuffix("_s") for field in fields(PushTimes) if field.name.endswith("_s")]
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, *, seed: int) -> Path:
     """A random model with the tokenizer of the tiny policy, which uses only a few of the model's tokens."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     Qwen2ForCausalLM(Qwen2Config(max_position_embeddings=64, tie_word_embeddings=False, **SIZES)).save_pretrained(
         folder
     )
@@ -101,25 +103,24 @@ def make_transports(
 
 
 class Pusher:
-    """In place of a run's RolloutWorker: pushes by one transport, and keeps the times and the servers' checksums."""
+    """In place of a run's RolloutWorker: pushes by one transport, and keeps the times."""
 
-    def __init__(self, transport: WeightTransport, clients: list[RolloutClient], loop: LoopThread) -> None:
-        self._transport, self._clients, self._loop = transport, clients, loop
+    def __init__(self, transport: WeightTransport) -> None:
+        self._transport = transport
         self.times: list[PushTimes] = []
-        self.checksums: list[object] = []
 
     def push_weights(self, weights: Any, *, version: int) -> None:
         """As RolloutWorker's method."""
         self.times.append(self._transport.push(version, weights))
-        self.checksums = [self._loop.run(client.weights.checksums()) for client in self._clients]
 
 
 def measure_rank(
     model: str, addresses: list[str], keys: ServerKeys, directory: str, num_rounds: int, names: list[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Push with every transport in turn, on every rank. Rank 0 returns the times of the rounds that count."""
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Push with every transport in turn, on every rank. Rank 0 returns the times that count, and the checks."""
     with laid_out_policy(TENSOR_PARALLEL, path=Path(model)) as policy, ExitStack() as stack:
         pushers: dict[str, Pusher] = {}
+        check: PushCheck | None = None
         if policy.groups.world_rank == 0:
             loop = stack.enter_context(LoopThread())
             clients = [
@@ -130,22 +131,36 @@ def measure_rank(
                 stack.callback(lambda closed=client: loop.run(closed.aclose()))
                 loop.run(client.learn_capabilities())
             transports = make_transports(clients, loop, model=Path(model), directory=Path(directory))
-            pushers = {name: Pusher(transports[name], clients, loop) for name in names}
+            pushers = {name: Pusher(transports[name]) for name in names}
+            check = PushCheck(lambda: [loop.run(client.weights.checksums()) for client in clients], policy.shape)
         worker: Any = pushers.get
         exchanges = {
             name: RolloutExchange(policy.groups, worker(name), sends_shards=name == "reshard") for name in names
         }
-        push_in_turn(policy, exchanges, num_rounds)
-    # Every way brings the same bits.
-    assert all(each.checksums == pushers[names[0]].checksums for each in pushers.values())
-    return {name: [asdict(times) for times in each.times[1:]] for name, each in pushers.items()}
+        push_in_turn(policy, exchanges, check, num_rounds=num_rounds)
+    found = {name: [asdict(times) for times in each.times[1:]] for name, each in pushers.items()}
+    return found, check.num_pushes if check is not None else 0
 
 
-def push_in_turn(policy: Policy, exchanges: dict[str, RolloutExchange], num_rounds: int) -> None:
-    """Push new weights by each transport, again and again. The first round is for warm-up."""
+@torch.no_grad()
+def change_weights(policy: Policy) -> None:
+    """Change every value, alike on all ranks."""
+    for chunk in policy.chunks:
+        for parameter in chunk.parameters():
+            parameter.add_(1 / 64)
+
+
+def push_in_turn(
+    policy: Policy, exchanges: dict[str, RolloutExchange], check: PushCheck | None, *, num_rounds: int
+) -> None:
+    """Push by each transport, again and again, weights that no server has had. The first round is for warm-up."""
     for round_index in range(num_rounds + 1):
-        for number, exchange in enumerate(exchanges.values()):
+        for number, (name, exchange) in enumerate(exchanges.items()):
+            change_weights(policy)
+            pushed = dict(policy.hf_weights())  # on all ranks, of which rank 0 alone gets tensors
             exchange.push_weights(policy, version=1 + number + round_index * len(exchanges))
+            if check is not None:
+                check.check(pushed, name)
 
 
 def total_s(times: PushTimes) -> float:
@@ -184,11 +199,15 @@ def print_times(found: dict[str, list[PushTimes]]) -> None:
             (theirs.gather_s + theirs.transfer_s) / (ours.gather_s + ours.transfer_s)
             for theirs, ours in zip(found["broadcast"], found["reshard"], strict=True)
         ]
-        everything, own = (best[name].num_bytes / 1e6 for name in ("broadcast", "reshard"))
+        everything, own = best["broadcast"].num_bytes / 1e6, best["reshard"].num_bytes / 1e6 / SERVER_TENSOR
+        receivers = NUM_SERVERS * SERVER_TENSOR
+        gathered, broadcast, resharded = (TENSOR_PARALLEL - 1) * everything, receivers * everything, receivers * own
         print(
             f"gather and transfer: broadcast takes {median(gained):.1f} times as long as reshard "
-            f"({min(gained):.1f} to {max(gained):.1f}), goal 2; a rank of a server receives {everything:.1f} MB by "
-            f"broadcast, and {own / SERVER_TENSOR:.1f} MB, its own, by reshard."
+            f"({min(gained):.1f} to {max(gained):.1f}), goal 2. A rank of a server receives {everything:.1f} MB by "
+            f"broadcast, and {own:.1f} MB by reshard: its part of the plan, divided into rounds. All ranks together "
+            f"receive {gathered:.0f} MB by the all-gather and {broadcast:.0f} MB by broadcast, or {resharded:.0f} MB, "
+            f"so bytes alone allow {(gathered + broadcast) / resharded:.1f} times."
         )
 
 
@@ -203,12 +222,18 @@ def main() -> None:
         if not Path(load_config("yaml_configs/runs/tiny_kl_cov_sglang.yaml").rollout.server_command[0]).exists():
             raise SystemExit("weight_sync: SGLang is not installed; run `make sglang`, or use --projection-only.")
         with tempfile.TemporaryDirectory() as folder:
-            model = make_model(Path(folder, "model"))
-            with sglang_servers(2, Path(folder), model=model, environment=CORES, **SERVER) as (servers, keys):
+            model, others = make_model(Path(folder, "model"), seed=0), make_model(Path(folder, "others"), seed=1)
+            with sglang_servers(NUM_SERVERS, Path(folder), model=others, environment=CORES, **SERVER) as (
+                servers,
+                keys,
+            ):
                 addresses = [server.address for server in servers]
                 case = (str(model), addresses, keys, str(Path(folder, "weights")), options.rounds, options.transports)
-                ((found, *_),) = run_cases(measure_rank, [case], world_size=TENSOR_PARALLEL, deadline_s=1800.0)
+                (((found, num_pushes), *_),) = run_cases(
+                    measure_rank, [case], world_size=TENSOR_PARALLEL, deadline_s=1800.0
+                )
         print_times({name: [PushTimes(**each) for each in times] for name, times in found.items()})
+        print(f"After each of {num_pushes} pushes, every rank of every server held its bits, and had held others.")
     print_projection()
 
 

@@ -25,6 +25,8 @@ from torch.distributed.distributed_c10d import _world
 
 GROUP_PREFIX = "megacov-shards-"
 """Beginning of the names of groups over which shards come."""
+ALIGNMENT_BYTES = 16
+"""Each message begins at a multiple of this in its buffer, where it can then be viewed in any dtype."""
 
 _FIRST_TIMEOUT_S = 30.0  # until a task is read, which the trainer writes before it sends its request
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.0005, 0.02
@@ -36,8 +38,7 @@ _ODD, _OTHER_ODD = -7046029254386353131, -4658895280553007687  # of 64 bits, wit
 class Part(NamedTuple):
     """A block of a tensor on its way; a list in JSON. Starts and stops are an index for each dimension.
 
-    source, source_start, source_stop: what the sender reads.
-    target, start, stop: what the receiver writes.
+    source, source_start, source_stop: what the sender reads; target, start, stop: what the receiver writes.
     dtype, shape: of the whole target; the sender casts.
     """
 
@@ -66,8 +67,7 @@ class Part(NamedTuple):
         return prod(self.sizes) * self.itemsize
 
 
-Message = tuple[int, Sequence[Part]]
-"""Rank of the other side, and parts in the order of their bytes."""
+Message = tuple[int, Sequence[Part]]  # rank of the other side, and parts in the order of their bytes
 
 
 def read_rounds(content: Iterable[Iterable[Iterable[Any]]]) -> list[list[Message]]:
@@ -159,10 +159,10 @@ class Channel:
         self._is_nccl = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if self._is_nccl else torch.device("cpu")
         self._group, self._rounds, self._deadline = group, rounds, time.monotonic() + timeout_s
-        sizes = [sum(part.num_bytes for _, parts in messages for part in parts) for messages in rounds]
-        self._buffers = [
-            torch.empty(max(sizes[first::2], default=0), dtype=torch.uint8, device=self._device) for first in (0, 1)
-        ]
+        self._sizes = [[sum(part.num_bytes for part in parts) for _, parts in messages] for messages in rounds]
+        sizes = [sum(size + -size % ALIGNMENT_BYTES for size in each) for each in self._sizes]
+        most = [max(sizes[first::2], default=0) for first in (0, 1)]
+        self._buffers = [torch.empty(size, dtype=torch.uint8, device=self._device) for size in most]
 
     def open(self) -> None:
         """Begin; with NCCL, all ranks of the group must."""
@@ -213,8 +213,9 @@ class Channel:
             raise failure
 
     def _cut(self, number: int) -> list[Tensor]:
-        sizes = [sum(part.num_bytes for part in parts) for _, parts in self._rounds[number]]
-        return list(self._buffers[number % 2][: sum(sizes)].split(sizes)) if sizes else []
+        padded = [size + -size % ALIGNMENT_BYTES for size in self._sizes[number]]
+        places = self._buffers[number % 2][: sum(padded)].split(padded) if padded else []
+        return [place[:size] for place, size in zip(places, self._sizes[number], strict=True)]
 
 
 def block_of(tensor: Tensor, start: Sequence[int], stop: Sequence[int]) -> Tensor:
@@ -225,8 +226,7 @@ def block_of(tensor: Tensor, start: Sequence[int], stop: Sequence[int]) -> Tenso
 def checksum(values: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Sum of a block's bits modulo 2**64, those of each element times an odd number that its place gives.
 
-    The sum over blocks is that of the tensor, in whatever order they are added. A change of one element always
-    changes it.
+    The sum over blocks, in whatever order, is that of the tensor. A change of one element always changes it.
 
     Args:
         values: the block, in any dtype.

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from megacov.errors import WeightSyncError
 from megacov.plan.pieces import Block, Piece
-from megacov.weight_receiver.megacov_receiver import Message, Part
+from megacov.weight_receiver.megacov_receiver import ALIGNMENT_BYTES, Message, Part
 
 Description = Mapping[str, tuple[str, Sequence[int]]]
 """Name of a parameter of a server's rank -> its dtype, such as "bfloat16", and its shape."""
@@ -72,31 +72,35 @@ def schedule(
         pieces: pieces of all ranks.
         layouts: layout of each (server, receiver).
         group_rank: from (server, receiver) to its rank in the group; a sender's is its own.
-        max_bytes: size of a buffer; a single row may be larger. [bytes]
+        max_bytes: size of a buffer, gaps between messages included; a single row may be larger. [bytes]
 
     Returns:
         Rank in the group -> messages of each of its rounds; both ends of a message list the same parts.
     """
+    max_bytes -= max_bytes % ALIGNMENT_BYTES
     counts: defaultdict[tuple[int, int], int] = defaultdict(int)
     queue = []
     for piece in pieces:
         to = group_rank(piece.server, piece.receiver)
-        for part in _parts(piece, layouts[piece.server, piece.receiver], max_bytes):
+        for part, num_bytes in _parts(piece, layouts[piece.server, piece.receiver], max_bytes):
             count = counts[piece.sender, to] = counts[piece.sender, to] + 1
-            queue.append((count, piece.sender, to, part))
-    num_senders = 1 + max((sender for _, sender, _, _ in queue), default=0)
+            queue.append((count, piece.sender, to, part, num_bytes))
+    num_senders = 1 + max((each[1] for each in queue), default=0)
     queue.sort(key=lambda each: (each[0], (each[1] - each[2]) % num_senders))
-    # Of each rank: the round that it fills now, and the bytes in it.
-    current: defaultdict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    # Of each rank: the round that it fills now, and the bytes in its buffer; of each pair of ranks: the round of their
+    # last message, and its bytes.
+    filled: defaultdict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    lengths: defaultdict[tuple[int, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
     messages: defaultdict[int, dict[tuple[int, int], list[Part]]] = defaultdict(dict)
-    for _, sender, to, part in queue:
-        number = max(current[sender][0], current[to][0])
-        used = [amount for at, amount in (current[sender], current[to]) if at == number]
-        if max(used) > 0 and max(used) + part.num_bytes > max_bytes:
-            number += 1
-        for rank in (sender, to):
-            at, amount = current[rank]
-            current[rank] = (number, part.num_bytes + (amount if at == number else 0))
+    for _, sender, to, part, num_bytes in queue:
+        places = (filled[sender], filled[to], lengths[sender, to])
+        number = max(filled[sender][0], filled[to][0])
+        sent, taken, length = (amount if at == number else 0 for at, amount in places)
+        more = _in_buffer(length + num_bytes) - _in_buffer(length)
+        if max(sent, taken) > 0 and max(sent, taken) + more > max_bytes:
+            number, sent, taken, length, more = number + 1, 0, 0, 0, _in_buffer(num_bytes)
+        filled[sender], filled[to] = (number, sent + more), (number, taken + more)
+        lengths[sender, to] = (number, length + num_bytes)
         messages[number].setdefault((sender, to), []).append(part)
     return _by_rank(messages)
 
@@ -112,15 +116,26 @@ def _by_rank(messages: Mapping[int, Mapping[tuple[int, int], list[Part]]]) -> di
     return dict(found)
 
 
-def _parts(piece: Piece, layout: Description, max_bytes: int) -> Iterator[Part]:
+def _in_buffer(num_bytes: int) -> int:
+    """Bytes that a message takes in a buffer."""
+    return num_bytes + -num_bytes % ALIGNMENT_BYTES
+
+
+def _parts(piece: Piece, layout: Description, max_bytes: int) -> Iterator[tuple[Part, int]]:
+    """A piece in parts that fit into a buffer, and the bytes of each. Most pieces are one part."""
     dtype, shape = layout[piece.target.name]
     source, target = piece.source, piece.target
     whole = Part(source.name, source.start, source.stop, target.name, target.start, target.stop, dtype, shape)
+    num_bytes = whole.num_bytes
+    if num_bytes <= max_bytes:
+        yield whole, num_bytes
+        return
     rows = _rows(target)
-    at_once = max(1, rows * max_bytes // whole.num_bytes)
+    at_once = max(1, rows * max_bytes // num_bytes)
     for first in range(0, rows, at_once):
         one, other = (_cut(block, first, min(first + at_once, rows)) for block in (source, target))
-        yield whole._replace(source_start=one.start, source_stop=one.stop, start=other.start, stop=other.stop)
+        part = whole._replace(source_start=one.start, source_stop=one.stop, start=other.start, stop=other.stop)
+        yield part, part.num_bytes
 
 
 def _row_dimension(block: Block) -> int:

@@ -57,6 +57,31 @@ def test_runs_that_gather_are_shown_the_one_line_that_changes_it() -> None:
         assert "weight_sync.transport" not in reshard["shard to shard"][1]
 
 
+COLOCATED = ("rollout.colocated=true", "rollout.max_staleness=0", "rollout.server_arguments.tp-size=2")
+ON_ONE_MACHINE = ("cluster.nodes=1", "parallel.pipeline=1", "parallel.data=1", "parallel.tensor=8")
+
+
+@pytest.mark.parametrize("transport", ["ipc", "disk"])
+def test_servers_on_the_trainers_gpus_are_offered_what_the_rules_allow(transport: str) -> None:
+    place = (*COLOCATED, *ON_ONE_MACHINE)
+    rows = shown(ONE, *place, f"weight_sync.transport={transport}")
+    assert rows["own shards"][1].endswith("(weight_sync.transport=ipc_shards)")
+    with pytest.raises(ConfigError, match="weight_sync.transport is reshard: NCCL takes no two ranks on one GPU"):
+        load_config(ONE, [*place, "weight_sync.transport=reshard"])
+    taken = shown(ONE, *place, "weight_sync.transport=ipc_shards")
+    assert taken["own shards"][0] == rows["own shards"][0]
+    assert not any("weight_sync.transport" in remark for _, remark in taken.values())
+
+
+def test_no_transport_of_shards_is_offered_where_the_rules_refuse_all() -> None:
+    rows = shown(ONE, *COLOCATED, "cluster.nodes=4", "weight_sync.transport=disk")
+    assert rows["shard to shard"][0] == "none"
+    assert not any("weight_sync.transport" in remark for _, remark in rows.values())
+    for name in ("reshard", "ipc_shards"):
+        with pytest.raises(ConfigError, match=f"weight_sync.transport is {name}"):
+            load_config(ONE, [*COLOCATED, f"weight_sync.transport={name}"])
+
+
 def test_on_one_machine_only_what_another_rank_holds_is_passed() -> None:
     small = ("cluster.nodes=2", "parallel.pipeline=1", "parallel.data=1", "weight_sync.transport=ipc_shards")
     equal = shown(ONE, *small, "parallel.tensor=2", "rollout.server_arguments.tp-size=2")
