@@ -11,7 +11,9 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # "file" or "file::function" -> why it is better long than divided.
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {
+    "megacov/weight_receiver/megacov_receiver.py": "SGLang imports it as one file, without the rest of the package",
+}
 
 
 def too_long(root: Path) -> dict[str, int]:

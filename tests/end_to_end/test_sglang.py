@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.end_to_end.test_train import SMALL, scalars_of
@@ -69,8 +71,9 @@ def test_a_run_goes_on_when_a_server_is_killed_while_weights_come(transport: str
 
         wait_until(second_push_begins, timeout_s=START_TIMEOUT_S + DEADLINE_S)
         for each in descendants(process.pid):
-            if os.readlink(f"/proc/{each.pid}/fd/1") == str(server_log):
-                each.kill()
+            with suppress(FileNotFoundError, psutil.NoSuchProcess):  # it has just ended
+                if os.readlink(f"/proc/{each.pid}/fd/1") == str(server_log):
+                    each.kill()
         process.wait(timeout=START_TIMEOUT_S + DEADLINE_S)
         output = log.read_text()
         assert process.returncode == 0, output
