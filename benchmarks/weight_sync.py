@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,13 +26,15 @@ from benchmarks.weight_sync_sums import PushCheck
 from megacov.config import load_config
 from megacov.megatron.policy import Policy
 from megacov.plan import Layout, read_model_sizes
-from megacov.plan.reshard import plan_reshard
+from megacov.plan.reshard import ReshardPlan, plan_reshard
+from megacov.plan.weight_parts import ServerLayout
 from megacov.rollout import RolloutClient, ServerKeys
 from megacov.trainer.rollout.exchange import RolloutExchange
 from megacov.trainer.rollout.loop_thread import LoopThread
 from megacov.weight_sync import (
     BroadcastTransport,
     DiskTransport,
+    IpcShardsTransport,
     Meeting,
     PushTimes,
     ReshardTransport,
@@ -73,7 +75,8 @@ def make_model(folder: Path, *, seed: int) -> Path:
     return folder
 
 
-NAMES = ("disk", "broadcast", "broadcast, tensor by tensor", "ipc (bytes in requests)", "reshard")
+NAMES = ("disk", "broadcast", "broadcast, tensor by tensor", "ipc (bytes in requests)", "reshard", "ipc_shards")
+FROM_SHARDS = ("reshard", "ipc_shards")
 
 
 def make_transports(
@@ -84,19 +87,22 @@ def make_transports(
     single = SessionSettings(bucket_bytes=1, timeout_s=TIMEOUT_S)
     meeting = Meeting("gloo", "127.0.0.1", torch.device("cpu"))
     sizes, trainer = read_model_sizes(model / "config.json"), Layout(tensor=TENSOR_PARALLEL)
+
+    def plan(servers: ServerLayout) -> ReshardPlan:
+        return plan_reshard(sizes, trainer, servers, vocab_divisible_by=FLOAT32.vocab_divisible_by)
+
     made: tuple[WeightTransport, ...] = (
         DiskTransport(clients, run=loop.run, source_model=model, directory=directory),
         BroadcastTransport(clients, run=loop.run, settings=settings, meeting=meeting),
         BroadcastTransport(clients, run=loop.run, settings=single, meeting=meeting),
         TensorTransport(clients, run=loop.run, settings=settings),
-        ReshardTransport(
+        ReshardTransport(clients, run=loop.run, settings=settings, meeting=meeting, make_plan=plan),
+        IpcShardsTransport(
             clients,
             run=loop.run,
             settings=settings,
             meeting=meeting,
-            make_plan=lambda servers: plan_reshard(
-                sizes, trainer, servers, vocab_divisible_by=FLOAT32.vocab_divisible_by
-            ),
+            make_plan=lambda servers: plan(replace(servers, number=1)).of_one_replica(),
         ),
     )
     return dict(zip(NAMES, made, strict=True))
@@ -135,7 +141,7 @@ def measure_rank(
             check = PushCheck(lambda: [loop.run(client.weights.checksums()) for client in clients], policy.shape)
         worker: Any = pushers.get
         exchanges = {
-            name: RolloutExchange(policy.groups, worker(name), sends_shards=name == "reshard") for name in names
+            name: RolloutExchange(policy.groups, worker(name), sends_shards=name in FROM_SHARDS) for name in names
         }
         push_in_turn(policy, exchanges, check, num_rounds=num_rounds)
     found = {name: [asdict(times) for times in each.times[1:]] for name, each in pushers.items()}
@@ -182,7 +188,7 @@ def copy_s(num_bytes: int) -> float:
 def print_times(found: dict[str, list[PushTimes]]) -> None:
     """Print the best push of each transport: seconds by phase, and their sum as a multiple of the floor."""
     best = {name: min(times, key=total_s) for name, times in found.items()}
-    num_bytes = next(iter(best.values())).num_bytes
+    num_bytes = max(times.num_bytes for times in best.values())
     floor_s = copy_s(num_bytes)
     print(
         f"{num_bytes / 1e6:.0f} MB from TP {TENSOR_PARALLEL} to two SGLang servers of TP {SERVER_TENSOR}; floor: one "
