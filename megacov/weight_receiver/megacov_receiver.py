@@ -179,7 +179,10 @@ class Channel:
         """Begin to send (`dist.isend`) or take (`dist.irecv`) the messages of a round, all at once with NCCL."""
         messages = zip(self._rounds[number], self._cut(number), strict=True)
         operations = [dist.P2POp(operation, data, peer, self._group, number) for (peer, _), data in messages]
-        return dist.batch_isend_irecv(operations) if operations else []
+        try:
+            return dist.batch_isend_irecv(operations) if operations else []
+        except RuntimeError as error:  # gloo knows already that the other side is lost
+            raise PeerLostError(str(error)) from error
 
     def wait(self, works: Iterable[dist.Work]) -> None:
         """Wait until a round is complete; raises PeerLostError at the deadline, or if the other side is lost."""
@@ -200,8 +203,8 @@ class Channel:
         coming = self.post(0, dist.irecv) if self._rounds else []
         for number in range(len(self._rounds)):
             here = coming
-            coming = self.post(number + 1, dist.irecv) if number + 1 < len(self._rounds) else []
             try:
+                coming = self.post(number + 1, dist.irecv) if number + 1 < len(self._rounds) else []
                 self.wait(here)
                 for _, part, values in self.parts(number) if failure is None else ():
                     keep(part, values)

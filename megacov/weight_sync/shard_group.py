@@ -127,7 +127,9 @@ class HandOver:
             raise ServersFailedError({}, f"the store of the group is gone ({error}).") from error
         if not has_ended:
             raise ServersFailedError(
-                {}, f"the receiver of {client.address} has reported nothing: the server was started anew."
+                {},
+                f"the receiver of {client.address} has reported nothing: the server was started anew, "
+                "or has lost the group's store.",
             )
 
     async def results(self, ranks: Iterable[int]) -> dict[int, Any]:

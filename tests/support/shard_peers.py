@@ -27,7 +27,16 @@ from tests.support.forked import context, start_fork_server
 from tests.support.scripted_server import DROP, Call, Reply
 
 Shapes = dict[str, tuple[int, ...]]
-FAULTS = ("", "dies in the middle", "hangs in the middle", "flips a bit", "is late", "cannot write", "has no memory")
+FAULTS = (
+    "",
+    "dies in the middle",
+    "hangs in the middle",
+    "flips a bit",
+    "is late",
+    "cannot write",
+    "has no memory",
+    "loses a peer",
+)
 
 
 class Rank:
@@ -136,8 +145,14 @@ class ServerRank:
         def no_memory(*args: Any, **kwargs: Any) -> None:
             raise torch.OutOfMemoryError("no memory")
 
+        def no_peer(*args: Any) -> None:
+            raise RuntimeError("Connection closed by peer")
+
         if fault == "is late":
             time.sleep(late_s)
+        post = dist.batch_isend_irecv
+        if fault == "loses a peer":
+            dist.batch_isend_irecv = no_peer
         if fault == "has no memory":
             megacov_receiver.Channel.__init__ = no_memory  # type: ignore[method-assign]
         megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum = block_of, wait, checksum
@@ -145,7 +160,7 @@ class ServerRank:
             megacov_receiver.receive(self._model, [])
         finally:
             megacov_receiver.block_of, megacov_receiver.Channel.wait, megacov_receiver.checksum = original
-            megacov_receiver.Channel.__init__ = init  # type: ignore[method-assign]
+            megacov_receiver.Channel.__init__, dist.batch_isend_irecv = init, post  # type: ignore[method-assign]
 
     def take(self, payload: str, fault: str, late_s: float) -> None:
         """As SGLang does with `load_format: direct`: it dies of what does not fit."""

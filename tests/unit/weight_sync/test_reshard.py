@@ -221,6 +221,15 @@ def test_a_flipped_bit_is_found():
         assert here.push() == ""
 
 
+def test_a_server_that_lost_a_peer_is_not_at_fault():
+    with stage(2) as here:
+        here.servers[1].faults = ["loses a peer"]
+        assert f"{here.clients[1].address}: PeerLostError: Connection closed by peer" in here.push()
+        assert here.failed == [] and not any(map(serves, here.servers))
+        here.servers[1].faults = [""]
+        assert here.push(2) == ""
+
+
 def test_a_receiver_without_memory_for_messages_refuses_before_anybody_writes():
     with stage(2) as here:
         before = held(here.servers[0])
