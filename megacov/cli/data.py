@@ -58,9 +58,9 @@ def data(
 
 def _config_of(source: str, overrides: list[str], model: Path | None) -> RunConfig:
     from megacov.cli.model_source import with_local_model
-    from megacov.config import load_config, make_data_config
+    from megacov.config import load_config, make_data_config, write_override
 
-    named = [] if model is None else [f"model.path={model}"]
+    named = [] if model is None else [write_override("model.path", str(model))]
     if not source.endswith((".yaml", ".yml")):
         return make_data_config(source, [*overrides, *named])
     config = load_config(source, [*overrides, *named])

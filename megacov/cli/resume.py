@@ -10,7 +10,7 @@ import typer
 
 from megacov.checkpoint.finished import read_finished
 from megacov.cli.train import run_ranks
-from megacov.config import RunConfig, load_config
+from megacov.config import RunConfig, load_config, write_override
 from megacov.config.resume import too_few_steps
 from megacov.errors import ConfigError, DataError
 from megacov.launch import rank_from_environment
@@ -27,7 +27,7 @@ def resume(
     """Continue a run from its newest good checkpoint, in any layout."""
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run} has no config.yaml: give the folder of a run, such as runs/NAME.")
-    directory = f"run.directory={run}"
+    directory = write_override("run.directory", str(run))
     if any(override.partition("=")[0].strip() == "run.directory" for override in overrides or []):
         raise ConfigError("run.directory is the folder that is resumed: remove the override.")
     config = load_config(run / "config.yaml", [*(overrides or []), directory])

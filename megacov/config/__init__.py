@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from megacov.config.advice import config_warnings
 from megacov.config.editor_schema import editor_schema
-from megacov.config.load import dump_config, load_config, load_sweep, make_config, make_data_config
+from megacov.config.load import (
+    dump_config,
+    load_config,
+    load_sweep,
+    make_config,
+    make_data_config,
+    write_override,
+)
 from megacov.config.model_split import check_experts, check_model, fuses_output
 from megacov.config.schema import RunConfig
 
@@ -23,4 +30,5 @@ __all__ = [
     "load_sweep",
     "make_config",
     "make_data_config",
+    "write_override",
 ]

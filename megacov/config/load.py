@@ -137,6 +137,20 @@ def make_data_config(path: str, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(first_sentence(error, RunConfig)) from None
 
 
+def write_override(key: str, value: Any) -> str:
+    """The override that gives a setting a value, whatever characters that has: a path may hold ` #` or `: `.
+
+    Args:
+        key: dotted key.
+        value: text, number, boolean, None, or a list or mapping of these.
+
+    Returns:
+        `section.key=value`, which `load_config` reads as this value.
+    """
+    text = dump_yaml(value).rstrip("\n").removesuffix("\n...")  # which ends a document of one plain word
+    return f"{key}={text}"
+
+
 def dump_config(config: RunConfig) -> str:
     """Write a configuration with every setting spelt out, as YAML that loads to an equal configuration."""
     return dump_yaml(config.model_dump(mode="json"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacov.checkpoint.lock import find_holder
+from megacov.config import write_override
 from megacov.errors import DataError, exit_meaning
 from megacov.launch.process import FOLLOWED_PID_VARIABLE
 from megacov.monitor.run_end import read_end
@@ -64,7 +65,8 @@ class LocalPlace:
 
     def _start(self, run: SweepRun) -> None:
         _wait_until_free(run.directory)
-        settings = [f"run.name={run.name}", f"run.seed={run.seed}", f"run.directory={run.directory}"]
+        own = {"run.name": run.name, "run.seed": run.seed, "run.directory": str(run.directory)}
+        settings = [write_override(*each) for each in own.items()]
         words = ["train", str(self._folder.config_of(run.setting)), *settings]
         if has_checkpoint(run):
             words = ["resume", str(run.directory)]

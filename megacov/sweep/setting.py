@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacov.config import RunConfig, load_config
+from megacov.config import RunConfig, load_config, write_override
 from megacov.config.sweep import EvaluationObjective, SweepSection
 from megacov.config.sweep_search import GridSearch, ListSearch
 from megacov.errors import ConfigError
@@ -89,7 +89,7 @@ def make_setting(sweep: SweepSection, name: str, changes: Mapping[str, Any], *, 
     own = {"run.name": name, "run.directory": str(sweep.directory / "runs" / name), "run.seed": sweep.seeds[0]}
     values = {**sweep.settings, **changes, **own}
     try:
-        config = load_config(sweep.base, [f"{key}={json.dumps(value)}" for key, value in values.items()], over=over)
+        config = load_config(sweep.base, [write_override(*each) for each in values.items()], over=over)
         _refuse_shared(config, at_once=sweep.at_once)
         if isinstance(sweep.objective, EvaluationObjective) and config.evaluation.suite is None:
             raise ConfigError("objective.name is evaluation and evaluation.suite is null: name a suite in settings.")

@@ -19,6 +19,8 @@ from tests.support.command import ROOT, Command, descendants, run, started, stil
 pytestmark = pytest.mark.dist
 
 BASE = ROOT / "yaml_configs" / "runs" / "tiny_grpo.yaml"
+FOLDER = "my sweep #1"
+"""Holds what YAML would take for a comment."""
 SETTINGS = {
     "run.steps": 2,
     "rollout.prompts_per_step": 4,
@@ -31,13 +33,13 @@ SETTINGS = {
 def write_sweep(folder: Path, search: dict[str, object], **settings: object) -> Path:
     """A sweep over a run of two small steps."""
     path = folder / "tried.yaml"
-    sweep = {"name": "tried", "directory": str(folder / "sweep"), "base": str(BASE)}
+    sweep = {"name": "tried", "directory": str(folder / FOLDER), "base": str(BASE)}
     path.write_text(json.dumps({**sweep, "settings": {**SETTINGS, **settings}, "search": search}))
     return path
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "sweep" / "table.csv").open(newline="") as file:
+    with (folder / FOLDER / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -58,7 +60,7 @@ def test_a_sweep_that_is_killed_repeats_no_run_loses_none_and_outlives_a_run_tha
     failing = {"rewards.verifier": "tests.support.verifiers:not_a_number"}
     entries = [{"name": "a"}, {"name": "b", "settings": {"optimizer.lr": 1e-3}}, {"name": "c", "settings": failing}]
     path = write_sweep(tmp_path, {"name": "list", "entries": entries})
-    folder, log = tmp_path / "sweep", tmp_path / "log"
+    folder, log = tmp_path / FOLDER, tmp_path / "log"
     with started("sweep", str(path), log=log) as process:
         wait_for_line(log, "a_seed0: done", process)
         wait_for_line(folder / "logs" / "b_seed0.log", "step 1/2", process)
@@ -89,7 +91,7 @@ def test_ctrl_c_ends_all_runs_a_second_one_at_once_and_a_deadline_one(tmp_path):
     path = write_sweep(tmp_path, grid, **{"run.steps": 500})
     log = tmp_path / "log"
     with started("sweep", str(path), "at_once=2", log=log) as process:
-        wait_for_line(tmp_path / "sweep" / "logs" / "lr_0.0001_seed0.log", "step 1/500", process)
+        wait_for_line(tmp_path / FOLDER / "logs" / "lr_0.0001_seed0.log", "step 1/500", process)
         below: list[psutil.Process] = descendants(process.pid)
         os.kill(process.pid, signal.SIGINT)
         process.wait(timeout=60)

@@ -33,6 +33,12 @@ def test_a_finished_run_is_called_finished(finished: Path) -> None:
     assert (finished / "config.yaml").read_text() == before
 
 
+def test_a_folder_may_have_a_name_that_yaml_would_cut(finished: Path) -> None:
+    folder = finished.rename(finished.with_name("my run #1: a"))
+    result = CliRunner().invoke(app, ["resume", str(folder), "run.steps=4"])
+    assert f"the run in {folder} has done 6 steps" in str(result.exception)
+
+
 def test_fewer_steps_than_are_done_are_a_mistake(finished: Path) -> None:
     before = (finished / "config.yaml").read_text()
     result = CliRunner().invoke(app, ["resume", str(finished), "run.steps=4"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacov.config import RunConfig, dump_config, load, load_config, make_config
+from megacov.config import RunConfig, dump_config, load, load_config, make_config, write_override
 from megacov.config.yaml_text import parse_yaml
 from megacov.errors import ConfigError
 
@@ -164,6 +164,16 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not text in UTF-8"):
         load_config(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a: b #1", "- a", "1e-5", "true", "~", "\U0001f600", "a\x85b\u2028c", "x y " * 50 + "z", "...", "a\n...", "{a"],
+)
+def test_a_written_override_is_read_as_the_same_value(base, value):
+    assert load_config(base, [write_override("data.answer_field", value)]).data.answer_field == value
+    assert load_config(base, [write_override("rollout.stop", [value, "b"])]).rollout.stop == (value, "b")
+    assert load_config(base, [write_override("optimizer.lr", 1e-5)]).optimizer.lr == 1e-5
 
 
 @pytest.mark.parametrize("override", ["run.steps", "=3", "run..steps=3", ".run=3", "run.steps=[3", "run.steps=@3"])
