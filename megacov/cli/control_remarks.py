@@ -32,7 +32,9 @@ def control_remarks(config: RunConfig) -> Iterator[str]:
     verdict = judge(control.law, plant, control.law.place, slack=section.dead_band)
     if verdict == "swings":
         fitting = _stable_gains(control.law, plant, slack=section.dead_band)
-        advice = "lower both" if fitting is None else f"gains {fitting:g} times as large settle"
+        advice = f"gains {fitting:g} times as large settle" if fitting is not None else "lower both"
+        if fitting is None and gains.integral == 0:
+            advice = "lower gains.proportional and raise gains.integral"
         yield f"{begin} it swings without end: {advice}, or describe the entropy of this run in plant."
     elif verdict == "misses":
         yield (
@@ -45,6 +47,6 @@ def _stable_gains(law: PiLaw, plant: Plant, *, slack: float) -> float | None:
     """By what factor both gains have to be smaller, of 1/2, 1/4, 1/8 and so on; None for none of them."""
     for factor in (2.0**-k for k in range(1, 11)):
         slower = replace(law, proportional=law.proportional * factor, integral=law.integral * factor)
-        if judge(slower, plant, law.place, slack=slack) != "swings":
+        if judge(slower, plant, law.place, slack=slack) == "settles":
             return factor
     return None
