@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from megacov.config.sweep import SweepSection
     from megacov.sweep.drive import FixedRuns
     from megacov.sweep.folder import SweepFolder
-    from megacov.sweep.setting import SweepRun
+    from megacov.sweep.setting import Setting, SweepRun
     from megacov.sweep.study import StudyRuns
 
 _LOG_WIDTH = 120
@@ -55,10 +55,6 @@ def sweep(
     if rank_from_environment() is not None:
         raise ConfigError("megacov sweep starts the ranks of its runs itself: call it once, without torchrun or srun.")
     found = load_sweep(config, overrides or [])
-    _check_objective(found)
-    if dry_run:
-        _show(found)
-        return
     if retry_failed and found.search.name == "optuna":
         raise ConfigError("--retry-failed is for grids and lists: raise search.trials for Optuna to try more settings.")
     if (wait or site) and not slurm:
@@ -66,9 +62,14 @@ def sweep(
     is_study = found.search.name == "optuna"
     if slurm and not is_study:
         found = found.model_copy(update={"at_once": found.num_runs})  # SLURM has a queue of its own
+    settings = _settings_to_check(found)
+    _check_objective(found, settings)
+    if dry_run:
+        _show(found, settings)
+        return
     folder = SweepFolder(found.directory)
     with folder.held():
-        source = _source(found, folder, retry_failed=retry_failed)
+        source = _source(found, folder, settings, retry_failed=retry_failed)
         place = _slurm_place(folder, site) if slurm else LocalPlace(folder, timeout_s=found.timeout_s)
         caught = CaughtSignals()
         with noted_signals(caught.note):
@@ -93,17 +94,29 @@ def _slurm_place(folder: SweepFolder, site: Path | None) -> SlurmPlace:
     return SlurmPlace(folder, read_site(site) if site else Site())
 
 
-def _source(found: SweepSection, folder: SweepFolder, *, retry_failed: bool) -> FixedRuns | StudyRuns:
-    """The runs of the sweep, with the configuration of each in the folder."""
-    from megacov.sweep.drive import FixedRuns
-    from megacov.sweep.setting import fixed_settings, runs_of
-
+def _settings_to_check(found: SweepSection) -> Sequence[Setting]:
+    """All settings of a grid or a list; of a search by Optuna, those of the smallest and the largest values."""
     if found.search.name == "optuna":
         _need_optuna()
+        from megacov.sweep.study import check_corners
+
+        return check_corners(found)
+    from megacov.sweep.setting import fixed_settings
+
+    return fixed_settings(found)
+
+
+def _source(
+    found: SweepSection, folder: SweepFolder, settings: Sequence[Setting], *, retry_failed: bool
+) -> FixedRuns | StudyRuns:
+    """The runs of the sweep, with the configuration of each in the folder."""
+    from megacov.sweep.drive import FixedRuns
+    from megacov.sweep.setting import runs_of
+
+    if found.search.name == "optuna":
         from megacov.sweep.study import StudyRuns
 
         return StudyRuns(found, folder)
-    settings = fixed_settings(found)
     for each in settings:
         folder.keep_setting(each)
     runs = list(runs_of(settings, found.seeds))
@@ -112,28 +125,26 @@ def _source(found: SweepSection, folder: SweepFolder, *, retry_failed: bool) -> 
     return FixedRuns(runs, settings)
 
 
-def _check_objective(found: SweepSection) -> None:
-    """Refuse a score that the evaluations of the base do not have."""
-    from megacov.config import load_config
+def _check_objective(found: SweepSection, settings: Sequence[Setting]) -> None:
+    """Refuse a score that the evaluations of the settings do not have."""
     from megacov.config.sweep import EvaluationObjective
     from megacov.evaluation.suite import find_suite, load_suite
 
     objective = found.objective
     if not isinstance(objective, EvaluationObjective):
         return
-    overrides = [f"{key}={json.dumps(value)}" for key, value in found.settings.items() if "evaluation." in key]
-    suite = load_config(found.base, overrides).evaluation.suite
-    if suite is None:
-        return  # settings may name one; each is looked at by itself
-    sets = {each.name: each for each in load_suite(find_suite(suite)).sets}
-    if objective.set not in sets:
-        raise ConfigError(f"objective.set is {objective.set}, and the suite {suite} has {', '.join(sets)}: name one.")
-    chosen = sets[objective.set]
-    scores = [f"avg@{chosen.samples}", *(f"pass@{k}" for k in chosen.pass_at), *(f"maj@{k}" for k in chosen.maj_at)]
-    if objective.score not in scores:
-        raise ConfigError(
-            f"objective.score is {objective.score}, and the set {objective.set} has {', '.join(scores)}: name one."
-        )
+    for suite in dict.fromkeys(each.config.evaluation.suite for each in settings):
+        assert suite is not None, "a setting without one is refused"
+        sets = {each.name: each for each in load_suite(find_suite(suite)).sets}
+        if objective.set not in sets:
+            names = ", ".join(sets)
+            raise ConfigError(f"objective.set is {objective.set}, and the suite {suite} has {names}: name one.")
+        chosen = sets[objective.set]
+        scores = [f"avg@{chosen.samples}", *(f"pass@{k}" for k in chosen.pass_at), *(f"maj@{k}" for k in chosen.maj_at)]
+        if objective.score not in scores:
+            raise ConfigError(
+                f"objective.score is {objective.score}, and the set {objective.set} has {', '.join(scores)}: name one."
+            )
 
 
 def _need_optuna() -> None:
@@ -144,17 +155,8 @@ def _need_optuna() -> None:
         )
 
 
-def _show(found: SweepSection) -> None:
-    """Check the settings, and print them."""
-    from megacov.sweep.setting import fixed_settings
-
-    if found.search.name == "optuna":
-        _need_optuna()
-        from megacov.sweep.study import check_corners
-
-        settings = check_corners(found)
-    else:
-        settings = fixed_settings(found)
+def _show(found: SweepSection, settings: Sequence[Setting]) -> None:
+    """Print the settings."""
     for each in settings:
         print(f"{each.name}: {', '.join(f'{key}={value}' for key, value in each.changes.items()) or 'the base'}")
     many = f"{found.search.num_settings} settings, {found.num_runs} runs"
@@ -194,19 +196,21 @@ def report(found: SweepSection, folder: SweepFolder, source: FixedRuns | StudyRu
     for name, reason in failed.items():
         console.print(f"failed: {name} {visible(reason)}", soft_wrap=True, highlight=False, markup=False)
     written = [folder.write("table.csv", render_csv(found, results))]
-    if any(result.values() for result in results):
-        write_figure(found, results, folder.path / "sweep.png")
-        written.append(folder.path / "sweep.png")
     best = find_best(results)
     if best is not None:
         written.append(folder.write("best.yaml", render_best(found, best)))
         console.print(f"Best: {best.setting.name}", soft_wrap=True, highlight=False)
+    if any(result.values() for result in results):
+        write_figure(found, results, folder.path / "sweep.png")
+        written.append(folder.path / "sweep.png")
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
     return len(failed)
 
 
 def _tell(run: SweepRun, what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {run.name}: {what}", flush=True)
+    from megacov.monitor.visible_text import visible
+
+    print(f"{time.strftime('%H:%M:%S')} {run.name}: {visible(what)}", flush=True)
 
 
 def _end(number: int | None, failed: int, folder: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StrictFloat, StrictInt, model_validator
+from pydantic import Field, JsonValue, StrictFloat, StrictInt, field_validator, model_validator
 
 from megacov.config.messages import join_names, show
 from megacov.config.section import Section
-from megacov.config.sweep_search import MAX_RUNS, NAME_PATTERN, GridSearch, ListSearch, OptunaSearch, check_key
+from megacov.config.sweep_search import MAX_RUNS, GridSearch, ListSearch, Name, OptunaSearch, check_key
 
 
 class RewardObjective(Section):
@@ -32,10 +33,17 @@ class EvaluationObjective(Section):
     """A score of the run's last evaluation."""
 
     name: Literal["evaluation"] = "evaluation"
-    set: str = Field(min_length=1)
+    set: Name
     """Set of the suite that evaluation.suite names."""
-    score: str = Field(pattern=r"^(avg|pass|maj)@[1-9][0-9]*$")
+    score: str
     """Score of the set, such as avg@8 or pass@4."""
+
+    @field_validator("score")
+    @classmethod
+    def _is_a_score(cls, score: str) -> str:
+        if not re.fullmatch(r"(avg|pass|maj)@[1-9][0-9]*", score):
+            raise ValueError("name avg, pass or maj with its number of samples, as in avg@8.")
+        return score
 
 
 Objective = RewardObjective | EntropyObjective | EvaluationObjective
@@ -44,7 +52,7 @@ Objective = RewardObjective | EntropyObjective | EvaluationObjective
 class SweepSection(Section):
     """A sweep: runs that differ in some settings."""
 
-    name: str = Field(pattern=NAME_PATTERN, max_length=80)
+    name: Name
     """Name of the sweep."""
     directory: Path = Field(default_factory=lambda values: Path("runs", values.get("name", "sweep")))
     """Folder to which the sweep writes everything; by default runs/NAME."""

@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from megacov.config.messages import join_names, show
 from megacov.config.section import Section
@@ -15,9 +24,26 @@ from megacov.config.section import Section
 MAX_RUNS = 10_000
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_-]+)+")
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_NAME = 80
+_MOST_VALUES = 1e9
 # The sweep gives each run its own.
 _OWN_KEYS = ("run.name", "run.directory", "run.seed")
+
+
+def check_name(name: str) -> str:
+    """Return a name of a sweep or of a setting; raises ValueError unless files and folders can have it."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"start it with a letter or digit, then use letters, digits, dots, dashes and underscores, {_LONGEST_NAME} "
+            "characters at most."
+        )
+    if name.startswith("tmp_"):
+        raise ValueError("files that are being written begin with tmp_: choose another name.")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
 
 
 def check_key(key: str) -> None:
@@ -54,7 +80,7 @@ class GridSearch(Section):
 class NamedSetting(Section):
     """One entry of a list."""
 
-    name: str = Field(pattern=NAME_PATTERN, max_length=80)
+    name: Name
     """Name in tables, figures and folders."""
     extends: tuple[Path, ...] = ()
     """Files laid over the sweep's base, such as an algorithm; relative to the sweep's file."""
@@ -94,9 +120,9 @@ class Dimension(Section):
 
     key: str
     """Dotted key of the setting."""
-    low: StrictFloat | None = None
+    low: StrictFloat | None = Field(None, ge=-1e15, le=1e15)
     """Smallest value. [unit of the setting]"""
-    high: StrictFloat | None = None
+    high: StrictFloat | None = Field(None, ge=-1e15, le=1e15)
     """Largest value. [unit of the setting]"""
     whole: StrictBool = False
     """Only whole numbers."""
@@ -132,6 +158,10 @@ class Dimension(Section):
         if self.log and (self.low <= 0 or self.step is not None):
             other = f"low is {self.low}" if self.low <= 0 else f"step is {self.step}"
             raise ValueError(f"log is true and {other}: a logarithmic scale begins above 0 and has no step.")
+        if self.step is not None and (self.high - self.low) / self.step > _MOST_VALUES:
+            raise ValueError(
+                f"step is {self.step}, of which {_MOST_VALUES:g} do not lead from {self.low} to {self.high}: raise it."
+            )
         for name in ("low", "high", "step") if self.whole else ():
             value = getattr(self, name)
             if value is not None and not value.is_integer():

@@ -18,12 +18,15 @@ from megacov.config.sweep import RewardObjective, SweepSection
 from megacov.config.sweep_search import ListSearch, OptunaSearch
 from megacov.monitor.compare import seed_interval
 from megacov.monitor.figure_style import COLOURS, GREY, STYLE, save_figure
+from megacov.monitor.visible_text import visible
 from megacov.sweep.results import SettingResult, describe, find_best
 
 MAX_COLUMNS = 5
 """Settings that are drawn side by side; the CSV file has all."""
 _COLUMN_INCHES, _ROW_INCHES, _TICK_INCHES = 4.2, 2.9, 0.28
 _LOG_SPAN = 8.0
+_WIDEST_INCHES = 120.0  # a picture has at most 65535 pixels
+_LONGEST_LABEL = 40
 
 
 def write_figure(sweep: SweepSection, results: Sequence[SettingResult], path: Path) -> None:
@@ -45,9 +48,8 @@ def write_figure(sweep: SweepSection, results: Sequence[SettingResult], path: Pa
     if isinstance(sweep.objective, RewardObjective):
         del rows["reward"]
     best = find_best(results)
-    widest = max((_COLUMN_INCHES, *(len(places) * _TICK_INCHES for _, places in columns if isinstance(places[0], str))))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(len(columns) * widest + 0.6, len(rows) * _ROW_INCHES + 0.9), layout="constrained")
+        figure = Figure(figsize=(figure_width(columns), len(rows) * _ROW_INCHES + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         grid: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharex="col", sharey="row")
         for row, (what, label) in enumerate(rows.items()):
@@ -60,6 +62,19 @@ def write_figure(sweep: SweepSection, results: Sequence[SettingResult], path: Pa
         note = "Points: means over seeds, with 95 % intervals.\nSmall: seeds. Ring: the best setting."
         figure.supxlabel(note, fontsize=8.5, color=GREY, x=0.01, ha="left")
         save_figure(figure, path)
+
+
+def figure_width(columns: Sequence[tuple[str, list[Any]]]) -> float:
+    """Width of the picture in inches: room for each category, as far as a picture can be that wide.
+
+    Args:
+        columns: name of each column, and each result's place on its axis, which is text for a category.
+
+    Returns:
+        Inches.
+    """
+    widest = max((_COLUMN_INCHES, *(len(places) * _TICK_INCHES for _, places in columns if isinstance(places[0], str))))
+    return len(columns) * min(widest, _WIDEST_INCHES / len(columns)) + 0.6
 
 
 def _columns(sweep: SweepSection, done: Sequence[SettingResult]) -> list[tuple[str, list[Any]]]:
@@ -106,10 +121,12 @@ def _label_axis(axes: Axes, name: str, places: Sequence[Any]) -> None:
     axes.set_xlabel(name)
     if isinstance(places[0], str):
         categories = list(dict.fromkeys(places))
-        is_long = max(map(len, categories)) * len(categories) > 36
-        axes.set_xticks(
-            range(len(categories)), categories, rotation=60 if is_long else 0, ha="right" if is_long else "center"
-        )
+        labels = [
+            visible(each if len(each) <= _LONGEST_LABEL else f"{each[:_LONGEST_LABEL]}...") for each in categories
+        ]
+        is_long = max(map(len, labels)) * len(labels) > 36
+        rotation, side = (60, "right") if is_long else (0, "center")
+        axes.set_xticks(range(len(labels)), labels, rotation=rotation, ha=side, parse_math=False)
     elif name != "trial" and min(places) > 0 and max(places) / min(places) >= _LOG_SPAN and not _is_even(places):
         axes.set_xscale("log")
 

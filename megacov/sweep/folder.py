@@ -55,7 +55,9 @@ class SweepFolder:
         Raises:
             DataError: another process holds it, it cannot be written, or it holds something else than a sweep.
         """
-        if (self.path / "config.yaml").exists():
+        with self._disk():
+            is_run = (self.path / "config.yaml").exists()
+        if is_run:
             raise DataError(f"directory is {self.path}, which holds a run and no sweep: choose another directory.")
         with RunLock(self.path, setting="directory"):
             with self._disk():
@@ -131,8 +133,13 @@ class SweepFolder:
         except (OSError, JsonError) as error:
             raise DataError(f"{path} cannot be read ({error}): remove it, and the run is looked at anew.") from error
         match content:
-            case {"kind": "done" | "failed" | "pruned" as kind, "code": int(code), "reason": str(reason)}:
-                return Outcome(kind, code, reason, float(content.get("seconds", 0.0)))
+            case {
+                "kind": "done" | "failed" | "pruned" as kind,
+                "code": int(code),
+                "reason": str(reason),
+                "seconds": int(seconds) | float(seconds),
+            }:
+                return Outcome(kind, code, reason, float(seconds))
         raise DataError(f"{path} is not what a sweep writes: remove it, and the run is looked at anew.")
 
     def write_outcome(self, run: SweepRun, outcome: Outcome) -> None:

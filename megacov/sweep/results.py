@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from megacov.config import dump_config
 from megacov.config.sweep import EntropyObjective, EvaluationObjective, Objective, SweepSection
 from megacov.config.sweep_search import OptunaSearch
 from megacov.monitor.compare import seed_interval
+from megacov.monitor.visible_text import visible
 from megacov.sweep.folder import Outcome, SweepFolder
 from megacov.sweep.setting import Setting, SweepRun
 from megacov.sweep.value import RunValue, mean_value, value_of
@@ -139,7 +141,7 @@ def render_table(sweep: SweepSection, results: Sequence[SettingResult]) -> Table
             shown += f" +- {(interval.high - interval.low) / 2:.2g}"
         cells = (_cell(each.mean("reward")), _cell(each.mean("entropy")))
         seeds = f"{len(values)} of {len(each.runs)}"
-        names = [each.setting.name, *([_changes(each.setting)] if shows_changes else [])]
+        names = [each.setting.name, *([escape(visible(_changes(each.setting)))] if shows_changes else [])]
         table.add_row(*names, seeds, shown, *cells, _state(each), style="bold" if each is best else "")
     return table
 

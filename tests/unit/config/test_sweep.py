@@ -51,6 +51,18 @@ def load(tmp_path: Path, search: str, *changes: str) -> SweepSection:
         (OPTUNA, "search.space=[{key: a.b, low: 0, high: 1.5, whole: true}]", "whole is true and high is 1.5"),
         (OPTUNA, "search.pruner={name: medium}", "search.pruner.name is medium (did you mean median?)"),
         ("search: {name: list, entries: [{name: a}, {name: a}]}", "seeds=[0]", "two entries have the same name"),
+        ("search: {name: list, entries: [{name: a/b}]}", "seeds=[0]", "name is 'a/b': start it with a letter or digit"),
+        ("search: {name: list, entries: [{name: tmp_a}, {name: a}]}", "seeds=[0]", "being written begin with tmp_"),
+        (GRID, "name=..", "name is '..': start it with a letter or digit"),
+        (GRID, f"name={'a' * 81}", "80 characters at most"),
+        (GRID, "objective={name: evaluation, set: 'a\\nb', score: avg@8}", "objective.set is 'a"),
+        (
+            OPTUNA,
+            "search.space=[{key: a.b, low: -1e308, high: 1e308}]",
+            "low is -1e+308: it must be a number, at least",
+        ),
+        (OPTUNA, "search.space=[{key: a.b, low: 1, high: 1e300, whole: true}]", "high is 1e+300: it must be a number"),
+        (OPTUNA, "search.space=[{key: a.b, low: 0, high: 1, step: 1e-300}]", "step is 1e-300, of which 1e+09 do not"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(tmp_path, search, change, sentence):

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from megacov.config import load_config, load_sweep
+from megacov.config.sweep_search import OptunaSearch
 from megacov.errors import ConfigError, DataError
+from megacov.monitor.figure_style import DOTS_PER_INCH
 from megacov.sweep.drive import CaughtSignals, FixedRuns, drive
-from megacov.sweep.figure import write_figure
+from megacov.sweep.figure import figure_width, write_figure
 from megacov.sweep.folder import Outcome, SweepFolder
 from megacov.sweep.results import failures, find_best, read_results, render_best, render_csv, render_table
 from megacov.sweep.setting import SweepRun, fixed_settings, runs_of
@@ -133,9 +135,38 @@ def test_impossible_settings_and_shared_servers_are_refused_before_anything_star
 def test_a_folder_that_holds_something_else_or_is_damaged_is_refused(tmp_path):
     sweep = load(tmp_path)
     results = train(sweep, ScriptedPlace([]))
-    (sweep.directory / "outcomes" / f"{results[0].runs[0].run.name}.json").write_text("{")
+    outcome = sweep.directory / "outcomes" / f"{results[0].runs[0].run.name}.json"
+    outcome.write_text("{")
     with pytest.raises(DataError, match=r"_seed1.json cannot be read \(.*\): remove it"):
         read_results(sweep, SweepFolder(sweep.directory), fixed_settings(sweep))
+    for seconds in ('"x"', "null", "[1]"):
+        outcome.write_text(f'{{"kind": "done", "code": 0, "reason": "", "seconds": {seconds}}}')
+        with pytest.raises(DataError, match="is not what a sweep writes: remove it"):
+            read_results(sweep, SweepFolder(sweep.directory), fixed_settings(sweep))
     (sweep.directory / "config.yaml").write_text("run: {}")
     with pytest.raises(DataError, match="holds a run and no sweep"), SweepFolder(sweep.directory).held():
         pass
+    with pytest.raises(DataError, match="cannot be written: File name too long"), SweepFolder(Path("x" * 300)).held():
+        pass
+
+
+def test_text_in_values_is_shown_as_it_is(tmp_path):
+    values = ["$x{$", "[/b]", "a\x1b[31m", "long " * 30]
+    sweep = load(tmp_path, f"search.over={json.dumps({'data.answer_field': values})}", "seeds=[1]")
+    results = train(sweep, ScriptedPlace([]))
+    write_figure(sweep, results, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    space = [{"key": "data.answer_field", "choices": values}]
+    study = sweep.model_copy(update={"search": OptunaSearch.model_validate({"trials": 1, "space": space})})
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render_table(study, results))
+    assert "answer_field=$x{$ " in shown.get() and "answer_field=[/b] " in shown.get()
+    assert "answer_field=a\\x1b[31m" in shown.get() and "\x1b" not in shown.get()
+
+
+def test_a_picture_of_thousands_of_settings_has_a_width_that_can_be_written():
+    names = [f"method_{number}" for number in range(3000)]
+    assert figure_width([("setting", names)]) * DOTS_PER_INCH < 2**16
+    assert figure_width([("a", names), ("b", names)]) * DOTS_PER_INCH < 2**16
+    assert figure_width([("a", names[:10]), ("b", [0.1, 0.2])]) == pytest.approx(2 * 4.2 + 0.6)
