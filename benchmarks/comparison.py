@@ -19,7 +19,7 @@ from benchmarks.comparison_plan import PLAN, ROOT, TaskSweeps, read_plan, write_
 from benchmarks.comparison_results import read_best, read_methods, render_csv
 from megacov.cli.sweep import sweep as run_sweep
 from megacov.config.sweep import SweepSection
-from megacov.errors import MegacovError, SweepError
+from megacov.errors import DataError, MegacovError, SweepError
 from megacov.files import write_atomically
 
 
@@ -63,9 +63,12 @@ def render(sweeps: TaskSweeps, page: Path | None) -> None:
     """
     methods = read_methods(sweeps)
     table = render_table(sweeps, methods)
-    sweeps.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(sweeps.folder / "runs.csv", render_csv(sweeps, methods))
-    write_atomically(sweeps.folder / "table.md", table)
+    try:
+        sweeps.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(sweeps.folder / "runs.csv", render_csv(sweeps, methods))
+        write_atomically(sweeps.folder / "table.md", table)
+    except OSError as error:
+        raise DataError(f"{sweeps.folder} cannot be written ({error.strerror}): choose another --folder.") from error
     print(table)
     figure = None
     if any(method.count("done") for method in methods):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from megacov.config import load_sweep
 from megacov.config.section import Section
 from megacov.config.sweep import RewardObjective, SweepSection
 from megacov.config.sweep_search import ListSearch, NamedSetting
 from megacov.config.yaml_text import dump_yaml, read_yaml
-from megacov.errors import ConfigError
+from megacov.errors import ConfigError, DataError
 from megacov.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "benchmarks" / "comparison.yaml"
 OBJECTIVE = RewardObjective(last_steps=None)
 """Mean reward of all steps, which is the area under the curve: the objective of the tuning."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Task(Section):
@@ -55,9 +58,9 @@ class Plan(Section):
 
     methods: Path
     """Sweep whose entries are the methods."""
-    tuning_seed: int
+    tuning_seed: Seed
     """Seed of the runs that tune, which is none of `seeds`."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     """Seeds of the table."""
     tasks: dict[str, Task]
     """Tasks by name."""
@@ -75,11 +78,24 @@ def read_plan(path: Path) -> Plan:
         The plan.
 
     Raises:
-        ConfigError: a seed tunes and counts, or methods have budgets of different sizes.
+        ConfigError: the file cannot be read or is no plan, a seed tunes and counts, a seed or a value occurs twice, or
+            methods have budgets of different sizes.
     """
-    plan = Plan.model_validate(read_yaml(path, source=str(path)))
+    try:
+        plan = Plan.model_validate(read_yaml(path, source=str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): give a plan such as {PLAN}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ConfigError(f"{path}: {place}: {first['msg']}; correct it as in {PLAN}.") from None
     if plan.tuning_seed in plan.seeds:
         raise ConfigError(f"{path}: tuning_seed is {plan.tuning_seed}, which seeds holds: choose another seed.")
+    if len(set(plan.seeds)) < len(plan.seeds):
+        raise ConfigError(f"{path}: seeds is {list(plan.seeds)}: remove the seed that occurs twice.")
+    for name, tuned in plan.tuned.items():
+        if len({f"{value:g}" for value in tuned.values}) < len(tuned.values):  # as they are named
+            raise ConfigError(f"{path}: {name} has {list(tuned.values)}: give values that differ in six digits.")
     sizes = {name: len(tuned.values) for name, tuned in plan.tuned.items()}
     if len(set(sizes.values())) > 1:
         raise ConfigError(f"{path}: methods have budgets of {sizes}: give each the same number of values.")
@@ -163,8 +179,14 @@ def write_sweep(sweep: SweepSection) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        DataError: the disk refuses it.
     """
     path = sweep.directory.with_name(f"{sweep.directory.name}.yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, dump_yaml(sweep.model_dump(mode="json")))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, dump_yaml(sweep.model_dump(mode="json")))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): choose another --folder.") from error
     return path

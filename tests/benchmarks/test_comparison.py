@@ -257,3 +257,18 @@ def test_the_command_trains_evaluates_and_then_has_nothing_to_do(tmp_path: Path,
         assert 0 < float(row["reward"]) < 1 and float(row["entropy_at_reward"]) > 0 and float(row["step_s"]) > 0
     logs = list((tmp_path / task).glob("kl_cov/*/logs/*.log"))
     assert len(logs) == 2 and all(log.read_text().count("metrics      tensorboard") == 1 for log in logs)
+
+
+def test_a_plan_that_is_none_and_a_folder_that_is_a_file_end_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seeds is \[0, 0\]: remove the seed that occurs twice"):
+        read_plan(small_plan(tmp_path, seeds=[0, 0]))
+    with pytest.raises(ConfigError, match=r"plan.yaml: seeds.0: Input should be greater than or equal to 0; correct"):
+        read_plan(small_plan(tmp_path, seeds=[-1]))
+    twice = {name: {"keys": ["optimizer.lr"], "values": [0.1, 0.1 + 1e-9]} for name in ONLY}
+    with pytest.raises(ConfigError, match="grpo has .*: give values that differ in six digits"):
+        read_plan(small_plan(tmp_path, tuned=twice))
+    with pytest.raises(ConfigError, match=r"cannot be read \(.*No such file"):
+        read_plan(tmp_path / "none.yaml")
+    sweeps = TaskSweeps(read_plan(small_plan(tmp_path)), "sum_pairs", tmp_path / "plan.yaml" / "sum_pairs")
+    with pytest.raises(DataError, match="cannot be .*Not a directory"):
+        render(sweeps, None)
