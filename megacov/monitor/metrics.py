@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from megacov.ops.class_sums import class_sums
 from megacov.ops.masked import exact_sum_parts
 from megacov.parallel.collectives import all_reduce_max, all_reduce_sum
 
@@ -50,7 +51,8 @@ def entropy_means(
 ) -> dict[str, Tensor]:
     """Token mean and sequence mean of the entropy at one or several temperatures.
 
-    Sequences without a loss token are left out. Ranks may share a sequence.
+    Sequences without a loss token are left out. Ranks may share a sequence. Equal entropies of tokens give means of the
+    same bits in every layout, which controllers steer by.
 
     Args:
         entropies: [t] float nats each, keyed by the suffix of its tags: "" at the rollout temperature, "_t1" at 1.
@@ -62,12 +64,11 @@ def entropy_means(
     Returns:
         `entropy/token_mean<suffix>` and `entropy/sequence_mean<suffix>`, scalar float64.
 
-    Collectives: group: SUM [number of entropies + 1, n] float64.
+    Collectives: group: SUM [2 * number of entropies + 2, n] float64.
     """
-    masked = [torch.where(loss_mask, values.detach().double(), 0.0) for values in entropies.values()]
-    table = torch.stack([*masked, loss_mask.double()])
-    sums = table.new_zeros(len(table), num_samples).index_add(1, sample_ids, table)
-    *entropy_sums, counts = all_reduce_sum(sums, group=group)
+    terms = [(values, loss_mask) for values in (*entropies.values(), loss_mask)]
+    (sums,) = class_sums([(sample_ids, num_samples)], terms, group=group)
+    *entropy_sums, counts = sums
     num_sequences = (counts > 0).sum()
     metrics = {}
     for suffix, per_sample in zip(entropies, entropy_sums, strict=True):
