@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megacov.config.sweep import RewardObjective, SweepSection
+from megacov.config.sweep import Objective, RewardObjective, SweepSection
 from megacov.config.sweep_search import ListSearch, OptunaSearch
 from megacov.monitor.compare import seed_interval
 from megacov.monitor.figure_style import COLOURS, GREY, STYLE, save_figure
 from megacov.monitor.visible_text import visible
 from megacov.sweep.results import SettingResult, describe, find_best
+from megacov.sweep.value import counted_values
 
 MAX_COLUMNS = 5
 """Settings that are drawn side by side; the CSV file has all."""
@@ -55,7 +56,7 @@ def write_figure(sweep: SweepSection, results: Sequence[SettingResult], path: Pa
         for row, (what, label) in enumerate(rows.items()):
             grid[row][0].set_ylabel(label)
             for column, (name, places) in enumerate(columns):
-                _draw(grid[row][column], done, places, what, best)
+                _draw(grid[row][column], done, places, what, best, sweep.objective)
                 if row == len(rows) - 1:
                     _label_axis(grid[row][column], name, places)
         figure.suptitle(sweep.name, x=0.01, ha="left", fontweight="bold")
@@ -96,7 +97,12 @@ def _text(value: Any) -> str:
 
 
 def _draw(
-    axes: Axes, done: Sequence[SettingResult], places: Sequence[Any], what: str, best: SettingResult | None
+    axes: Axes,
+    done: Sequence[SettingResult],
+    places: Sequence[Any],
+    what: str,
+    best: SettingResult | None,
+    objective: Objective,
 ) -> None:
     categories = list(dict.fromkeys(places)) if isinstance(places[0], str) else []
     for result, place in zip(done, places, strict=True):
@@ -104,12 +110,11 @@ def _draw(
         seeds = [value for each in result.values() if (value := getattr(each, what)) is not None]
         if not seeds:
             continue
-        mean = sum(seeds) / len(seeds)
-        if what == "value" and result.value is not None:
-            mean = result.value
+        counted = counted_values(seeds, objective) if what == "value" else seeds
+        mean = sum(counted) / len(counted)
         if len(seeds) > 1:
             axes.plot([at] * len(seeds), seeds, ".", color=COLOURS[0], alpha=0.35, markersize=5)
-        interval = seed_interval(seeds)
+        interval = seed_interval(counted)
         if interval is not None:
             axes.plot([at, at], [interval.low, interval.high], color=COLOURS[0], linewidth=1, alpha=0.6)
         axes.plot([at], [mean], "o", color=COLOURS[0], markersize=7, markeredgecolor="white")

@@ -22,7 +22,7 @@ from megacov.monitor.compare import seed_interval
 from megacov.monitor.visible_text import visible
 from megacov.sweep.folder import Outcome, SweepFolder
 from megacov.sweep.setting import Setting, SweepRun
-from megacov.sweep.value import RunValue, mean_value, value_of
+from megacov.sweep.value import RunValue, counted_values, mean_value, value_of
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def render_table(sweep: SweepSection, results: Sequence[SettingResult]) -> Table
     best = find_best(results)
     for each in results:
         values = [found.value for found in each.values() if found.value is not None]
-        interval = seed_interval(values)
-        shown = _cell(each.value if each.value is not None else each.mean("value"))
+        interval = seed_interval(counted_values(values, sweep.objective))
+        shown = _value(mean_value(values, sweep.objective) if values else None, sweep.objective)
         if interval is not None:
             shown += f" +- {(interval.high - interval.low) / 2:.2g}"
         cells = (_cell(each.mean("reward")), _cell(each.mean("entropy")))
@@ -161,6 +161,12 @@ def _state(result: SettingResult) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _value(value: float | None, objective: Objective) -> str:
+    """A value by the objective; an entropy at a reward that was not reached is none, but what the reward lacks."""
+    is_short = value is not None and value <= 0 and isinstance(objective, EntropyObjective)
+    return f"not reached, {value:.4g}" if is_short else _cell(value)
 
 
 def _cell(value: float | None) -> str:
@@ -212,7 +218,7 @@ def render_best(sweep: SweepSection, best: SettingResult) -> str:
     seeds = f"mean over {len(best.runs)} seed{'s' * (len(best.runs) > 1)}"
     lines = [
         f"# The best setting of the sweep {sweep.name}: {best.setting.name}.",
-        f"# {describe(sweep.objective)}: {best.value:.6g}, {seeds}.",
+        f"# {describe(sweep.objective)}: {_value(best.value, sweep.objective)}, {seeds}.",
         *(f"# {key}: {json.dumps(value)}" for key, value in best.setting.changes.items()),
     ]
     return "\n".join(lines) + "\n" + dump_config(best.setting.config.model_copy(update={"run": run}))

@@ -106,19 +106,24 @@ def values_by_step(directory: Path, objective: Objective, *, after: int) -> list
     ]
 
 
-def mean_value(values: Sequence[float], objective: Objective) -> float:
-    """The value of a setting.
+def counted_values(values: Sequence[float], objective: Objective) -> list[float]:
+    """What each seed adds to the value of a setting.
 
     Args:
         values: value of each seed.
         objective: what counts.
 
     Returns:
-        Their mean; for entropy at equal reward, over what each seed lacks if any does not reach the reward.
+        The values; for entropy at equal reward, what each seed lacks if any does not reach the reward.
     """
-    if isinstance(objective, EntropyObjective) and min(values) <= 0:
-        return float(np.mean(np.minimum(values, 0.0)))
-    return float(np.mean(values))
+    if isinstance(objective, EntropyObjective) and min(values, default=1.0) <= 0:
+        return [min(value, 0.0) for value in values]
+    return list(values)
+
+
+def mean_value(values: Sequence[float], objective: Objective) -> float:
+    """The value of a setting: the mean of `counted_values`."""
+    return float(np.mean(counted_values(values, objective)))
 
 
 def _cut(run: Run, num_steps: int) -> Run:

@@ -165,6 +165,19 @@ def test_text_in_values_is_shown_as_it_is(tmp_path):
     assert "answer_field=a\\x1b[31m" in shown.get() and "\x1b" not in shown.get()
 
 
+def test_a_reward_that_is_not_reached_leaves_no_entropy(tmp_path):
+    over = json.dumps({"algorithm.loss.estimator": ["abs"]})
+    sweep = load(tmp_path, f"search.over={over}", "objective={name: entropy_at_reward, reward: 0.7}")
+    results = train(sweep, ScriptedPlace([]))  # whose moving averages end at 3/4 of 0.75 and of 1, and of a little more
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render_table(sweep, results))
+    (short,) = [line for line in shown.get().splitlines() if "not reached, -0.1" in line]
+    assert short.split()[0] == "lr_1e-05-estimator_abs"
+    assert "# entropy at reward 0.7: not reached, -0.1" in render_best(sweep, results[0])
+    assert "# entropy at reward 0.7: 1.25, mean" in render_best(sweep, results[1])
+
+
 def test_a_picture_of_thousands_of_settings_has_a_width_that_can_be_written():
     names = [f"method_{number}" for number in range(3000)]
     assert figure_width([("setting", names)]) * DOTS_PER_INCH < 2**16

@@ -6,7 +6,7 @@ import pytest
 
 from megacov.config.sweep import EntropyObjective, EvaluationObjective, RewardObjective
 from megacov.evaluation.tensorboard import write_scalars
-from megacov.sweep.value import mean_value, value_of, values_by_step
+from megacov.sweep.value import counted_values, mean_value, value_of, values_by_step
 from tests.support.scripted_place import write_run
 
 # Reward rises by 1/32 a step and entropy falls by as much, so that moving averages lie on the same lines.
@@ -55,6 +55,8 @@ def test_a_run_that_reaches_the_reward_is_worth_more_than_one_that_does_not():
     # One seed of three falls short by 0.3; what the others keep does not make up for it.
     assert mean_value([1.9, 1.9, -0.3], AT_HALF) == pytest.approx(-0.1)
     assert mean_value([1.9, 1.9, -0.3], RewardObjective()) == pytest.approx(3.5 / 3)
+    # An interval is that of what counts, around the mean of it.
+    assert counted_values([1.9, 1.9, -0.3], AT_HALF) == [0.0, 0.0, -0.3] and counted_values([], AT_HALF) == []
 
 
 def test_the_last_evaluation_counts(run, tmp_path):
