@@ -61,7 +61,7 @@ class PlantSection(Section):
 
     gain: StrictFloat = Field(7.0, gt=0, le=1e6)
     """By how much the entropy rises, in the end, from the lower bound to the upper. [targets]"""
-    time_constant: StrictFloat = Field(80.0, gt=0, le=5000)
+    time_constant: StrictFloat = Field(80.0, gt=0, le=2000)
     """Steps after which 63 % of a change has come about. [steps]"""
     delay: StrictInt = Field(1, ge=0, le=1000)
     """Steps before a change shows at all, beside the step in which the value is used. [steps]"""
@@ -119,10 +119,10 @@ class PiController(TargetSection):
     @model_validator(mode="after")
     def _scale_fits_the_bounds(self) -> PiController:
         lower, upper = self.bounds.lower, self.bounds.upper
-        if self.scale == "log" and (lower == 0 or isinf(upper / lower)):
-            raise ValueError(
-                f"scale is log and bounds.lower is {lower:g}, which no ratio reaches: raise it, or set linear."
-            )
+        if self.scale == "log" and lower == 0:
+            raise ValueError("scale is log and bounds.lower is 0, which no ratio reaches: raise it, or set linear.")
+        if self.scale == "log" and isinf(upper / lower):
+            raise ValueError(f"scale is log and {upper:g} over {lower:g} is no number: bring the bounds closer.")
         return self
 
 

@@ -91,8 +91,8 @@ def make_setting(sweep: SweepSection, name: str, changes: Mapping[str, Any], *, 
     try:
         config = load_config(sweep.base, [write_override(*each) for each in values.items()], over=over)
         _refuse_shared(config, at_once=sweep.at_once)
-        if isinstance(sweep.objective, EvaluationObjective) and config.evaluation.suite is None:
-            raise ConfigError("objective.name is evaluation and evaluation.suite is null: name a suite in settings.")
+        if isinstance(sweep.objective, EvaluationObjective):
+            _refuse_without_evaluation(config)
     except ConfigError as error:
         raise ConfigError(f"setting {name} of sweep {sweep.name}: {error}") from None
     return Setting(name, dict(changes), config)
@@ -103,6 +103,18 @@ def runs_of(settings: Sequence[Setting], seeds: Sequence[int]) -> Iterator[Sweep
     for seed in seeds:
         for setting in settings:
             yield SweepRun(setting, seed)
+
+
+def _refuse_without_evaluation(config: RunConfig) -> None:
+    """Refuse a run that would end without a score."""
+    if config.evaluation.suite is None:
+        raise ConfigError("objective.name is evaluation and evaluation.suite is null: name a suite in settings.")
+    every, steps = config.evaluation.every, config.run.steps
+    if every > steps:
+        raise ConfigError(
+            f"objective.name is evaluation, evaluation.every is {every} and run.steps is {steps}, so that a run would end "
+            "without one: evaluate more often."
+        )
 
 
 def _refuse_shared(config: RunConfig, *, at_once: int) -> None:

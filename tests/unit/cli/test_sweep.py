@@ -33,6 +33,14 @@ def test_a_dry_run_shows_the_settings_and_writes_nothing(tmp_path):
             [GRID, "objective={name: evaluation, set: sum_pairs, score: pass@4}", "--dry-run"],
             "evaluation.suite is null",
         ),
+        (
+            [
+                GRID,
+                "objective={name: evaluation, set: sum_pairs, score: pass@4}",
+                "settings={evaluation.suite: sum_pairs, run.steps: 9}",
+            ],
+            "evaluation.every is 10 and run.steps is 9, so that a run would end without one: evaluate more often.",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(arguments, sentence, tmp_path):
@@ -52,6 +60,20 @@ def test_a_score_that_evaluations_will_not_have_is_refused(objective, sentence):
     changes = ["settings={evaluation.suite: sum_pairs}", f"objective={json.dumps({'name': 'evaluation', **objective})}"]
     result = CliRunner().invoke(app, ["sweep", GRID, "--dry-run", *changes])
     assert isinstance(result.exception, ConfigError) and sentence in str(result.exception), result.output
+
+
+def test_a_base_need_not_be_a_whole_run_for_its_scores_to_be_looked_up(tmp_path):
+    (tmp_path / "part.yaml").write_text("algorithm: {loss: {name: ppo_clip}}\n")
+    sweep = tmp_path / "sweep.yaml"
+    entries = [{"name": "whole", "extends": ["whole.yaml"], "settings": {"run.steps": 20}}]
+    (tmp_path / "whole.yaml").write_text(f"extends: {ROOT / 'yaml_configs' / 'runs' / 'tiny_grpo.yaml'}\n")
+    objective = {"name": "evaluation", "set": "sum_pairs", "score": "pass@4"}
+    parts = {"search": {"name": "list", "entries": entries}, "objective": objective}
+    sweep.write_text(
+        json.dumps({"name": "s", "base": "part.yaml", "settings": {"evaluation.suite": "sum_pairs"}, **parts})
+    )
+    result = CliRunner().invoke(app, ["sweep", str(sweep), "--dry-run"])
+    assert result.exception is None and "1 settings, 1 runs" in result.output, result.exception
 
 
 def test_a_rank_of_another_launcher_starts_no_sweep(monkeypatch):
