@@ -112,8 +112,8 @@ def _refuse_without_evaluation(config: RunConfig) -> None:
     every, steps = config.evaluation.every, config.run.steps
     if every > steps:
         raise ConfigError(
-            f"objective.name is evaluation, evaluation.every is {every} and run.steps is {steps}, so that a run would end "
-            "without one: evaluate more often."
+            f"objective.name is evaluation, evaluation.every is {every} and run.steps is {steps}, so that a run would "
+            "end without one: evaluate more often."
         )
 
 
