@@ -45,7 +45,7 @@ class Control:
         """The state that a step begins with."""
         if state.control is None or state.controlled_by != self.name:
             return self.law.begin()
-        return state.control
+        return self.law.within_bounds(state.control)
 
 
 def steer(algorithm: Algorithm, state: TrainState) -> Algorithm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megacov.plan.control.law import ControlState
 
@@ -32,6 +32,11 @@ class AdaptiveLaw:
     def begin(self) -> ControlState:
         """The state before the first step."""
         return ControlState(self.start, self.start)
+
+    def within_bounds(self, state: ControlState) -> ControlState:
+        """As `Law.within_bounds`."""
+        coefficient = min(max(state.integral, self.lower), self.upper)
+        return replace(state, value=coefficient if state.value == state.integral else 0.0, integral=coefficient)
 
     def after(self, state: ControlState, *, measured: float, target: float) -> ControlState:
         """As `Law.after`."""

@@ -33,6 +33,10 @@ class EntropicLaw:
         """The state before the first step."""
         return ControlState(self.start)
 
+    def within_bounds(self, state: ControlState) -> ControlState:
+        """As `Law.within_bounds`: alpha has the same bounds in every run."""
+        return state
+
     def after(self, state: ControlState, *, measured: float, target: float) -> ControlState:
         """As `Law.after`."""
         error = measured - target

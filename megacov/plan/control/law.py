@@ -26,6 +26,9 @@ class Law(Protocol):
     def begin(self) -> ControlState:
         """The state before the first step."""
 
+    def within_bounds(self, state: ControlState) -> ControlState:
+        """The state that a run continues with, which may have been left by a law with other bounds."""
+
     def after(self, state: ControlState, *, measured: float, target: float) -> ControlState:
         """The state after a step.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import copysign, log
 
 from megacov.plan.control.law import ControlState
@@ -38,6 +38,10 @@ class PiLaw:
     def begin(self) -> ControlState:
         """The state before the first step."""
         return ControlState(self.start)
+
+    def within_bounds(self, state: ControlState) -> ControlState:
+        """As `Law.within_bounds`."""
+        return replace(state, value=min(max(state.value, self.lower), self.upper))
 
     def after(self, state: ControlState, *, measured: float, target: float) -> ControlState:
         """As `Law.after`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import copysign
 
 from megacov.plan.control.law import ControlState
@@ -28,7 +28,11 @@ class RepoRLaw:
 
     def begin(self) -> ControlState:
         """The state before the first step."""
-        return ControlState(copysign(min(max(abs(self.start), self.smallest), self.largest), self.start))
+        return ControlState(self._bounded(self.start))
+
+    def within_bounds(self, state: ControlState) -> ControlState:
+        """As `Law.within_bounds`."""
+        return replace(state, value=self._bounded(state.value))
 
     def after(self, state: ControlState, *, measured: float, target: float) -> ControlState:
         """As `Law.after`."""
@@ -43,3 +47,6 @@ class RepoRLaw:
         else:
             value = -side * size / 2
         return ControlState(value, 0.0, measured)
+
+    def _bounded(self, value: float) -> float:
+        return copysign(min(max(abs(value), self.smallest), self.largest), value)

@@ -36,10 +36,10 @@ def config_of(acts_on: str, **further: Any) -> RunConfig:
     return make_config(values(algorithm={**section, "controller": controller}))
 
 
-def published(name: str) -> RunConfig:
-    """A tiny run with the algorithm of a file."""
+def published(name: str, **changes: Any) -> RunConfig:
+    """A tiny run with the algorithm of a file, and changes to its controller."""
     section = read_yaml(Path("yaml_configs", "algorithms", f"{name}.yaml"), source=name)["algorithm"]
-    return make_config(values(algorithm=section))
+    return make_config(values(algorithm={**section, "controller": {**section["controller"], **changes}}))
 
 
 def value_in(found: Algorithm, acts_on: str) -> float:
@@ -100,6 +100,27 @@ def test_the_state_of_another_controller_is_not_taken_over() -> None:
     observe(build_algorithm(config_of("kl_coef")), state, {MEASURED: 0.3})
     other = build_algorithm(config_of("ratio"))
     assert steer(other, state) == other
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (config_of("kl_coef"), config_of("kl_coef", bounds={"lower": 0.9, "upper": 1.1}), 1.1),
+        (published("repo_r"), published("repo_r", zeta_max=3e-4), 3e-4),
+        (published("adaptive_entropy"), published("adaptive_entropy", bounds={"lower": 0.0, "upper": 1.5e-4}), 1.5e-4),
+    ],
+)
+def test_a_run_that_continues_with_other_bounds_is_within_them_from_its_first_step(
+    before: RunConfig, after: RunConfig, expected: float
+) -> None:
+    first, state = build_algorithm(before), TrainState()
+    for _ in range(3):
+        observe(first, state, {MEASURED: 1e-6})
+    assert first.control is not None and state.control is not None
+    assert first.control.state_of(state) == state.control  # its own bounds change nothing
+    continued = build_algorithm(after)
+    assert continued.control is not None
+    assert observe(continued, state, {MEASURED: 0.3})["control/value"] == pytest.approx(expected)
 
 
 def test_the_target_follows_its_schedule() -> None:
