@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, 
         RolloutError: the engine died.
     """
     served = load_model(folder, dtype=settings.dtype)
+    # A full garbage collection would visit every object of every imported library between two tokens.
+    gc.collect()
+    gc.freeze()
     if not asyncio.run(_serve(served, listener, settings, port_file=port_file)):
         raise RolloutError("The engine of the embedded server died; its traceback is further up in this log.")
 
