@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from megacov.megatron.optimizer_state import distributed_optimizers
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,21 @@ def build_optimizer(
         # Megatron starts a warm-up at learning rate 0, and the first optimizer step would do nothing.
         scheduler.step(increment=1)
     return optimizer, scheduler
+
+
+def step_with_norm(optimizer: MegatronOptimizer, grad_norm: float) -> None:
+    """Clip the gradient and update the weights, as `optimizer.step` does, by a norm that is already known.
+
+    `step` would copy the gradient into the main gradients again, and sum its norm over all ranks again.
+
+    Collectives: Megatron's all-gather of the updated parameters.
+
+    Args:
+        optimizer: with main gradients, since `prepare_grads`.
+        grad_norm: global norm of the gradient; finite, equal on all ranks.
+    """
+    for each in distributed_optimizers(optimizer):
+        parameters = each.get_parameters()
+        if parameters and each.config.clip_grad > 0.0:
+            clip_grad_by_total_norm_fp32(parameters, each.config.clip_grad, grad_norm)
+    optimizer.step_with_ready_grads()

@@ -21,7 +21,7 @@ from megacov.megatron.gradients import own_gradient_is_finite, summed_once
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.model import DTYPES, ModelSettings, build_model, use_transformer_engine, wrap_for_training
 from megacov.megatron.model_shape import ModelShape
-from megacov.megatron.optimizer import AdamSettings, build_optimizer
+from megacov.megatron.optimizer import AdamSettings, build_optimizer, step_with_norm
 from megacov.megatron.optimizer_state import adam_steps
 from megacov.megatron.weights import gather_hf_weights, load_hf_weights, own_shards
 from megacov.parallel.groups import ParallelGroups
@@ -160,8 +160,6 @@ class Policy:
             further = None if further_pass is None else further_pass()
             if further is not None:
                 forward_backward(self.chunks, further[0], self.reader, further[1], entropy_grad=entropy_grad)
-        # `step` computes this norm again, so the check costs one more pass over the gradient shard. Only here do all
-        # ranks know the same norm while the weights are still unchanged.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -169,7 +167,7 @@ class Policy:
             is_finite = own_gradient_is_finite(self.chunks)
             self._zero_gradients()
             return UpdateResult(grad_norm, lr, outputs, own_gradient_is_finite=is_finite)
-        self.optimizer.step()
+        step_with_norm(self.optimizer, grad_norm)
         self.scheduler.step(increment=1)
         return UpdateResult(grad_norm, lr, outputs)
 
