@@ -49,7 +49,7 @@ class SamplingPlan:
     temperature: [b, 1] float32, 1 for temperature 0.
     greedy: [b] bool.
     top_p, min_p: [b, 1] float64. top_k: [b, 1] int64, v or more where off.
-    has_filters: whether any row has, or had, top-p, top-k or min-p; without one there is no sort.
+    has_filters: whether any row has top-p, top-k or min-p; without one there is no sort.
     """
 
     temperature: Tensor
@@ -73,17 +73,6 @@ class SamplingPlan:
             top_k=column([row.top_k if row.top_k > 0 else torch.iinfo(torch.int64).max for row in rows], torch.int64),
             min_p=column([row.min_p for row in rows], torch.float64),
             has_filters=any(row.top_p < 1.0 or row.top_k > 1 or row.min_p > 0.0 for row in rows),
-        )
-
-    def keep(self, index: Tensor) -> SamplingPlan:
-        """The plan of the rows with these indices, [kept] int64."""
-        return SamplingPlan(
-            self.temperature[index],
-            self.greedy[index],
-            self.top_p[index],
-            self.top_k[index],
-            self.min_p[index],
-            self.has_filters,
         )
 
 

@@ -46,11 +46,8 @@ def packed_zigzag_positions(cu_seqlens: Sequence[int], *, cp_rank: int, cp_size:
     Returns:
         [cu_seqlens[-1] / cp_size] int64 positions in the whole batch, on the CPU.
     """
-    lengths = sequence_lengths(cu_seqlens)
-    if cp_size == 1:
-        return torch.arange(cu_seqlens[-1])
     positions = [torch.empty(0, dtype=torch.int64)]
-    for start, length in zip(cu_seqlens, lengths, strict=False):
+    for start, length in zip(cu_seqlens, sequence_lengths(cu_seqlens), strict=False):
         positions.append(start + zigzag_positions(length, cp_rank=cp_rank, cp_size=cp_size))
     return torch.cat(positions)
 
