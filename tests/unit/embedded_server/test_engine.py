@@ -191,6 +191,19 @@ def test_an_update_lets_waiting_requests_pass_when_all_are_aborted(driver, other
     assert versions(after) == [["default"], ["default"]]
 
 
+def test_requests_keep_their_parameters_when_others_leave_the_batch(driver):
+    many = [{"temperature": 0.0, "max_new_tokens": 2}, {"temperature": 2.0}, {"temperature": 0.5, "top_k": 2}]
+    alone = []
+    for params in many:
+        alone.append(submit(driver, **params))
+        driver.finish()
+    together = [submit(driver, **params) for params in many]
+    driver.finish()
+    assert [generation.output_ids for request in together for generation in request.generations] == [
+        generation.output_ids for request in alone for generation in request.generations
+    ]
+
+
 def test_a_deterministic_engine_gives_the_same_bits_beside_any_requests(served):
     def outputs(*before: list[int]):
         driver = EngineDriver(make_engine(served, deterministic=True))
