@@ -4,7 +4,7 @@
 # Expected: whether sniffio is there is found out once.
 # Seen:     every lock and semaphore of a request imports sniffio anew, which anyio no longer brings: four failing
 #           imports a request, each a search through the whole path. That is about a fifth of the client's time.
-# So:       nothing is worked around; `pip install sniffio` beside megacov makes rank 0's requests cheaper.
+# So:       the client of rollout servers uses aiohttp, which needs a fifth of the CPU time that httpx did.
 #
 # Run with: sh findings/httpcore_looks_for_sniffio_at_every_request.sh [python3.11]. Needs a network or a package mirror.
 set -eu

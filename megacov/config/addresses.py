@@ -78,7 +78,7 @@ def _host_of(address: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:  # wrong brackets, or a port that is not a number
         raise wrong from None
-    # urlsplit passes over control characters, at which httpx would raise later.
+    # urlsplit passes over control characters, at which aiohttp would raise later.
     is_clean = address.isprintable() and " " not in address
     if not is_clean or not address.startswith(("http://", "https://")) or not host or "@" in parts.netloc:
         raise wrong

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import aiohttp
 
 from megacov.config.transports import PauseMode
 from megacov.errors import RolloutError
 from megacov.rollout.client.capabilities import Capabilities, read_capabilities
-from megacov.rollout.client.connection import Connection, parsed, what_happened
+from megacov.rollout.client.connection import Connection, what_happened
+from megacov.rollout.client.reply import Reply, parsed
 from megacov.rollout.client.weight_calls import WeightCalls
 from megacov.rollout.client.wire import GenerateRequest, check_prompt, read_completions
 from megacov.types import Completion
@@ -113,9 +114,9 @@ class RolloutClient:
                 f"{self.address} would ignore the seed of a request; start it with --enable-deterministic-inference, "
                 "or send none."
             )
-        response = await self._post("/generate", request.body())
+        reply = await self._post("/generate", request.body())
         return read_completions(
-            response.content, num_completions=request.n, vocab_size=self._vocab_size, server=self.address
+            reply.content, num_completions=request.n, vocab_size=self._vocab_size, server=self.address
         )
 
     async def model_info(self, timeout_s: float = _INFO_TIMEOUT_S) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class RolloutClient:
         """Whether the server generates; False also if it does not answer within `timeout_s`."""
         try:
             return (await self.connection.send_once("GET", "/health", None, timeout_s=timeout_s)).is_success
-        except (httpx.RequestError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError):
             return False
 
     async def wait_healthy(self, timeout_s: float) -> None:
@@ -176,24 +177,24 @@ class RolloutClient:
         why = "no attempt was made"
         while (left_s := deadline - time.monotonic()) > 0.0:
             try:
-                response = await self.connection.send_once("GET", "/health", None, timeout_s=left_s)
-            except (httpx.RequestError, TimeoutError) as error:
+                reply = await self.connection.send_once("GET", "/health", None, timeout_s=left_s)
+            except (aiohttp.ClientError, TimeoutError) as error:
                 why = what_happened(error)
             else:
-                if response.is_success:
+                if reply.is_success:
                     return
-                why = f"status {response.status_code}"
+                why = f"status {reply.status}"
             await asyncio.sleep(_HEALTH_POLL_S)
         raise RolloutError(f"{self.address} was not healthy within {timeout_s:g} s ({why}); look at the server's log.")
 
-    async def _post(self, path: str, body: dict[str, Any] | None, *, is_repeatable: bool = True) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any] | None, *, is_repeatable: bool = True) -> Reply:
         return await self.connection.send(
             "POST", path, body, timeout_s=self.request_timeout_s, is_repeatable=is_repeatable
         )
 
     async def _get_info(self, path: str, timeout_s: float) -> dict[str, Any]:
         timeout_s = min(timeout_s, self.request_timeout_s)
-        response = await self.connection.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
-        if response.status_code == httpx.codes.NOT_FOUND:  # SGLang before 0.5.6
-            response = await self.connection.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)
-        return parsed(response, self.address)
+        reply = await self.connection.send("GET", path, None, timeout_s=timeout_s, accepts_404=True)
+        if reply.is_not_found:  # SGLang before 0.5.6
+            reply = await self.connection.send("GET", path.replace("/", "/get_"), None, timeout_s=timeout_s)
+        return parsed(reply, self.address)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import io
+import json
 import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from megacov.config.addresses import is_ip_address, refuse_public
 from megacov.errors import RolloutError
-from megacov.json_text import JsonError, parse_json
 from megacov.rollout.client.capabilities import Capabilities
+from megacov.rollout.client.reply import Reply
 from megacov.rollout.client.wire import error_sentence
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
@@ -84,18 +85,13 @@ class Connection:
         self.address = address.rstrip("/")
         self.capabilities = Capabilities()
         self.num_retries = 0
-        self._urls: dict[str, httpx.URL] = {}  # by path: httpx parses a text anew for every request
         self.request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_retries = max_retries
         self._headers = _bearer(api_key)
         self._admin_headers = self._headers if admin_key is None else _bearer(admin_key)
-        # Each lane is a client with one connection: httpx takes time quadratic in the size of its connection pool.
-        self._idle_lanes: list[httpx.AsyncClient] = []
-        self._free_lanes = asyncio.Semaphore(max_connections)
-        # Plain HTTP needs no certificates, and loading them takes longer than a whole call.
-        is_secure = self.address.startswith("https:")
-        self._tls = ssl.create_default_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None  # it belongs to the event loop of the first request
 
     async def __aenter__(self) -> Self:
         """Return the connection itself."""
@@ -109,8 +105,9 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        while self._idle_lanes:
-            await self._idle_lanes.pop().aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def send(
         self,
@@ -121,7 +118,7 @@ class Connection:
         timeout_s: float,
         accepts_404: bool = False,
         is_repeatable: bool = True,
-    ) -> httpx.Response:
+    ) -> Reply:
         """Send a request, and retry it where that may help.
 
         Args:
@@ -151,27 +148,25 @@ class Connection:
                 await asyncio.sleep(backoff_s)
             left_s = deadline - time.monotonic()
             try:
-                response = await self.send_once(method, path, body, timeout_s=left_s)
-            except (httpx.RequestError, TimeoutError) as error:
+                reply = await self.send_once(method, path, body, timeout_s=left_s)
+            except (aiohttp.ClientError, TimeoutError) as error:
                 why = what_happened(error)
                 # A late or overloaded server may still answer other requests.
-                failure = RolloutError if isinstance(error, TimeoutError | httpx.ReadTimeout) else UnreachableError
+                failure = UnreachableError if isinstance(error, aiohttp.ClientError) else RolloutError
                 continue
-            if response.is_success or (accepts_404 and response.status_code == httpx.codes.NOT_FOUND):
-                return response
-            why = f"status {response.status_code}: {error_sentence(response.content)}"
-            failure = BusyError if response.status_code in _BUSY else RolloutError
-            if response.status_code not in _RETRIED_STATUSES:
-                kind = RequestRefusedError if response.status_code in _REFUSALS else RefusedError
+            if reply.is_success or (accepts_404 and reply.is_not_found):
+                return reply
+            why = f"status {reply.status}: {error_sentence(reply.content)}"
+            failure = BusyError if reply.status in _BUSY else RolloutError
+            if reply.status not in _RETRIED_STATUSES:
+                kind = RequestRefusedError if reply.status in _REFUSALS else RefusedError
                 raise kind(f"{self.address} refused {path} with {why}")
         raise failure(
             f"{self.address} did not answer {path} within {timeout_s:g} s and {max_retries} retries ({why}); "
             "look at the server's log, or raise the timeout."
         )
 
-    async def send_once(
-        self, method: str, path: str, body: dict[str, Any] | None, *, timeout_s: float
-    ) -> httpx.Response:
+    async def send_once(self, method: str, path: str, body: dict[str, Any] | None, *, timeout_s: float) -> Reply:
         """Send a request once.
 
         Args:
@@ -184,54 +179,71 @@ class Connection:
             Any reply.
 
         Raises:
-            RequestError: no reply (from httpx).
+            ClientError: no reply (from aiohttp).
             TimeoutError: no reply in time.
+            RolloutError: the server's host is public, and would be spoken to without TLS.
         """
-        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        # httpx's timeout restarts with every byte; this deadline covers the whole exchange.
-        async with asyncio.timeout(timeout_s), self._lane() as lane:
-            headers = self._headers if path in _OPEN_PATHS else self._admin_headers
-            if path not in self._urls:
-                self._urls[path] = httpx.URL(f"{self.address}{path}")
-            return await lane.request(method, self._urls[path], json=body, headers=headers, timeout=timeout)
+        headers = self._headers if path in _OPEN_PATHS else self._admin_headers
+        content = None
+        if body is not None:
+            headers = headers | {"Content-Type": "application/json"}
+            # A stream, since aiohttp warns of bytes above 1 MiB.
+            content = io.BytesIO(json.dumps(body, allow_nan=False, separators=(",", ":")).encode())
+        if self._session is None:
+            self._session = self._open_session()
+        # aiohttp rounds its own deadlines up to whole seconds.
+        async with (
+            asyncio.timeout(timeout_s),
+            self._session.request(
+                method, self.address + path, data=content, headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            return Reply(path, response.status, await response.read())
 
-    @contextlib.asynccontextmanager
-    async def _lane(self) -> AsyncIterator[httpx.AsyncClient]:
-        async with self._free_lanes:
-            lane = self._idle_lanes.pop() if self._idle_lanes else await self._open_lane()
-            is_idle = False
-            try:
-                yield lane
-                is_idle = True
-            finally:
-                if is_idle:
-                    self._idle_lanes.append(lane)
-                else:
-                    await lane.aclose()  # it may hold a half-finished exchange
-
-    async def _open_lane(self) -> httpx.AsyncClient:
-        await self._look_up_host()
-        # trust_env would send requests to local servers through the environment's proxy.
-        limits = httpx.Limits(max_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
-        return httpx.AsyncClient(limits=limits, trust_env=False, verify=self._tls)
-
-    async def _look_up_host(self) -> None:
-        if self.address.startswith("https:"):
-            return
+    def _open_session(self) -> aiohttp.ClientSession:
         host = urlsplit(self.address).hostname or ""
         if is_ip_address(host):
-            found = [host]
-        else:
-            try:
-                infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
-                raise httpx.ConnectError(f"{host} cannot be looked up: {error}") from error
-            found = [str(info[4][0]) for info in infos]
+            _refuse_public(host, url=self.address)
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            resolver=_PrivateResolver(self.address),
+            ssl=ssl.create_default_context() if self.address.startswith("https:") else True,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+        )
+
+
+class _PrivateResolver(AbstractResolver):
+    """Refuses public addresses of a host, at every look-up, since a name may come to mean another one."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
         try:
-            for each in found:
-                refuse_public(each, url=self.address)
-        except ValueError as error:
-            raise RolloutError(str(error)) from error
+            found = await self._resolver.resolve(host, port, family)
+        except (OSError, UnicodeError) as error:
+            raise OSError(f"{host} cannot be looked up: {error}") from error
+        for each in found:
+            _refuse_public(each["host"], url=self._url)
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _refuse_public(host: str, *, url: str) -> None:
+    try:
+        refuse_public(host, url=url)
+    except ValueError as error:
+        raise RolloutError(str(error)) from error
 
 
 def _bearer(key: str | None) -> dict[str, str]:
@@ -240,28 +252,8 @@ def _bearer(key: str | None) -> dict[str, str]:
 
 def what_happened(error: Exception) -> str:
     """Describe a lost or late exchange."""
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    if isinstance(error, TimeoutError):
         return "it took too long"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error)  # its own text names the settings of TLS where there is none
     return str(error) or type(error).__name__
-
-
-def parsed(response: httpx.Response, server: str) -> dict[str, Any]:
-    """Read the JSON object in a reply.
-
-    Args:
-        response: a successful reply.
-        server: address, for the error message.
-
-    Returns:
-        The object.
-
-    Raises:
-        RolloutError: the reply holds no JSON object.
-    """
-    try:
-        content = parse_json(response.content)
-    except JsonError as error:
-        raise RolloutError(f"{server} sent a reply to {response.request.url.path} that is no JSON.") from error
-    if not isinstance(content, dict):
-        raise RolloutError(f"{server} sent a reply to {response.request.url.path} that is no JSON object.")
-    return content

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from megacov.errors import RolloutError
-from megacov.rollout.client.connection import Connection, RequestRefusedError, parsed
+from megacov.rollout.client.connection import Connection, RequestRefusedError
+from megacov.rollout.client.reply import parsed
 from megacov.rollout.client.wire import error_sentence
 from megacov.types import WeightBucket, WeightGroup
 
@@ -204,8 +205,8 @@ class WeightCalls:
     ) -> dict[str, Any]:
         connection = self._connection
         timeout_s = timeout_s or connection.request_timeout_s
-        response = await connection.send("POST", path, dict(body), timeout_s=timeout_s, is_repeatable=is_repeatable)
-        reply = parsed(response, connection.address)
-        if reply.get("success") is not True:
-            raise RolloutError(f"{connection.address} did not {what}: {error_sentence(response.content)}")
-        return reply
+        reply = await connection.send("POST", path, dict(body), timeout_s=timeout_s, is_repeatable=is_repeatable)
+        answer = parsed(reply, connection.address)
+        if answer.get("success") is not True:
+            raise RolloutError(f"{connection.address} did not {what}: {error_sentence(reply.content)}")
+        return answer

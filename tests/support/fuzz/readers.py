@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ from megacov.launch.partitions import check_partition, parse_partitions
 from megacov.megatron.hf_folder import HfFolder
 from megacov.megatron.model_shape import read_model_shape
 from megacov.rollout.client.capabilities import read_capabilities, version_warning
-from megacov.rollout.client.connection import parsed
+from megacov.rollout.client.reply import Reply, parsed
 from megacov.rollout.client.wire import error_sentence, read_completions
 from megacov.rollout.fleet.keys import read_keys
 from tests.support.fuzz.seeds import RESOLVED, ROOT, TINY_RUN
@@ -140,8 +139,7 @@ def read_reply(_folder: Path, content: bytes) -> None:
 
 
 def read_reply_object(_folder: Path, content: bytes) -> None:
-    response = httpx.Response(200, content=content, request=httpx.Request("GET", "http://x/server_info"))
-    info = parsed(response, "http://x")
+    info = parsed(Reply("/server_info", 200, content), "http://x")
     read_capabilities(info, server="http://x")
     version_warning(str(info["version"]), server="http://x")
 
