@@ -116,14 +116,21 @@ class RolloutBatch:
     temperatures: Tensor | None = None
     verdicts: Tensor | None = None
 
+    @property
+    def num_positions(self) -> Tensor:
+        """[n] int64, what the model reads of each sample: all but the last, which predicts nothing; one at least."""
+        return (self.prompt_lengths + self.response_lengths - 1).clamp(min=1)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
     """One rank's part of the sequences of one forward pass, and where it predicts response tokens.
 
-    tokens: [b, s] int64, 0 where padded; b is 1 for packed sequences.
+    tokens: [b, s] int64, without the last of a sequence, which predicts nothing; 0 where padded; b is 1 for packed
+        sequences.
     positions: [b, s] int64, of each token in its sequence.
-    targets: [b, s] int64, the token after each; it may be held by another context-parallel rank. 0 after the last.
+    targets: [b, s] int64, the token after each; it may be held by another context-parallel rank, and that after the
+        last place by none. 0 where padded.
     predicting: [t] int64, places in the flattened [b * s] whose target is a response token.
     sample_ids: [t] int64, index in the rollout batch.
     token_ids: [t] int64, sample index * max_response_length + response position.

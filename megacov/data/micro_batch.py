@@ -46,7 +46,7 @@ class SequenceLayout:
         """Positions of each sequence, padding included.
 
         Args:
-            lengths: tokens of each of one or more sequences.
+            lengths: positions of each of one or more sequences.
 
         Returns:
             Padded: the same length for all. Packed: a length for each; the last one includes the padding of the row.
@@ -76,7 +76,7 @@ def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: Seq
     """
     ids = torch.tensor(list(sample_ids) or [0], dtype=torch.int64)
     prompts, responses = batch.prompt_lengths[ids], batch.response_lengths[ids]
-    lengths = prompts + responses
+    lengths = batch.num_positions[ids]
     if not sample_ids:
         responses, lengths = torch.zeros_like(responses), torch.zeros_like(lengths)
     padded = layout.padded_lengths(lengths.clamp(min=1).tolist())
@@ -87,9 +87,11 @@ def make_micro_batch(batch: RolloutBatch, sample_ids: Sequence[int], layout: Seq
     held = packed_zigzag_positions(boundaries, cp_rank=layout.cp_rank, cp_size=layout.cp_size)
     sequence, position = sequence[held], position[held]
 
+    is_read = position < lengths[sequence]
+
     def token_at(place: torch.Tensor) -> torch.Tensor:
         values = batch.tokens[ids[sequence], place.clamp(max=batch.tokens.shape[1] - 1)]
-        return torch.where(place < lengths[sequence], values, 0)
+        return torch.where(is_read, values, 0)
 
     response_position = position + 1 - prompts[sequence]
     predicts = ((response_position >= 0) & (response_position < responses[sequence])).nonzero().squeeze(1)

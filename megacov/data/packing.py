@@ -103,7 +103,7 @@ def balance(lengths: Sequence[int], *, num_parts: int) -> list[list[int]]:
     """Distribute sequences so that parts have similar token counts: longest first, each to the lightest part.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: positions of each sequence.
         num_parts: number of parts.
 
     Returns:
@@ -131,7 +131,7 @@ def cut(lengths: Sequence[int], *, micro_batch_tokens: int, layout: SequenceLayo
     sequence longer than the limit gets a pass of its own.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: positions of each sequence.
         micro_batch_tokens: largest number of positions in one forward pass, over all context-parallel ranks.
         layout: padded or packed.
 
@@ -207,7 +207,7 @@ def micro_batches_of(batch: RolloutBatch, settings: MicroBatchSettings, samples:
     Returns:
         One or more micro-batches; those added to reach the count hold only padding.
     """
-    lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
+    lengths = batch.num_positions.tolist()
     by_rank = balance([lengths[i] for i in samples], num_parts=settings.dp_size)
     chunks_of = {
         rank: cut(

@@ -34,9 +34,8 @@ class Prefixes:
             A number in [0, 1].
         """
         lengths, rows = self._lengths(token_ids), slice(self.samples.start, self.samples.stop)
-        prompts, responses = self.batch.prompt_lengths[rows], self.batch.response_lengths[rows]
-        prefixes = torch.where(lengths[rows] > 0, prompts + lengths[rows], 0)
-        return float(prefixes.sum()) / float((prompts + responses).sum())
+        prefixes = torch.where(lengths > 0, replace(self.batch, response_lengths=lengths).num_positions, 0)
+        return float(prefixes[rows].sum()) / float(self.batch.num_positions[rows].sum())
 
     def micro_batches(self, token_ids: Tensor) -> list[MicroBatch]:
         """This rank's part of the prefixes, balanced over data-parallel ranks as whole samples are.

@@ -191,7 +191,7 @@ BFLOAT16_TOLERANCES = {"losses": 0.02, "grad_norms": 0.1, "metrics": 0.02, "stat
 ONE_DEVICE = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
 TWO_RANKS = [
     Layout(tensor=2, sequence=True, tokens=SOME, packed=True, dtype="bfloat16"),
-    Layout(context=2, tokens=SOME, packed=True, dtype="bfloat16"),
+    Layout(context=2, tokens=ALL, packed=True, dtype="bfloat16"),
 ]
 
 

@@ -28,7 +28,7 @@ from tests.support.run_ranks import run_cases
 
 
 def _settings(policy: Policy) -> StepSettings:
-    return step_settings(policy, num_updates=4, micro_batch_tokens=24)
+    return step_settings(policy, num_updates=4, micro_batch_tokens=20)
 
 
 ALGORITHMS = {

@@ -47,8 +47,8 @@ def _of(part: MicroBatch) -> Iterator[tuple[int, int, list[int]]]:
 
 def test_the_share_counts_prompts_of_prefixes_alone() -> None:
     prefixes = Prefixes(BATCH, MicroBatchSettings(24, SequenceLayout()), SAMPLES)
-    held = sum(int(BATCH.prompt_lengths[i]) + length for i, length in LENGTHS.items())
-    whole = sum(int(BATCH.prompt_lengths[i] + BATCH.response_lengths[i]) for i in SAMPLES)
+    held = sum(int(BATCH.prompt_lengths[i]) + length - 1 for i, length in LENGTHS.items())
+    whole = sum(int(BATCH.prompt_lengths[i] + BATCH.response_lengths[i]) - 1 for i in SAMPLES)
     assert prefixes.share(TOKEN_IDS) == pytest.approx(held / whole)
     assert prefixes.share(TOKEN_IDS[:0]) == 0.0
 
