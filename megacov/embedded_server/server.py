@@ -24,6 +24,7 @@ from megacov.embedded_server.startup import write_port_file
 from megacov.embedded_server.thread import EngineThread
 from megacov.errors import RolloutError
 
+_COLLECTED_AFTER = 100_000  # new objects; by default 700, of which each request makes some hundred
 _GRACE_S = 1  # for replies that are being written when the server ends
 _LAST_TOKEN_S = 5.0
 _MORE_CONNECTIONS = 1024
@@ -59,6 +60,7 @@ def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, 
     # A full garbage collection would visit every object of every imported library between two tokens.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER)
     if not asyncio.run(_serve(served, listener, settings, port_file=port_file)):
         raise RolloutError("The engine of the embedded server died; its traceback is further up in this log.")
 

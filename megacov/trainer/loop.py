@@ -38,6 +38,8 @@ from megacov.trainer.where import where_everything_is
 # Words in torch.distributed's errors when another rank has died; gloo raises a plain RuntimeError, no DistError.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
 
+_COLLECTED_AFTER = 100_000  # new objects
+
 # Errors that rank 0 raises too, because all ranks share their cause; other errors may be one rank's alone.
 _SHARED = (AlarmError, CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
 
@@ -149,13 +151,15 @@ def _train(
 
 
 def _spare_the_collector() -> None:
-    """Let Python's garbage collector pass over what lives as long as the run.
+    """Let Python's garbage collector pass over what lives as long as the run, and seldom start by itself.
 
     A full collection visits every object of every imported library, for tenths of a second, and one rank that stops for
-    it holds up all others.
+    it holds up all others. Replies of servers hold a list for each token, and the default is to collect after 700 new
+    objects.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER)
 
 
 def _step(run: Run) -> None:
@@ -177,6 +181,7 @@ def _step(run: Run) -> None:
         run.rollout.write_samples(report.token_values, step=run.state.step)
         run.record(report)
     run.checkpointer.after_step(run.policy, run.state)
+    gc.collect(1)  # on all ranks at once: what the step left in cycles may hold tensors
 
 
 def _begin_next_batch(run: Run) -> None:
