@@ -44,6 +44,7 @@ def test_rollout_batch_lays_samples_out() -> None:
         [_sample((5, 6), (7, 8, 9), reward=1.0), _sample((5,), (), group=1, reward=0.25)], max_response_length=4
     )
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 9], [5, 0, 0, 0, 0]]
+    assert batch.num_positions.tolist() == [4, 1]
     assert batch.loss_mask.tolist() == [[True, True, True], [False, False, False]]
     assert batch.rollout_log_probs.tolist() == [[-0.5, -1.0, -1.5], [0.0, 0.0, 0.0]]
     assert batch.rewards.tolist() == [1.0, 0.25]
