@@ -24,7 +24,7 @@ from megacov.embedded_server.startup import write_port_file
 from megacov.embedded_server.thread import EngineThread
 from megacov.errors import RolloutError
 
-_COLLECTED_AFTER = 100_000  # new objects; by default 700, of which each request makes some hundred
+_COLLECTED_AFTER = 100_000  # new objects; Python's default is 700, and a request makes hundreds
 _GRACE_S = 1  # for replies that are being written when the server ends
 _LAST_TOKEN_S = 5.0
 _MORE_CONNECTIONS = 1024

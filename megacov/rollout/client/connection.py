@@ -191,7 +191,7 @@ class Connection:
             content = io.BytesIO(json.dumps(body, allow_nan=False, separators=(",", ":")).encode())
         if self._session is None:
             self._session = self._open_session()
-        # aiohttp rounds its own deadlines up to whole seconds.
+        # aiohttp rounds its own deadlines above 5 s up to whole seconds.
         async with (
             asyncio.timeout(timeout_s),
             self._session.request(
