@@ -62,7 +62,9 @@ CONTROLLED_ALGORITHMS = {
     "entropic controlled": _controlled(LOSS_ALGORITHMS["entropic"], "alpha", EntropicLaw(0.0, 0.3, 0.1), 0.5),
     "repo_r controlled": _controlled(LOSS_ALGORITHMS["repo_r"], "zeta", RepoRLaw(0.2, 1e-4, 1.0), 3.0),
 }
-ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS | CONTROLLED_ALGORITHMS
+# The gradient of |log ratio| jumps at 0, where the rounding of bfloat16 may change the sign.
+SMOOTH_ALGORITHMS = {"kl_cov_k2": replace(KL_COV_WITH_TERMS, loss_hyperparameters={"kl_coef": 1.0, "estimator": "k2"})}
+ALGORITHMS = GLOBAL_ALGORITHMS | METHOD_ALGORITHMS | LOSS_ALGORITHMS | CONTROLLED_ALGORITHMS | SMOOTH_ALGORITHMS
 # Far enough that ratios leave the ranges of LAYOUT_HYPERPARAMETERS within three updates.
 FAR = replace(ADAM, lr=3e-4)
 
