@@ -91,8 +91,8 @@ class RunningBatch:
         if len(rows) == len(self.generations):
             return
         self.generations = [self.generations[row] for row in rows]
-        self.plan = SamplingPlan.of([generation.request.params for generation in self.generations])
         index = torch.tensor(rows)
+        self.plan = self.plan.take(index)
         mask = self._mask.index_select(0, index)
         first = int(mask.argmax(-1).min())
         self._mask = mask[:, first:]

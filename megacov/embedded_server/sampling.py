@@ -49,7 +49,7 @@ class SamplingPlan:
     temperature: [b, 1] float32, 1 for temperature 0.
     greedy: [b] bool.
     top_p, min_p: [b, 1] float64. top_k: [b, 1] int64, v or more where off.
-    has_filters: whether any row has top-p, top-k or min-p; without one there is no sort.
+    filtered: [b] bool, rows with top-p, top-k or min-p; where there are none, `draw` sorts nothing.
     """
 
     temperature: Tensor
@@ -57,7 +57,7 @@ class SamplingPlan:
     top_p: Tensor
     top_k: Tensor
     min_p: Tensor
-    has_filters: bool
+    filtered: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[SamplingParams]) -> SamplingPlan:
@@ -72,7 +72,18 @@ class SamplingPlan:
             top_p=column([row.top_p for row in rows], torch.float64),
             top_k=column([row.top_k if row.top_k > 0 else torch.iinfo(torch.int64).max for row in rows], torch.int64),
             min_p=column([row.min_p for row in rows], torch.float64),
-            has_filters=any(row.top_p < 1.0 or row.top_k > 1 or row.min_p > 0.0 for row in rows),
+            filtered=torch.tensor([row.top_p < 1.0 or row.top_k > 1 or row.min_p > 0.0 for row in rows]),
+        )
+
+    def take(self, rows: Tensor) -> SamplingPlan:
+        """The plan of the rows with these indices."""
+        return SamplingPlan(
+            temperature=self.temperature[rows],
+            greedy=self.greedy[rows],
+            top_p=self.top_p[rows],
+            top_k=self.top_k[rows],
+            min_p=self.min_p[rows],
+            filtered=self.filtered[rows],
         )
 
 
@@ -95,7 +106,7 @@ def draw(logits: Tensor, plan: SamplingPlan, uniforms: Tensor) -> tuple[Tensor, 
     tokens = scaled.argmax(-1)
     if not bool(plan.greedy.all()):
         probs = (scaled - log_total).double().exp()
-        if plan.has_filters:
+        if bool(plan.filtered.any()):
             probs = _filtered(probs, plan)
         cumulative = probs.cumsum(-1)
         total = cumulative[:, -1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ from megacov.embedded_server.service import Service
 from megacov.embedded_server.startup import write_port_file
 from megacov.embedded_server.thread import EngineThread
 from megacov.errors import RolloutError
+from megacov.launch.memory import keep_freed_memory, spare_collector
 
-_COLLECTED_AFTER = 100_000  # new objects; Python's default is 700, and a request makes hundreds
 _GRACE_S = 1  # for replies that are being written when the server ends
 _LAST_TOKEN_S = 5.0
 _MORE_CONNECTIONS = 1024
@@ -57,10 +56,8 @@ def run_server(folder: Path, listener: socket.socket, settings: ServerSettings, 
         RolloutError: the engine died.
     """
     served = load_model(folder, dtype=settings.dtype)
-    # A full garbage collection would visit every object of every imported library between two tokens.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER)
+    spare_collector()
+    keep_freed_memory()
     if not asyncio.run(_serve(served, listener, settings, port_file=port_file)):
         raise RolloutError("The engine of the embedded server died; its traceback is further up in this log.")
 

@@ -23,6 +23,7 @@ from megacov.errors import (
     WeightSyncError,
 )
 from megacov.launch import RankEnvironment
+from megacov.launch.memory import keep_freed_memory, spare_collector
 from megacov.megatron.process_groups import join_job, lay_out_ranks, leave_job
 from megacov.monitor.run_end import explain_end
 from megacov.parallel.collectives import any_rank
@@ -37,8 +38,6 @@ from megacov.trainer.where import where_everything_is
 
 # Words in torch.distributed's errors when another rank has died; gloo raises a plain RuntimeError, no DistError.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timed out")
-
-_COLLECTED_AFTER = 100_000  # new objects
 
 # Errors that rank 0 raises too, because all ranks share their cause; other errors may be one rank's alone.
 _SHARED = (AlarmError, CheckpointError, ConfigError, LeaveRequested, NumericsError, WeightSyncError)
@@ -122,6 +121,8 @@ def _train(
         world_size=place.world_size,
         init_method=place.init_method,
     )
+    if dist.get_backend() == "gloo":  # tensors are in this process's memory
+        keep_freed_memory()
     groups = lay_out_ranks(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -133,7 +134,7 @@ def _train(
         seed=config.run.seed,
     )
     with opened_run(config, groups, resumption=resumption, kept_positions=kept_positions) as run:
-        _spare_the_collector()
+        spare_collector()  # one rank that stops for a collection holds up all others
         if config.checkpoint.every > 0:
             leaving.save_first(grace_s=config.checkpoint.grace_s, interrupt=run.rollout.interrupt)
         while run.state.step < config.run.steps:
@@ -148,18 +149,6 @@ def _train(
         run.rollout.finish_evaluations()
     if groups.world_rank == 0:
         print("\n".join(where_everything_is(config, run.checkpointer.run_folder)), flush=True)
-
-
-def _spare_the_collector() -> None:
-    """Let Python's garbage collector pass over what lives as long as the run, and seldom start by itself.
-
-    A full collection visits every object of every imported library, for tenths of a second, and one rank that stops for
-    it holds up all others. Replies of servers hold a list for each token, and the default is to collect after 700 new
-    objects.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER)
 
 
 def _step(run: Run) -> None:

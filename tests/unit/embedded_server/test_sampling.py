@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -91,6 +93,21 @@ def test_rows_of_a_mixed_batch_are_drawn_as_if_alone():
         token, log_prob = draw(logits[one], SamplingPlan.of([params]), uniforms[one])
         assert tokens[one] == token
         torch.testing.assert_close(log_probs[one], log_prob)
+
+
+def test_a_plan_of_some_rows_is_the_plan_of_their_parameters():
+    rows = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=0.7, top_p=0.5),
+        SamplingParams(top_k=3, temperature=0.5),
+        SamplingParams(min_p=0.3),
+        SamplingParams(),
+    ]
+    kept = [0, 2, 4]
+    found, expected = SamplingPlan.of(rows).take(torch.tensor(kept)), SamplingPlan.of([rows[row] for row in kept])
+    for field in fields(SamplingPlan):
+        torch.testing.assert_close(getattr(found, field.name), getattr(expected, field.name), rtol=0, atol=0)
+    assert expected.filtered.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1.0 - 2.0**-53])
