@@ -21,6 +21,7 @@ from statistics import quantiles
 
 import torch
 
+from megacov.launch.memory import keep_freed_memory
 from megacov.trainer.clock import StepClock
 from megacov.trainer.step import run_updates
 from megacov.types import RolloutBatch
@@ -74,6 +75,7 @@ def measure(folder: str, pipeline: int, virtual: int, recompute: str, rounds: in
     Under "share", twice that of positions that a correction went through.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a rank does
     model = replace(FLOAT32, recompute=recompute, virtual_pipeline=virtual)
     found: Times = {name: [] for name in (*ALGORITHMS, "share")}
     with laid_out_ranks(1, pipeline, virtual_pipeline=virtual) as groups:

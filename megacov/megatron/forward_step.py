@@ -15,12 +15,11 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_model_config
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from megacov.launch.heartbeat import beat
 from megacov.megatron.kept_forwards import KeptForwards
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
-from megacov.megatron.output_layer import is_last, logits_of, whole_hidden_and_weight, without_output_layer
+from megacov.megatron.output_layer import is_last, read_logits, whole_hidden_and_weight, without_output_layer
 from megacov.types import LossOutput, MicroBatch
 
 TokenLoss = Callable[[int, Tensor, Tensor], LossOutput]
@@ -76,7 +75,7 @@ def _kept(
         return forward(), keep.adding(stage, index, read)
 
     def read_hidden(hidden: Tensor, **kwargs: Any) -> Any:
-        return checkpoint(lambda states: read(logits_of(stage, states), **kwargs), hidden, use_reentrant=False)
+        return read_logits(stage, hidden, partial(read, **kwargs))
 
     with without_output_layer(stage):
         return forward(), keep.adding(stage, index, read_hidden)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from megacov.losses.loss import TokenLosses, policy_loss
 from megacov.losses.registry import get_loss
+from megacov.megatron.output_layer import logits_of, read_logits, without_output_layer
 from megacov.parallel.collectives import all_reduce_max
 from megacov.trainer.algorithm import EntropyMask, RolloutCorrection
 from megacov.trainer.clock import StepClock
@@ -100,9 +102,30 @@ def _select_by(method: str, name: str, layout: tuple[int, int, int, int, str], f
     }
 
 
+def _read(how: str) -> tuple[bool, list[torch.Tensor]]:
+    """Whether the logits are gone once log-probs are read, and values and gradient."""
+    with laid_out_ranks(2) as groups:
+        policy = make_policy(groups, model=FLOAT32)
+        settings = step_settings(policy, num_updates=1, micro_batch_tokens=400)
+        micro_batch = prepare_mini_batches(policy, make_rollout_batch(seed=7), KL_COV, settings)[0].micro_batches[0]
+        (stage,) = policy.chunks
+        with without_output_layer(stage):
+            hidden = stage(micro_batch.tokens, micro_batch.positions, None).detach().requires_grad_()
+        storages: list[StorageWeakRef] = []
+
+        def read(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            storages.append(StorageWeakRef(logits.untyped_storage()))
+            return policy.reader.read(logits, micro_batch, entropy_grad=True)
+
+        values = read_logits(stage, hidden, read) if how == "anew" else read(logits_of(stage, hidden))
+        is_gone = storages[0].expired()
+        (gradient,) = torch.autograd.grad(values[0].sum() + values[1].square().sum(), hidden)
+    return is_gone, [*(value.detach() for value in values), gradient]
+
+
 def _one(name: str, *arguments: Any) -> Any:
-    """One of both, so that they share one start of the ranks."""
-    return {"select": _select_by, "spoil": spoil_later_update}[name](*arguments)
+    """One of them, so that they share one start of the ranks."""
+    return {"select": _select_by, "spoil": spoil_later_update, "read": _read}[name](*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +137,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], lis
     cases.append(("select", "auto", "terms", PLAIN, str(folder)))
     for field in ("advantages", "old_log_probs"):
         cases += [("spoil", method, field) for method in ("kl_cov", "deferred")]
+    cases += [("read", "once"), ("read", "anew")]
     return {case[:4]: by_rank for case, by_rank in zip(cases, run_cases(_one, cases, world_size=2), strict=True)}
 
 
@@ -149,6 +173,13 @@ def test_each_update_defers_if_it_fits_on_every_rank(found):
     # One rank alone would have deferred the update that the other has no room for.
     largest = max(range(1, 4), key=lambda i: by_rank[0]["most"][i])
     assert min(found["own"][largest] for found in by_rank) <= limit < by_rank[0]["most"][largest]
+
+
+def test_logits_that_are_computed_anew_are_not_kept_and_have_the_same_gradient(found):
+    for (kept_is_gone, kept), (is_gone, anew) in zip(found["read", "once"], found["read", "anew"], strict=True):
+        assert (kept_is_gone, is_gone) == (False, True)
+        assert all(torch.equal(one, other) for one, other in zip(kept, anew, strict=True))
+        assert anew[-1].abs().max() > 0
 
 
 @pytest.mark.parametrize("field", ["advantages", "old_log_probs"])
