@@ -222,7 +222,8 @@ def parse_list(text: str, script: Path, task: str) -> tuple[Listed, ...]:
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    return path == other or os.path.realpath(path) == os.path.realpath(other)
+    # No file has a NUL in its name, and realpath raises for it.
+    return path == other or ("\0" not in str(path) and os.path.realpath(path) == os.path.realpath(other))
 
 
 def choose_job(jobs: Sequence[Listed]) -> Listed | None:

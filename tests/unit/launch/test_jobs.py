@@ -76,6 +76,7 @@ def test_a_list_holds_jobs_of_other_runs_too(tmp_path):
 5_1 RUNNING {script} 0
 5_3 RUNNING {script} 0
 8 RUNNING /elsewhere/x.sbatch 0
+6 RUNNING \0{tmp_path}/x.sbatch 0
 7 RUNNING bash
 10+0 PENDING {script} 0
 10+1 PENDING {script} 0
