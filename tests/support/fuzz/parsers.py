@@ -46,6 +46,7 @@ from tests.support.fuzz.seeds import (
     ADDRESSES,
     ALIASES,
     CARRIED,
+    CONTROLLED,
     CURRICULUM,
     ENDED,
     EXTENDING,
@@ -167,7 +168,7 @@ PARSERS = (
     Parser(
         "trainer.json",
         "json",
-        (dump(ABOUT | {"prompts_sha256": "0"}),),
+        (dump(ABOUT | {"prompts_sha256": "0"}), dump(ABOUT | {"prompts_sha256": "0"} | CONTROLLED)),
         written("trainer.json", read_about),
         {"trainer/saving/about.py": ()},
     ),

@@ -174,6 +174,7 @@ REPORTS = "\n".join(
 )
 COUNTS = dict.fromkeys(("step", "update", "skipped_in_a_row", "prompt_position", "adam_steps", "scheduler_steps"), 3)
 ABOUT = {"format": 1, **COUNTS, "config": {"model": {"dtype": "float32"}}, "shape": {"a": 1}, "layout": {"b": 2}}
+CONTROLLED = {"controlled_by": "pi kl_coef", "control": {"value": 1.5, "integral": -0.25, "measured": 0.5}}
 STATUS = {
     "format": 1,
     "logged": [{"step": step, "time": 1.7e9 + step, "values": {"a": 0.5, "b": "nan"}} for step in (1, 2)],
