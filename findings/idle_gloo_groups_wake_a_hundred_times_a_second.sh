@@ -2,8 +2,8 @@
 # torch 2.13.0: the cost of a gloo process group that nobody uses.
 #
 # Expected: a group without a message costs nothing.
-# Seen:     each group has a thread of its own, which wakes about 100 times a second (35 on a busy machine) and takes about
-#           1 ms of CPU time a second. A group of one rank does so too.
+# Seen:     each group has a thread of its own, which wakes about 100 times a second and takes about 1 ms of CPU time a
+#           second. A group of one rank does so too. On a busy machine it wakes less often, so run this on an idle one.
 # So:       megacov makes two gloo groups of its own; 18 of the 20 on a CPU are Megatron-Core's (docs/performance.md).
 #
 # Run with: sh findings/idle_gloo_groups_wake_a_hundred_times_a_second.sh [python3.11]. Needs a network or a package mirror.
@@ -38,7 +38,7 @@ time.sleep(10)
 (after, _), cpu = wakes(), time.process_time() - cpu
 rate = (after - before) / 10 / threads
 print(f"{len(groups) + 1} groups, {threads} threads, each wakes {rate:.0f} times a second; {cpu / 10 * 1e3:.0f} ms of CPU a second")
-if threads != len(groups) + 1 or not 10 < rate < 120:
+if threads != len(groups) + 1 or not 80 < rate < 120:
     raise SystemExit("torch behaves otherwise now")
 PYTHON
 "$folder/venv/bin/python" "$folder/measure.py"
