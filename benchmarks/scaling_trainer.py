@@ -195,8 +195,6 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
     backward = 4 if training.recompute == "full" else 3
     again: float = updates - 1 if training.selects and not defers(training, work) else 0
     selecting = 10 * updates * given.latency(layout.data * layout.context) if training.selects else 0.0
-    if defers(training, work):
-        selecting += (updates - 1) * _between_stages(model, given, layout, work)
     single_again = again * single
     if training.corrected_share is not None:
         # The pipeline fills and drains for a forward and a backward, however few micro-batches there are.

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.utils import get_model_config
 from torch import Tensor, nn
 
 from megacov.launch.heartbeat import beat
-from megacov.megatron.kept_forwards import KeptForwards
+from megacov.megatron.kept_forwards import GradientsOnly, KeptForwards
 from megacov.megatron.logits_reader import LogitsReader, TokenStatistics
 from megacov.megatron.output_layer import is_last, read_logits, whole_hidden_and_weight, without_output_layer
 from megacov.types import LossOutput, MicroBatch
@@ -81,6 +82,12 @@ def _kept(
         return forward(), keep.adding(stage, index, read_hidden)
 
 
+def _gradients_only(stage: nn.Module, kept: KeptForwards) -> dict[str, Any]:
+    """Arguments of Megatron's schedule that keep it from sending activations which the kept forwards have sent."""
+    groups = ProcessGroupCollection.use_mpu_process_groups()
+    return {"p2p_communicator": GradientsOnly(stage, kept.received()), "pg_collection": groups}
+
+
 def _run(
     chunks: Sequence[nn.Module],
     micro_batches: Sequence[MicroBatch],
@@ -124,6 +131,7 @@ def _run(
         micro_batch_size=micro_batches[0].tokens.shape[0],
         forward_only=forward_only,
         collect_non_loss_data=forward_only,
+        **({} if resume is None else _gradients_only(chunks[0], resume)),
     )
     return results
 
@@ -202,7 +210,7 @@ def forward_backward(
         token_loss: (index of the micro-batch, log_probs [t], entropy [t]) -> its loss.
         entropy_grad: whether entropy carries a gradient.
         between_passes: called before the first loss. All graphs are kept until their backwards, so memory grows with
-            the number of micro-batches. Pipeline stages send each other every activation twice.
+            the number of micro-batches.
 
     Returns:
         Detached losses and metrics, one per micro-batch, on the last pipeline stage; an empty list on the others.

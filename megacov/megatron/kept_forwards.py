@@ -2,21 +2,22 @@
 
 Megatron's schedules run the backward of a micro-batch soon after its forward. To have all forwards before the first
 backward, a first pass runs forwards only; Megatron leaves autograd on there, so what the model returns still holds its
-graph. A second, ordinary pass gets these outputs in place of the model's. Between pipeline stages it sends the same
-activations again, and each stage ties what it receives to the input that its kept graph began with. Order, gradient
-reduction and virtual stages stay Megatron's own.
+graph. A second, ordinary pass gets these outputs in place of the model's. Between pipeline stages it sends gradients
+alone: in place of an activation, a stage gets the tensor that it received in the first pass, with which its graph
+begins. Order, gradient reduction and virtual stages stay Megatron's own.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from megatron.core.utils import get_attr_wrapped_model
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.utils import get_attr_wrapped_model, get_model_config
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ class KeptForwards:
         return add
 
     def resume(self, stage: nn.Module, index: int) -> Tensor | tuple[Tensor, ...]:
-        """The kept outputs, tied to what the stage has received for the same micro-batch in this pass.
-
-        Gradient: to the kept graph, and through it to the tensor just received. Each forward is resumed once.
+        """The kept outputs, whose graph begins with what the stage has received. Each forward is resumed once.
 
         Args:
             stage: the chunk of the model.
@@ -76,33 +75,49 @@ class KeptForwards:
             The outputs, as they were kept.
         """
         kept = self._kept.pop((id(stage), index))
-        received = received_by(stage)
-        assert (received is None) == (kept.received is None)
-        outputs = kept.outputs if received is None else _Resume.apply(received, kept)
-        return outputs[0] if len(outputs) == 1 else outputs
+        assert received_by(stage) is kept.received, "the schedule has given the stage another micro-batch's activation"
+        return kept.outputs[0] if len(kept.outputs) == 1 else kept.outputs
+
+    def received(self) -> list[Tensor]:
+        """What this rank has received from other stages, in the order of its forwards."""
+        return [kept.received for kept in self._kept.values() if kept.received is not None]
+
+
+class GradientsOnly(P2PCommunicator):
+    """Megatron's messages between pipeline stages, without the activations, which an earlier pass has sent.
+
+    A schedule makes its forwards, and so receives activations, in the same order in every pass.
+    """
+
+    def __init__(self, stage: nn.Module, received: Sequence[Tensor]) -> None:
+        """Give the activations that the earlier pass has received on this rank, in its order."""
+        super().__init__(parallel_state.get_pipeline_model_parallel_group(), get_model_config(stage))
+        self._received = deque(received)
+
+    def _communicate(
+        self,
+        *,
+        tensor_send_next: Tensor | None,
+        tensor_send_prev: Tensor | None,
+        recv_prev: bool,
+        recv_next: bool,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, Tensor | None, Any]:
+        """Send and receive gradients alone: every method of the class sends and receives by this one."""
+        activation = self._received.popleft() if recv_prev else None
+        if tensor_send_prev is None and not recv_next:
+            return activation, None, {}
+        _, gradient, requests = super()._communicate(
+            tensor_send_next=None,
+            tensor_send_prev=tensor_send_prev,
+            recv_prev=False,
+            recv_next=recv_next,
+            **kwargs,
+        )
+        return activation, gradient, requests
 
 
 def received_by(stage: nn.Module) -> Tensor | None:
     """What the stage before has sent for the current micro-batch, as Megatron's schedule sets it; None on the first."""
     received: Tensor | None = get_attr_wrapped_model(stage, "decoder").input_tensor
     return received
-
-
-class _Resume(torch.autograd.Function):
-    """Kept outputs as a function of the tensor received again, whose backward runs through the kept graph."""
-
-    @staticmethod
-    def forward(ctx: Any, received: Tensor, kept: _Kept) -> tuple[Tensor, ...]:
-        ctx.kept = kept
-        outputs = tuple(output.detach() for output in kept.outputs)
-        constants = [output for output, own in zip(outputs, kept.outputs, strict=True) if not own.requires_grad]
-        ctx.mark_non_differentiable(*constants)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
-        kept, ctx.kept = ctx.kept, None
-        pairs = [(own, gradient) for own, gradient in zip(kept.outputs, gradients, strict=True) if own.requires_grad]
-        torch.autograd.backward([own for own, _ in pairs], [gradient for _, gradient in pairs])
-        return kept.received.grad, None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from megacov.losses.loss import TokenLosses, policy_loss
@@ -68,6 +71,23 @@ ALGORITHMS = {
 }
 
 
+@contextmanager
+def _counted_activations() -> Iterator[list[int]]:
+    """A list with a 1 for each activation that this rank sends to another stage in the context."""
+    sent: list[int] = []
+    communicate = P2PCommunicator._communicate
+
+    def counted(self: P2PCommunicator, **tensors: Any) -> Any:
+        sent.extend([1] * (tensors["tensor_send_next"] is not None))
+        return communicate(self, **tensors)
+
+    P2PCommunicator._communicate = counted
+    try:
+        yield sent
+    finally:
+        P2PCommunicator._communicate = communicate
+
+
 def _select_by(method: str, name: str, layout: tuple[int, int, int, int, str], folder: str) -> dict[str, Any]:
     """Forward passes, selected tokens and weights of updates that select by the current log-probs."""
     forwards: list[int] = []
@@ -87,10 +107,12 @@ def _select_by(method: str, name: str, layout: tuple[int, int, int, int, str], f
         limit = sorted(most[1:])[1] if method == "auto" else None
         policy.chunks[0].register_forward_hook(lambda *_: forwards.append(1))
         algorithm = replace(algorithm, defers=method != "pass", kept_positions=limit)
-        outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
+        with _counted_activations() as sent:
+            outcomes = run_updates(policy, updates, algorithm, clock=StepClock())
         weights = [weight.clone() for _, weight in policy.hf_weights()]
     return {
         "forwards": len(forwards),
+        "activations_sent": len(sent),
         "micro_batches": [len(update.micro_batches) for update in updates],
         "own": own.tolist(),
         "most": most,
@@ -159,6 +181,16 @@ def test_deferred_backwards_select_and_update_as_another_pass_does(found, case):
         assert other["kept"] == [None, *other["most"][1:]]
         assert other["metrics"]["perf/selection_deferred"] == 1.0
     assert any(bool(mask.any()) for mask in found["select", "pass", *case][-1]["masks"])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_stages_send_each_activation_once_for_each_forward(found, layout):
+    _, pipeline, virtual, *_ = layout
+    # The last chunk of the last stage sends none.
+    chunks_that_send = [0, 0] if pipeline == 1 else [virtual, virtual - 1]
+    for method in ("pass", "deferred"):
+        for by_rank, chunks in zip(found["select", method, "terms", layout], chunks_that_send, strict=True):
+            assert by_rank["activations_sent"] == chunks * by_rank["forwards"]
 
 
 def test_each_update_defers_if_it_fits_on_every_rank(found):
