@@ -235,8 +235,10 @@ def plan_save(
         plan: SavePlan = dist_checkpointing.save(
             staged, str(scratch or folder), _PlanOnly(*FORMAT), async_sharded_save=True
         )
-        for path in scratch.iterdir() if scratch is not None else ():
-            shutil.move(path, folder / path.name)
+        if scratch is not None:
+            folder.stat()  # 0.19 leaves nothing in the scratch folder whose move would fail
+            for path in scratch.iterdir():
+                shutil.move(path, folder / path.name)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be written: {_first_line(error)}.") from error
     return plan

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from megacov.ops.vocab_statistics import LOWEST_SHIFT
+from megacov.ops.vocab_statistics import LOWEST_SHIFT, NATS_PER_BIT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,7 @@ def write_rows(
             num_columns,
             1.0 if is_by_row else inverse_temperature,
             LOWEST_SHIFT=LOWEST_SHIFT,
+            NATS_PER_BIT=NATS_PER_BIT,
             HAS_SLOPE=slope is not None,
             IS_BY_ROW=is_by_row,
             BLOCK=BLOCK,
@@ -84,6 +85,7 @@ def write_block(
     num_columns,
     inverse_temperature,
     LOWEST_SHIFT: tl.constexpr,
+    NATS_PER_BIT: tl.constexpr,
     HAS_SLOPE: tl.constexpr,
     IS_BY_ROW: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -94,13 +96,13 @@ def write_block(
     if IS_BY_ROW:
         inverse_temperature = tl.load(inverse_temperatures + row)
     block = tl.load(logits + row * row_stride + columns, mask=is_real, other=float("-inf")).to(tl.float32)
-    shifted = tl.maximum(
-        (block - tl.load(maxima + row)) * inverse_temperature, LOWEST_SHIFT, propagate_nan=tl.PropagateNan.ALL
-    )
+    # In bits: exp2 is one instruction of a GPU, exp is five.
+    shifted = (block - tl.load(maxima + row)) * (inverse_temperature / NATS_PER_BIT)
+    shifted = tl.maximum(shifted, LOWEST_SHIFT, propagate_nan=tl.PropagateNan.ALL)
     factor = tl.load(constants + row)
     if HAS_SLOPE:
-        factor += tl.load(slopes + row) * shifted
-    gradient = tl.exp(shifted) * factor
+        factor += tl.load(slopes + row) * NATS_PER_BIT * shifted
+    gradient = tl.exp2(shifted) * factor
     # Added before the cast: at a likely target the two terms nearly cancel, and bf16 would lose the difference.
     is_target = columns == tl.load(targets + row) - start
     gradient = tl.where(is_target, gradient + tl.load(at_targets + row), gradient)
