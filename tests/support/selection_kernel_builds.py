@@ -24,7 +24,7 @@ TYPES = dict.fromkeys(("num_tokens", "num_shards", "num_rows", "vocab_size"), "i
 }
 FLOAT32 = ("values", "filter_values", "scores", "log_probs", "advantages", "found", "statistics", "results")
 FLOAT32 += ("inverse_temperatures",)
-INT64 = ("read_length", "written_length", "state", "counts", "threshold", "last")
+INT64 = ("read_length", "written_length", "state", "counts")
 TYPES |= dict.fromkeys(FLOAT32, "*fp32") | dict.fromkeys(INT64, "*i64")
 TYPES |= dict.fromkeys(("partial_sums", "means"), "*fp64")
 FIRST = {"KIND": 0, "SHIFT": 21, "FILTER_KIND": 0, "FILTER_SHIFT": 0, "HAS_FILTER": False, "HAS_LIST": False}
@@ -57,7 +57,7 @@ def main() -> None:
         "third digit": facts_of(radix.count_digits, THIRD, warps),
         "first digit of ties": facts_of(radix.count_digits, TIES, warps, **ids),
         "find": facts_of(radix.find_digit, {"WIDTH": 11, "IS_FIRST": False, "NUM_BINS": 2048}, warps, found="*i64"),
-        "mark": facts_of(radix.mark, {"KIND": 0, "BLOCK": radix.BLOCK}, warps),
+        "last": facts_of(radix.select_last, {"KIND": 2, "BLOCK": radix.BLOCK}, warps, **ids),
         "means": facts_of(cov.add_parts, {"BLOCK": cov.BLOCK}, cov.NUM_WARPS),
         "covariance": facts_of(cov.multiply_centred, {"BLOCK": cov.BLOCK}, cov.NUM_WARPS),
         "combine": facts_of(combine.combine_block, COMBINED, combine.NUM_WARPS),

@@ -1,10 +1,10 @@
-"""The radix select of global_top_k in kernels: all scores are read three times, those still in question a few more.
+"""The radix select of global_top_k in kernels: all scores are read twice, those still in question a few times more.
 
 Each digit takes two kernels. The first counts the digits of the candidates, the tokens whose higher digits are those of
-the k-th largest score; from the second digit on it also lists them, so that the next digit reads only the list. The
-second finds the digit of the k-th largest in the counts. In between the counts are summed over the ranks. The order of
-a list differs from run to run, but counts do not depend on it. Lists, counts, thresholds and k stay on the device, and
-the host waits for nothing.
+the k-th largest score; from the second digit on it also lists them, so that the next digit reads only the list, and
+selects the candidates of before whose digit is larger. The second finds the digit of the k-th largest in the counts. In
+between the counts are summed over the ranks. The order of a list differs from run to run, but counts do not depend on
+it. Lists, counts, thresholds and k stay on the device, and the host waits for nothing.
 
 Keys are unsigned integers in the order of the scores, of 32 bits for floats up to that size and of 64 for all else.
 """
@@ -76,21 +76,7 @@ def select_top_k(
     search = _Search(kept_mask, num_digits=len(by_score.digits) + len(by_id.digits), group=group)
     threshold = search.kth_largest(by_score, torch.stack([torch.zeros_like(k), k]))
     last = search.kth_largest(by_id, threshold, within=by_score)
-    selected = torch.empty_like(kept_mask)
-    with torch.cuda.device_of(scores):
-        mark[search.grid](
-            by_score.values,
-            by_id.values,
-            kept_mask,
-            threshold,
-            last,
-            selected,
-            kept_mask.shape[0],
-            KIND=by_score.kind,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-        )
-    return selected
+    return search.with_last(by_id, last)
 
 
 class _Search:
@@ -103,11 +89,12 @@ class _Search:
         self.lengths = kept_mask.new_zeros(num_digits, dtype=torch.int64)
         # One list is read while the other is written.
         self.lists = kept_mask.new_empty((2, num_tokens), dtype=torch.int32)
+        self.selected = torch.zeros_like(kept_mask)
         self.num_searched = 0
         self.grid = (max(1, min(triton.cdiv(num_tokens, BLOCK), _num_programs(kept_mask))),)
 
     def kth_largest(self, order: _Order, state: Tensor, *, within: _Order | None = None) -> Tensor:
-        """Search the candidates for the k-th largest key.
+        """Search the candidates for the k-th largest key, and select those that are larger by a digit before the last.
 
         state: [2] int64, k last. Without `within` all masked tokens are candidates; with it those whose key in that
         order is the first of `state`. Returns [2] int64: the key, and its rank among the candidates that have it.
@@ -124,6 +111,21 @@ class _Search:
             state, is_first = found, False
             filtered, filter_shift = order, shift
         return state
+
+    def with_last(self, order: _Order, state: Tensor) -> Tensor:
+        """All that is selected, with those of the last list whose key is at least `state`'s; its k is 0 for none."""
+        with torch.cuda.device_of(state):
+            select_last[self.grid](
+                order.values,
+                self.lists[self.num_searched % 2],
+                self.lengths[self.num_searched - 1 :],
+                state,
+                self.selected,
+                KIND=order.kind,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+            )
+        return self.selected
 
     def _count(
         self, order: _Order, shift: int, width: int, filtered: _Order | None, filter_shift: int, state: Tensor
@@ -142,6 +144,7 @@ class _Search:
                 self.lengths[index - 1 :],
                 self.lengths[index:],
                 state,
+                self.selected,
                 counts,
                 self.kept_mask.shape[0],
                 KIND=order.kind,
@@ -189,6 +192,7 @@ def count_digits(
     read_length,
     written_length,
     state,
+    selected,
     counts,
     num_tokens,
     KIND: tl.constexpr,
@@ -213,8 +217,10 @@ def count_digits(
             is_candidate = is_candidate & (tl.load(kept_mask + tokens, mask=is_candidate, other=0) != 0)
         if HAS_FILTER:
             filter_keys = sort_key(tl.load(filter_values + tokens, mask=is_candidate, other=0), FILTER_KIND)
+            filter_keys = filter_keys >> FILTER_SHIFT
             wanted = tl.load(state).to(filter_keys.dtype)
-            is_candidate = is_candidate & ((filter_keys >> FILTER_SHIFT) == wanted)
+            tl.store(selected + tokens, True, mask=is_candidate & (filter_keys > wanted))
+            is_candidate = is_candidate & (filter_keys == wanted)
             place = tl.cumsum(is_candidate.to(tl.int32), 0)
             start = tl.atomic_add(written_length, tl.sum(is_candidate.to(tl.int64), 0)).to(tl.int32)
             tl.store(written_list + start + place - 1, tokens, mask=is_candidate)
@@ -240,17 +246,13 @@ def find_digit(counts, state, found, WIDTH: tl.constexpr, IS_FIRST: tl.constexpr
 
 
 @triton.jit
-def mark(scores, token_ids, kept_mask, threshold, last, selected, num_tokens, KIND: tl.constexpr, BLOCK: tl.constexpr):
-    id_key = tl.load(last).to(tl.uint64, bitcast=True)
-    # 0 only if no token is to be selected; the keys are meaningless then.
-    num_last = tl.load(last + 1)
-    for first in range(tl.program_id(0) * BLOCK, num_tokens, tl.num_programs(0) * BLOCK):
-        tokens = first + tl.arange(0, BLOCK)
-        is_kept = tokens < num_tokens
-        is_kept = is_kept & (tl.load(kept_mask + tokens, mask=is_kept, other=0) != 0)
-        keys = sort_key(tl.load(scores + tokens, mask=is_kept, other=0), KIND)
-        score_key = tl.load(threshold).to(keys.dtype)
-        is_tied = is_kept & (keys == score_key) & (num_last > 0)
-        id_keys = sort_key(tl.load(token_ids + tokens, mask=is_tied, other=0), REVERSED)
-        chosen = (is_kept & (keys > score_key)) | (is_tied & (id_keys >= id_key))
-        tl.store(selected + tokens, chosen, mask=tokens < num_tokens)
+def select_last(values, read_list, read_length, state, selected, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    length = tl.load(read_length).to(tl.int32)
+    # The key means nothing if no token is to be selected.
+    has_last = tl.load(state + 1) > 0
+    for first in range(tl.program_id(0) * BLOCK, length, tl.num_programs(0) * BLOCK):
+        places = first + tl.arange(0, BLOCK)
+        is_candidate = (places < length) & has_last
+        tokens = tl.load(read_list + places, mask=is_candidate, other=0)
+        keys = sort_key(tl.load(values + tokens, mask=is_candidate, other=0), KIND)
+        tl.store(selected + tokens, True, mask=is_candidate & (keys >= tl.load(state).to(keys.dtype)))
