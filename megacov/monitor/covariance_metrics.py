@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from megacov.monitor.metrics import masked_means
-from megacov.parallel.collectives import all_reduce_max, all_reduce_sum
+from megacov.ops import masked_extremes
+from megacov.parallel.collectives import all_reduce_sum
 from megacov.selection import global_top_k, selection_margin, selection_quota
 
 if TYPE_CHECKING:
@@ -151,10 +152,8 @@ def covariance_histogram(cov: Tensor, kept_mask: Tensor, *, group: ProcessGroup 
     counts = limits.new_zeros(len(limits)).index_add(0, bins, weights)
     moments = torch.stack([values.sum(), values.square().sum()])
     *totals, total, total_squares = all_reduce_sum(torch.cat([counts, moments]), group=group).tolist()
-    lowest = torch.cat([values.where(kept_mask, torch.inf), values.new_full((1,), torch.inf)]).min()
-    highest = torch.cat([values.where(kept_mask, -torch.inf), values.new_full((1,), -torch.inf)]).max()
-    negated_minimum, maximum = all_reduce_max(torch.stack([-lowest, highest]), group=group).tolist()
-    return Histogram(HISTOGRAM_LIMITS, totals, -negated_minimum, maximum, total, total_squares)
+    smallest, largest = torch.stack(masked_extremes(cov, kept_mask, group=group)).tolist()
+    return Histogram(HISTOGRAM_LIMITS, totals, smallest, largest, total, total_squares)
 
 
 def _quadrants(advantages: Tensor, is_high: Tensor) -> dict[str, Tensor]:

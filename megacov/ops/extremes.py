@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from megacov.ops.kernels.dispatch import runs_on
 from megacov.parallel.collectives import all_reduce_max
 
 if TYPE_CHECKING:
@@ -29,8 +30,18 @@ def masked_extremes(values: Tensor, mask: Tensor, *, group: ProcessGroup | None)
     Collectives: group: MAX [2, 2] float64.
     Gradient: none.
     """
-    found = values.detach().double().reshape(-1)
-    kept, nothing = mask.reshape(-1), found.new_full((1,), -math.inf)
-    both = torch.stack([torch.cat([value.where(kept, -math.inf), nothing]).amax() for value in (-found, found)])
-    negated_smallest, largest = all_reduce_max(both, group=group)
+    own = _own_extremes(values.detach().reshape(-1), mask.reshape(-1))
+    negated_smallest, largest = all_reduce_max(own, group=group)
     return -negated_smallest, largest
+
+
+def _own_extremes(values: Tensor, mask: Tensor) -> Tensor:
+    """[2] float64: minus the smallest masked value of this rank, and the largest; -inf if none is masked."""
+    if len(values) == 0:
+        return values.new_full((2,), -math.inf, dtype=torch.float64)
+    if values.dtype == torch.float32 and runs_on(values):
+        from megacov.ops.kernels.extremes import extremes_of_programs  # with Triton, which not every machine has
+
+        return extremes_of_programs(values, mask).double().amax(1)
+    smallest, largest = values.where(mask, math.inf).amin(), values.where(mask, -math.inf).amax()
+    return torch.stack([-smallest, largest]).double()

@@ -33,15 +33,12 @@ def selection_margin(
     Collectives: group: MAX [2, 2] float64.
     Gradient: none.
     """
-    values = scores.detach().double()
-    values = values.where(~values.isnan(), -math.inf).reshape(-1)
+    values = scores.detach().reshape(-1)
+    values = values.where(~values.isnan(), -math.inf)
     chosen, left_out = selected.reshape(-1), (kept_mask & ~selected).reshape(-1)
-    nothing = values.new_full((1,), -math.inf)
-    extremes = torch.stack(
-        [
-            torch.cat([-values.where(chosen, math.inf), nothing]).amax(),
-            torch.cat([values.where(left_out, -math.inf), nothing]).amax(),
-        ]
-    )
-    negated_threshold, largest_left_out = all_reduce_max(extremes, group=group)
+    if len(values) == 0:
+        own = values.new_full((2,), -math.inf)
+    else:
+        own = torch.stack([-values.where(chosen, math.inf).amin(), values.where(left_out, -math.inf).amax()])
+    negated_threshold, largest_left_out = all_reduce_max(own.double(), group=group)
     return -negated_threshold, -negated_threshold - largest_left_out

@@ -7,13 +7,13 @@ import json
 import triton
 from triton.compiler import ASTSource
 
-from megacov.ops.kernels import combine
+from megacov.ops.kernels import combine, extremes
 from megacov.ops.kernels import covariance as cov
 from megacov.ops.vocab_statistics import LOWEST_SHIFT
 from megacov.selection.kernels import radix
 from tests.support.kernel_builds import DIVISIBLE, H100, resources
 
-TYPES = dict.fromkeys(("num_tokens", "num_shards", "num_rows", "vocab_size"), "i32") | {
+TYPES = dict.fromkeys(("num_tokens", "num_values", "num_shards", "num_rows", "vocab_size"), "i32") | {
     "kept_mask": "*i1",
     "selected": "*i1",
     "read_list": "*i32",
@@ -60,6 +60,7 @@ def main() -> None:
         "last": facts_of(radix.select_last, {"KIND": 2, "BLOCK": radix.BLOCK}, warps, **ids),
         "means": facts_of(cov.add_parts, {"BLOCK": cov.BLOCK}, cov.NUM_WARPS),
         "covariance": facts_of(cov.multiply_centred, {"BLOCK": cov.BLOCK}, cov.NUM_WARPS),
+        "extremes": facts_of(extremes.reduce_extremes, {"BLOCK": extremes.BLOCK}, extremes.NUM_WARPS, mask="*i1"),
         "combine": facts_of(combine.combine_block, COMBINED, combine.NUM_WARPS),
     }
     print(json.dumps(found))

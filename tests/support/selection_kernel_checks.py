@@ -10,9 +10,10 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from megacov.ops import covariance
+from megacov.ops import covariance, masked_extremes
 from megacov.ops.kernels import covariance as covariance_kernels
 from megacov.ops.kernels import dispatch
+from megacov.ops.kernels import extremes as extremes_kernels
 from megacov.selection import global_top_k, select_clip_cov, select_kl_cov
 from megacov.selection.kernels import radix
 from tests.support.kernel_program import print_failures
@@ -72,6 +73,33 @@ def check_the_covariance_has_the_bits_of_torch(device: str) -> None:
             found = covariance(log_probs, advantages, kept_mask, group=None)
             with to_torch():
                 assert torch.equal(found, covariance(log_probs, advantages, kept_mask, group=None))
+
+
+def check_extremes_are_those_of_torch(device: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    block = extremes_kernels.BLOCK
+    for num_tokens in (0, 1, block - 1, 3 * block + 5):
+        drawn = torch.randn(num_tokens, generator=generator).to(device)
+        mask = (torch.rand(num_tokens, generator=generator) < 0.8).to(device)
+        for value, is_masked in (
+            (0.5, True),
+            (torch.nan, False),
+            (torch.inf, True),
+            (-torch.inf, True),
+            (torch.nan, True),
+        ):
+            values, kept = drawn.clone(), mask.clone()
+            values[num_tokens // 2 :: block], kept[num_tokens // 2 :: block] = value, is_masked
+            for within in (kept, torch.zeros_like(kept)):
+                with mock.patch.object(
+                    extremes_kernels, "extremes_of_programs", wraps=extremes_kernels.extremes_of_programs
+                ) as reads:
+                    found = masked_extremes(values, within, group=None)
+                assert reads.call_count == (num_tokens > 0)
+                with to_torch():
+                    expected = masked_extremes(values, within, group=None)
+                for one, other in zip(found, expected, strict=True):
+                    torch.testing.assert_close(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def check_values_beyond_the_limits_of_exact_sums(device: str) -> None:
