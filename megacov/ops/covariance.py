@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from megacov.ops.kernels.dispatch import runs_on
-from megacov.ops.masked import check_mask, exact_sum_parts
+from megacov.ops.masked import check_mask, exact_sum_parts, flat_blocks
 from megacov.parallel.collectives import all_reduce_sum
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ def covariance(log_probs: Tensor, advantages: Tensor, kept_mask: Tensor, *, grou
         ]
     )
     log_prob_coarse, log_prob_fine, advantage_coarse, advantage_fine, count = all_reduce_sum(parts, group=group)
-    centred_log_probs = log_probs.detach().double() - (log_prob_coarse + log_prob_fine) / count
-    centred_advantages = advantages.detach().double() - (advantage_coarse + advantage_fine) / count
-    return (centred_log_probs * centred_advantages).where(kept_mask, 0.0).float()
+    mean_log_prob, mean_advantage = (
+        (log_prob_coarse + log_prob_fine) / count,
+        (advantage_coarse + advantage_fine) / count,
+    )
+    found = [
+        ((own_log_probs.double() - mean_log_prob) * (own_advantages.double() - mean_advantage)).where(kept, 0.0).float()
+        for own_log_probs, own_advantages, kept in flat_blocks(log_probs.detach(), advantages.detach(), kept_mask)
+    ]
+    return torch.cat(found).view(log_probs.shape)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from megacov.ops.kernels.dispatch import runs_on
+from megacov.ops.masked import flat_blocks
 from megacov.parallel.collectives import all_reduce_max
 
 if TYPE_CHECKING:
@@ -43,5 +44,8 @@ def _own_extremes(values: Tensor, mask: Tensor) -> Tensor:
         from megacov.ops.kernels.extremes import extremes_of_programs  # with Triton, which not every machine has
 
         return extremes_of_programs(values, mask).double().amax(1)
-    smallest, largest = values.where(mask, math.inf).amin(), values.where(mask, -math.inf).amax()
-    return torch.stack([-smallest, largest]).double()
+    of_blocks = [
+        torch.stack([-block.where(kept, math.inf).amin(), block.where(kept, -math.inf).amax()])
+        for block, kept in flat_blocks(values, mask)
+    ]
+    return torch.stack(of_blocks).amax(0).double()

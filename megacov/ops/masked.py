@@ -14,6 +14,8 @@ import torch
 from megacov.parallel.collectives import all_reduce_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 # rounding at all. Beyond these limits the sums are as good as plain float64 sums.
 COARSE = 2.0**20
 FINE = 2.0**48
+
+CPU_BLOCK = 1 << 15
+"""Elements of a block: a quarter of a megabyte in float64."""
 
 
 def masked_sum(values: Tensor, mask: Tensor, *, group: ProcessGroup | None) -> Tensor:
@@ -74,7 +79,9 @@ def exact_sum_parts(values: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ or the mask is not bool.
     """
-    return exact_parts(values, mask).view(2, -1).sum(dim=1)
+    check_mask(values, mask)
+    parts = [exact_parts(*block).sum(1) for block in flat_blocks(values.detach(), mask)]
+    return torch.stack(parts).sum(0)
 
 
 def exact_parts(values: Tensor, mask: Tensor) -> Tensor:
@@ -95,6 +102,19 @@ def exact_parts(values: Tensor, mask: Tensor) -> Tensor:
     coarse = (kept * COARSE).round() / COARSE
     fine = ((kept - coarse) * FINE).round() / FINE
     return torch.stack([coarse, fine])
+
+
+def flat_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, flat and in blocks whose intermediate results stay in a cache; in one block on a GPU.
+
+    Args:
+        tensors: [...] of any dtype, on one device.
+
+    Yields:
+        [n] of each; one empty block if there are no elements.
+    """
+    size = CPU_BLOCK if tensors[0].device.type == "cpu" else max(1, tensors[0].numel())
+    yield from zip(*(tensor.reshape(-1).split(size) for tensor in tensors), strict=True)
 
 
 def check_mask(values: Tensor, mask: Tensor) -> None:
