@@ -44,7 +44,7 @@ def global_quantile(values: Tensor, kept_mask: Tensor, *, quantile: float, group
     keys, num_bits = sort_keys(flat)
     number = all_reduce_sum(kept.sum(), group=group)
     place = (number - 1).double() * quantile
-    key, rank = kth_largest_key(keys, kept, number - place.floor().long(), num_bits, group)
+    key, rank, _ = kth_largest_key(keys, kept, number - place.floor().long(), num_bits, group)
     found = values_of(key, values.dtype)
     # The successor is an equal value if one has a higher rank, and else the smallest of the greater ones.
     smallest_above, _ = masked_extremes(flat, kept & (keys > key), group=group)
