@@ -236,7 +236,7 @@ def plan_save(
             staged, str(scratch or folder), _PlanOnly(*FORMAT), async_sharded_save=True
         )
         if scratch is not None:
-            folder.stat()  # 0.19 leaves nothing in the scratch folder whose move would fail
+            folder.stat()  # Megatron-Core 0.19 writes nothing into scratch, so no move would notice that it is gone
             for path in scratch.iterdir():
                 shutil.move(path, folder / path.name)
     except (OSError, RuntimeError) as error:

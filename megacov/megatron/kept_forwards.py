@@ -73,9 +73,13 @@ class KeptForwards:
 
         Returns:
             The outputs, as they were kept.
+
+        Raises:
+            RuntimeError: the schedule took the activations in another order than in the pass that kept them.
         """
         kept = self._kept.pop((id(stage), index))
-        assert received_by(stage) is kept.received, "the schedule has given the stage another micro-batch's activation"
+        if received_by(stage) is not kept.received:
+            raise RuntimeError("Megatron's schedule has given a stage the activation of another micro-batch.")
         return kept.outputs[0] if len(kept.outputs) == 1 else kept.outputs
 
     def received(self) -> list[Tensor]:
@@ -86,12 +90,15 @@ class KeptForwards:
 class GradientsOnly(P2PCommunicator):
     """Megatron's messages between pipeline stages, without the activations, which an earlier pass has sent.
 
-    A schedule makes its forwards, and so receives activations, in the same order in every pass.
+    A stage receives activations in the order of its forwards, which is the same in every pass: `KeptForwards.resume`
+    checks it. Not for overlap_p2p_comm_warmup_flush, with which a schedule waits for a message for each activation.
     """
 
     def __init__(self, stage: nn.Module, received: Sequence[Tensor]) -> None:
         """Give the activations that the earlier pass has received on this rank, in its order."""
-        super().__init__(parallel_state.get_pipeline_model_parallel_group(), get_model_config(stage))
+        config = get_model_config(stage)
+        assert not config.overlap_p2p_comm_warmup_flush
+        super().__init__(parallel_state.get_pipeline_model_parallel_group(), config)
         self._received = deque(received)
 
     def _communicate(

@@ -57,10 +57,8 @@ def covariance(log_probs: Tensor, advantages: Tensor, kept_mask: Tensor, *, grou
         ]
     )
     log_prob_coarse, log_prob_fine, advantage_coarse, advantage_fine, count = all_reduce_sum(parts, group=group)
-    mean_log_prob, mean_advantage = (
-        (log_prob_coarse + log_prob_fine) / count,
-        (advantage_coarse + advantage_fine) / count,
-    )
+    mean_log_prob = (log_prob_coarse + log_prob_fine) / count
+    mean_advantage = (advantage_coarse + advantage_fine) / count
     found = [
         ((own_log_probs.double() - mean_log_prob) * (own_advantages.double() - mean_advantage)).where(kept, 0.0).float()
         for own_log_probs, own_advantages, kept in flat_blocks(log_probs.detach(), advantages.detach(), kept_mask)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from megacov.ops.kernels.dispatch import runs_on
-from megacov.ops.masked import flat_blocks
+from megacov.ops.masked import check_mask, flat_blocks
 from megacov.parallel.collectives import all_reduce_max
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ def masked_extremes(values: Tensor, mask: Tensor, *, group: ProcessGroup | None)
 
     Collectives: group: MAX [2, 2] float64.
     Gradient: none.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
     """
+    check_mask(values, mask)
     own = _own_extremes(values.detach().reshape(-1), mask.reshape(-1))
     negated_smallest, largest = all_reduce_max(own, group=group)
     return -negated_smallest, largest

@@ -108,7 +108,7 @@ def flat_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one shape, flat and in blocks whose intermediate results stay in a cache; in one block on a GPU.
 
     Args:
-        tensors: [...] of any dtype, on one device.
+        *tensors: [...] of any dtype, on one device.
 
     Yields:
         [n] of each; one empty block if there are no elements.

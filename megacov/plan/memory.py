@@ -215,7 +215,7 @@ class _Trainer:
         sizes, layout, settings = self.sizes, self.layout, self.settings
         kept = sizes.num_layers / layout.pipeline * kept_by_layer(sizes, layout, self._layer_settings())
         if stage < layout.pipeline - 1:
-            # What the stage sends is sent again in the second pass.
+            # What the stage has sent is kept, since its backward begins there.
             return kept + settings.value_bytes * sizes.hidden_size * layout.virtual_pipeline / layout.sequence_share
         kept += kept_after_layers(sizes, layout, self._layer_settings())
         if settings.recompute != "full":

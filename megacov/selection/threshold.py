@@ -34,6 +34,7 @@ def selection_margin(
     Gradient: none.
     """
     values = scores.detach().reshape(-1)
+    values = values if values.is_floating_point() else values.double()
     values = values.where(~values.isnan(), -math.inf)
     chosen, left_out = selected.reshape(-1), (kept_mask & ~selected).reshape(-1)
     if len(values) == 0:

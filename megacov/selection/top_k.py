@@ -54,8 +54,8 @@ def global_top_k(
     Returns:
         [...] bool, True for exactly min(k, N) tokens, where N is the number of masked tokens of all ranks.
 
-    Collectives: group: SUM [2048] or [1024] int64, 9 times for floats up to 32 bits, else 12 times; on a CPU 3 or 6
-        times if no tie has to be broken, which all ranks know alike.
+    Collectives: group: SUM [2048] or [1024] int64, 9 times for floats up to 32 bits, else 12 times; on a CPU,
+        where the torch path runs, 3 or 6 times if no tie has to be broken, which all ranks know alike.
     Gradient: none.
 
     Raises:
@@ -117,13 +117,13 @@ def kth_largest_key(
         digits = (keys >> shift) & ((1 << width) - 1)
         counts = all_reduce_sum(_histogram(digits, candidates, 1 << width), group=group)
         digit, k = _find_digit(counts, k)
-        num_equal = counts.index_select(0, digit.reshape(1)).reshape(())  # an index would wait for a GPU
         threshold = threshold + (digit << shift)
         matches = digits == digit
         if candidates is None:
             keys = _take(keys, matches)
         else:
             candidates = candidates & matches
+    num_equal = counts.index_select(0, digit.reshape(1)).reshape(())  # an index would wait for a GPU
     return threshold - offset, k, num_equal
 
 

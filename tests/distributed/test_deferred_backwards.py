@@ -31,6 +31,7 @@ from tests.support.policies import (
     KL_COV_WITH_TERMS,
     laid_out_ranks,
     make_policy,
+    make_qwen2,
     make_rollout_batch,
     prepare_mini_batches,
     step_settings,
@@ -161,6 +162,28 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], lis
         cases += [("spoil", method, field) for method in ("kl_cov", "deferred")]
     cases += [("read", "once"), ("read", "anew")]
     return {case[:4]: by_rank for case, by_rank in zip(cases, run_cases(_one, cases, world_size=2), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def four_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], list[Any]]:
+    """Results of the ranks by method and number of virtual stages. Stages in the middle receive from both sides."""
+    folder = tmp_path_factory.mktemp("deep")
+    make_qwen2(folder / "untied", num_layers=8, tied=False)
+    cases = [
+        (way, "terms", (1, 4, chunks, 1, "none"), str(folder)) for chunks in (1, 2) for way in ("pass", "deferred")
+    ]
+    results = run_cases(_select_by, cases, world_size=4)
+    return {(case[0], case[2][2]): by_rank for case, by_rank in zip(cases, results, strict=True)}
+
+
+@pytest.mark.parametrize("virtual", [1, 2])
+def test_four_stages_select_and_update_as_with_another_pass(four_stages, virtual):
+    by_rank = zip(four_stages["pass", virtual], four_stages["deferred", virtual], strict=True)
+    for rank, (one, other) in enumerate(by_rank):
+        check_same_update(one, other)
+        assert other["forwards"] == one["forwards"] - sum(one["micro_batches"][1:])
+        assert other["activations_sent"] == (virtual - (rank == 3)) * other["forwards"]
+    assert any(bool(mask.any()) for mask in four_stages["deferred", virtual][-1]["masks"])
 
 
 def check_same_update(one: dict[str, Any], other: dict[str, Any]) -> None:

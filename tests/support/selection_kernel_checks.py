@@ -61,6 +61,7 @@ def check_scores_that_lie_apart_are_left_alone(device: str) -> None:
     assert torch.equal(wide, before)
 
 
+@mock.patch.object(covariance_kernels, "_MAX_PROGRAMS", 2)
 def check_the_covariance_has_the_bits_of_torch(device: str) -> None:
     generator = torch.Generator().manual_seed(0)
     block = covariance_kernels.BLOCK
@@ -75,7 +76,9 @@ def check_the_covariance_has_the_bits_of_torch(device: str) -> None:
                 assert torch.equal(found, covariance(log_probs, advantages, kept_mask, group=None))
 
 
+@mock.patch.object(extremes_kernels, "_MAX_PROGRAMS", 2)
 def check_extremes_are_those_of_torch(device: str) -> None:
+    """Two programs take several blocks each."""
     generator = torch.Generator().manual_seed(0)
     block = extremes_kernels.BLOCK
     for num_tokens in (0, 1, block - 1, 3 * block + 5):

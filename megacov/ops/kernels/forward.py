@@ -152,7 +152,8 @@ def add_block(
     sums = sums * scales + tl.sum(exp, 1)
     if HAS_SQUARES:
         scales *= scales
-        # Not exp * (exp * shifted), which would round the product that the other sum takes unrounded.
+        # Not exp * (exp * shifted): the compiler fuses that product into the sum above if nothing else needs it, and
+        # that sum would then have other bits than without the squares.
         exp *= exp
         weighted_squares = (weighted_squares + squares * offsets) * scales + tl.sum(exp * shifted, 1)
         squares = squares * scales + tl.sum(exp, 1)

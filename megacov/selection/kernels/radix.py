@@ -1,10 +1,11 @@
 """The radix select of global_top_k in kernels: all scores are read twice, those still in question a few times more.
 
-Each digit takes two kernels. The first counts the digits of the candidates, the tokens whose higher digits are those of
-the k-th largest score; from the second digit on it also lists them, so that the next digit reads only the list, and
-selects the candidates of before whose digit is larger. The second finds the digit of the k-th largest in the counts. In
-between the counts are summed over the ranks. The order of a list differs from run to run, but counts do not depend on
-it. Lists, counts, thresholds and k stay on the device, and the host waits for nothing.
+Each digit takes two kernels. The first settles the digit found before: a candidate whose digit is larger is selected,
+one whose digit is smaller is dropped, and one whose digit is equal is listed, so that the next digit reads the list
+alone. It counts the next digits of those listed. The second kernel finds the digit of the k-th largest in the counts.
+In between the counts are summed over the ranks. A last kernel settles the last digit. The order of a list differs from
+run to run, but counts do not depend on it. Lists, counts, thresholds and k stay on the device, and the host waits for
+nothing.
 
 Keys are unsigned integers in the order of the scores, of 32 bits for floats up to that size and of 64 for all else.
 """
@@ -94,7 +95,7 @@ class _Search:
         self.grid = (max(1, min(triton.cdiv(num_tokens, BLOCK), _num_programs(kept_mask))),)
 
     def kth_largest(self, order: _Order, state: Tensor, *, within: _Order | None = None) -> Tensor:
-        """Search the candidates for the k-th largest key, and select those that are larger by a digit before the last.
+        """Search the candidates for the k-th largest key, and settle all its digits but the last.
 
         state: [2] int64, k last. Without `within` all masked tokens are candidates; with it those whose key in that
         order is the first of `state`. Returns [2] int64: the key, and its rank among the candidates that have it.
@@ -113,7 +114,7 @@ class _Search:
         return state
 
     def with_last(self, order: _Order, state: Tensor) -> Tensor:
-        """All that is selected, with those of the last list whose key is at least `state`'s; its k is 0 for none."""
+        """Settle the last digit: all that is selected, with those of the last list whose key is at least `state`'s."""
         with torch.cuda.device_of(state):
             select_last[self.grid](
                 order.values,
@@ -130,7 +131,7 @@ class _Search:
     def _count(
         self, order: _Order, shift: int, width: int, filtered: _Order | None, filter_shift: int, state: Tensor
     ) -> Tensor:
-        """Count digits of the candidates of all ranks, and list this rank's if they are not all tokens."""
+        """Settle the digit found before, if any, and count the next one of the candidates of all ranks then left."""
         index, has_list = self.num_searched, self.num_searched >= 2
         self.num_searched += 1
         counts = self.counts[index, : 1 << width]
