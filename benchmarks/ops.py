@@ -6,7 +6,8 @@ and backward must read them twice and write a gradient once, which is one and a 
 over the logits, as in training; Megatron-Core and verl copy float32 logits, which their functions write to as well.
 On a GPU (--device cuda) the Triton kernels run, beside the torch path and Megatron-Core's fused cross entropy without
 any entropy. Times are the GPU's: a fill of other memory comes first, so that the host queues all launches meanwhile.
-Run: python -m benchmarks.ops [--dtype bfloat16]
+With --hidden it times the form without logits, from hidden states so wide, with and without the sums of squares.
+Run: python -m benchmarks.ops [--dtype bfloat16] [--hidden 896]
      python -m benchmarks.ops --device cuda --dtype bfloat16 --tokens 8192 [--vocab 152064]
 """
 
@@ -29,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.op_peers import peer_functions
 from benchmarks.timing import interleaved_ms, print_goals, print_table
-from megacov.ops import vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
+from megacov.ops import LinearSums, linear_sums, vocab_parallel_log_probs_and_entropy, vocab_parallel_sums
 from megacov.ops.kernels import dispatch
 
 GOALS = {"forward": {"slime": 4.0, "verl": 8.0}, "forward and backward": {"slime": 2.5, "verl": 5.0}}
@@ -127,6 +128,14 @@ def gpu_ms(run: Callable[[], object], fill: Tensor) -> float:
     return start.elapsed_time(end)
 
 
+def clock_of(device: str) -> dict[str, Any]:
+    """How to time on a device, for `interleaved_ms`."""
+    if device == "cpu":
+        return {}
+    fill = torch.empty(8 << 30, dtype=torch.uint8, device=device)
+    return {"milliseconds": lambda run: gpu_ms(run, fill)}
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,6 +144,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--hidden", type=int, help="time the form without logits alone")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("skipped: torch sees no CUDA device")
@@ -145,7 +155,7 @@ def main() -> None:
         backend = "nccl" if options.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.FileStore(store.name, 1), rank=0, world_size=1)
         parallel_state.initialize_model_parallel()
-        compare(options)
+        compare(options) if options.hidden is None else compare_without_logits(options)
         dist.destroy_process_group()
 
 
@@ -162,14 +172,10 @@ def compare(options: argparse.Namespace) -> None:
     both = {name: lambda run=run: torch.autograd.grad(run(logits)[0].sum(), logits) for name, run in named.items()}
     target_memory, source = torch.empty_like(logits.detach()), logits.detach()
     forward["one copy"] = both["one copy"] = lambda: target_memory.copy_(source)
-    clock = {}
-    if options.device == "cuda":
-        fill = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
-        clock["milliseconds"] = lambda run: gpu_ms(run, fill)
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     for title, runs, num_copies in (("forward", forward, 0.5), ("forward and backward", both, 1.5)):
         runs = {name: on_torch_path(run) if name == "megacov, torch path" else run for name, run in runs.items()}
-        times = interleaved_ms(runs, num_rounds=options.rounds, **clock)
+        times = interleaved_ms(runs, num_rounds=options.rounds, **clock_of(options.device))
         times["floor"] = [each * num_copies for each in times.pop("one copy")]
         print_table(f"{title}, {where}, {options.dtype} [{options.tokens}, {options.vocab}]", times, ours="megacov")
         if options.device == "cpu":
@@ -179,6 +185,26 @@ def compare(options: argparse.Namespace) -> None:
         size = logits.nbytes
         for name in (name for name in named if name in ("megacov", "slime", "verl", "NeMo-RL")):
             print(f"  {name:45s} {100 * extra_bytes(forward[name]) / size:9.2f} %")
+
+
+@torch.no_grad()
+def compare_without_logits(options: argparse.Namespace) -> None:
+    """Time the forward that passes before an update make at TP 1 and 2, with the sums of squares and without."""
+    where = {"dtype": getattr(torch, options.dtype), "device": options.device}
+    hidden = torch.randn(options.tokens, options.hidden, **where)
+    weight = torch.randn(options.vocab, options.hidden, **where) / options.hidden**0.5
+    targets = torch.randint(0, options.vocab, (options.tokens,), device=options.device)
+
+    def sums(*, with_squares: bool) -> LinearSums:
+        return linear_sums(hidden, weight, targets, tp_group=None, with_squares=with_squares)
+
+    runs = {
+        "megacov without logits": lambda: sums(with_squares=False),
+        "the same with the sums of squares": lambda: sums(with_squares=True),
+    }
+    times = interleaved_ms(runs, num_rounds=options.rounds, **clock_of(options.device))
+    title = f"forward, {options.dtype} [{options.tokens}, {options.hidden}] x [{options.vocab}, {options.hidden}]"
+    print_table(title, times, ours="megacov without logits")
 
 
 if __name__ == "__main__":
