@@ -155,7 +155,8 @@ def main() -> None:
         backend = "nccl" if options.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.FileStore(store.name, 1), rank=0, world_size=1)
         parallel_state.initialize_model_parallel()
-        compare(options) if options.hidden is None else compare_without_logits(options)
+        run = compare if options.hidden is None else compare_without_logits
+        run(options)
         dist.destroy_process_group()
 
 

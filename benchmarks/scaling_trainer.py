@@ -194,7 +194,8 @@ def train_seconds(model: Model, given: Assumptions, training: Training, lengths:
     whole, single = bubble_share(layout, work.passes * updates), bubble_share(layout, work.passes)
     backward = 4 if training.recompute == "full" else 3
     again: float = updates - 1 if training.selects and not defers(training, work) else 0
-    selecting = 10 * updates * given.latency(layout.data * layout.context) if training.selects else 0.0
+    # The quota, the covariance, its extremes, and nine digits.
+    selecting = 12 * updates * given.latency(layout.data * layout.context) if training.selects else 0.0
     single_again = again * single
     if training.corrected_share is not None:
         # The pipeline fills and drains for a forward and a backward, however few micro-batches there are.
