@@ -17,11 +17,15 @@ ROOT = Path(__file__).parent.parent
 MACHINE_PATHS = ("/" + "work/", "/" + "root/")
 
 
-def _files() -> list[Path]:
-    """Files that are in the repository or would be added to it."""
+def _paths() -> list[Path]:
+    """Paths that are in the repository or would be added to it; those that git has and the tree lacks too."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+    return [ROOT / name for name in listed.split("\0") if name]
+
+
+def _files() -> list[Path]:
+    return [path for path in _paths() if path.is_file()]
 
 
 def _texts(*suffixes: str) -> dict[str, str]:
@@ -57,6 +61,11 @@ def test_no_file_names_a_path_of_one_machine():
     texts = _texts()
     assert "pyproject.toml" in texts
     assert [f"{name} names {path}" for name, text in texts.items() for path in MACHINE_PATHS if path in text] == []
+
+
+def test_nothing_in_the_repository_is_a_link():
+    """A link leads out of a clone: one named .venv made `make env` fail wherever its target was missing."""
+    assert [path.name for path in _paths() if path.is_symlink()] == []
 
 
 def test_code_is_ascii():
