@@ -4,8 +4,9 @@ Their code is found as benchmarks/peers.py says; a peer that is not there has a 
 The floor is derived from a measured copy of the logits. A forward must read them once, which is half a copy; forward
 and backward must read them twice and write a gradient once, which is one and a half copies. megacov writes the gradient
 over the logits, as in training; Megatron-Core and verl copy float32 logits, which their functions write to as well.
-On a GPU (--device cuda) the Triton kernels run, beside the torch path and Megatron-Core's fused cross entropy without
-any entropy. Times are the GPU's: a fill of other memory comes first, so that the host queues all launches meanwhile.
+On a CPU the loops that numba compiles run, beside the torch path; with MEGACOV_KERNELS=0 the torch path runs alone. On
+a GPU (--device cuda) the Triton kernels run, beside the torch path and Megatron-Core's fused cross entropy without any
+entropy. Times are the GPU's: a fill of other memory comes first, so that the host queues all launches meanwhile.
 With --hidden it times the form without logits, from hidden states so wide, with and without the sums of squares.
 Run: python -m benchmarks.ops [--dtype bfloat16] [--hidden 896]
      python -m benchmarks.ops --device cuda --dtype bfloat16 --tokens 8192 [--vocab 152064]
@@ -86,8 +87,9 @@ def contenders(logits: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], 
         "Megatron-Core cross entropy + plain entropy": megatron,
         "Megatron-Core fused + plain entropy": megatron_fused,
     }
-    if dispatch.takes(logits.detach()):
-        named["megacov, torch path"] = ours
+    if dispatch.row_kernels(logits.detach()):
+        named["megacov, torch path"] = ours_over_logits
+    if logits.is_cuda:
         named["Megatron-Core fused, no entropy"] = megatron_fused_alone
     return named | peer_functions(logits, targets, group)
 

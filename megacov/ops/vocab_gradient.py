@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from megacov.ops.kernels.dispatch import takes
+from megacov.ops.kernels.dispatch import row_kernels
 from megacov.ops.row_blocks import exp2, row_blocks
 from megacov.ops.vocab_statistics import LOWEST_SHIFT, NATS_PER_BIT, of_rows, shift_in_bits, widen
 
@@ -81,10 +81,9 @@ def write_gradient(
         vocab: the part of the vocabulary in this shard.
         inverse_temperature: factor of the logits; one for all, or [t] in the compute dtype.
     """
-    if takes(logits):
-        from megacov.ops.kernels.backward import write_rows  # with Triton, which not every machine has
-
-        write_rows(grad_logits, logits, targets, coefficients, vocab, inverse_temperature)
+    kernels = row_kernels(logits)
+    if kernels is not None:
+        kernels.write_rows(grad_logits, logits, targets, coefficients, vocab, inverse_temperature)
         return
     grad_logits[:, vocab.num_valid :] = 0
     if vocab.num_valid == 0:

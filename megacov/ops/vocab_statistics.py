@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from megacov.ops.kernels.dispatch import runs_on, takes
+from megacov.ops.kernels.dispatch import row_kernels, runs_on
 from megacov.ops.row_blocks import compute_dtype, exp2, row_blocks
 from megacov.parallel.collectives import all_gather
 
@@ -96,10 +96,9 @@ def shard_statistics(
     Returns:
         [t, 4], or [t, 6] with the squares, in the compute dtype.
     """
-    if takes(logits):
-        from megacov.ops.kernels.forward import reduce_rows  # with Triton, which not every machine has
-
-        return reduce_rows(logits, targets, vocab, inverse_temperature, with_squares=with_squares)
+    kernels = row_kernels(logits)
+    if kernels is not None:
+        return kernels.reduce_rows(logits, targets, vocab, inverse_temperature, with_squares=with_squares)
     dtype = compute_dtype(logits.dtype)
     columns, is_held = vocab.locate(targets)
     target_logits = logits.gather(1, columns.unsqueeze(1)).squeeze(1).to(dtype).where(is_held, -math.inf)

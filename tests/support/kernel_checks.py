@@ -1,12 +1,14 @@
-"""Checks of the Triton kernels, run on a GPU or, as a program with TRITON_INTERPRET=1, in Triton's interpreter.
+"""Checks of both passes over a shard in kernels: those of Triton and the loops for a CPU.
 
-As a program it prints, for each check, the assertion that failed, or an empty text.
+They run on a GPU, in Triton's interpreter with TRITON_INTERPRET=1, or on a CPU with MEGACOV_KERNELS=1. As a program it
+prints, for each check, the assertion that failed, or an empty text.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from unittest import mock
 
 import torch
@@ -60,7 +62,7 @@ def computed(shards, targets, vocab_size, inverse, weights, entropy_weights):
         VocabRange(start, min(max(size - start, 0), columns), size)
         for start in range(0, columns * len(shards), columns)
     ]
-    assert all(dispatch.takes(shard) for shard in shards)
+    assert all(dispatch.row_kernels(shard) for shard in shards)
     packed = []
     for shard, vocab in zip(shards, ranges, strict=True):
         before = shard.clone()
@@ -88,7 +90,9 @@ def computed(shards, targets, vocab_size, inverse, weights, entropy_weights):
 def check_values_and_gradients_against_float64(device: str, shape: int) -> None:
     rows, columns, count, vocab_size = SHAPES[shape]
     ramp = torch.linspace(0.3, 2.0, rows, dtype=torch.float64, device=device)
-    for index, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    in_loops = device == "cpu" and not is_interpreted
+    for index, dtype in enumerate((torch.float32, torch.bfloat16) + (() if in_loops else (torch.float16,))):
         logits, targets = draw(rows, columns, count, vocab_size, dtype, device)
         weights = torch.linspace(-1.0, 2.0, rows, device=device)
         # Every temperature meets every dtype over the shapes, with and without a gradient through the entropy.
@@ -110,8 +114,8 @@ def check_values_and_gradients_against_float64(device: str, shape: int) -> None:
             for result, expected in zip(results, (log_probs, entropy, *squares), strict=True):
                 torch.testing.assert_close(result.double(), expected.detach(), rtol=2e-6, atol=4e-6)
             assert gradient.dtype == dtype
-            # A GPU rounds to the nearest bfloat16, Triton's interpreter towards zero.
-            roundings = 2 if dtype == torch.bfloat16 and device == "cpu" else 1
+            # A GPU and the loops round to the nearest bfloat16, Triton's interpreter towards zero.
+            roundings = 2 if dtype == torch.bfloat16 and is_interpreted else 1
             tolerance = max(torch.finfo(dtype).eps / 2 * roundings, 1e-5) * 1.01
             torch.testing.assert_close(gradient.double(), leaf.grad, rtol=tolerance, atol=1e-6)
 
@@ -143,8 +147,9 @@ def check_logits_of_minus_infinity(device: str) -> None:
 
 def check_what_is_not_finite_spoils_its_row_alone(device: str) -> None:
     for value in (math.nan, math.inf):
-        for column in (0, BLOCK - 1, BLOCK, BLOCK + 49):
-            logits, targets = draw(3, BLOCK + 50, 1, None, torch.float32, device)
+        for index, column in enumerate((0, BLOCK - 1, BLOCK, BLOCK + 49)):
+            dtype = (torch.float32, torch.bfloat16)[index % 2]
+            logits, targets = draw(3, BLOCK + 50, 1, None, dtype, device)
             logits[1, column] = value
             leaf = logits.requires_grad_()
             log_probs, entropy = vocab_parallel_log_probs_and_entropy(leaf, targets, tp_group=None, entropy_grad=True)
@@ -188,7 +193,7 @@ def check_rows_that_lie_apart(device: str) -> None:
     logits, outside = wide[:, 10:50], torch.full_like(wide, 7.0)
     found = vocab_parallel_log_probs_and_entropy(logits, targets, tp_group=None)
     expected = vocab_parallel_log_probs_and_entropy(logits.contiguous(), targets, tp_group=None)
-    assert dispatch.takes(logits) and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert dispatch.row_kernels(logits) and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     ones = torch.ones(4, device=device)
     coefficients = gradient_coefficients(ones, ones, ones, ones, None, 1.0)
     write_gradient(outside[:, 10:50], logits, targets, coefficients, VocabRange(0, 30, 30), 1.0)
@@ -216,8 +221,6 @@ def check_a_gradient_over_the_logits(device: str) -> None:
 
 
 def check_the_public_functions_call_the_kernels(device: str) -> None:
-    from megacov.ops.kernels import backward, forward
-
     logits, targets = draw(6, 50, 1, None, torch.bfloat16, device)
     logits, targets = logits.view(2, 3, 50), targets.view(2, 3) % 45
     hidden, weight = torch.randn(2, 3, 8, device=device), torch.randn(50, 8, device=device)
@@ -232,9 +235,11 @@ def check_the_public_functions_call_the_kernels(device: str) -> None:
             sum(result.sum() for result in results).backward()
         return [leaf.grad for leaf in leaves]
 
+    kernels = dispatch.row_kernels(logits.flatten(0, 1))
+    forward, backward = (sys.modules[function.__module__] for function in kernels)
     with (
-        mock.patch.object(forward, "reduce_rows", wraps=forward.reduce_rows) as reads,
-        mock.patch.object(backward, "write_rows", wraps=backward.write_rows) as writes,
+        mock.patch.object(forward, "reduce_rows", wraps=kernels.reduce_rows) as reads,
+        mock.patch.object(backward, "write_rows", wraps=kernels.write_rows) as writes,
     ):
         found = all_gradients()
         # One call for all logits, and one for each of two chunks.
@@ -249,7 +254,7 @@ def check_the_public_functions_call_the_kernels(device: str) -> None:
 def check_other_logits_go_to_torch(device: str) -> None:
     logits, targets = draw(4, 4, 1, None, torch.float32, device)
     for other in (logits.double(), logits.t(), logits[:0]):
-        assert dispatch.takes(logits) and not dispatch.takes(other)
+        assert dispatch.row_kernels(logits) and not dispatch.row_kernels(other)
         found = vocab_parallel_log_probs_and_entropy(other, targets[: len(other)], tp_group=None)
         expected = reference.log_probs_and_entropy(other, targets[: len(other)])
         torch.testing.assert_close(found[1].double(), expected[1], rtol=1e-6, atol=1e-6)

@@ -1,1 +1,1 @@
-"""Triton kernels of the passes over a shard of the logits; dispatch.py decides where they run."""
+"""Triton kernels of the passes over a shard of the logits, and loops for a CPU; dispatch.py decides where they run."""

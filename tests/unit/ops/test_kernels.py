@@ -1,4 +1,7 @@
-"""The Triton kernels: in the interpreter against float64, as machine code for an H100, and on a GPU if there is one."""
+"""Both passes over a shard in kernels, against float64: the loops for a CPU, and Triton's kernels.
+
+Those run in the interpreter, and on a GPU if there is one; their machine code for an H100 is looked at.
+"""
 
 import importlib.util
 
@@ -22,6 +25,12 @@ def interpreted(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_the_interpreter(interpreted, name):
     assert interpreted[name] == ""
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_loops_on_a_cpu(name, monkeypatch):
+    monkeypatch.setenv(dispatch.VARIABLE, "1")
+    CHECKS[name]("cpu")
 
 
 @pytest.mark.gpu
@@ -53,11 +62,19 @@ def test_the_machine_code_reads_each_logit_once_and_writes_it_once(tmp_path):
         assert facts["instructions"] <= limit * elements, variant
 
 
-def test_on_a_cpu_the_torch_path_runs(monkeypatch):
+def test_loops_run_where_they_are_asked_for_and_torch_has_one_thread(monkeypatch):
     logits = torch.randn(3, 8)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    assert dispatch.row_kernels(logits) is None
     monkeypatch.setenv(dispatch.VARIABLE, "1")
-    assert not dispatch.takes(logits)
+    assert dispatch.loops_take(logits) and not dispatch.takes(logits)
+    assert not dispatch.loops_take(logits.half())
+    torch.set_num_threads(2)
+    try:
+        assert dispatch.row_kernels(logits) is None
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_without_triton_the_torch_path_runs(monkeypatch):
