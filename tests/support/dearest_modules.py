@@ -69,8 +69,9 @@ class DearestModules:
         if not self._seconds:
             return
         rows = sorted(self._seconds.items(), key=lambda row: -row[1].cpu)
-        if terminalreporter.config.cache is not None:
-            terminalreporter.config.cache.set(_CACHED, [(name, each.cpu, each.wall) for name, each in rows])
+        cache = getattr(terminalreporter.config, "cache", None)  # missing with -p no:cacheprovider
+        if cache is not None:
+            cache.set(_CACHED, [(name, each.cpu, each.wall) for name, each in rows])
         total = sum(each.cpu for _, each in rows)
         shown = min(NUM_SHOWN, len(rows))
         terminalreporter.section(f"the {shown} dearest of {len(rows)} modules, {total:.0f} CPU seconds in all")

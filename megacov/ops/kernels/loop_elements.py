@@ -93,10 +93,10 @@ def shift_in_bits(logit, maximum, bits_per_logit):
 
 @numba.njit(inline="always")
 def exp2(shift):
-    """2^shift for a shift of 0 or less; NaN for NaN, and 0 below 2^-126, where float32 loses digits."""
+    """2^shift for a shift from LOWEST_SHIFT to 0; NaN for NaN, and 0 below 2^-126, where float32 loses digits."""
     # In this order NaN becomes a number, because to convert NaN to an integer is undefined.
     power = np.int32((shift if shift > _LOWEST_POWER else _LOWEST_POWER) - _HALF)
-    rest = (_LOWEST_POWER if shift < _LOWEST_POWER else shift) - np.float32(power)
+    rest = shift - np.float32(power)
     fraction = ((((_C5 * rest + _C4) * rest + _C3) * rest + _C2) * rest + _C1) * rest + _ONE
     return fraction * np.int32((power + _BIAS) << _FRACTION_BITS).view(np.float32)
 
