@@ -74,7 +74,8 @@ def write_gradient(
     """Write the gradient of this shard.
 
     Args:
-        grad_logits: [t, v/tp], overwritten; it may be uninitialised, or the memory of the logits.
+        grad_logits: [t, v/tp] in the dtype of the logits, columns side by side where theirs are; overwritten. It may be
+            uninitialised, or the memory of the logits.
         logits: [t, v/tp] float.
         targets: [t] int64, global vocabulary ids.
         coefficients: of the same rows.

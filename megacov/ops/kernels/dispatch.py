@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# "1" turns kernels and loops on. They are off otherwise: no kernel has been measured or checked on a GPU yet, and to
-# compile the loops takes a process longer than many a small run on a CPU saves.
+# "1" turns kernels and loops on. They are off otherwise: no kernel has been measured or checked on a GPU yet, and a
+# process compiles the loops in seconds, which they do not save in a small run on a CPU.
 VARIABLE = "MEGACOV_KERNELS"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _LOOP_DTYPES = (torch.bfloat16, torch.float32)
+
+_logger = logging.getLogger(__name__)
 
 
 class RowKernels(NamedTuple):
@@ -93,7 +96,7 @@ def loops_take(logits: Tensor) -> bool:
         logits: [t, v/tp] float; its values are not read.
 
     Returns:
-        The verdict. It depends on device, dtype, shape, strides and threads alone, not on the rank.
+        The verdict. Ranks on machines that differ in it still get equal results, since each combines what all computed.
     """
     return (
         os.environ.get(VARIABLE) == "1"
@@ -110,7 +113,8 @@ def loops_take(logits: Tensor) -> bool:
 def _has_triton() -> bool:
     try:
         import triton.language  # noqa: F401
-    except ImportError:
+    except ImportError as error:
+        _log_missing("Triton", error)
         return False
     return True
 
@@ -118,7 +122,12 @@ def _has_triton() -> bool:
 @cache
 def _has_numba() -> bool:
     try:
-        import numba  # noqa: F401
-    except ImportError:
+        import numba
+    except (ImportError, OSError) as error:  # OSError: its compiler's library cannot be loaded
+        _log_missing("numba", error)
         return False
-    return True
+    return not numba.config.DISABLE_JIT
+
+
+def _log_missing(name: str, error: Exception) -> None:
+    _logger.warning("%s cannot be imported (%s): torch computes instead of the kernels asked for", name, error)

@@ -21,8 +21,8 @@ _AHEAD, _LINE = 2048, 64
 _LOWEST_SHIFT = np.float32(LOWEST_SHIFT)
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 
-# 2^r = 1 + r (C1 + r (C2 + ...)) for |r| <= 1/2, whose largest relative error is the smallest for its degree: 9.2e-8,
-# less than one rounding.
+# 2^r = 1 + r (C1 + r (C2 + ...)) for |r| <= 1/2. No other coefficients have a smaller largest relative error, 9.2e-8;
+# rounded at each step it is 1.7e-7, three roundings of float32.
 _C1, _C2, _C3 = np.float32(0.6931469775987171), np.float32(0.2402224208463509), np.float32(0.05550733743574016)
 _C4, _C5 = np.float32(0.009671512688151886), np.float32(0.0013264727247198841)
 # float32 holds 2^k as k + 127 above 23 bits of fraction. At k = -127 these bits are 0, and so is the power.
@@ -30,12 +30,12 @@ _BIAS, _FRACTION_BITS, _LOWEST_POWER = np.int32(127), np.int32(23), np.float32(-
 
 
 def to_float32(element):
-    """The number that an element of memory stands for. Only compiled code calls it, in the form below."""
+    """The number that an element of memory stands for. Only compiled code calls it: numba puts `_to_float32` here."""
     raise NotImplementedError
 
 
 def from_float32(number, memory):
-    """The element of this memory for a number, to nearest with ties to even. Only compiled code calls it, as above."""
+    """The element of this memory for a number, to nearest with ties to even. Numba puts `_from_float32` here."""
     raise NotImplementedError
 
 
@@ -43,6 +43,7 @@ def from_float32(number, memory):
 def _to_float32(element):
     if element == numba.float32:
         return lambda element: element
+    assert element == numba.uint16, f"no loop reads {element}"
     return lambda element: np.uint32(np.uint32(element) << np.uint32(16)).view(np.float32)
 
 
@@ -50,6 +51,7 @@ def _to_float32(element):
 def _from_float32(number, memory):
     if memory.dtype == numba.float32:
         return lambda number, memory: number
+    assert memory.dtype == numba.uint16, f"no loop writes {memory.dtype}"
 
     def to_bfloat16(number, memory):
         bits = np.float32(number).view(np.uint32)
@@ -93,7 +95,7 @@ def shift_in_bits(logit, maximum, bits_per_logit):
 
 @numba.njit(inline="always")
 def exp2(shift):
-    """2^shift for a shift from LOWEST_SHIFT to 0; NaN for NaN, and 0 below 2^-126, where float32 loses digits."""
+    """2^shift for a shift from LOWEST_SHIFT to 0; 0 below -126.5, where float32 loses digits; NaN for NaN."""
     # In this order NaN becomes a number, because to convert NaN to an integer is undefined.
     power = np.int32((shift if shift > _LOWEST_POWER else _LOWEST_POWER) - _HALF)
     rest = shift - np.float32(power)

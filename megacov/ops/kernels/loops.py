@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from megacov.ops.vocab_gradient import GradientCoefficients
     from megacov.ops.vocab_range import VocabRange
 
-# Logits whose sums are taken in float32, in an order that the compiler chooses; float64 adds those of a row's runs.
+# Logits that are added up in float32, in an order that the compiler chooses. The runs of a row are added up in float64.
 RUN = 1024
 
 # The compiler may reorder sums and fuse a product into a sum. NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
+FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 _LOWEST = np.float32(np.finfo(np.float32).min)
 _MINUS_INFINITY = np.float32(-math.inf)
@@ -46,6 +46,8 @@ def reduce_rows(
     logits: Tensor, targets: Tensor, vocab: VocabRange, inverse_temperature: float | Tensor, *, with_squares: bool
 ) -> Tensor:
     """The numbers of `shard_statistics`, by the loops.
+
+    In a row with NaN the maximum is that of the other logits; the sums are NaN, and with them all results.
 
     Args:
         logits: [t, v/tp] bfloat16 or float32 on a CPU, t > 0, columns side by side; read only.
@@ -124,8 +126,8 @@ def _memory_of(rows: Tensor) -> np.ndarray:
 def _bits_per_logit(inverse_temperature: float | Tensor, num_rows: int) -> Tensor:
     """[t] float32; equal temperatures give the same bits as one number and as a tensor."""
     if not isinstance(inverse_temperature, torch.Tensor):
-        inverse_temperature = torch.full((num_rows,), inverse_temperature)
-    return (inverse_temperature.double() / NATS_PER_BIT).to(torch.float32)
+        inverse_temperature = torch.full((num_rows,), inverse_temperature, dtype=torch.float64, device="cpu").float()
+    return (inverse_temperature.double() / NATS_PER_BIT).float()
 
 
 @numba.njit(nogil=True)
@@ -148,7 +150,7 @@ def _maximum(row):
     return maximum
 
 
-@numba.njit(fastmath=_FAST, nogil=True)
+@numba.njit(fastmath=FAST, nogil=True)
 def _add_run(run, maximum, bits_per_logit, exp, shifts):
     """Sums of exp(s) and exp(s) s, s in bits; both factors stay in `exp` and `shifts` for `_add_squares`."""
     sum_exp = sum_weighted = _ZERO
@@ -162,7 +164,7 @@ def _add_run(run, maximum, bits_per_logit, exp, shifts):
     return sum_exp, sum_weighted
 
 
-@numba.njit(fastmath=_FAST, nogil=True)
+@numba.njit(fastmath=FAST, nogil=True)
 def _add_squares(exp, shifts):
     """Sums of exp(2 s) and exp(2 s) s, in a loop of its own, so that those of `_add_run` have the same bits without."""
     sum_squares = sum_weighted = _ZERO
@@ -201,14 +203,14 @@ def _reduce_rows(logits, row_stride, num_columns, target_columns, bits_per_logit
             statistics[index, 5] = weighted_squares * NATS_PER_BIT
 
 
-@numba.njit(fastmath=_FAST, nogil=True)
+@numba.njit(fastmath=FAST, nogil=True)
 def _write_stride(logits, result, maximum, bits_per_logit, constant, slope):
     for column in range(logits.shape[0]):
         gradient = gradient_of(to_float32(logits[column]), maximum, bits_per_logit, constant, slope)
         result[column] = from_float32(gradient, result)
 
 
-@numba.njit(fastmath=_FAST, nogil=True)
+@numba.njit(fastmath=FAST, nogil=True)
 def _overwrite_stride(logits, maximum, bits_per_logit, constant, slope):
     """`_write_stride` onto the logits: with two names for their memory, the compiler would take one at a time."""
     for column in range(logits.shape[0]):
@@ -216,7 +218,7 @@ def _overwrite_stride(logits, maximum, bits_per_logit, constant, slope):
         logits[column] = from_float32(gradient, logits)
 
 
-@numba.njit(fastmath=_FAST, nogil=True)
+@numba.njit(fastmath=FAST, nogil=True)
 def _write_rows(grad_logits, grad_stride, logits, row_stride, is_in_place, num_columns, target_columns, of_rows):
     for index in range(target_columns.shape[0]):
         row = logits[index * row_stride : index * row_stride + num_columns]

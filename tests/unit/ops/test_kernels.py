@@ -1,13 +1,15 @@
 """Both passes over a shard in kernels, against float64: the loops for a CPU, and Triton's kernels.
 
-Those run in the interpreter, and on a GPU if there is one; their machine code for an H100 is looked at.
+Triton's run in its interpreter, and on a GPU if there is one; their machine code for an H100 is looked at.
 """
 
+import builtins
 import importlib.util
 
 import pytest
 import torch
 
+from megacov.ops import vocab_parallel_log_probs_and_entropy
 from megacov.ops.kernels import dispatch
 from tests.support.kernel_checks import BLOCK, CHECKS
 from tests.support.kernel_program import run_with_triton
@@ -70,11 +72,44 @@ def test_loops_run_where_they_are_asked_for_and_torch_has_one_thread(monkeypatch
     monkeypatch.setenv(dispatch.VARIABLE, "1")
     assert dispatch.loops_take(logits) and not dispatch.takes(logits)
     assert not dispatch.loops_take(logits.half())
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert dispatch.row_kernels(logits) is None
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(num_threads)
+
+
+def test_loops_do_not_depend_on_torch_s_defaults(monkeypatch):
+    monkeypatch.setenv(dispatch.VARIABLE, "1")
+    logits, targets = torch.randn(3, 50), torch.tensor([1, 2, 3])
+    expected = vocab_parallel_log_probs_and_entropy(logits, targets, tp_group=None, temperature=0.6)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = vocab_parallel_log_probs_and_entropy(logits, targets, tp_group=None, temperature=0.6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_without_numba_the_torch_path_runs_and_says_so(monkeypatch, caplog):
+    monkeypatch.setenv(dispatch.VARIABLE, "1")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    def fails(name: str, *arguments: object) -> object:
+        if name == "numba":
+            raise ImportError("Numba needs another NumPy")
+        return original(name, *arguments)
+
+    original = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fails)
+    dispatch._has_numba.cache_clear()
+    try:
+        assert dispatch.row_kernels(torch.randn(3, 8)) is None
+    finally:
+        dispatch._has_numba.cache_clear()
+    assert "numba cannot be imported (Numba needs another NumPy): torch computes" in caplog.text
 
 
 def test_without_triton_the_torch_path_runs(monkeypatch):

@@ -4,28 +4,29 @@ import numba
 import numpy as np
 import torch
 
+from megacov.ops.kernels import loops
 from megacov.ops.kernels.loop_elements import exp2, from_float32, to_float32
 
 
-@numba.njit
+@numba.njit(fastmath=loops.FAST)
 def _exp2(shifts, powers):
     for index in range(len(shifts)):
         powers[index] = exp2(shifts[index])
 
 
-@numba.njit
+@numba.njit(fastmath=loops.FAST)
 def _narrow(numbers, elements):
     for index in range(len(numbers)):
         elements[index] = from_float32(numbers[index], elements)
 
 
-@numba.njit
+@numba.njit(fastmath=loops.FAST)
 def _widen(elements, numbers):
     for index in range(len(elements)):
         numbers[index] = to_float32(elements[index])
 
 
-def test_powers_of_two_are_exact_to_a_rounding():
+def test_powers_of_two_are_right_to_four_roundings():
     shifts = np.concatenate([np.linspace(-126, 0, 1_000_003), -np.arange(127.0)]).astype(np.float32)
     powers = np.empty_like(shifts)
     _exp2(shifts, powers)
