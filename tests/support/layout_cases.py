@@ -235,6 +235,10 @@ def _of_tokens(
         "margin": min(margins),
         "statistics": [float(value) for value in statistics.values()] + _found(outcomes),
         "losses": [sum(float(output.loss) for output in outcome.result.outputs) for outcome in outcomes],
+        "loss_terms": [
+            float((join(planned.inputs, "policy_advantages").abs() * join(planned.inputs, "token_weights")).sum())
+            for planned in updates
+        ],
         "metrics": [
             sum(float(output.metrics[name]) for output in outcome.result.outputs)
             for outcome in outcomes

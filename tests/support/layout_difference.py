@@ -19,7 +19,7 @@ def merge(by_rank: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "selected": set().union(*(result["selected"] for result in told)),
         **{
             name: [sum(values) for values in zip(*(result[name] for result in told), strict=True)]
-            for name in ("losses", "metrics")
+            for name in ("losses", "loss_terms", "metrics")
         },
         "loss_tokens": [result["loss_tokens"] for result in told],
         "margin": min(result["margin"] for result in told),
@@ -47,6 +47,7 @@ class Difference:
     selected: tokens, 0 where the algorithm selects none; mismatches: those that one of the two selected alone.
     relative: largest difference over largest value, of losses, gradient norms, the sums of a loss's metrics (clipped
         tokens among them), covariance statistics, values and sums of single tokens, and each weight.
+    loss_noise: largest difference of a loss over the size of its terms at a ratio of 1, which nearly cancel in a loss.
     log_prob_noise: largest absolute difference of a log-prob, nats.
     margin: from the line of the selection to the nearest token that it divides, the smaller of both.
     fewest_tokens: loss tokens of the rank that had fewest in an update.
@@ -57,6 +58,7 @@ class Difference:
     selected: int
     mismatches: int
     relative: dict[str, float]
+    loss_noise: float
     log_prob_noise: float
     margin: float
     fewest_tokens: int
@@ -108,6 +110,10 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> Difference:
             ),
             "weights": largest(weights),
         },
+        loss_noise=largest(
+            abs(a - b) / terms
+            for a, b, terms in zip(found["losses"], expected["losses"], expected["loss_terms"], strict=True)
+        ),
         log_prob_noise=largest(noise),
         margin=min(found["margin"], expected["margin"]),
         fewest_tokens=min(min(counts) for counts in found["loss_tokens"]),
