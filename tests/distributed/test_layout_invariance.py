@@ -187,8 +187,8 @@ def test_ranks_that_share_a_micro_batch_select_in_it_together(tmp_path: Path) ->
     assert difference.worst < TOLERANCE
 
 
-# bfloat16 rounds to 4e-3 of a value. A gradient here is a sum over few tokens, whose terms nearly cancel. So do those of a
-# loss, so its noise is measured against them: CPUs that multiply bfloat16 by themselves round otherwise.
+# bfloat16 rounds to 4e-3 of a value. A gradient here is a sum over few tokens, whose terms nearly cancel. So do those
+# of a loss, whose noise is measured against them: CPUs that multiply bfloat16 by themselves round otherwise.
 LOSS_NOISE = 0.015
 BFLOAT16_TOLERANCES = {"grad_norms": 0.1, "metrics": 0.02, "statistics": 0.01, "weights": 2e-3}
 ONE_DEVICE = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
