@@ -14,6 +14,10 @@ from megacov.losses.loss import Metric, TokenLosses, policy_loss
 from megacov.losses.ppo_clip import PPO_METRICS, ppo_clip, ppo_clipped_tokens
 from megacov.types import LossBatch
 
+# Nats. Where q keeps all entries it is the old policy but for rounding, so in the first update x is 0 but for less than
+# this, and its sign would depend on the layout.
+ROUNDING = 1e-5
+
 
 def lp_reg_clipped_tokens(
     batch: LossBatch,
@@ -64,7 +68,7 @@ def lp_reg(
 ) -> TokenLosses:
     """PPO's clipped surrogate, and a penalty on improbable tokens that have become less likely than they were.
 
-    loss = -A rho + kl_coef k3(x)      at selected tokens with x > 0, where x = log q - log_prob
+    loss = -A rho + kl_coef k3(x)      at selected tokens with x > 1e-5, where x = log q - log_prob
     loss = max(-A rho, -A clamp(rho, 1 - clip_low, 1 + clip_high))                      elsewhere
     k3(x) = exp(x) - 1 - x, and beyond x = max_gap its tangent there
     q: the old policy without the entries below min_p times its largest probability, renormalized; 0 for those.
@@ -100,7 +104,7 @@ def lp_reg(
     assert batch.selected is not None, "Loss checks needs_selection"
     assert batch.filtered_old_log_probs is not None, "the trainer gives filtered log-probs"
     ppo = ppo_clip.token_losses(batch, clip_low=clip_low, clip_high=clip_high)
-    is_pulled = batch.selected & (batch.log_probs.detach() < batch.filtered_old_log_probs)
+    is_pulled = batch.selected & (batch.filtered_old_log_probs - batch.log_probs.detach() > ROUNDING)
     # The others get a gap of 0 before exp, since an infinite one would make their gradient NaN.
     gap = torch.where(is_pulled, batch.filtered_old_log_probs, batch.log_probs) - batch.log_probs
     penalty = kl_coef * k3_up_to(gap, max_gap)

@@ -23,6 +23,7 @@ CASES = [
     (-2.0, 0.8, 0.1, False, 1.6, 1.6),
     (-2.0, 1.2, 0.1, True, 2.4, 2.4),  # more likely than in the filtered old policy
     (-2.0, 0.8, -inf, True, 1.6, 1.6),  # noise
+    (-2.0, 0.8, log(0.8) + 1e-6, True, 1.6, 1.6),  # as likely as there, but for rounding
     (-2.0, 0.4, 0.1, False, 1.0, 0.0),  # beyond the range
     (-2.0, 0.4, 0.1, True, 0.8 + 3 * (exp(0.1) / 0.4 - 1 - 0.1 + log(0.4)), 0.8 + 3 * (1 - exp(0.1) / 0.4)),
     (2.0, 2.5, 0.1, True, -4.0, 0.0),
@@ -39,7 +40,7 @@ def test_hand_computed(advantage, ratio, gap, selected, loss, gradient, one_toke
     output.loss.backward()
     assert output.loss.item() == pytest.approx(loss)
     assert batch.log_probs.grad.item() == pytest.approx(gradient, abs=1e-12)
-    is_pulled = selected and log(ratio) < gap
+    is_pulled = selected and gap - log(ratio) > 1e-5
     assert output.metrics["lp_reg_fraction"] == is_pulled
     assert (output.metrics["lp_reg_penalty"] > 0) == is_pulled
 
