@@ -188,8 +188,8 @@ def test_ranks_that_share_a_micro_batch_select_in_it_together(tmp_path: Path) ->
 
 
 # bfloat16 rounds to 4e-3 of a value. A gradient here is a sum over few tokens, whose terms nearly cancel. So do those
-# of a loss, whose noise is measured against them: CPUs that multiply bfloat16 by themselves round otherwise.
-LOSS_NOISE = 0.015
+# of a loss: its noise is measured against them, since relative to what is left it differs from CPU to CPU.
+LOSS_NOISE = 0.02
 BFLOAT16_TOLERANCES = {"grad_norms": 0.1, "metrics": 0.02, "statistics": 0.01, "weights": 2e-3}
 ONE_DEVICE = [Layout(tokens=ONE_SEQUENCE, packed=True, dtype="bfloat16"), Layout(tokens=SOME, dtype="bfloat16")]
 TWO_RANKS = [

@@ -133,7 +133,8 @@ def _bits_per_logit(inverse_temperature: float | Tensor, num_rows: int) -> Tenso
 @numba.njit(nogil=True)
 def _maximum(row):
     """The largest logit of a row, NaN left out; the lowest float32 for a row of nothing but -inf."""
-    # One maximum for each logit of a stride, so that the compiler takes many at once.
+    # One maximum for each logit of a stride: for a single maximum numba would take one logit at a time
+    # (findings/numba_maximum_takes_one_value_at_a_time.sh).
     maxima = np.full(STRIDE, _LOWEST, np.float32)
     num_whole = row.shape[0] // STRIDE * STRIDE
     for first in range(0, num_whole, STRIDE):
