@@ -24,6 +24,7 @@ CASES = [
     (-2.0, 1.2, 0.1, True, 2.4, 2.4),  # more likely than in the filtered old policy
     (-2.0, 0.8, -inf, True, 1.6, 1.6),  # noise
     (-2.0, 0.8, log(0.8) + 1e-6, True, 1.6, 1.6),  # as likely as there, but for rounding
+    (-2.0, 0.8, log(0.8) + 1e-4, True, 1.6 + 3 * (exp(1e-4) - 1 - 1e-4), 1.6 + 3 * (1 - exp(1e-4))),
     (-2.0, 0.4, 0.1, False, 1.0, 0.0),  # beyond the range
     (-2.0, 0.4, 0.1, True, 0.8 + 3 * (exp(0.1) / 0.4 - 1 - 0.1 + log(0.4)), 0.8 + 3 * (1 - exp(0.1) / 0.4)),
     (2.0, 2.5, 0.1, True, -4.0, 0.0),
